@@ -1,0 +1,233 @@
+//! What a model is: the only way from a file's bytes to sizes.
+
+use core::ops::Deref;
+
+use super::{FormatError, MatrixShape, Quant, round_up};
+use crate::kernels::GROUP;
+
+/// The family that a model belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Arch {
+    /// Mamba-1.
+    Mamba = 1,
+    /// Falcon Mamba: Mamba-1 with B, C and dt normalised.
+    FalconMamba = 2,
+}
+
+impl Arch {
+    /// The name used by Hugging Face's `model_type`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Mamba => "mamba",
+            Self::FalconMamba => "falcon_mamba",
+        }
+    }
+}
+
+/// How each kind of matrix is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quants {
+    /// Token embedding, `[vocab, d_model]`; also the head's when tied.
+    pub embedding: Quant,
+    /// `[2 d_inner, d_model]`.
+    pub in_proj: Quant,
+    /// `[dt_rank + 2 d_state, d_inner]`.
+    pub x_proj: Quant,
+    /// `[d_inner, dt_rank]`.
+    pub dt_proj: Quant,
+    /// `[d_model, d_inner]`.
+    pub out_proj: Quant,
+    /// `[vocab, d_model]`.
+    pub head: Quant,
+}
+
+/// Bytes of the sections that are not weights; 0 where there is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DataSizes {
+    /// The compiled tokenizer.
+    pub tokenizer: u32,
+    /// The chat template's Jinja text.
+    pub chat_template: u32,
+    /// The chat template as a role table.
+    pub role_table: u32,
+    /// Generation defaults.
+    pub generation: u32,
+}
+
+/// The fields of a model's configuration, not checked yet.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Fields {
+    /// The family.
+    pub arch: Arch,
+    /// Width of the residual stream.
+    pub d_model: u32,
+    /// Channels of the mixer.
+    pub d_inner: u32,
+    /// States of a channel.
+    pub d_state: u32,
+    /// Taps of the convolution.
+    pub d_conv: u32,
+    /// Rank of dt's projection.
+    pub dt_rank: u32,
+    /// Layers.
+    pub n_layer: u32,
+    /// Tokens that the model knows, padding included.
+    pub vocab: u32,
+    /// Epsilon of the layers' and the final norm.
+    pub norm_eps: f32,
+    /// Epsilon of the norms of B, C and dt, where the model has them.
+    pub bcdt_eps: Option<f32>,
+    /// The head is the embedding.
+    pub tied: bool,
+    /// in_proj and out_proj have biases.
+    pub bias: bool,
+    /// The convolution has a bias.
+    pub conv_bias: bool,
+    /// How matrices are stored.
+    pub quants: Quants,
+    /// Bytes of a block at most, a multiple of 16 KiB.
+    pub block_bytes: u32,
+    /// Bytes of the data sections.
+    pub data: DataSizes,
+}
+
+/// A checked configuration: every size that follows from it fits.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Config(Fields);
+
+/// The range of a field, and a value outside it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// The field.
+    pub field: &'static str,
+    /// Its value.
+    pub value: u32,
+    /// The smallest that is allowed.
+    pub min: u32,
+    /// The largest that is allowed.
+    pub max: u32,
+}
+
+impl Deref for Config {
+    type Target = Fields;
+    fn deref(&self) -> &Fields {
+        &self.0
+    }
+}
+
+impl Config {
+    /// Checks the fields.
+    ///
+    /// # Errors
+    /// [`FormatError::OutOfRange`] names the field, its value and its range.
+    pub fn new(fields: Fields) -> Result<Self, FormatError> {
+        let f = &fields;
+        let limits = [
+            ("d_model", f.d_model, 1, 1 << 16),
+            ("d_inner", f.d_inner, 1, 1 << 17),
+            ("d_state", f.d_state, 1, 256),
+            ("d_conv", f.d_conv, 1, 8),
+            ("dt_rank", f.dt_rank, 1, 1 << 16),
+            ("n_layer", f.n_layer, 1, 4096),
+            ("vocab", f.vocab, 1, 1 << 20),
+            ("block_bytes", f.block_bytes, 1 << 14, 1 << 20),
+            ("tokenizer bytes", f.data.tokenizer, 0, 1 << 28),
+            ("chat template bytes", f.data.chat_template, 0, 1 << 24),
+            ("role table bytes", f.data.role_table, 0, 1 << 16),
+            ("generation defaults bytes", f.data.generation, 0, 1 << 16),
+        ];
+        for (field, value, min, max) in limits {
+            if value < min || value > max {
+                return Err(FormatError::OutOfRange(Limit { field, value, min, max }));
+            }
+        }
+        if !f.block_bytes.is_multiple_of(1 << 14) {
+            return Err(FormatError::Unknown { field: "block_bytes", value: f.block_bytes });
+        }
+        for (field, eps) in [("norm_eps", Some(f.norm_eps)), ("bcdt_eps", f.bcdt_eps)] {
+            if eps.is_some_and(|e| !(e.is_finite() && e >= 0.0)) {
+                return Err(FormatError::Unknown { field, value: eps.unwrap_or(0.0).to_bits() });
+            }
+        }
+        for (field, quant) in [("x_proj type", f.quants.x_proj), ("dt_proj type", f.quants.dt_proj)] {
+            if quant == Quant::Q4 {
+                return Err(FormatError::Unknown { field, value: quant as u32 });
+            }
+        }
+        if f.tied && f.quants.head != f.quants.embedding {
+            return Err(FormatError::Unknown { field: "type of a tied head", value: f.quants.head as u32 });
+        }
+        Ok(Self(fields))
+    }
+
+    /// `d_model` padded to 32, as every vector of that width is.
+    #[must_use]
+    pub const fn padded_model(&self) -> u32 {
+        round_up(self.0.d_model, GROUP as u32)
+    }
+    /// `d_inner` padded to 32.
+    #[must_use]
+    pub const fn padded_inner(&self) -> u32 {
+        round_up(self.0.d_inner, GROUP as u32)
+    }
+    /// `dt_rank` padded to 32.
+    #[must_use]
+    pub const fn padded_rank(&self) -> u32 {
+        round_up(self.0.dt_rank, GROUP as u32)
+    }
+    /// `d_state` padded to 16, as B and C are.
+    #[must_use]
+    pub const fn padded_state(&self) -> u32 {
+        round_up(self.0.d_state, 16)
+    }
+    /// `vocab` padded to 16, as logits are.
+    #[must_use]
+    pub const fn padded_vocab(&self) -> u32 {
+        round_up(self.0.vocab, 16)
+    }
+
+    /// Token embedding, `[vocab, d_model]`.
+    #[must_use]
+    pub const fn embedding(&self) -> MatrixShape {
+        MatrixShape::new(self.0.vocab, self.0.d_model, self.0.quants.embedding, false)
+    }
+    /// `x` and `z`, each padded to 32 rows.
+    #[must_use]
+    pub const fn in_proj(&self) -> MatrixShape {
+        MatrixShape::new(2 * self.padded_inner(), self.0.d_model, self.0.quants.in_proj, self.0.bias)
+    }
+    /// `dt` padded to 32 rows, then `B` and `C`, each padded to 16.
+    #[must_use]
+    pub const fn x_proj(&self) -> MatrixShape {
+        let rows = self.padded_rank() + 2 * self.padded_state();
+        MatrixShape::new(rows, self.0.d_inner, self.0.quants.x_proj, false)
+    }
+    /// `[d_inner, dt_rank]`, with dt's bias.
+    #[must_use]
+    pub const fn dt_proj(&self) -> MatrixShape {
+        MatrixShape::new(self.padded_inner(), self.0.dt_rank, self.0.quants.dt_proj, true)
+    }
+    /// `[d_model, d_inner]`.
+    #[must_use]
+    pub const fn out_proj(&self) -> MatrixShape {
+        MatrixShape::new(self.padded_model(), self.0.d_inner, self.0.quants.out_proj, self.0.bias)
+    }
+    /// `[vocab, d_model]`; the embedding's shape when tied.
+    #[must_use]
+    pub const fn head(&self) -> MatrixShape {
+        MatrixShape::new(self.0.vocab, self.0.d_model, self.0.quants.head, false)
+    }
+
+    /// Floats of one layer's convolution state, `[d_inner/16][d_conv - 1][16]`.
+    #[must_use]
+    pub const fn conv_state_len(&self) -> usize {
+        self.padded_inner() as usize * (self.0.d_conv as usize - 1)
+    }
+    /// Elements of one layer's recurrent state, `[d_inner/16][d_state][16]`.
+    #[must_use]
+    pub const fn ssm_state_len(&self) -> usize {
+        self.padded_inner() as usize * self.0.d_state as usize
+    }
+}

@@ -1,0 +1,226 @@
+//! The header's bytes: parse and emit.
+
+use super::layout::{ENTRY_BYTES, FIXED_BYTES};
+use super::{Arch, Config, DataSizes, Fields, FormatError, Layout, Quant, Quants, Section, checksum};
+
+const MAGIC: [u8; 8] = *b"ELAPID\r\n";
+/// The format version that this program writes, and the newest that it reads.
+const VERSION: u16 = 1;
+
+/// Where the fields of the fixed part lie.
+mod field {
+    use core::ops::Range;
+
+    pub(super) const MAGIC: Range<usize> = 0..8;
+    pub(super) const VERSION: Range<usize> = 8..10;
+    pub(super) const ARCH: usize = 10;
+    pub(super) const FLAGS: usize = 11;
+    pub(super) const QUANTS: Range<usize> = 12..18;
+    pub(super) const DIMENSIONS: Range<usize> = 20..48;
+    pub(super) const BLOCK_BYTES: Range<usize> = 48..52;
+    pub(super) const NORM_EPS: Range<usize> = 52..56;
+    pub(super) const BCDT_EPS: Range<usize> = 56..60;
+    pub(super) const DATA_SIZES: Range<usize> = 64..80;
+    pub(super) const FILE_BYTES: Range<usize> = 80..88;
+    pub(super) const TABLE_CHECKSUM: Range<usize> = 244..248;
+    pub(super) const CHECKSUMS_CHECKSUM: Range<usize> = 248..252;
+    pub(super) const CHECKSUM: Range<usize> = 252..256;
+}
+
+/// Bits of the flags.
+mod flag {
+    pub(super) const TIED: u8 = 1;
+    pub(super) const BIAS: u8 = 2;
+    pub(super) const CONV_BIAS: u8 = 4;
+    pub(super) const BCDT_NORM: u8 = 8;
+    pub(super) const ALL: u8 = 15;
+}
+
+/// A parsed header.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Header {
+    layout: Layout,
+    checksums: u32,
+}
+
+fn u32_at(bytes: &[u8], range: core::ops::Range<usize>) -> u32 {
+    bytes.get(range).and_then(|b| b.try_into().ok()).map_or(0, u32::from_le_bytes)
+}
+
+fn u64_at(bytes: &[u8], range: core::ops::Range<usize>) -> u64 {
+    bytes.get(range).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes)
+}
+
+impl Header {
+    /// Bytes that [`Header::parse`] needs.
+    pub const BYTES: usize = FIXED_BYTES as usize;
+
+    /// Parses the first [`Header::BYTES`] bytes of a file.
+    ///
+    /// The section table behind it says nothing that does not follow from these; [`Header::check_table`] checks it.
+    ///
+    /// # Errors
+    /// What is wrong with the bytes.
+    pub fn parse(bytes: &[u8]) -> Result<Self, FormatError> {
+        let have = bytes.len() as u64;
+        let starts_right = bytes.get(field::MAGIC).is_some_and(|magic| magic == MAGIC);
+        if bytes.len() >= MAGIC.len() && !starts_right {
+            return Err(FormatError::NotElp);
+        }
+        let Some(bytes) = bytes.first_chunk::<{ Self::BYTES }>() else {
+            return Err(FormatError::Short { have, need: FIXED_BYTES });
+        };
+        // The version comes before the checksum: a newer version may well be summed otherwise.
+        let version = u16::from_le_bytes([bytes[field::VERSION.start], bytes[field::VERSION.start + 1]]);
+        if version != VERSION {
+            return Err(FormatError::Version { found: version, known: VERSION });
+        }
+        if checksum(&bytes[..field::CHECKSUM.start]) != u32_at(bytes, field::CHECKSUM) {
+            return Err(FormatError::HeaderChecksum);
+        }
+        let layout = Layout::new(Config::new(parse_fields(bytes)?)?)?;
+        if u64_at(bytes, field::FILE_BYTES) != layout.file_bytes() {
+            return Err(FormatError::Table);
+        }
+        Ok(Self { layout, checksums: u32_at(bytes, field::CHECKSUMS_CHECKSUM) })
+    }
+
+    /// Where everything lies.
+    #[must_use]
+    pub const fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Checks the section table, the first [`Layout::header_bytes`] bytes of the file being `bytes`.
+    ///
+    /// # Errors
+    /// [`FormatError::Short`] or [`FormatError::Table`].
+    pub fn check_table(&self, bytes: &[u8]) -> Result<(), FormatError> {
+        let need = self.layout.header_bytes();
+        let table = bytes.get(Self::BYTES..need as usize);
+        let table = table.ok_or(FormatError::Short { have: bytes.len() as u64, need })?;
+        let entries = table.chunks_exact(ENTRY_BYTES as usize).zip(self.layout.sections());
+        let same =
+            entries.into_iter().all(|(entry, section)| entry == emit_table_entry(&self.layout, section));
+        if !same || checksum(table) != u32_at(bytes, field::TABLE_CHECKSUM) {
+            return Err(FormatError::Table);
+        }
+        Ok(())
+    }
+
+    /// Checks the bytes of section [`Section::Checksums`].
+    ///
+    /// # Errors
+    /// [`FormatError::ChecksumTable`].
+    pub fn check_checksums(&self, bytes: &[u8]) -> Result<(), FormatError> {
+        if checksum(bytes) == self.checksums { Ok(()) } else { Err(FormatError::ChecksumTable) }
+    }
+}
+
+fn parse_fields(bytes: &[u8; Header::BYTES]) -> Result<Fields, FormatError> {
+    let arch = match bytes[field::ARCH] {
+        1 => Arch::Mamba,
+        2 => Arch::FalconMamba,
+        other => return Err(FormatError::Unknown { field: "architecture", value: u32::from(other) }),
+    };
+    let flags = bytes[field::FLAGS];
+    if flags & !flag::ALL != 0 {
+        return Err(FormatError::Unknown { field: "flags", value: u32::from(flags) });
+    }
+    let quant = |i: usize, name| Quant::from_id(bytes[field::QUANTS.start + i], name);
+    let word = |start: usize, i: usize| u32_at(bytes, start + 4 * i..start + 4 * i + 4);
+    let dimension = |i| word(field::DIMENSIONS.start, i);
+    let size = |i| word(field::DATA_SIZES.start, i);
+    let bcdt_eps = f32::from_bits(u32_at(bytes, field::BCDT_EPS));
+    Ok(Fields {
+        arch,
+        d_model: dimension(0),
+        d_inner: dimension(1),
+        d_state: dimension(2),
+        d_conv: dimension(3),
+        dt_rank: dimension(4),
+        n_layer: dimension(5),
+        vocab: dimension(6),
+        norm_eps: f32::from_bits(u32_at(bytes, field::NORM_EPS)),
+        bcdt_eps: (flags & flag::BCDT_NORM != 0).then_some(bcdt_eps),
+        tied: flags & flag::TIED != 0,
+        bias: flags & flag::BIAS != 0,
+        conv_bias: flags & flag::CONV_BIAS != 0,
+        quants: Quants {
+            embedding: quant(0, "embedding type")?,
+            in_proj: quant(1, "in_proj type")?,
+            x_proj: quant(2, "x_proj type")?,
+            dt_proj: quant(3, "dt_proj type")?,
+            out_proj: quant(4, "out_proj type")?,
+            head: quant(5, "head type")?,
+        },
+        block_bytes: u32_at(bytes, field::BLOCK_BYTES),
+        data: DataSizes {
+            tokenizer: size(0),
+            chat_template: size(1),
+            role_table: size(2),
+            generation: size(3),
+        },
+    })
+}
+
+/// The fixed part of a file's header, given the CRC-32 of its section table and of its table of checksums.
+#[must_use]
+pub fn emit_header(layout: &Layout, table_checksum: u32, checksums_checksum: u32) -> [u8; Header::BYTES] {
+    let config = layout.config();
+    let mut bytes = [0; Header::BYTES];
+    bytes[field::MAGIC].copy_from_slice(&MAGIC);
+    bytes[field::VERSION].copy_from_slice(&VERSION.to_le_bytes());
+    bytes[field::ARCH] = config.arch as u8;
+    let flags = [
+        (config.tied, flag::TIED),
+        (config.bias, flag::BIAS),
+        (config.conv_bias, flag::CONV_BIAS),
+        (config.bcdt_eps.is_some(), flag::BCDT_NORM),
+    ];
+    bytes[field::FLAGS] = flags.into_iter().filter(|(set, _)| *set).fold(0, |all, (_, flag)| all | flag);
+    let q = &config.quants;
+    let quants = [q.embedding, q.in_proj, q.x_proj, q.dt_proj, q.out_proj, q.head];
+    bytes[field::QUANTS].copy_from_slice(&quants.map(|q| q as u8));
+    let dimensions = [
+        config.d_model,
+        config.d_inner,
+        config.d_state,
+        config.d_conv,
+        config.dt_rank,
+        config.n_layer,
+        config.vocab,
+    ];
+    put_words(&mut bytes[field::DIMENSIONS], &dimensions);
+    put_words(&mut bytes[field::BLOCK_BYTES], &[config.block_bytes]);
+    put_words(&mut bytes[field::NORM_EPS], &[config.norm_eps.to_bits()]);
+    put_words(&mut bytes[field::BCDT_EPS], &[config.bcdt_eps.unwrap_or(0.0).to_bits()]);
+    let d = &config.data;
+    put_words(&mut bytes[field::DATA_SIZES], &[d.tokenizer, d.chat_template, d.role_table, d.generation]);
+    bytes[field::FILE_BYTES].copy_from_slice(&layout.file_bytes().to_le_bytes());
+    put_words(&mut bytes[field::TABLE_CHECKSUM], &[table_checksum]);
+    put_words(&mut bytes[field::CHECKSUMS_CHECKSUM], &[checksums_checksum]);
+    let sum = checksum(&bytes[..field::CHECKSUM.start]);
+    put_words(&mut bytes[field::CHECKSUM], &[sum]);
+    bytes
+}
+
+fn put_words(to: &mut [u8], words: &[u32]) {
+    for (to, word) in to.chunks_exact_mut(4).zip(words) {
+        to.copy_from_slice(&word.to_le_bytes());
+    }
+}
+
+/// A section's entry in the table: kind (u16), 0 (u16), index (u32), offset (u64), length (u64), blocks (u32), place of
+/// the first block's checksum (u32).
+#[must_use]
+pub fn emit_table_entry(layout: &Layout, section: Section) -> [u8; ENTRY_BYTES as usize] {
+    let place = layout.section(section);
+    let mut entry = [0; ENTRY_BYTES as usize];
+    entry[0..2].copy_from_slice(&section.id().to_le_bytes());
+    entry[4..8].copy_from_slice(&section.index().to_le_bytes());
+    entry[8..16].copy_from_slice(&place.offset.to_le_bytes());
+    entry[16..24].copy_from_slice(&place.length.to_le_bytes());
+    put_words(&mut entry[24..32], &[place.blocks, place.first_checksum]);
+    entry
+}

@@ -1,0 +1,143 @@
+//! How a matrix lies in panels of 16 rows.
+
+use super::{FormatError, round_up};
+use crate::kernels::{GROUP, LANES};
+
+/// How the weights of a matrix are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Quant {
+    /// 32-bit floats.
+    F32 = 1,
+    /// 16-bit floats.
+    F16 = 2,
+    /// int8 with an f16 scale a row and 32 columns: 8.5 bits a weight.
+    Q8 = 3,
+    /// 4 bits with an f16 scale a row and 32 columns: 4.5 bits a weight.
+    Q4 = 4,
+}
+
+impl Quant {
+    /// All, by number.
+    pub const ALL: [Self; 4] = [Self::F32, Self::F16, Self::Q8, Self::Q4];
+
+    /// The quantization with the number `id`.
+    ///
+    /// # Errors
+    /// [`FormatError::Unknown`] naming `field`.
+    pub fn from_id(id: u8, field: &'static str) -> Result<Self, FormatError> {
+        let known = Self::ALL.into_iter().find(|q| *q as u8 == id);
+        known.ok_or(FormatError::Unknown { field, value: u32::from(id) })
+    }
+
+    /// The name used on command lines.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Q8 => "q8",
+            Self::Q4 => "q4",
+        }
+    }
+
+    /// Whether activations are quantized to int8 before they meet such a matrix.
+    #[must_use]
+    pub const fn is_integer(self) -> bool {
+        matches!(self, Self::Q8 | Self::Q4)
+    }
+}
+
+/// Shape and storage of a matrix, `[rows, cols]`.
+///
+/// Rows are padded to 16 and columns to 32, with zeros. A panel is `[scales | weights | bias]`: f16 scales
+/// `[cols/32][16]` padded to 64 bytes (q8 and q4 only), the weights of 16 rows, and 16 f32 of bias if there is one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MatrixShape {
+    rows: u32,
+    cols: u32,
+    quant: Quant,
+    bias: bool,
+}
+
+impl MatrixShape {
+    /// A matrix; `rows` and `cols` are padded here.
+    #[must_use]
+    pub const fn new(rows: u32, cols: u32, quant: Quant, bias: bool) -> Self {
+        Self { rows: round_up(rows, LANES as u32), cols: round_up(cols, GROUP as u32), quant, bias }
+    }
+    /// Rows, padded to 16.
+    #[must_use]
+    pub const fn rows(&self) -> u32 {
+        self.rows
+    }
+    /// Columns, padded to 32.
+    #[must_use]
+    pub const fn cols(&self) -> u32 {
+        self.cols
+    }
+    /// How weights are stored.
+    #[must_use]
+    pub const fn quant(&self) -> Quant {
+        self.quant
+    }
+    /// Whether each panel ends with 16 biases.
+    #[must_use]
+    pub const fn has_bias(&self) -> bool {
+        self.bias
+    }
+    /// Panels of 16 rows.
+    #[must_use]
+    pub const fn panels(&self) -> u32 {
+        self.rows / LANES as u32
+    }
+    /// Bytes of a panel's scales, padded to 64.
+    #[must_use]
+    pub const fn scale_bytes(&self) -> u32 {
+        if self.quant.is_integer() { round_up(self.cols / GROUP as u32 * 2 * LANES as u32, 64) } else { 0 }
+    }
+    /// Bytes of a panel's weights.
+    #[must_use]
+    pub const fn weight_bytes(&self) -> u32 {
+        let weights = self.cols * LANES as u32;
+        match self.quant {
+            Quant::F32 => weights * 4,
+            Quant::F16 => weights * 2,
+            Quant::Q8 => weights,
+            Quant::Q4 => weights / 2,
+        }
+    }
+    /// Bytes of a panel, a multiple of 64.
+    #[must_use]
+    pub const fn panel_bytes(&self) -> u32 {
+        self.scale_bytes() + self.weight_bytes() + if self.bias { 4 * LANES as u32 } else { 0 }
+    }
+
+    /// Element `[row, col]` of a matrix from the bytes of the panel that holds `row`; exact for every type.
+    ///
+    /// 0 where `col` or `panel` is out of range.
+    #[must_use]
+    pub fn element(&self, panel: &[u8], row: u32, col: u32) -> f32 {
+        let (r, c) = (row as usize % LANES, col as usize);
+        let scales = self.scale_bytes() as usize;
+        let f16 = |at: usize| match panel.get(at..).and_then(<[u8]>::first_chunk) {
+            Some(bytes) => half::f16::from_le_bytes(*bytes).to_f32_const(),
+            None => 0.0,
+        };
+        let scale = || f16((c / GROUP * LANES + r) * 2);
+        let byte = |at: usize| panel.get(scales + at).copied().unwrap_or(0);
+        match self.quant {
+            Quant::F32 => match panel.get((c * LANES + r) * 4..).and_then(<[u8]>::first_chunk) {
+                Some(bytes) => f32::from_le_bytes(*bytes),
+                None => 0.0,
+            },
+            Quant::F16 => f16((c * LANES + r) * 2),
+            Quant::Q8 => f32::from(byte(c / 4 * 64 + 4 * r + c % 4) as i8) * scale(),
+            Quant::Q4 => {
+                let pair = byte(c / 8 * 64 + 4 * r + c % 4);
+                let nibble = if c % 8 < 4 { pair & 15 } else { pair >> 4 };
+                (f32::from(nibble) - 8.0) * scale()
+            }
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! The packed file, `.elp`: header, section table, and where everything lies. Specified in `docs/format.md`.
+//!
+//! Bytes are untrusted. [`Header::parse`] is the only way from bytes to sizes: it yields a checked [`Config`], and
+//! every offset follows from that through [`Layout`], which the packer uses too.
+
+mod config;
+pub mod data;
+mod error;
+mod header;
+mod layout;
+mod matrix;
+
+pub use config::{Arch, Config, DataSizes, Fields, Limit, Quants};
+pub use error::FormatError;
+pub use header::{Header, emit_header, emit_table_entry};
+pub use layout::{BLOCK_ALIGN, Block, Layout, Part, PartGeometry, SECTION_ALIGN, Section, SectionGeometry};
+pub use matrix::{MatrixShape, Quant};
+
+/// The checksum of blocks, tables and headers: CRC-32 (IEEE 802.3), by instructions where the CPU has them.
+#[must_use]
+pub fn checksum(bytes: &[u8]) -> u32 {
+    crc32fast::hash(bytes)
+}
+
+/// `x` rounded up to a multiple of `to`.
+#[must_use]
+pub(crate) const fn round_up(x: u32, to: u32) -> u32 {
+    x.div_ceil(to) * to
+}
+
+/// `x` rounded up to a multiple of `to`.
+#[must_use]
+pub(crate) const fn round_up_u64(x: u64, to: u64) -> u64 {
+    x.div_ceil(to) * to
+}

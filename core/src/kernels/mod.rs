@@ -1,0 +1,193 @@
+//! The inner loops, for each instruction set, behind one trait.
+//!
+//! [`Kernels`] is what the step calls: each method works on whole panels and is coarse enough for dynamic dispatch.
+//! The bodies are written once, over [`Isa`]; `instantiate!` compiles them with an instruction set's features.
+//! Every instance gives the bits of [`Scalar`].
+
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
+mod elementwise;
+mod isa;
+mod matmul;
+mod scalar;
+mod share;
+#[cfg(target_arch = "x86_64")]
+mod x86_64;
+
+#[cfg(target_arch = "aarch64")]
+pub use aarch64::{Neon, NeonDot};
+pub use isa::{GROUP, Isa, LANES};
+pub use scalar::Scalar;
+pub use share::{Share, Solo, Team, share, split};
+#[cfg(target_arch = "x86_64")]
+pub use x86_64::{Avx2, Avx512};
+
+use crate::format::MatrixShape;
+
+/// Scale of a group of 32 activations, and the sum of its integers.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[repr(C)]
+pub struct Scale {
+    /// What one step of the integers stands for.
+    pub scale: f32,
+    /// Sum of the group's 32 integers.
+    pub sum: i32,
+}
+
+/// What a matrix is multiplied with: a chunk of tokens, as the matrix' quantization wants it.
+#[derive(Clone, Copy, Debug)]
+pub struct Input<'a> {
+    /// Tokens in the chunk, `T`.
+    pub tokens: usize,
+    /// `[cols/16][T][16]`, read by f32 and f16 matrices.
+    pub x: &'a [f32],
+    /// `[cols/32][T][32]`, read by q8 and q4 matrices.
+    pub q: &'a [i8],
+    /// `[cols/32][T]`, read by q8 and q4 matrices.
+    pub scales: &'a [Scale],
+}
+
+/// The recurrent state of some channels, `[channels/16][d_state][16]`.
+#[derive(Debug)]
+pub enum SsmState<'a> {
+    /// Kept as f32.
+    F32(&'a mut [f32]),
+    /// Kept as f16 (its bits), rounded after every token and saturating.
+    F16(&'a mut [u16]),
+}
+
+/// What all channels of a scan share.
+#[derive(Clone, Copy, Debug)]
+pub struct ScanInput<'a> {
+    /// Tokens in the chunk, `T`.
+    pub tokens: usize,
+    /// States of a channel, `N`.
+    pub d_state: usize,
+    /// `[N/16][T][16]`, the last panel padded.
+    pub b: &'a [f32],
+    /// `[N/16][T][16]`, the last panel padded.
+    pub c: &'a [f32],
+}
+
+/// The kernels of one instruction set.
+///
+/// Activations lie as `[d/16][T][16]`; weights are panels as packed (`docs/format.md`). Slices whose lengths don't fit
+/// each other are worked on as far as the shortest goes.
+pub trait Kernels: Sync {
+    /// The instruction set's name.
+    fn name(&self) -> &'static str;
+
+    /// `inv[i] = 1 / sqrt(mean(x^2) + eps)` for tokens `first..first + inv.len()` of `tokens`, over `n` elements.
+    fn rms_inv(&self, x: &[f32], tokens: usize, first: usize, n: u32, eps: f32, inv: &mut [f32]);
+
+    /// `y = x inv w` for some panels; `inv` has an element a token, `weight` is `[panels][16]` f32.
+    fn normalize(&self, x: &[f32], weight: &[u8], inv: &[f32], y: &mut [f32]);
+
+    /// `x = x inv` for some panels.
+    fn rescale(&self, x: &mut [f32], inv: &[f32]);
+
+    /// Quantizes some groups of 32 to int8. False if any element is infinite or NaN.
+    fn quantize(&self, tokens: usize, x: &[f32], q: &mut [i8], scales: &mut [Scale]) -> bool;
+
+    /// `y = W x + bias` for some panels of 16 rows, `y` as `[panels][T][16]`.
+    fn matmul(&self, shape: &MatrixShape, panels: &[u8], x: &Input<'_>, y: &mut [f32]);
+
+    /// Depthwise causal convolution over `d_conv` tokens and silu, for some panels of channels.
+    ///
+    /// `state` is `[panels][d_conv - 1][16]`, the last inputs, oldest first.
+    fn conv_silu(
+        &self,
+        d_conv: usize,
+        tokens: usize,
+        panels: &[u8],
+        state: &mut [f32],
+        x: &[f32],
+        u: &mut [f32],
+    );
+
+    /// Selective scan with softplus of `dt` before, `D u` and the gate `silu(z)` after, for some panels of channels.
+    ///
+    /// `h = exp(dt A) h + dt u B`, `y = C h + D u` (Mamba, Gu and Dao 2023, equation 2); `y silu(z)` replaces `u`.
+    fn scan(
+        &self,
+        panels: &[u8],
+        state: SsmState<'_>,
+        input: &ScanInput<'_>,
+        dt: &[f32],
+        z: &[f32],
+        u: &mut [f32],
+    );
+
+    /// `x += y`. False if any sum is infinite or NaN.
+    fn add(&self, x: &mut [f32], y: &[f32]) -> bool;
+
+    /// Whether every element is finite.
+    fn is_finite(&self, x: &[f32]) -> bool;
+}
+
+/// Implements [`Kernels`] for a token by compiling every body with the instruction set's features.
+macro_rules! instantiate {
+    ($isa:ty $(, #[$features:meta])?) => {
+        impl $crate::kernels::Kernels for $isa {
+            fn name(&self) -> &'static str {
+                <$isa as $crate::kernels::Isa>::NAME
+            }
+            instantiate!(@method $isa, [$(#[$features])?], elementwise::rms_inv,
+                rms_inv(x: &[f32], tokens: usize, first: usize, n: u32, eps: f32, inv: &mut [f32]) -> ());
+            instantiate!(@method $isa, [$(#[$features])?], elementwise::normalize,
+                normalize(x: &[f32], weight: &[u8], inv: &[f32], y: &mut [f32]) -> ());
+            instantiate!(@method $isa, [$(#[$features])?], elementwise::rescale,
+                rescale(x: &mut [f32], inv: &[f32]) -> ());
+            instantiate!(@method $isa, [$(#[$features])?], elementwise::quantize,
+                quantize(tokens: usize, x: &[f32], q: &mut [i8], scales: &mut [$crate::kernels::Scale]) -> bool);
+            instantiate!(@method $isa, [$(#[$features])?], matmul::matmul,
+                matmul(shape: &$crate::format::MatrixShape, panels: &[u8], x: &$crate::kernels::Input<'_>,
+                    y: &mut [f32]) -> ());
+            instantiate!(@method $isa, [$(#[$features])?], elementwise::conv_silu,
+                conv_silu(d_conv: usize, tokens: usize, panels: &[u8], state: &mut [f32], x: &[f32],
+                    u: &mut [f32]) -> ());
+            instantiate!(@method $isa, [$(#[$features])?], elementwise::scan,
+                scan(panels: &[u8], state: $crate::kernels::SsmState<'_>, input: &$crate::kernels::ScanInput<'_>,
+                    dt: &[f32], z: &[f32], u: &mut [f32]) -> ());
+            instantiate!(@method $isa, [$(#[$features])?], elementwise::add,
+                add(x: &mut [f32], y: &[f32]) -> bool);
+            instantiate!(@method $isa, [$(#[$features])?], elementwise::is_finite,
+                is_finite(x: &[f32]) -> bool);
+        }
+    };
+    (@method $isa:ty, [$($features:tt)*], $module:ident::$body:ident,
+     $name:ident($($arg:ident: $ty:ty),*) -> $ret:ty) => {
+        fn $name(&self, $($arg: $ty),*) -> $ret {
+            $($features)*
+            fn with(isa: $isa, $($arg: $ty),*) -> $ret {
+                $crate::kernels::$module::$body(isa, $($arg),*)
+            }
+            // SAFETY: the token exists only where the CPU has these features.
+            #[allow(unused_unsafe)]
+            unsafe {
+                with(*self, $($arg),*)
+            }
+        }
+    };
+}
+pub(crate) use instantiate;
+
+/// Every instruction set that this program was built with and this CPU has, from slowest to fastest.
+///
+/// The kernels are handed to `visit` one by one.
+pub fn for_each_available(visit: &mut dyn FnMut(&'static dyn Kernels)) {
+    visit(&Scalar);
+    #[cfg(target_arch = "x86_64")]
+    x86_64::for_each_available(visit);
+    #[cfg(target_arch = "aarch64")]
+    aarch64::for_each_available(visit);
+}
+
+/// The best kernels for the CPU that the program runs on: detected at run time with feature `std`, else at compile
+/// time.
+#[must_use]
+pub fn detect() -> &'static dyn Kernels {
+    let mut best: &'static dyn Kernels = &Scalar;
+    for_each_available(&mut |kernels| best = kernels);
+    best
+}

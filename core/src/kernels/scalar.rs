@@ -1,0 +1,163 @@
+//! Sixteen lanes in portable code: the reference that every instruction set equals bit for bit.
+
+use super::instantiate;
+use super::isa::{Isa, LANES, TILE};
+use crate::num::{Float, One};
+
+/// Portable code; runs everywhere.
+#[derive(Clone, Copy, Debug)]
+pub struct Scalar;
+
+/// Applies a one-lane operation to every lane.
+macro_rules! lanes {
+    (|$($x:ident),+| $body:expr) => {{
+        core::array::from_fn(|i| { $(let $x = $x[i];)+ $body })
+    }};
+}
+
+impl Float for Scalar {
+    type F = [f32; LANES];
+    type I = [u32; LANES];
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> Self::F {
+        [x; LANES]
+    }
+    #[inline(always)]
+    fn add(self, a: Self::F, b: Self::F) -> Self::F {
+        lanes!(|a, b| a + b)
+    }
+    #[inline(always)]
+    fn sub(self, a: Self::F, b: Self::F) -> Self::F {
+        lanes!(|a, b| a - b)
+    }
+    #[inline(always)]
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F {
+        lanes!(|a, b| a * b)
+    }
+    #[inline(always)]
+    fn div(self, a: Self::F, b: Self::F) -> Self::F {
+        lanes!(|a, b| a / b)
+    }
+    #[inline(always)]
+    fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        lanes!(|a, b, c| One.fma(a, b, c))
+    }
+    #[inline(always)]
+    fn sqrt(self, a: Self::F) -> Self::F {
+        lanes!(|a| One.sqrt(a))
+    }
+    #[inline(always)]
+    fn neg_abs(self, a: Self::F) -> Self::F {
+        lanes!(|a| One.neg_abs(a))
+    }
+    #[inline(always)]
+    fn select_lt(self, a: Self::F, b: Self::F, x: Self::F, y: Self::F) -> Self::F {
+        lanes!(|a, b, x, y| One.select_lt(a, b, x, y))
+    }
+    #[inline(always)]
+    fn to_bits(self, a: Self::F) -> Self::I {
+        lanes!(|a| a.to_bits())
+    }
+    #[inline(always)]
+    fn of_bits(self, a: Self::I) -> Self::F {
+        lanes!(|a| f32::from_bits(a))
+    }
+    #[inline(always)]
+    fn add_bits(self, a: Self::I, b: Self::I) -> Self::I {
+        lanes!(|a, b| a.wrapping_add(b))
+    }
+    #[inline(always)]
+    fn shl_bits<const N: i32>(self, a: Self::I) -> Self::I {
+        lanes!(|a| a << N)
+    }
+}
+
+instantiate!(Scalar);
+
+/// `x` rounded to an integer, ties to even, for `|x| <= 2^22`.
+#[inline(always)]
+fn round_to_int(x: f32) -> i32 {
+    const MAGIC: f32 = 12_582_912.0;
+    (x + MAGIC).to_bits().wrapping_sub(MAGIC.to_bits()) as i32
+}
+
+impl Isa for Scalar {
+    type W = [i8; TILE];
+    const NAME: &'static str = "scalar";
+    const WIDE: bool = false;
+
+    #[inline(always)]
+    fn load(self, from: &[f32; LANES]) -> Self::F {
+        *from
+    }
+    #[inline(always)]
+    fn store(self, x: Self::F, to: &mut [f32; LANES]) {
+        *to = x;
+    }
+    #[inline(always)]
+    fn load_f16(self, from: &[u16; LANES]) -> Self::F {
+        lanes!(|from| half::f16::from_bits(from).to_f32_const())
+    }
+    #[inline(always)]
+    fn store_f16(self, x: Self::F, to: &mut [u16; LANES]) {
+        *to = lanes!(|x| half::f16::from_f32_const(x).to_bits());
+    }
+    #[inline(always)]
+    fn load_f32_bytes(self, from: &[u8; 4 * LANES]) -> Self::F {
+        let (words, _) = from.as_chunks::<4>();
+        lanes!(|words| f32::from_le_bytes(words))
+    }
+    #[inline(always)]
+    fn load_f16_bytes(self, from: &[u8; 2 * LANES]) -> Self::F {
+        let (words, _) = from.as_chunks::<2>();
+        lanes!(|words| half::f16::from_le_bytes(words).to_f32_const())
+    }
+    #[inline(always)]
+    fn int_to_float(self, x: Self::I) -> Self::F {
+        lanes!(|x| x as i32 as f32)
+    }
+    #[inline(always)]
+    fn store_rounded_i8(self, x: Self::F, to: &mut [i8; LANES]) {
+        *to = lanes!(|x| round_to_int(x) as i8);
+    }
+    #[inline(always)]
+    fn accumulate_abs_bits(self, acc: Self::I, x: Self::F) -> Self::I {
+        lanes!(|acc, x| acc.max(x.to_bits() & 0x7fff_ffff))
+    }
+    #[inline(always)]
+    fn max_bits(self, x: Self::I) -> u32 {
+        x.into_iter().fold(0, u32::max)
+    }
+    #[inline(always)]
+    fn zero_bits(self) -> Self::I {
+        [0; LANES]
+    }
+    #[inline(always)]
+    fn load_i8(self, tile: &[u8; TILE]) -> Self::W {
+        tile.map(|b| b as i8)
+    }
+    #[inline(always)]
+    fn load_u4(self, pair: &[u8; TILE]) -> (Self::W, Self::W) {
+        (pair.map(|b| (b & 15) as i8), pair.map(|b| (b >> 4) as i8))
+    }
+    #[inline(always)]
+    fn start_i8(self, _sum: i32) -> Self::I {
+        [0; LANES]
+    }
+    #[inline(always)]
+    fn start_u4(self, sum: i32) -> Self::I {
+        [sum.wrapping_mul(-8) as u32; LANES]
+    }
+    #[inline(always)]
+    fn dot4_i8(self, acc: Self::I, w: Self::W, x: &[i8; 4]) -> Self::I {
+        core::array::from_fn(|r| {
+            let dot: i32 = (0..4).map(|j| i32::from(w[4 * r + j]) * i32::from(x[j])).sum();
+            acc[r].wrapping_add(dot as u32)
+        })
+    }
+    #[inline(always)]
+    fn dot4_u4(self, acc: Self::I, w: Self::W, x: &[i8; 4]) -> Self::I {
+        self.dot4_i8(acc, w, x)
+    }
+}

@@ -1,0 +1,101 @@
+//! Work split among the cores of a team, each writing its own part of the output.
+
+use core::marker::PhantomData;
+use core::ops::Range;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+/// The most members a team can have.
+pub const MAX_TEAM: usize = 64;
+
+/// Cores that run the same job side by side.
+pub trait Team: Sync {
+    /// Members, at least 1.
+    fn size(&self) -> usize;
+
+    /// Calls `job(0)` to `job(size - 1)`, once each, and returns when all have returned.
+    fn run(&self, job: &(dyn Fn(usize) + Sync));
+}
+
+/// A team of one: the calling core.
+#[derive(Clone, Copy, Debug)]
+pub struct Solo;
+
+impl Team for Solo {
+    fn size(&self) -> usize {
+        1
+    }
+    fn run(&self, job: &(dyn Fn(usize) + Sync)) {
+        job(0);
+    }
+}
+
+/// Something that can be cut into disjoint parts, one a range of items.
+pub trait Share: Sync {
+    /// What a member gets for a range of items.
+    type Part;
+
+    /// The part of `items`; a range past the end is cut short.
+    ///
+    /// # Safety
+    /// Parts that exist at the same time must be of disjoint ranges.
+    unsafe fn part(&self, items: &Range<usize>) -> Self::Part;
+}
+
+/// A slice shared out in runs of `stride` elements an item. See [`split`].
+#[derive(Debug)]
+pub struct Split<'a, T> {
+    start: *mut T,
+    len: usize,
+    stride: usize,
+    slice: PhantomData<&'a mut [T]>,
+}
+
+/// Shares out a slice that has `stride` elements an item.
+pub fn split<T>(slice: &mut [T], stride: usize) -> Split<'_, T> {
+    Split { start: slice.as_mut_ptr(), len: slice.len(), stride, slice: PhantomData }
+}
+
+// SAFETY: a Split only hands out disjoint parts of a slice that it borrows exclusively.
+unsafe impl<T: Send> Sync for Split<'_, T> {}
+
+impl<'a, T: Send> Share for Split<'a, T> {
+    type Part = &'a mut [T];
+
+    unsafe fn part(&self, items: &Range<usize>) -> &'a mut [T] {
+        let end = items.end.saturating_mul(self.stride).min(self.len);
+        let start = items.start.saturating_mul(self.stride).min(end);
+        // SAFETY: in bounds by the lines above; the caller keeps parts disjoint, and items don't overlap.
+        unsafe { core::slice::from_raw_parts_mut(self.start.add(start), end - start) }
+    }
+}
+
+impl<A: Share, B: Share> Share for (A, B) {
+    type Part = (A::Part, B::Part);
+
+    unsafe fn part(&self, items: &Range<usize>) -> Self::Part {
+        // SAFETY: handed on to the caller.
+        unsafe { (self.0.part(items), self.1.part(items)) }
+    }
+}
+
+/// Cuts `items` into one contiguous range a member, in order, and lets the team work on all of them.
+///
+/// Results can't depend on the size of the team: `work` is given whole items, and what it does for an item may not
+/// depend on which other items it was given.
+pub fn share<P: Share>(team: &dyn Team, items: usize, parts: P, work: impl Fn(Range<usize>, P::Part) + Sync) {
+    let members = team.size().clamp(1, MAX_TEAM).min(items.max(1));
+    if members == 1 {
+        // SAFETY: the only part.
+        return work(0..items, unsafe { parts.part(&(0..items)) });
+    }
+    let taken = [const { AtomicBool::new(false) }; MAX_TEAM];
+    team.run(&|member| {
+        let first_time = taken.get(member).is_some_and(|t| !t.swap(true, Ordering::Relaxed));
+        if member < members && first_time {
+            let range = items * member / members..items * (member + 1) / members;
+            // SAFETY: members' ranges are disjoint, and `taken` lets each member in once, whatever the team does.
+            let part = unsafe { parts.part(&range) };
+            work(range, part);
+        }
+    });
+}

@@ -1,0 +1,172 @@
+//! AVX-512 with VNNI: sixteen lanes are one register.
+
+use core::arch::x86_64::*;
+
+use super::has;
+use crate::kernels::instantiate;
+use crate::kernels::isa::{Isa, LANES, TILE};
+use crate::num::Float;
+
+/// AVX-512 F, BW, DQ, VL and VNNI.
+#[derive(Clone, Copy, Debug)]
+pub struct Avx512(());
+
+impl Avx512 {
+    /// The token, where the CPU has the features.
+    #[must_use]
+    pub fn detect() -> Option<&'static Self> {
+        has!("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni").then_some(&Self(()))
+    }
+}
+
+instantiate!(Avx512, #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma,f16c")]);
+
+/// Calls intrinsics that need only the token's features.
+macro_rules! op {
+    ($e:expr) => {
+        // SAFETY: the token proves the features; memory operands are references to arrays of the size read.
+        unsafe { $e }
+    };
+}
+
+impl Float for Avx512 {
+    type F = __m512;
+    type I = __m512i;
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> __m512 {
+        op!(_mm512_set1_ps(x))
+    }
+    #[inline(always)]
+    fn add(self, a: __m512, b: __m512) -> __m512 {
+        op!(_mm512_add_ps(a, b))
+    }
+    #[inline(always)]
+    fn sub(self, a: __m512, b: __m512) -> __m512 {
+        op!(_mm512_sub_ps(a, b))
+    }
+    #[inline(always)]
+    fn mul(self, a: __m512, b: __m512) -> __m512 {
+        op!(_mm512_mul_ps(a, b))
+    }
+    #[inline(always)]
+    fn div(self, a: __m512, b: __m512) -> __m512 {
+        op!(_mm512_div_ps(a, b))
+    }
+    #[inline(always)]
+    fn fma(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        op!(_mm512_fmadd_ps(a, b, c))
+    }
+    #[inline(always)]
+    fn sqrt(self, a: __m512) -> __m512 {
+        op!(_mm512_sqrt_ps(a))
+    }
+    #[inline(always)]
+    fn neg_abs(self, a: __m512) -> __m512 {
+        op!(_mm512_or_ps(a, _mm512_set1_ps(-0.0)))
+    }
+    #[inline(always)]
+    fn select_lt(self, a: __m512, b: __m512, x: __m512, y: __m512) -> __m512 {
+        op!(_mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b), y, x))
+    }
+    #[inline(always)]
+    fn to_bits(self, a: __m512) -> __m512i {
+        op!(_mm512_castps_si512(a))
+    }
+    #[inline(always)]
+    fn of_bits(self, a: __m512i) -> __m512 {
+        op!(_mm512_castsi512_ps(a))
+    }
+    #[inline(always)]
+    fn add_bits(self, a: __m512i, b: __m512i) -> __m512i {
+        op!(_mm512_add_epi32(a, b))
+    }
+    #[inline(always)]
+    fn shl_bits<const N: i32>(self, a: __m512i) -> __m512i {
+        op!(_mm512_sll_epi32(a, _mm_cvtsi32_si128(N)))
+    }
+}
+
+impl Isa for Avx512 {
+    type W = __m512i;
+    const NAME: &'static str = "AVX-512 VNNI";
+    const WIDE: bool = true;
+
+    #[inline(always)]
+    fn load(self, from: &[f32; LANES]) -> __m512 {
+        op!(_mm512_loadu_ps(from.as_ptr()))
+    }
+    #[inline(always)]
+    fn store(self, x: __m512, to: &mut [f32; LANES]) {
+        op!(_mm512_storeu_ps(to.as_mut_ptr(), x))
+    }
+    #[inline(always)]
+    fn load_f16(self, from: &[u16; LANES]) -> __m512 {
+        op!(_mm512_cvtph_ps(_mm256_loadu_si256(from.as_ptr().cast())))
+    }
+    #[inline(always)]
+    fn store_f16(self, x: __m512, to: &mut [u16; LANES]) {
+        op!(_mm256_storeu_si256(to.as_mut_ptr().cast(), _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x)))
+    }
+    #[inline(always)]
+    fn load_f32_bytes(self, from: &[u8; 4 * LANES]) -> __m512 {
+        op!(_mm512_loadu_ps(from.as_ptr().cast()))
+    }
+    #[inline(always)]
+    fn load_f16_bytes(self, from: &[u8; 2 * LANES]) -> __m512 {
+        op!(_mm512_cvtph_ps(_mm256_loadu_si256(from.as_ptr().cast())))
+    }
+    #[inline(always)]
+    fn int_to_float(self, x: __m512i) -> __m512 {
+        op!(_mm512_cvtepi32_ps(x))
+    }
+    #[inline(always)]
+    fn store_rounded_i8(self, x: __m512, to: &mut [i8; LANES]) {
+        op!(_mm_storeu_si128(to.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x))))
+    }
+    #[inline(always)]
+    fn accumulate_abs_bits(self, acc: __m512i, x: __m512) -> __m512i {
+        op!({
+            let bits = _mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(0x7fff_ffff));
+            _mm512_max_epu32(acc, bits)
+        })
+    }
+    #[inline(always)]
+    fn max_bits(self, x: __m512i) -> u32 {
+        op!(_mm512_reduce_max_epu32(x))
+    }
+    #[inline(always)]
+    fn zero_bits(self) -> __m512i {
+        op!(_mm512_setzero_si512())
+    }
+    /// `w + 128`, as the unsigned operand that `vpdpbusd` wants; `start_i8` takes 128 times the sum away again.
+    #[inline(always)]
+    fn load_i8(self, tile: &[u8; TILE]) -> __m512i {
+        op!(_mm512_xor_si512(_mm512_loadu_si512(tile.as_ptr().cast()), _mm512_set1_epi8(-128)))
+    }
+    #[inline(always)]
+    fn load_u4(self, pair: &[u8; TILE]) -> (__m512i, __m512i) {
+        op!({
+            let bytes = _mm512_loadu_si512(pair.as_ptr().cast());
+            let mask = _mm512_set1_epi8(15);
+            (_mm512_and_si512(bytes, mask), _mm512_and_si512(_mm512_srli_epi16::<4>(bytes), mask))
+        })
+    }
+    #[inline(always)]
+    fn start_i8(self, sum: i32) -> __m512i {
+        op!(_mm512_set1_epi32(sum.wrapping_mul(-128)))
+    }
+    #[inline(always)]
+    fn start_u4(self, sum: i32) -> __m512i {
+        op!(_mm512_set1_epi32(sum.wrapping_mul(-8)))
+    }
+    #[inline(always)]
+    fn dot4_i8(self, acc: __m512i, w: __m512i, x: &[i8; 4]) -> __m512i {
+        let x = i32::from_le_bytes(x.map(|x| x as u8));
+        op!(_mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(x)))
+    }
+    #[inline(always)]
+    fn dot4_u4(self, acc: __m512i, w: __m512i, x: &[i8; 4]) -> __m512i {
+        self.dot4_i8(acc, w, x)
+    }
+}

@@ -1,0 +1,30 @@
+//! x86-64: AVX2 with FMA and F16C, and AVX-512 with VNNI.
+
+mod avx2;
+mod avx512;
+
+pub use avx2::Avx2;
+pub use avx512::Avx512;
+
+use super::Kernels;
+
+/// Whether the CPU has all the features: detected at run time with feature `std`, else known at compile time.
+macro_rules! has {
+    ($($feature:tt),+) => {{
+        #[cfg(feature = "std")]
+        { $(std::arch::is_x86_feature_detected!($feature))&&+ }
+        #[cfg(not(feature = "std"))]
+        { $(cfg!(target_feature = $feature))&&+ }
+    }};
+}
+use has;
+
+/// Hands out the kernels that this CPU has, from slowest to fastest.
+pub(super) fn for_each_available(visit: &mut dyn FnMut(&'static dyn Kernels)) {
+    if let Some(isa) = Avx2::detect() {
+        visit(isa);
+    }
+    if let Some(isa) = Avx512::detect() {
+        visit(isa);
+    }
+}

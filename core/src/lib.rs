@@ -1,0 +1,19 @@
+//! The part of Elapid that runs everywhere: `no_std`, no allocator.
+//!
+//! * [`format`]: the packed file, read in place.
+//! * [`num`]: the functions of the float path, as sequences of exactly rounded operations.
+//! * [`kernels`]: the inner loops, for each instruction set, with the same bits.
+//! * [`model`]: the Mamba step over borrowed weights, state and scratch.
+//! * [`source`]: where the weights come from.
+//! * [`tokenizer`], [`sample`]: text to tokens and back, logits to a token.
+#![no_std]
+#[cfg(feature = "std")]
+extern crate std;
+
+pub mod format;
+pub mod kernels;
+pub mod model;
+pub mod num;
+pub mod sample;
+pub mod source;
+pub mod tokenizer;

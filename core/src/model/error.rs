@@ -1,0 +1,75 @@
+//! Why a step could not be done.
+
+use core::fmt;
+
+use crate::format::Section;
+use crate::source::SourceError;
+
+/// Why a step could not be done. The state is as it was after the last complete layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StepError {
+    /// Weights could not be had; the step may be resumed.
+    Source(SourceError),
+    /// An activation became infinite or NaN.
+    NonFinite {
+        /// Where: a layer, or the head.
+        section: Section,
+    },
+    /// A token that the model does not know.
+    Token {
+        /// Its place in the chunk.
+        position: usize,
+        /// The token.
+        token: u32,
+        /// Tokens that the model knows.
+        vocab: u32,
+    },
+    /// No tokens were given.
+    NoTokens,
+    /// Buffers are too small for the model or the chunk.
+    Buffer {
+        /// Which.
+        name: &'static str,
+        /// Elements it has.
+        have: usize,
+        /// Elements it needs.
+        need: usize,
+    },
+    /// Another step was begun and must be resumed or discarded first.
+    Suspended,
+    /// Logits were asked for before any token was given.
+    NotReady,
+}
+
+impl From<SourceError> for StepError {
+    fn from(error: SourceError) -> Self {
+        Self::Source(error)
+    }
+}
+
+impl fmt::Display for StepError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Source(error) => error.fmt(f),
+            Self::NonFinite { section } => write!(
+                f,
+                "a value became infinite or NaN in {section}: the weights or the state are damaged or out of range; \
+                 verify the model file and start a new session"
+            ),
+            Self::Token { position, token, vocab } => {
+                write!(f, "token {token} at position {position} is not below the vocabulary of {vocab}")
+            }
+            Self::NoTokens => f.write_str("no tokens: give at least one"),
+            Self::Buffer { name, have, need } => write!(f, "{name} has {have} elements and needs {need}"),
+            Self::Suspended => {
+                f.write_str("a step was begun and not finished: resume it or discard it first")
+            }
+            Self::NotReady => {
+                f.write_str("no token has been given since the session began: there are no logits")
+            }
+        }
+    }
+}
+
+impl core::error::Error for StepError {}

@@ -1,0 +1,99 @@
+//! The recurrent state: all that a model remembers.
+
+use crate::format::Config;
+use crate::kernels::SsmState;
+
+/// How the recurrent state is kept. The convolution's is always f32.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StateKind {
+    /// f32.
+    #[default]
+    F32,
+    /// f16, rounded after every token and saturating.
+    F16,
+}
+
+/// The state of all layers, borrowed.
+#[derive(Debug)]
+pub struct State<'a> {
+    /// `[n_layer][d_inner/16][d_conv - 1][16]`, the last inputs of the convolution, oldest first.
+    pub conv: &'a mut [f32],
+    /// `[n_layer][d_inner/16][d_state][16]`.
+    pub ssm: SsmState<'a>,
+}
+
+/// Elements of a state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StateSize {
+    /// Floats of the convolution's part.
+    pub conv: usize,
+    /// Elements of the recurrent part.
+    pub ssm: usize,
+}
+
+impl StateSize {
+    /// The state of a whole model.
+    #[must_use]
+    pub const fn of(config: &Config, layers: usize) -> Self {
+        Self { conv: config.conv_state_len() * layers, ssm: config.ssm_state_len() * layers }
+    }
+
+    /// Bytes of such a state.
+    #[must_use]
+    pub const fn bytes(&self, kind: StateKind) -> usize {
+        4 * self.conv + self.ssm * if matches!(kind, StateKind::F32) { 4 } else { 2 }
+    }
+}
+
+impl State<'_> {
+    /// The elements.
+    #[must_use]
+    pub fn size(&self) -> StateSize {
+        let ssm = match &self.ssm {
+            SsmState::F32(s) => s.len(),
+            SsmState::F16(s) => s.len(),
+        };
+        StateSize { conv: self.conv.len(), ssm }
+    }
+
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        self.conv.fill(0.0);
+        match &mut self.ssm {
+            SsmState::F32(s) => s.fill(0.0),
+            SsmState::F16(s) => s.fill(0),
+        }
+    }
+
+    /// The state of one layer. `config` is the one that the state was sized by.
+    pub(super) fn layer(&mut self, config: &Config, layer: usize) -> State<'_> {
+        State {
+            conv: part(self.conv, config.conv_state_len(), layer),
+            ssm: match &mut self.ssm {
+                SsmState::F32(s) => SsmState::F32(part(s, config.ssm_state_len(), layer)),
+                SsmState::F16(s) => SsmState::F16(part(s, config.ssm_state_len(), layer)),
+            },
+        }
+    }
+
+    /// Copies from a state of the same size and kind.
+    pub(super) fn copy_from(&mut self, from: &State<'_>) {
+        copy(self.conv, from.conv);
+        match (&mut self.ssm, &from.ssm) {
+            (SsmState::F32(to), SsmState::F32(from)) => copy(to, from),
+            (SsmState::F16(to), SsmState::F16(from)) => copy(to, from),
+            _ => debug_assert!(false, "states of two kinds"),
+        }
+    }
+}
+
+fn part<T>(all: &mut [T], len: usize, index: usize) -> &mut [T] {
+    all.get_mut(index * len..(index + 1) * len).unwrap_or_default()
+}
+
+fn copy<T: Copy>(to: &mut [T], from: &[T]) {
+    debug_assert_eq!(to.len(), from.len());
+    for (to, from) in to.iter_mut().zip(from) {
+        *to = *from;
+    }
+}

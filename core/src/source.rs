@@ -1,0 +1,131 @@
+//! Where weights come from: a memory map, memory-mapped flash, or a reader that streams blocks.
+
+use core::fmt;
+use core::ops::Range;
+
+use crate::format::{FormatError, Header, Layout, Section, checksum};
+
+/// Lends the blocks of a file in order.
+///
+/// The step doesn't know which source it has; a source checks what it lends, so that no weight is used unverified.
+pub trait LayerSource {
+    /// Lends blocks of a section, from `blocks.start` on: at least one, at most up to `blocks.end`.
+    ///
+    /// The bytes are as they lie in the file, whole blocks with their padding, and stay valid until the next call.
+    ///
+    /// # Errors
+    /// Says which block could not be had, and why. The call may be repeated.
+    fn lend(&mut self, section: Section, blocks: Range<u32>) -> Result<&[u8], SourceError>;
+}
+
+/// A block that could not be lent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SourceError {
+    /// The section.
+    pub section: Section,
+    /// The block, counted within the section.
+    pub block: u32,
+    /// Its offset in the file.
+    pub offset: u64,
+    /// Why.
+    pub fault: Fault,
+}
+
+/// Why a block could not be lent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Fault {
+    /// Its checksum does not match.
+    Checksum,
+    /// The section has no such block.
+    NoSuchBlock,
+    /// The storage failed, with its own code for the reason.
+    Storage(i32),
+}
+
+impl fmt::Display for SourceError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { section, block, offset, fault } = self;
+        write!(f, "block {block} of section {section} (offset {offset}): ")?;
+        match fault {
+            Fault::Checksum => {
+                f.write_str("damaged (its checksum does not match): copy the file again, or pack it again")
+            }
+            Fault::NoSuchBlock => f.write_str("there is no such block"),
+            Fault::Storage(code) => write!(f, "the storage failed with code {code}"),
+        }
+    }
+}
+
+impl core::error::Error for SourceError {}
+
+/// A whole file in memory: a memory map, or memory-mapped flash.
+///
+/// Each block is checked when it is first lent, and marked in `checked`, a bitmap that the caller gives.
+#[derive(Debug)]
+pub struct SliceSource<'a> {
+    file: &'a [u8],
+    layout: &'a Layout,
+    checksums: &'a [u8],
+    checked: &'a mut [u32],
+}
+
+impl<'a> SliceSource<'a> {
+    /// Words that `checked` must have for a file: a bit a block.
+    #[must_use]
+    pub const fn checked_words(layout: &Layout) -> usize {
+        layout.block_count().div_ceil(32) as usize
+    }
+
+    /// Lends from `file`, whose header is `header`. Blocks whose bit in `checked` is set, or that have none, are taken as
+    /// checked: an empty bitmap trusts the file.
+    ///
+    /// # Errors
+    /// [`FormatError::Length`], or damage in the section table or the table of checksums.
+    pub fn new(file: &'a [u8], header: &'a Header, checked: &'a mut [u32]) -> Result<Self, FormatError> {
+        let layout = header.layout();
+        let have = file.len() as u64;
+        if have != layout.file_bytes() {
+            return Err(FormatError::Length { have, need: layout.file_bytes() });
+        }
+        header.check_table(file)?;
+        let place = layout.section(Section::Checksums);
+        let checksums =
+            slice(file, place.offset..place.offset + place.length).ok_or(FormatError::ChecksumTable)?;
+        header.check_checksums(checksums)?;
+        Ok(Self { file, layout, checksums, checked })
+    }
+
+    /// Checks one block, unless that was done before.
+    fn check(&mut self, section: Section, block: u32) -> Result<(), SourceError> {
+        let error = |offset, fault| SourceError { section, block, offset, fault };
+        let place = self.layout.block(section, block).ok_or(error(0, Fault::NoSuchBlock))?;
+        let (word, bit) = (place.checksum as usize / 32, 1 << (place.checksum % 32));
+        if self.checked.get(word).is_none_or(|word| word & bit != 0) {
+            return Ok(());
+        }
+        let stored =
+            self.checksums.as_chunks().0.get(place.checksum as usize).copied().map(u32::from_le_bytes);
+        let bytes = slice(self.file, place.offset..place.offset + place.length);
+        if bytes.map(checksum) != stored {
+            return Err(error(place.offset, Fault::Checksum));
+        }
+        self.checked[word] |= bit;
+        Ok(())
+    }
+}
+
+impl LayerSource for SliceSource<'_> {
+    fn lend(&mut self, section: Section, blocks: Range<u32>) -> Result<&[u8], SourceError> {
+        for block in blocks.clone() {
+            self.check(section, block)?;
+        }
+        let bytes = self.layout.blocks(section, blocks.clone()).and_then(|range| slice(self.file, range));
+        bytes.ok_or(SourceError { section, block: blocks.start, offset: 0, fault: Fault::NoSuchBlock })
+    }
+}
+
+/// A range of a file, where both its ends exist.
+fn slice(file: &[u8], range: Range<u64>) -> Option<&[u8]> {
+    file.get(usize::try_from(range.start).ok()?..usize::try_from(range.end).ok()?)
+}

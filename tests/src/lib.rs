@@ -1,0 +1,5 @@
+//! Shared pieces of the tests: references that owe nothing to the code under test.
+
+pub mod fixture;
+pub mod oracle;
+pub mod runner;

@@ -1,0 +1,139 @@
+//! Runs a packed file through the core alone, with any kernels and team.
+
+use std::path::{Path, PathBuf};
+
+use elapid_core::format::{Config, Header, Quant};
+use elapid_core::kernels::{Kernels, Scale, Solo, SsmState, Team};
+use elapid_core::model::{
+    Model, Rows, Scratch, ScratchSize, Session, State, StateKind, StateSize, StepError,
+};
+use elapid_core::source::{LayerSource, SliceSource};
+use elapid_pack::{Options, Plan};
+
+/// Packs a checkpoint into `folder` and returns the file's path.
+pub fn pack(checkpoint: &Path, folder: &Path, options: &Options) -> PathBuf {
+    let name = format!(
+        "{}-{}.elp",
+        checkpoint.file_name().unwrap_or_default().to_string_lossy(),
+        options.quant.name()
+    );
+    let path = folder.join(name);
+    let plan =
+        Plan::checkpoint(checkpoint, options).unwrap_or_else(|e| panic!("{}: {e}", checkpoint.display()));
+    plan.write(&path, options, &()).unwrap_or_else(|e| panic!("{}: {e}", checkpoint.display()));
+    path
+}
+
+/// Options for packing as `quant`.
+pub fn quant(quant: Quant) -> Options {
+    Options { quant, ..Options::default() }
+}
+
+/// A packed file in memory and all buffers of a session.
+pub struct Runner {
+    file: Vec<u8>,
+    header: Header,
+    kind: StateKind,
+    conv: Vec<f32>,
+    ssm: Vec<f32>,
+    ssm_f16: Vec<u16>,
+    checked: Vec<u32>,
+    chunk: usize,
+}
+
+impl Runner {
+    /// Opens a packed file for chunks of up to `chunk` tokens.
+    pub fn open(path: &Path, kind: StateKind, chunk: usize) -> Self {
+        let file = std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let header = Header::parse(&file).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let layout = header.layout();
+        let size = StateSize::of(layout.config(), layout.config().n_layer as usize);
+        let (f32s, f16s) = if kind == StateKind::F32 { (size.ssm, 0) } else { (0, size.ssm) };
+        Self {
+            kind,
+            conv: vec![0.0; size.conv],
+            ssm: vec![0.0; f32s],
+            ssm_f16: vec![0; f16s],
+            checked: vec![0; SliceSource::checked_words(layout)],
+            chunk,
+            file,
+            header,
+        }
+    }
+
+    /// The model's configuration.
+    pub fn config(&self) -> &Config {
+        self.header.layout().config()
+    }
+
+    /// Runs `work` in a session that starts from this runner's state and leaves its state here.
+    pub fn with<R>(
+        &mut self,
+        kernels: &dyn Kernels,
+        team: &dyn Team,
+        work: impl FnOnce(&Model<'_>, &mut Session<'_>, &mut dyn LayerSource) -> R,
+    ) -> R {
+        let config = self.header.layout().config();
+        let model = Model::new(self.header.layout(), kernels, team);
+        let one = StateSize::of(config, 1);
+        let (mut conv, mut ssm, mut ssm_f16) = (vec![0.0; one.conv], vec![0.0; one.ssm], vec![0; one.ssm]);
+        let (state, undo) = match self.kind {
+            StateKind::F32 => (SsmState::F32(&mut self.ssm), SsmState::F32(&mut ssm)),
+            StateKind::F16 => (SsmState::F16(&mut self.ssm_f16), SsmState::F16(&mut ssm_f16)),
+        };
+        let size = ScratchSize::of(config, self.chunk);
+        let (mut floats, mut ints) = (vec![f32::NAN; size.floats], vec![0; size.ints]);
+        let mut scales = vec![Scale::default(); size.scales];
+        let scratch = Scratch { floats: &mut floats, ints: &mut ints, scales: &mut scales };
+        let state = State { conv: &mut self.conv, ssm: state };
+        let mut session =
+            Session::new(&model, state, State { conv: &mut conv, ssm: undo }, scratch).expect("buffers fit");
+        let mut source =
+            SliceSource::new(&self.file, &self.header, &mut self.checked).expect("the file is whole");
+        work(&model, &mut session, &mut source)
+    }
+
+    /// Logits `[tokens][vocab]` after each of `tokens`, fed in chunks of up to `self.chunk`.
+    pub fn all_logits(
+        &mut self,
+        kernels: &dyn Kernels,
+        team: &dyn Team,
+        tokens: &[u32],
+    ) -> Result<Vec<f32>, StepError> {
+        let (vocab, padded) = (self.config().vocab as usize, self.config().padded_vocab() as usize);
+        let chunk = self.chunk;
+        self.with(kernels, team, |model, session, source| {
+            let mut all = Vec::new();
+            for tokens in tokens.chunks(chunk) {
+                model.forward(session, source, tokens)?;
+                let mut out = vec![0.0; padded * tokens.len()];
+                model.logits(session, source, Rows::All, &mut out)?;
+                for t in 0..tokens.len() {
+                    all.extend((0..vocab).map(|v| out[(v / 16 * tokens.len() + t) * 16 + v % 16]));
+                }
+            }
+            Ok(all)
+        })
+    }
+
+    /// The `n` tokens that follow `prompt`, each the largest logit.
+    pub fn greedy(&mut self, kernels: &dyn Kernels, prompt: &[u32], n: usize) -> Result<Vec<u32>, StepError> {
+        let (vocab, padded) = (self.config().vocab as usize, self.config().padded_vocab() as usize);
+        let chunk = self.chunk;
+        self.with(kernels, &Solo, |model, session, source| {
+            let mut logits = vec![0.0; padded];
+            for tokens in prompt.chunks(chunk) {
+                model.forward(session, source, tokens)?;
+            }
+            let mut generated = Vec::new();
+            while generated.len() < n {
+                model.logits(session, source, Rows::Last, &mut logits)?;
+                let best = (0..vocab).max_by(|a, b| logits[*a].total_cmp(&logits[*b]).then(b.cmp(a)));
+                let token = best.unwrap_or(0) as u32;
+                generated.push(token);
+                model.forward(session, source, &[token])?;
+            }
+            Ok(generated)
+        })
+    }
+}

@@ -1,0 +1,232 @@
+//! The model's configuration, from config.json in Hugging Face's or the original spelling.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use super::json;
+use super::shards::TensorEntry;
+use crate::PackError;
+
+/// The largest JSON file accepted besides the tokenizer, in bytes.
+pub(super) const CONFIG_LIMIT: u64 = 4 << 20;
+
+/// The architecture of a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arch {
+    /// Mamba-1, as Gu and Dao published it.
+    Mamba,
+    /// Mamba-1 with dt, B and C normalised by RMSNorms without weights.
+    FalconMamba,
+}
+
+/// The dimensions and constants of a model, checked against its tensors.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelConfig {
+    /// The architecture.
+    pub arch: Arch,
+    /// Width of the residual stream, 1 to 65536.
+    pub d_model: usize,
+    /// Number of layers, 1 to 4096.
+    pub n_layer: usize,
+    /// Channels of the mixer, 1 to 131072.
+    pub d_inner: usize,
+    /// States of a channel, 1 to 256.
+    pub d_state: usize,
+    /// Taps of the convolution, 1 to 8.
+    pub d_conv: usize,
+    /// Rank of dt before its projection, 1 to 65536.
+    pub dt_rank: usize,
+    /// Rows of the embedding (and of the head), 1 to 1048576.
+    pub vocab_size: usize,
+    /// Epsilon of the norm before each mixer and of the final one.
+    pub norm_eps: f32,
+    /// Epsilon of the norms of dt, B and C; `None` where there are none.
+    pub mixer_rms_eps: Option<f32>,
+    /// Whether in_proj and out_proj have biases.
+    pub use_bias: bool,
+    /// Whether the convolution has a bias.
+    pub use_conv_bias: bool,
+    /// Whether the head is the embedding. [`Checkpoint::open`](super::Checkpoint::open)
+    /// clears it if the checkpoint holds a head that differs from the embedding, as transformers does.
+    pub tied: bool,
+}
+
+impl ModelConfig {
+    /// Reads a config.json alone, for a model without weights; whatever is not in it takes its default.
+    ///
+    /// # Errors
+    /// If the file can't be read or is not the configuration of a supported model.
+    pub fn from_file(path: &Path) -> Result<Self, PackError> {
+        ConfigFile::parse(path.to_path_buf())?
+            .ok_or_else(|| PackError::Io {
+                path: path.to_path_buf(),
+                source: std::io::ErrorKind::NotFound.into(),
+            })?
+            .finish(&[])
+    }
+}
+
+/// config.json, before the tensors are known.
+pub(super) struct ConfigFile {
+    path: PathBuf,
+    pub(super) values: Map<String, Value>,
+    arch: Arch,
+    /// Hugging Face's spelling, and not that of the original release.
+    pub(super) is_hugging_face: bool,
+}
+
+impl ConfigFile {
+    /// Reads config.json and settles the architecture.
+    pub(super) fn read(dir: &Path) -> Result<Self, PackError> {
+        // A folder that is not there is a failure of its own kind.
+        std::fs::read_dir(dir).map_err(PackError::io(dir))?;
+        Self::parse(dir.join("config.json"))?
+            .ok_or_else(|| PackError::NotACheckpoint { path: dir.to_path_buf(), missing: "config.json" })
+    }
+
+    /// Reads a file and settles the architecture; `None` if there is no such file.
+    fn parse(path: PathBuf) -> Result<Option<Self>, PackError> {
+        let Some(values) = json::read_object(&path, CONFIG_LIMIT)? else { return Ok(None) };
+        let (arch, is_hugging_face) = match values.get("model_type").map(Value::as_str) {
+            Some(Some("mamba")) => (Arch::Mamba, true),
+            Some(Some("falcon_mamba")) => (Arch::FalconMamba, true),
+            None if values.contains_key("ssm_cfg") || values.contains_key("n_layer") => (Arch::Mamba, false),
+            Some(Some(other)) => return Err(PackError::UnsupportedArch { path, found: other.to_owned() }),
+            Some(None) | None => {
+                return Err(PackError::InvalidConfig {
+                    path,
+                    key: "model_type".into(),
+                    reason: "is missing or not a string; expected `mamba` or `falcon_mamba`".into(),
+                });
+            }
+        };
+        let file = Self { path, values, arch, is_hugging_face };
+        file.refuse_unsupported()?;
+        Ok(Some(file))
+    }
+
+    /// Refuses by name what would change the arithmetic. The keys that are not looked at
+    /// (`time_step_*` but the rank, `use_mambapy`, `residual_in_fp32`, …) concern training or speed.
+    fn refuse_unsupported(&self) -> Result<(), PackError> {
+        let unsupported = |key: &str, reason: String| {
+            Err(PackError::UnsupportedFeature { path: self.path.clone(), key: key.to_owned(), reason })
+        };
+        match self.get("hidden_act").map(|value| value.as_str().unwrap_or_default()) {
+            None | Some("silu" | "swish") => {}
+            Some(other) => return unsupported("hidden_act", format!("the activation `{other}` is not silu")),
+        }
+        if self.get("rms_norm") == Some(&Value::Bool(false)) {
+            return unsupported("rms_norm", "false asks for LayerNorm, only RMSNorm is known".into());
+        }
+        if self.get("quantization_config").is_some() {
+            return unsupported(
+                "quantization_config",
+                "the weights are already quantized; use the checkpoint in F32, F16 or BF16".into(),
+            );
+        }
+        if self.get("d_intermediate").is_some_and(|value| value.as_u64() != Some(0)) {
+            return unsupported("d_intermediate", "MLP layers between the mixers are not known".into());
+        }
+        if self
+            .get("attn_layer_idx")
+            .is_some_and(|value| value.as_array().is_none_or(|list| !list.is_empty()))
+        {
+            return unsupported("attn_layer_idx", "attention layers are not known".into());
+        }
+        match self.ssm("layer").map(|value| value.as_str().unwrap_or_default()) {
+            None | Some("Mamba1") => Ok(()),
+            Some(other) => Err(PackError::UnsupportedArch {
+                path: self.path.clone(),
+                found: format!("ssm_cfg.layer {other}"),
+            }),
+        }
+    }
+
+    /// Completes the configuration with what only the tensors' shapes tell.
+    pub(super) fn finish(&self, entries: &[TensorEntry]) -> Result<ModelConfig, PackError> {
+        let d_model = self.dimension(&["hidden_size", "d_model"], None, 65_536)?;
+        let from_d = || {
+            let d = entries.iter().find(|entry| entry.name == "backbone.layers.0.mixer.D");
+            d.map(|entry| entry.rows)
+        };
+        // Never `expand`: Falcon Mamba's says 16 where the tensors say 2.
+        let d_inner = self.dimension(&["intermediate_size", "d_inner"], from_d(), 131_072)?;
+        let vocab_limit = 1 << 20;
+        let mut vocab_size = self.dimension(&["vocab_size"], None, vocab_limit)?;
+        if !self.is_hugging_face {
+            // The original counts the tokenizer's entries and pads the embedding.
+            let multiple = self.dimension(&["pad_vocab_size_multiple"], Some(8), vocab_limit)?;
+            vocab_size = vocab_size.next_multiple_of(multiple);
+        }
+        Ok(ModelConfig {
+            arch: self.arch,
+            d_model,
+            n_layer: self.dimension(&["num_hidden_layers", "n_layer"], None, 4096)?,
+            d_inner,
+            d_state: self.dimension(&["state_size", "d_state"], Some(16), 256)?,
+            d_conv: self.dimension(&["conv_kernel", "d_conv"], Some(4), 8)?,
+            dt_rank: self.dimension(&["time_step_rank", "dt_rank"], Some(d_model.div_ceil(16)), 65_536)?,
+            vocab_size,
+            norm_eps: self.epsilon("layer_norm_epsilon", 1e-5)?,
+            mixer_rms_eps: match self.arch {
+                Arch::Mamba => None,
+                Arch::FalconMamba => Some(self.epsilon("mixer_rms_eps", 1e-6)?),
+            },
+            use_bias: self.boolean(&["use_bias", "bias"], false)?,
+            use_conv_bias: self.boolean(&["use_conv_bias", "conv_bias"], true)?,
+            tied: self.boolean(&["tie_word_embeddings", "tie_embeddings"], true)?,
+        })
+    }
+
+    /// A value at the top level; `null` counts as absent, as it does in transformers.
+    fn get(&self, key: &str) -> Option<&Value> {
+        self.values.get(key).filter(|value| !value.is_null())
+    }
+
+    /// A value of the original configuration's `ssm_cfg`.
+    fn ssm(&self, key: &str) -> Option<&Value> {
+        self.get("ssm_cfg")?.get(key).filter(|value| !value.is_null())
+    }
+
+    /// The first of several spellings: at the top level, or in the original's `ssm_cfg`.
+    fn find<'a>(&self, keys: &[&'a str]) -> Option<(&'a str, &Value)> {
+        let in_ssm = |key: &str| if self.is_hugging_face { None } else { self.ssm(key) };
+        keys.iter().find_map(|&key| Some((key, self.get(key).or_else(|| in_ssm(key))?)))
+    }
+
+    fn invalid(&self, key: &str, reason: String) -> PackError {
+        PackError::InvalidConfig { path: self.path.clone(), key: key.to_owned(), reason }
+    }
+
+    /// A dimension within 1 to `limit`; the string `auto` and an absent key mean `default`.
+    fn dimension(&self, keys: &[&str], default: Option<usize>, limit: usize) -> Result<usize, PackError> {
+        let (key, found) = match self.find(keys) {
+            Some((key, Value::String(text))) if text == "auto" && default.is_some() => (key, None),
+            Some((key, value)) => (key, Some(value)),
+            None => (keys.first().copied().unwrap_or_default(), None),
+        };
+        let value = match found {
+            Some(value) => value.as_u64().and_then(|value| usize::try_from(value).ok()),
+            None => Some(default.ok_or_else(|| self.invalid(key, "is missing; it must be a number".into()))?),
+        };
+        value.filter(|value| (1..=limit).contains(value)).ok_or_else(|| {
+            let found = found.map_or_else(|| "what the tensors say".to_owned(), ToString::to_string);
+            self.invalid(key, format!("is {found}; it must be a whole number from 1 to {limit}"))
+        })
+    }
+
+    /// A small positive number.
+    fn epsilon(&self, key: &str, default: f32) -> Result<f32, PackError> {
+        let Some(found) = self.get(key) else { return Ok(default) };
+        let value = found.as_f64().map(|value| value as f32);
+        value
+            .filter(|value| value.is_normal() && *value > 0.0 && *value < 1.0)
+            .ok_or_else(|| self.invalid(key, format!("is {found}; it must be a number between 0 and 1")))
+    }
+
+    fn boolean(&self, keys: &[&str], default: bool) -> Result<bool, PackError> {
+        let Some((key, value)) = self.find(keys) else { return Ok(default) };
+        value.as_bool().ok_or_else(|| self.invalid(key, format!("is {value}; it must be true or false")))
+    }
+}

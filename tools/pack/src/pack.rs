@@ -1,0 +1,137 @@
+//! From a checkpoint to a packed file.
+
+use std::path::Path;
+
+use elapid_core::format::{
+    Arch as FormatArch, Config, DataSizes, Fields, FormatError, Layout, Quant, Quants,
+};
+
+use crate::PackError;
+use crate::checkpoint::{Arch, Checkpoint, ModelConfig};
+use crate::random::RandomWeights;
+use crate::sections::data_sections;
+use crate::write::{DataSections, Progress, write_file};
+
+/// How a model is to be packed.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// Type of the large matrices. x_proj and dt_proj take it too, but at least q8.
+    pub quant: Quant,
+    /// Type of the head and the embedding, where it is not `quant`.
+    pub head: Option<Quant>,
+    /// Bytes of a block at most, a multiple of 16 KiB.
+    pub block_bytes: u32,
+    /// Threads that quantize.
+    pub threads: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Self { quant: Quant::Q8, head: None, block_bytes: 1 << 20, threads }
+    }
+}
+
+impl Options {
+    /// The packed file's configuration for a model.
+    ///
+    /// # Errors
+    /// [`PackError::Format`] if it is out of the format's limits.
+    pub fn config(&self, model: &ModelConfig, data: &DataSections) -> Result<Config, PackError> {
+        let size = |bytes: &[u8]| u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let small = if self.quant == Quant::Q4 { Quant::Q8 } else { self.quant };
+        let head = self.head.unwrap_or(self.quant);
+        let fields = Fields {
+            arch: match model.arch {
+                Arch::Mamba => FormatArch::Mamba,
+                Arch::FalconMamba => FormatArch::FalconMamba,
+            },
+            d_model: number(model.d_model),
+            d_inner: number(model.d_inner),
+            d_state: number(model.d_state),
+            d_conv: number(model.d_conv),
+            dt_rank: number(model.dt_rank),
+            n_layer: number(model.n_layer),
+            vocab: number(model.vocab_size),
+            norm_eps: model.norm_eps,
+            bcdt_eps: model.mixer_rms_eps,
+            tied: model.tied,
+            bias: model.use_bias,
+            conv_bias: model.use_conv_bias,
+            quants: Quants {
+                embedding: head,
+                in_proj: self.quant,
+                x_proj: small,
+                dt_proj: small,
+                out_proj: self.quant,
+                head,
+            },
+            block_bytes: self.block_bytes,
+            data: DataSizes {
+                tokenizer: size(&data.tokenizer),
+                chat_template: size(&data.chat_template),
+                role_table: size(&data.role_table),
+                generation: size(&data.generation),
+            },
+        };
+        Ok(Config::new(fields)?)
+    }
+}
+
+impl From<FormatError> for PackError {
+    fn from(error: FormatError) -> Self {
+        Self::Format(error)
+    }
+}
+
+/// Something that can be packed: its configuration and sections are settled, nothing has been written.
+#[derive(Debug)]
+pub struct Plan<W> {
+    weights: W,
+    config: Config,
+    data: DataSections,
+    layout: Layout,
+}
+
+impl Plan<Checkpoint> {
+    /// Reads a checkpoint's configuration, tokenizer and templates, and checks its tensors' shapes.
+    ///
+    /// # Errors
+    /// What is wrong with the folder.
+    pub fn checkpoint(folder: &Path, options: &Options) -> Result<Self, PackError> {
+        let checkpoint = Checkpoint::open(folder)?;
+        let data = data_sections(&checkpoint)?;
+        let config = options.config(checkpoint.config(), &data)?;
+        Ok(Self { layout: Layout::new(config)?, weights: checkpoint, config, data })
+    }
+}
+
+impl Plan<RandomWeights> {
+    /// A model of random weights, without a tokenizer.
+    ///
+    /// # Errors
+    /// [`PackError::Format`] if it is out of the format's limits.
+    pub fn random(model: &ModelConfig, seed: u64, options: &Options) -> Result<Self, PackError> {
+        let data = DataSections::default();
+        let config = options.config(model, &data)?;
+        let weights = RandomWeights::new(model.clone(), seed);
+        Ok(Self { layout: Layout::new(config)?, weights, config, data })
+    }
+}
+
+impl<W: crate::weights::Weights> Plan<W> {
+    /// How the file will be laid out.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Writes the file.
+    ///
+    /// # Errors
+    /// What could not be read, stored or written. No file is left behind.
+    pub fn write(&self, target: &Path, options: &Options, progress: &dyn Progress) -> Result<(), PackError> {
+        write_file(self.config, &self.weights, &self.data, target, options.threads, progress)?;
+        Ok(())
+    }
+}

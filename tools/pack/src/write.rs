@@ -1,0 +1,348 @@
+//! Writes a packed file, block by block, with all cores.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+
+use elapid_core::format::{
+    Config, Layout, MatrixShape, Part, Section, checksum, emit_header, emit_table_entry,
+};
+use elapid_core::kernels::LANES;
+
+use crate::PackError;
+use crate::checkpoint::{LayerTensor, TensorKind};
+use crate::quantize::{TooLarge, write_panel};
+use crate::weights::{MatrixSource, Weights};
+
+/// The bytes of the sections that are not weights.
+#[derive(Debug, Clone, Default)]
+pub struct DataSections {
+    /// The compiled tokenizer.
+    pub tokenizer: Vec<u8>,
+    /// The chat template's Jinja text.
+    pub chat_template: Vec<u8>,
+    /// The role table.
+    pub role_table: Vec<u8>,
+    /// Generation defaults.
+    pub generation: Vec<u8>,
+}
+
+/// How packing goes on, and whether it should.
+pub trait Progress: Sync {
+    /// `bytes` more bytes of the file are written.
+    fn advance(&self, bytes: u64);
+    /// Whether to give up.
+    fn cancelled(&self) -> bool {
+        false
+    }
+}
+
+/// Says nothing.
+impl Progress for () {
+    fn advance(&self, _bytes: u64) {}
+}
+
+/// One block to be written.
+struct Job {
+    section: Section,
+    part: Part,
+    block: u32,
+}
+
+/// A file under a temporary name, removed unless it is finished.
+struct Unfinished<'a> {
+    temporary: PathBuf,
+    target: &'a Path,
+    file: File,
+    finished: bool,
+}
+
+impl<'a> Unfinished<'a> {
+    fn create(target: &'a Path) -> Result<Self, PackError> {
+        let mut name = target.file_name().unwrap_or_default().to_owned();
+        name.push(format!(".{}.part", std::process::id()));
+        let temporary = target.with_file_name(name);
+        if target.is_dir() {
+            let source = std::io::Error::from(std::io::ErrorKind::IsADirectory);
+            return Err(PackError::Io { path: target.to_owned(), source });
+        }
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&temporary);
+        let file = file.map_err(PackError::io(&temporary))?;
+        Ok(Self { temporary, target, file, finished: false })
+    }
+
+    fn write(&self, bytes: &[u8], offset: u64) -> Result<(), PackError> {
+        self.file.write_all_at(bytes, offset).map_err(PackError::io(self.target))
+    }
+
+    /// Makes the file durable and gives it its name.
+    fn finish(mut self) -> Result<(), PackError> {
+        self.file.sync_all().map_err(PackError::io(self.target))?;
+        std::fs::rename(&self.temporary, self.target).map_err(PackError::io(self.target))?;
+        self.finished = true;
+        Ok(())
+    }
+}
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        if !self.finished {
+            // Nothing better can be done if this fails too: the error that led here is the one to report.
+            let _ = std::fs::remove_file(&self.temporary);
+        }
+    }
+}
+
+/// Packs `weights` into the file `target`, which appears only when it is complete.
+///
+/// Memory: a block and a panel's rows for each thread.
+///
+/// # Errors
+/// What could not be read, stored or written. No file is left behind.
+pub fn write_file(
+    config: Config,
+    weights: &dyn Weights,
+    data: &DataSections,
+    target: &Path,
+    threads: usize,
+    progress: &dyn Progress,
+) -> Result<Layout, PackError> {
+    let layout = Layout::new(config)?;
+    let out = Unfinished::create(target)?;
+    out.file.set_len(layout.file_bytes()).map_err(PackError::io(target))?;
+    let checksums: Vec<AtomicU32> = (0..layout.block_count()).map(|_| AtomicU32::new(0)).collect();
+
+    write_blocks(&layout, weights, &out, &checksums, threads.max(1), progress)?;
+    write_data(&layout, data, &out, &checksums)?;
+
+    let table: Vec<u8> = checksums.iter().flat_map(|sum| sum.load(Ordering::Relaxed).to_le_bytes()).collect();
+    out.write(&table, layout.section(Section::Checksums).offset)?;
+    let entries: Vec<u8> = layout.sections().flat_map(|section| emit_table_entry(&layout, section)).collect();
+    let mut header = emit_header(&layout, checksum(&entries), checksum(&table)).to_vec();
+    header.extend(entries);
+    out.write(&header, 0)?;
+    out.finish()?;
+    Ok(layout)
+}
+
+fn write_data(
+    layout: &Layout,
+    data: &DataSections,
+    out: &Unfinished<'_>,
+    checksums: &[AtomicU32],
+) -> Result<(), PackError> {
+    let sections = [
+        (Section::Tokenizer, &data.tokenizer),
+        (Section::ChatTemplate, &data.chat_template),
+        (Section::RoleTable, &data.role_table),
+        (Section::Generation, &data.generation),
+    ];
+    for (section, bytes) in sections {
+        let blocks = bytes.chunks(layout.config().block_bytes as usize);
+        for (block, bytes) in (0..).map_while(|block| layout.block(section, block)).zip(blocks) {
+            out.write(bytes, block.offset)?;
+            checksums[block.checksum as usize].store(checksum(bytes), Ordering::Relaxed);
+        }
+    }
+    Ok(())
+}
+
+fn write_blocks(
+    layout: &Layout,
+    weights: &dyn Weights,
+    out: &Unfinished<'_>,
+    checksums: &[AtomicU32],
+    threads: usize,
+    progress: &dyn Progress,
+) -> Result<(), PackError> {
+    let jobs = jobs(layout);
+    let next = AtomicUsize::new(0);
+    let stop = AtomicBool::new(false);
+    let failure = Mutex::new(None);
+    let work = || {
+        let mut scratch = Scratch::default();
+        while !stop.load(Ordering::Relaxed) {
+            let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) else { return };
+            let done = if progress.cancelled() {
+                Err(PackError::Cancelled)
+            } else {
+                write_block(layout, weights, job, out, checksums, &mut scratch)
+            };
+            match done {
+                Ok(bytes) => progress.advance(bytes),
+                Err(error) => {
+                    stop.store(true, Ordering::Relaxed);
+                    let mut failure = failure.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                    failure.get_or_insert(error);
+                }
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..threads.min(jobs.len()) {
+            scope.spawn(work);
+        }
+        work();
+    });
+    let failure = failure.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    failure.map_or(Ok(()), Err)
+}
+
+/// All blocks of weights, in file order.
+fn jobs(layout: &Layout) -> Vec<Job> {
+    let mut jobs = Vec::new();
+    for section in layout.sections() {
+        let parts: &[Part] = match section {
+            Section::Layer(_) => &Part::LAYER,
+            Section::Embedding => &[Part::Embedding],
+            Section::FinalNorm => &[Part::FinalNorm],
+            Section::Head if !layout.config().tied => &[Part::Head],
+            _ => &[],
+        };
+        for &part in parts {
+            jobs.extend(layout.part(part).block_range().map(|block| Job { section, part, block }));
+        }
+    }
+    jobs
+}
+
+/// Buffers of a thread.
+#[derive(Default)]
+struct Scratch {
+    block: Vec<u8>,
+    rows: Vec<f32>,
+    bias: [f32; LANES],
+}
+
+fn write_block(
+    layout: &Layout,
+    weights: &dyn Weights,
+    job: &Job,
+    out: &Unfinished<'_>,
+    checksums: &[AtomicU32],
+    scratch: &mut Scratch,
+) -> Result<u64, PackError> {
+    let Some(place) = layout.block(job.section, job.block) else { return Ok(0) };
+    let geometry = layout.part(job.part);
+    let first = ((job.block - geometry.first_block) * geometry.panels_per_block) as usize;
+    scratch.block.clear();
+    scratch.block.resize(place.length as usize, 0);
+    let Scratch { block, rows, bias } = scratch;
+    let panels = block.chunks_exact_mut(geometry.panel_bytes as usize);
+    for (i, panel) in panels.take(geometry.panels_in(job.block) as usize).enumerate() {
+        make_panel(layout.config(), weights, job, first + i, rows, bias, panel)?;
+    }
+    out.write(block, place.offset)?;
+    checksums[place.checksum as usize].store(checksum(block), Ordering::Relaxed);
+    Ok(place.length)
+}
+
+/// The storage of the matrix in a part.
+fn shape(config: &Config, part: Part) -> MatrixShape {
+    match part {
+        Part::InProj => config.in_proj(),
+        Part::XProj => config.x_proj(),
+        Part::DtProj => config.dt_proj(),
+        Part::OutProj => config.out_proj(),
+        Part::Head => config.head(),
+        _ => config.embedding(),
+    }
+}
+
+fn make_panel(
+    config: &Config,
+    weights: &dyn Weights,
+    job: &Job,
+    index: usize,
+    rows: &mut Vec<f32>,
+    bias: &mut [f32; LANES],
+    panel: &mut [u8],
+) -> Result<(), PackError> {
+    let Some(source) = MatrixSource::of(config, job.section, job.part) else {
+        return make_channels(config, weights, job, index, rows, panel);
+    };
+    let range = source.rows(index);
+    rows.clear();
+    rows.resize(range.len() * source.columns, 0.0);
+    if !range.is_empty() {
+        weights.read(source.weight, range.clone(), source.columns, rows)?;
+    }
+    bias.fill(0.0);
+    if let Some(kind) = source.bias.filter(|kind| weights.has(*kind) && !range.is_empty()) {
+        weights.read(kind, range.clone(), 1, &mut bias[..range.len()])?;
+    }
+    let shape = shape(config, job.part);
+    write_panel(&shape, rows, source.columns, bias, panel).map_err(|TooLarge { row, col, value }| {
+        PackError::TooLarge {
+            tensor: weights.name(source.weight),
+            row: range.start + row,
+            col,
+            value,
+            quant: shape.quant().name(),
+        }
+    })
+}
+
+/// A panel of values for sixteen channels: norm weights, the convolution with its bias, or A with D.
+fn make_channels(
+    config: &Config,
+    weights: &dyn Weights,
+    job: &Job,
+    index: usize,
+    rows: &mut Vec<f32>,
+    panel: &mut [u8],
+) -> Result<(), PackError> {
+    let layer = |tensor| TensorKind::Layer(job.section.index() as usize, tensor);
+    let (main, columns, last, width) = match job.part {
+        Part::Conv => {
+            (layer(LayerTensor::Conv), config.d_conv, Some(layer(LayerTensor::ConvBias)), config.d_inner)
+        }
+        Part::Scan => (layer(LayerTensor::ALog), config.d_state, Some(layer(LayerTensor::D)), config.d_inner),
+        Part::Norm => (layer(LayerTensor::Norm), 1, None, config.d_model),
+        _ => (TensorKind::FinalNorm, 1, None, config.d_model),
+    };
+    let (columns, width) = (columns as usize, width as usize);
+    let range = (index * LANES).min(width)..((index + 1) * LANES).min(width);
+    let count = range.len();
+    if count == 0 {
+        return Ok(());
+    }
+    let mut put = |at: usize, lane: usize, x: f32| {
+        panel[(at * LANES + lane) * 4..][..4].copy_from_slice(&x.to_le_bytes());
+    };
+    rows.clear();
+    rows.resize(count * columns, 0.0);
+    weights.read(main, range.clone(), columns, rows)?;
+    for (lane, row) in rows.chunks_exact(columns).enumerate() {
+        for (at, &x) in row.iter().enumerate() {
+            let stored = if job.part == Part::Scan { a_from_log(x) } else { x };
+            if !stored.is_finite() {
+                let (row, value) = (range.start + lane, stored);
+                return Err(PackError::TooLarge {
+                    tensor: weights.name(main),
+                    row,
+                    col: at,
+                    value,
+                    quant: "f32",
+                });
+            }
+            put(at, lane, stored);
+        }
+    }
+    if let Some(last) = last.filter(|last| weights.has(*last)) {
+        rows.truncate(count);
+        rows.resize(count, 0.0);
+        weights.read(last, range, 1, rows)?;
+        for (lane, &x) in rows.iter().enumerate() {
+            put(columns, lane, x);
+        }
+    }
+    Ok(())
+}
+
+/// `A = -exp(A_log)`, rounded once from f64.
+fn a_from_log(a_log: f32) -> f32 {
+    -f64::from(a_log).exp() as f32
+}
