@@ -23,9 +23,10 @@
 //! |---------|------------------------------------------------------------------------------------|
 //! | 0..4    | 1 if the template has a place for a system message, else 0                         |
 //! | 4..36   | the length in bytes of each of eight texts                                         |
-//! | 36..    | the texts, in UTF-8 and one right after the other: start, system prefix, system suffix, user prefix, user suffix, assistant prefix, assistant suffix, generation |
+//! | 36..    | the texts, in UTF-8, one right after the other                                     |
 //!
-//! Without a place for a system message its prefix and suffix are empty.
+//! The texts are: start, system prefix, system suffix, user prefix, user suffix, assistant prefix, assistant suffix,
+//! generation. Without a place for a system message its prefix and suffix are empty.
 
 use core::fmt;
 

@@ -54,7 +54,7 @@ pub(super) fn rms_inv<S: Isa>(
     let x = rows(x);
     for (i, inv) in inv.iter_mut().enumerate() {
         let mut sum = s.splat(0.0);
-        for row in x.iter().skip(first + i).step_by(tokens) {
+        for row in x.iter().skip(first + i).step_by(tokens.max(1)) {
             let v = s.load(row);
             sum = s.fma(v, v, sum);
         }
@@ -66,7 +66,7 @@ pub(super) fn rms_inv<S: Isa>(
 
 #[inline(always)]
 pub(super) fn normalize<S: Isa>(s: S, x: &[f32], weight: &[u8], inv: &[f32], y: &mut [f32]) {
-    let tokens = inv.len();
+    let tokens = inv.len().max(1);
     let panels = rows(x).chunks_exact(tokens).zip(rows_mut(y).chunks_exact_mut(tokens));
     for ((x, y), w) in panels.zip(weight.as_chunks().0) {
         let w = s.load_f32_bytes(w);
@@ -78,7 +78,7 @@ pub(super) fn normalize<S: Isa>(s: S, x: &[f32], weight: &[u8], inv: &[f32], y: 
 
 #[inline(always)]
 pub(super) fn rescale<S: Isa>(s: S, x: &mut [f32], inv: &[f32]) {
-    for x in rows_mut(x).chunks_exact_mut(inv.len()) {
+    for x in rows_mut(x).chunks_exact_mut(inv.len().max(1)) {
         for (x, &inv) in x.iter_mut().zip(inv) {
             s.store(s.mul(s.load(x), s.splat(inv)), x);
         }
@@ -87,6 +87,9 @@ pub(super) fn rescale<S: Isa>(s: S, x: &mut [f32], inv: &[f32]) {
 
 #[inline(always)]
 pub(super) fn quantize<S: Isa>(s: S, tokens: usize, x: &[f32], q: &mut [i8], scales: &mut [Scale]) -> bool {
+    if tokens == 0 {
+        return true;
+    }
     let mut finite = true;
     let groups = rows(x).chunks_exact(2 * tokens).zip(q.as_chunks_mut::<GROUP>().0.chunks_exact_mut(tokens));
     for ((x, q), scales) in groups.zip(scales.chunks_exact_mut(tokens)) {
@@ -122,11 +125,14 @@ pub(super) fn conv_silu<S: Isa>(
     x: &[f32],
     u: &mut [f32],
 ) {
+    if d_conv == 0 || tokens == 0 {
+        return;
+    }
     let kept = d_conv - 1;
     let weights = panels.as_chunks::<{ 4 * LANES }>().0.chunks_exact(d_conv + 1);
     let io = rows(x).chunks_exact(tokens).zip(rows_mut(u).chunks_exact_mut(tokens));
     for (p, (w, (x, u))) in weights.zip(io).enumerate() {
-        let state = &mut rows_mut(state)[p * kept..][..kept];
+        let Some(state) = rows_mut(state).get_mut(p * kept..(p + 1) * kept) else { return };
         let (taps, bias) = w.split_at(d_conv);
         let bias = s.load_f32_bytes(&bias[0]);
         for (t, u) in u.iter_mut().enumerate() {
@@ -218,6 +224,9 @@ fn scan_panels<S: Isa, H: Hold<S>>(
     u: &mut [f32],
 ) {
     let (n, tokens) = (input.d_state, input.tokens);
+    if n == 0 || tokens == 0 {
+        return;
+    }
     let weights = panels.as_chunks::<{ 4 * LANES }>().0.chunks_exact(n + 1);
     let state = state.as_chunks_mut::<LANES>().0.chunks_exact_mut(n);
     let inputs = rows(dt).chunks_exact(tokens).zip(rows(z).chunks_exact(tokens));
@@ -255,8 +264,8 @@ fn scan_block<S: Isa, H: Hold<S>, const T: usize>(
         step_u[t] = s.mul(step[t], s.load(&u[t]));
     }
     for (block, (a, state)) in a.chunks(LANES).zip(state.chunks_mut(LANES)).enumerate() {
-        let b = &rows(input.b)[block * input.tokens + first..][..T];
-        let c = &rows(input.c)[block * input.tokens + first..][..T];
+        let of_block = |x| rows(x).get(block * input.tokens + first..)?.first_chunk::<T>();
+        let (Some(b), Some(c)) = (of_block(input.b), of_block(input.c)) else { return };
         for (n, (a, state)) in a.iter().zip(state).enumerate() {
             let a = s.load_f32_bytes(a);
             let mut h = H::get(s, state);

@@ -1,5 +1,6 @@
 //! What a kernel needs of an instruction set: sixteen lanes and an exact int8 dot product.
 
+use super::Scale;
 use crate::num::Float;
 
 /// Lanes of the virtual vector in which every kernel is defined, and rows in a panel.
@@ -16,11 +17,8 @@ pub const TILES: usize = GROUP / 4;
 /// `F` and `I` hold sixteen lanes. Methods compile to vector instructions only inside a function that enables the
 /// instruction set's features (see `instantiate!`), so they are always inlined.
 pub trait Isa: Float + Send + Sync + 'static {
-    /// A loaded tile of 64 weights, in the form that `dot4` wants.
-    type W: Copy;
-
-    /// Whether a dozen tokens fit the registers beside a panel (otherwise two do).
-    const WIDE: bool;
+    /// Tokens whose sums fit the registers beside a panel's weights: 2, 3, 4 or 12.
+    const BLOCK: usize;
 
     /// The name shown to users.
     const NAME: &'static str;
@@ -49,16 +47,40 @@ pub trait Isa: Float + Send + Sync + 'static {
     /// Zero in every lane.
     fn zero_bits(self) -> Self::I;
 
-    /// A tile of int8: byte `4 r + j` is row `r`, column `j`.
-    fn load_i8(self, tile: &[u8; TILE]) -> Self::W;
-    /// A pair of tiles of nibbles (0 to 15): low nibbles are columns 0 to 3, high ones columns 4 to 7.
-    fn load_u4(self, pair: &[u8; TILE]) -> (Self::W, Self::W);
-    /// Where an int8 dot product starts, given the sum of the group's activations.
-    fn start_i8(self, sum: i32) -> Self::I;
-    /// Where a nibble dot product starts, given the sum of the group's activations: `-8 sum` in every lane.
-    fn start_u4(self, sum: i32) -> Self::I;
-    /// `acc[r] + sum over j of w[4 r + j] x[j]`, exactly, for a tile from `load_i8`.
-    fn dot4_i8(self, acc: Self::I, w: Self::W, x: &[i8; 4]) -> Self::I;
-    /// The same for a tile from `load_u4`.
-    fn dot4_u4(self, acc: Self::I, w: Self::W, x: &[i8; 4]) -> Self::I;
+    /// Asks for the cache line `ahead` bytes behind the start of `from`, which need not exist.
+    fn prefetch(self, from: &[u8], ahead: usize);
+
+    /// Dot products of a group of 32 columns of int8 with `T` tokens: 16 rows for each token, exactly.
+    ///
+    /// `w` is eight tiles: byte `4 r + j` of tile `k` is row `r`, column `4 k + j`. `sums` are the sums of `x`.
+    fn dot_i8<const T: usize>(
+        self,
+        w: &[[u8; TILE]; TILES],
+        x: &[[i8; GROUP]; T],
+        sums: &[Scale; T],
+    ) -> [Self::I; T];
+
+    /// The same for 4-bit weights, each nibble less 8.
+    ///
+    /// `w` is four pairs of tiles: the low half of byte `4 r + j` of pair `k` is row `r`, column `8 k + j`, the high half
+    /// column `8 k + 4 + j`.
+    fn dot_u4<const T: usize>(
+        self,
+        w: &[[u8; TILE]; TILES / 2],
+        x: &[[i8; GROUP]; T],
+        sums: &[Scale; T],
+    ) -> [Self::I; T];
+}
+
+/// Columns `4 k .. 4 k + 4` of a group of activations.
+#[inline(always)]
+pub(super) fn four(x: &[i8; GROUP], k: usize) -> &[i8; 4] {
+    &x.as_chunks::<4>().0[k & (TILES - 1)]
+}
+
+/// The same as the bytes of a 32-bit word.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+pub(super) fn word(x: &[i8; GROUP], k: usize) -> i32 {
+    i32::from_le_bytes(four(x, k).map(|x| x as u8))
 }

@@ -3,57 +3,41 @@
 //! Integer dots over a group of 32 columns are exact; groups are joined by fma in their order. A block of tokens
 //! stays in registers while a panel's weights pass by once, and its size changes no bit of any result.
 
-use super::Input;
 use super::isa::{GROUP, Isa, LANES, TILE, TILES};
+use super::{Input, Scale};
 use crate::format::{MatrixShape, Quant};
 
-/// Weights that dot with int8 activations, a pair of tiles (8 columns) at a time.
+/// Weights that dot with int8 activations.
 trait Packed<S: Isa> {
-    /// Tiles' bytes in a group of 32 columns.
-    const CHUNKS: usize;
-    fn start(s: S, sum: i32) -> S::I;
-    /// Adds chunk `k` of a group for `T` tokens.
-    fn dot<const T: usize>(s: S, acc: &mut [S::I; T], chunk: &[u8; TILE], k: usize, x: &[[i8; GROUP]; T]);
-}
-
-/// Columns `4 k .. 4 k + 4` of a group of activations.
-#[inline(always)]
-fn four(x: &[i8; GROUP], k: usize) -> &[i8; 4] {
-    &x.as_chunks::<4>().0[k & (TILES - 1)]
+    /// The weights of 16 rows in a group of 32 columns.
+    type Group;
+    fn groups(bytes: &[u8]) -> &[Self::Group];
+    fn dot<const T: usize>(s: S, w: &Self::Group, x: &[[i8; GROUP]; T], sums: &[Scale; T]) -> [S::I; T];
 }
 
 struct Q8;
 impl<S: Isa> Packed<S> for Q8 {
-    const CHUNKS: usize = TILES;
+    type Group = [[u8; TILE]; TILES];
     #[inline(always)]
-    fn start(s: S, sum: i32) -> S::I {
-        s.start_i8(sum)
+    fn groups(bytes: &[u8]) -> &[Self::Group] {
+        bytes.as_chunks().0.as_chunks().0
     }
     #[inline(always)]
-    fn dot<const T: usize>(s: S, acc: &mut [S::I; T], chunk: &[u8; TILE], k: usize, x: &[[i8; GROUP]; T]) {
-        let w = s.load_i8(chunk);
-        for t in 0..T {
-            acc[t] = s.dot4_i8(acc[t], w, four(&x[t], k));
-        }
+    fn dot<const T: usize>(s: S, w: &Self::Group, x: &[[i8; GROUP]; T], sums: &[Scale; T]) -> [S::I; T] {
+        s.dot_i8(w, x, sums)
     }
 }
 
 struct Q4;
 impl<S: Isa> Packed<S> for Q4 {
-    const CHUNKS: usize = TILES / 2;
+    type Group = [[u8; TILE]; TILES / 2];
     #[inline(always)]
-    fn start(s: S, sum: i32) -> S::I {
-        s.start_u4(sum)
+    fn groups(bytes: &[u8]) -> &[Self::Group] {
+        bytes.as_chunks().0.as_chunks().0
     }
     #[inline(always)]
-    fn dot<const T: usize>(s: S, acc: &mut [S::I; T], chunk: &[u8; TILE], k: usize, x: &[[i8; GROUP]; T]) {
-        let (low, high) = s.load_u4(chunk);
-        for t in 0..T {
-            acc[t] = s.dot4_u4(acc[t], low, four(&x[t], 2 * k));
-        }
-        for t in 0..T {
-            acc[t] = s.dot4_u4(acc[t], high, four(&x[t], 2 * k + 1));
-        }
+    fn dot<const T: usize>(s: S, w: &Self::Group, x: &[[i8; GROUP]; T], sums: &[Scale; T]) -> [S::I; T] {
+        s.dot_u4(w, x, sums)
     }
 }
 
@@ -83,16 +67,24 @@ impl<'a> Panel<'a> {
 
 /// Calls a block function for all tokens, in blocks as large as the registers allow.
 macro_rules! in_token_blocks {
-    ($tokens:expr, $wide:expr, |$first:ident| $block:ident::<$($generic:ty),+>($($arg:expr),*)) => {{
+    ($tokens:expr, |$first:ident| $block:ident::<$($generic:ty),+>($($arg:expr),*)) => {{
         let mut $first = 0;
-        if $wide {
+        if S::BLOCK == 12 {
             while $first + 12 <= $tokens {
                 $block::<$($generic,)+ 12>($($arg),*);
                 $first += 12;
             }
+        }
+        if S::BLOCK >= 4 {
             while $first + 4 <= $tokens {
                 $block::<$($generic,)+ 4>($($arg),*);
                 $first += 4;
+            }
+        }
+        if S::BLOCK == 3 {
+            while $first + 3 <= $tokens {
+                $block::<$($generic,)+ 3>($($arg),*);
+                $first += 3;
             }
         }
         while $first + 2 <= $tokens {
@@ -108,17 +100,20 @@ macro_rules! in_token_blocks {
 #[inline(always)]
 pub(super) fn matmul<S: Isa>(s: S, shape: &MatrixShape, panels: &[u8], x: &Input<'_>, y: &mut [f32]) {
     let tokens = x.tokens;
+    if tokens == 0 {
+        return;
+    }
     let y = y.as_chunks_mut::<LANES>().0;
     for (bytes, y) in panels.chunks_exact(shape.panel_bytes() as usize).zip(y.chunks_exact_mut(tokens)) {
         let panel = Panel::new(shape, bytes);
         match shape.quant() {
-            Quant::Q8 => in_token_blocks!(tokens, S::WIDE, |t| int_block::<S, Q8>(s, &panel, x, t, y)),
-            Quant::Q4 => in_token_blocks!(tokens, S::WIDE, |t| int_block::<S, Q4>(s, &panel, x, t, y)),
+            Quant::Q8 => in_token_blocks!(tokens, |t| int_block::<S, Q8>(s, &panel, x, t, y)),
+            Quant::Q4 => in_token_blocks!(tokens, |t| int_block::<S, Q4>(s, &panel, x, t, y)),
             Quant::F32 => {
-                in_token_blocks!(tokens, S::WIDE, |t| float_block::<S, WideF32>(s, &panel, x, t, y))
+                in_token_blocks!(tokens, |t| float_block::<S, WideF32>(s, &panel, x, t, y))
             }
             Quant::F16 => {
-                in_token_blocks!(tokens, S::WIDE, |t| float_block::<S, WideF16>(s, &panel, x, t, y))
+                in_token_blocks!(tokens, |t| float_block::<S, WideF16>(s, &panel, x, t, y))
             }
         }
     }
@@ -134,21 +129,14 @@ fn int_block<S: Isa, P: Packed<S>, const T: usize>(
 ) {
     let mut acc: [S::F; T] = panel.start(s);
     let scales = panel.scales.as_chunks::<{ 2 * LANES }>().0;
-    let groups = panel.weights.as_chunks::<TILE>().0.chunks_exact(P::CHUNKS);
     let activations = x.q.as_chunks::<GROUP>().0.chunks_exact(x.tokens).zip(x.scales.chunks_exact(x.tokens));
-    for ((w, ws), (q, xs)) in groups.zip(scales).zip(activations) {
+    for ((w, ws), (q, xs)) in P::groups(panel.weights).iter().zip(scales).zip(activations) {
         let (Some((q, _)), Some((xs, _))) =
             (q[first..].split_first_chunk::<T>(), xs[first..].split_first_chunk::<T>())
         else {
             return;
         };
-        let mut dot = [s.zero_bits(); T];
-        for t in 0..T {
-            dot[t] = P::start(s, xs[t].sum);
-        }
-        for (k, chunk) in w.iter().enumerate() {
-            P::dot(s, &mut dot, chunk, k, q);
-        }
+        let dot = P::dot(s, w, q, xs);
         let ws = s.load_f16_bytes(ws);
         for t in 0..T {
             acc[t] = s.fma(s.int_to_float(dot[t]), s.mul(ws, s.splat(xs[t].scale)), acc[t]);

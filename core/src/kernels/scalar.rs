@@ -1,7 +1,8 @@
 //! Sixteen lanes in portable code: the reference that every instruction set equals bit for bit.
 
+use super::Scale;
 use super::instantiate;
-use super::isa::{Isa, LANES, TILE};
+use super::isa::{GROUP, Isa, LANES, TILE, TILES, four};
 use crate::num::{Float, One};
 
 /// Portable code; runs everywhere.
@@ -83,9 +84,8 @@ fn round_to_int(x: f32) -> i32 {
 }
 
 impl Isa for Scalar {
-    type W = [i8; TILE];
     const NAME: &'static str = "scalar";
-    const WIDE: bool = false;
+    const BLOCK: usize = 2;
 
     #[inline(always)]
     fn load(self, from: &[f32; LANES]) -> Self::F {
@@ -134,30 +134,46 @@ impl Isa for Scalar {
         [0; LANES]
     }
     #[inline(always)]
-    fn load_i8(self, tile: &[u8; TILE]) -> Self::W {
-        tile.map(|b| b as i8)
-    }
+    fn prefetch(self, _from: &[u8], _ahead: usize) {}
     #[inline(always)]
-    fn load_u4(self, pair: &[u8; TILE]) -> (Self::W, Self::W) {
-        (pair.map(|b| (b & 15) as i8), pair.map(|b| (b >> 4) as i8))
-    }
-    #[inline(always)]
-    fn start_i8(self, _sum: i32) -> Self::I {
-        [0; LANES]
-    }
-    #[inline(always)]
-    fn start_u4(self, sum: i32) -> Self::I {
-        [sum.wrapping_mul(-8) as u32; LANES]
-    }
-    #[inline(always)]
-    fn dot4_i8(self, acc: Self::I, w: Self::W, x: &[i8; 4]) -> Self::I {
-        core::array::from_fn(|r| {
-            let dot: i32 = (0..4).map(|j| i32::from(w[4 * r + j]) * i32::from(x[j])).sum();
-            acc[r].wrapping_add(dot as u32)
+    fn dot_i8<const T: usize>(
+        self,
+        w: &[[u8; TILE]; TILES],
+        x: &[[i8; GROUP]; T],
+        _sums: &[Scale; T],
+    ) -> [Self::I; T] {
+        core::array::from_fn(|t| {
+            let mut acc = [0i32; LANES];
+            for (k, tile) in w.iter().enumerate() {
+                add_tile(&mut acc, four(&x[t], k), |i| tile[i] as i8);
+            }
+            acc.map(|x| x as u32)
         })
     }
     #[inline(always)]
-    fn dot4_u4(self, acc: Self::I, w: Self::W, x: &[i8; 4]) -> Self::I {
-        self.dot4_i8(acc, w, x)
+    fn dot_u4<const T: usize>(
+        self,
+        w: &[[u8; TILE]; TILES / 2],
+        x: &[[i8; GROUP]; T],
+        _sums: &[Scale; T],
+    ) -> [Self::I; T] {
+        core::array::from_fn(|t| {
+            let mut acc = [0i32; LANES];
+            for (k, pair) in w.iter().enumerate() {
+                add_tile(&mut acc, four(&x[t], 2 * k), |i| (pair[i] & 15) as i8 - 8);
+                add_tile(&mut acc, four(&x[t], 2 * k + 1), |i| (pair[i] >> 4) as i8 - 8);
+            }
+            acc.map(|x| x as u32)
+        })
+    }
+}
+
+/// `acc[r] += sum over j of w(4 r + j) x[j]`.
+#[inline(always)]
+fn add_tile(acc: &mut [i32; LANES], x: &[i8; 4], w: impl Fn(usize) -> i8) {
+    for (r, acc) in acc.iter_mut().enumerate() {
+        for (j, x) in x.iter().enumerate() {
+            *acc += i32::from(w(4 * r + j)) * i32::from(*x);
+        }
     }
 }

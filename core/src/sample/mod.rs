@@ -191,7 +191,7 @@ impl Sampler {
         }
         if top_p < 1.0 {
             let total: u64 = weights.iter().map(|&w| mass(w)).sum();
-            let part = u128::from(total) * u128::from((top_p * 4_294_967_296.0) as u64) >> 32;
+            let part = (u128::from(total) * u128::from((top_p * 4_294_967_296.0) as u64)) >> 32;
             let by_weight = weights.iter().map(|w| w.to_bits());
             let cut = cut(by_weight, |bits| mass(f32::from_bits(bits)), part.max(1) as u64);
             remove(weights, cut, f32::to_bits, 0.0);
@@ -247,7 +247,7 @@ fn ordered_bits(x: f32) -> u32 {
     if bits >> 31 == 0 { bits | 0x8000_0000 } else { !bits }
 }
 
-/// The integer that stands for a weight in sums and draws; exact for weights of 2^-16 and more, cut below.
+/// The integer that stands for a weight in sums and draws; exact for weights of 2^-17 and more, cut below.
 fn mass(weight: f32) -> u64 {
     (weight * ONE) as u64
 }

@@ -34,7 +34,7 @@ impl Pcg32 {
     pub(super) fn below(&mut self, bound: u64) -> u64 {
         let high = u64::from(self.next_u32());
         let random = high << 32 | u64::from(self.next_u32());
-        (u128::from(random) * u128::from(bound) >> 64) as u64
+        ((u128::from(random) * u128::from(bound)) >> 64) as u64
     }
 }
 
@@ -46,8 +46,7 @@ mod tests {
     #[test]
     fn agrees_with_the_reference() {
         let mut rng = Pcg32::new(42);
-        let expected =
-            [0xa15c_02b7, 0x7b47_f409, 0xba1d_3330, 0x83d2_f293, 0xbfa4_784b, 0xcbed_606e].map(|e: u32| e);
+        let expected = [0xa15c_02b7u32, 0x7b47_f409, 0xba1d_3330, 0x83d2_f293, 0xbfa4_784b, 0xcbed_606e];
         assert_eq!(expected.map(|_| rng.next_u32()), expected);
     }
 

@@ -3,6 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use elapid_core::format::FormatError;
+use elapid_core::format::data::DataError;
+
+use crate::tokenizer::CompileError;
 
 /// An error while packing: says what, where and what to do, on one line.
 #[derive(Debug, thiserror::Error)]
@@ -198,6 +201,17 @@ pub enum PackError {
         /// What the parser said.
         reason: String,
     },
+    /// The tokenizer is of a kind that is not supported, or damaged.
+    #[error("{}: {source}", path.display())]
+    Tokenizer {
+        /// tokenizer.json.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: CompileError,
+    },
+    /// Generation defaults or role table are out of the packed format's limits.
+    #[error("the model can't be packed: {0}")]
+    Data(DataError),
     /// The model is out of the packed format's limits.
     #[error("the model can't be packed: {0}")]
     Format(FormatError),

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use elapid_core::format::data::DataError;
 use elapid_core::format::{
     Arch as FormatArch, Config, DataSizes, Fields, FormatError, Layout, Quant, Quants,
 };
@@ -82,6 +83,12 @@ impl Options {
 impl From<FormatError> for PackError {
     fn from(error: FormatError) -> Self {
         Self::Format(error)
+    }
+}
+
+impl From<DataError> for PackError {
+    fn from(error: DataError) -> Self {
+        Self::Data(error)
     }
 }
 

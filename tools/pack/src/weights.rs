@@ -24,6 +24,9 @@ pub trait Weights: Sync {
         out: &mut [f32],
     ) -> Result<(), PackError>;
 
+    /// Says that these rows will be read soon, so that the storage can begin.
+    fn expect(&self, _kind: TensorKind, _rows: Range<usize>) {}
+
     /// How messages call the tensor.
     fn name(&self, kind: TensorKind) -> String;
 }
@@ -46,6 +49,12 @@ impl Weights for Checkpoint {
                 out.fill(0.0);
                 Ok(())
             }
+        }
+    }
+
+    fn expect(&self, kind: TensorKind, rows: Range<usize>) {
+        if let Some(entry) = self.tensor(kind) {
+            self.expect_rows(entry, rows);
         }
     }
 

@@ -164,7 +164,11 @@ fn write_blocks(
     let work = || {
         let mut scratch = Scratch::default();
         while !stop.load(Ordering::Relaxed) {
-            let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) else { return };
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            let Some(job) = jobs.get(index) else { return };
+            if let Some(job) = jobs.get(index + 2 * threads) {
+                expect(layout, weights, job);
+            }
             let done = if progress.cancelled() {
                 Err(PackError::Cancelled)
             } else {
@@ -237,6 +241,18 @@ fn write_block(
     out.write(block, place.offset)?;
     checksums[place.checksum as usize].store(checksum(block), Ordering::Relaxed);
     Ok(place.length)
+}
+
+/// Says which rows a block will need.
+fn expect(layout: &Layout, weights: &dyn Weights, job: &Job) {
+    let Some(source) = MatrixSource::of(layout.config(), job.section, job.part) else { return };
+    let geometry = layout.part(job.part);
+    let first = ((job.block - geometry.first_block) * geometry.panels_per_block) as usize;
+    let rows = source.rows(first);
+    let end = source.rows(first + geometry.panels_in(job.block) as usize - 1).end;
+    if rows.start < end {
+        weights.expect(source.weight, rows.start..end);
+    }
 }
 
 /// The storage of the matrix in a part.

@@ -3,8 +3,9 @@
 use core::arch::aarch64::*;
 use core::arch::asm;
 
-use crate::kernels::instantiate;
-use crate::kernels::isa::{Isa, LANES, TILE};
+use super::{pairs, sdot};
+use crate::kernels::isa::{GROUP, Isa, LANES, TILE, TILES};
+use crate::kernels::{Scale, instantiate};
 use crate::num::Float;
 
 /// NEON, as every 64-bit ARM has it.
@@ -79,34 +80,9 @@ fn narrow(x: float32x4_t) -> uint16x4_t {
     narrow
 }
 
-/// `acc[r] + sum over j of w[4 r + j] x[j]` without the dot product instructions: two products of int8 fit an i16.
-#[inline(always)]
-fn dot_by_pairs(acc: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t {
-    op!({
-        let low = vmull_s8(vget_low_s8(w), vget_low_s8(x));
-        let high = vmull_high_s8(w, x);
-        vaddq_s32(acc, vpaddq_s32(vpaddlq_s16(low), vpaddlq_s16(high)))
-    })
-}
-
-/// `acc[r] + sum over j of w[4 r + j] x[j]` by `sdot`.
-#[inline(always)]
-fn dot_by_instruction(mut acc: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t {
-    // SAFETY: the caller's token proves the dot product feature; only the named registers are touched.
-    unsafe {
-        asm!(
-            ".arch_extension dotprod",
-            "sdot {acc:v}.4s, {w:v}.16b, {x:v}.16b",
-            acc = inout(vreg) acc, w = in(vreg) w, x = in(vreg) x,
-            options(pure, nomem, nostack, preserves_flags)
-        );
-    }
-    acc
-}
-
 /// Implements the lanes for a token; only the dot product differs.
 macro_rules! neon {
-    ($token:ty, $name:literal, $dot:path) => {
+    ($token:ty, $name:literal, $block:literal, $dot:ident) => {
         impl Float for $token {
             type F = [float32x4_t; 4];
             type I = [uint32x4_t; 4];
@@ -169,9 +145,8 @@ macro_rules! neon {
         }
 
         impl Isa for $token {
-            type W = [int8x16_t; 4];
             const NAME: &'static str = $name;
-            const WIDE: bool = false;
+            const BLOCK: usize = $block;
 
             #[inline(always)]
             fn load(self, from: &[f32; LANES]) -> Self::F {
@@ -260,39 +235,30 @@ macro_rules! neon {
             fn zero_bits(self) -> Self::I {
                 [op!(vdupq_n_u32(0)); 4]
             }
+            /// Nothing: the hardware follows a sequential stream, and the instruction would not be free.
             #[inline(always)]
-            fn load_i8(self, tile: &[u8; TILE]) -> Self::W {
-                let tile: *const i8 = tile.as_ptr().cast();
-                op!([vld1q_s8(tile), vld1q_s8(tile.add(16)), vld1q_s8(tile.add(32)), vld1q_s8(tile.add(48))])
+            fn prefetch(self, _from: &[u8], _ahead: usize) {}
+            #[inline(always)]
+            fn dot_i8<const T: usize>(
+                self,
+                w: &[[u8; TILE]; TILES],
+                x: &[[i8; GROUP]; T],
+                _sums: &[Scale; T],
+            ) -> [Self::I; T] {
+                $dot::i8(w, x)
             }
             #[inline(always)]
-            fn load_u4(self, pair: &[u8; TILE]) -> (Self::W, Self::W) {
-                let bytes = self.load_i8(pair);
-                (
-                    quarters!(|bytes| vandq_s8(bytes, vdupq_n_s8(15))),
-                    quarters!(|bytes| vreinterpretq_s8_u8(vshrq_n_u8::<4>(vreinterpretq_u8_s8(bytes)))),
-                )
-            }
-            #[inline(always)]
-            fn start_i8(self, _sum: i32) -> Self::I {
-                self.zero_bits()
-            }
-            #[inline(always)]
-            fn start_u4(self, sum: i32) -> Self::I {
-                [op!(vdupq_n_u32(sum.wrapping_mul(-8) as u32)); 4]
-            }
-            #[inline(always)]
-            fn dot4_i8(self, acc: Self::I, w: Self::W, x: &[i8; 4]) -> Self::I {
-                let x = op!(vreinterpretq_s8_u32(vdupq_n_u32(u32::from_le_bytes(x.map(|x| x as u8)))));
-                quarters!(|acc, w| vreinterpretq_u32_s32($dot(vreinterpretq_s32_u32(acc), w, x)))
-            }
-            #[inline(always)]
-            fn dot4_u4(self, acc: Self::I, w: Self::W, x: &[i8; 4]) -> Self::I {
-                self.dot4_i8(acc, w, x)
+            fn dot_u4<const T: usize>(
+                self,
+                w: &[[u8; TILE]; TILES / 2],
+                x: &[[i8; GROUP]; T],
+                sums: &[Scale; T],
+            ) -> [Self::I; T] {
+                $dot::u4(w, x, sums)
             }
         }
     };
 }
 
-neon!(Neon, "NEON", dot_by_pairs);
-neon!(NeonDot, "NEON with dot product", dot_by_instruction);
+neon!(Neon, "NEON", 2, pairs);
+neon!(NeonDot, "NEON with dot product", 3, sdot);

@@ -2,9 +2,9 @@
 
 use core::arch::x86_64::*;
 
-use super::has;
-use crate::kernels::instantiate;
-use crate::kernels::isa::{Isa, LANES, TILE};
+use super::{AHEAD, has};
+use crate::kernels::isa::{GROUP, Isa, LANES, TILE, TILES, word};
+use crate::kernels::{Scale, instantiate};
 use crate::num::Float;
 
 /// AVX2, FMA and F16C.
@@ -104,9 +104,8 @@ impl Float for Avx2 {
 }
 
 impl Isa for Avx2 {
-    type W = [__m256i; 2];
     const NAME: &'static str = "AVX2";
-    const WIDE: bool = false;
+    const BLOCK: usize = 2;
 
     #[inline(always)]
     fn load(self, from: &[f32; LANES]) -> Self::F {
@@ -180,36 +179,64 @@ impl Isa for Avx2 {
         [op!(_mm256_setzero_si256()); 2]
     }
     #[inline(always)]
-    fn load_i8(self, tile: &[u8; TILE]) -> Self::W {
-        let tile: *const __m256i = tile.as_ptr().cast();
-        op!([_mm256_loadu_si256(tile), _mm256_loadu_si256(tile.add(1))])
-    }
-    #[inline(always)]
-    fn load_u4(self, pair: &[u8; TILE]) -> (Self::W, Self::W) {
-        let bytes = self.load_i8(pair);
-        (
-            halves!(|bytes| _mm256_and_si256(bytes, _mm256_set1_epi8(15))),
-            halves!(|bytes| _mm256_and_si256(_mm256_srli_epi16::<4>(bytes), _mm256_set1_epi8(15))),
-        )
-    }
-    #[inline(always)]
-    fn start_i8(self, _sum: i32) -> Self::I {
-        self.zero_bits()
-    }
-    #[inline(always)]
-    fn start_u4(self, sum: i32) -> Self::I {
-        [op!(_mm256_set1_epi32(sum.wrapping_mul(-8))); 2]
+    fn prefetch(self, from: &[u8], ahead: usize) {
+        op!(_mm_prefetch::<_MM_HINT_T0>(from.as_ptr().wrapping_add(ahead).cast()))
     }
     /// `|w|` times `x` with the sign of `w`: `x` is within +-127, so two products reach 2 * 128 * 127 = 32,512 at most
     /// and `vpmaddubsw` never saturates.
     #[inline(always)]
-    fn dot4_i8(self, acc: Self::I, w: Self::W, x: &[i8; 4]) -> Self::I {
-        let x = op!(_mm256_set1_epi32(i32::from_le_bytes(x.map(|x| x as u8))));
-        halves!(|acc, w| dot!(acc, _mm256_abs_epi8(w), _mm256_sign_epi8(x, w)))
+    fn dot_i8<const T: usize>(
+        self,
+        w: &[[u8; TILE]; TILES],
+        x: &[[i8; GROUP]; T],
+        _sums: &[Scale; T],
+    ) -> [Self::I; T] {
+        let mut acc = [self.zero_bits(); T];
+        for (k, tile) in w.iter().enumerate() {
+            if T == 1 {
+                self.prefetch(tile, AHEAD);
+            }
+            let w = load_tile(tile);
+            let magnitude = halves!(|w| _mm256_abs_epi8(w));
+            for t in 0..T {
+                let (x, sums) = (op!(_mm256_set1_epi32(word(&x[t], k))), acc[t]);
+                acc[t] = halves!(|sums, magnitude, w| dot!(sums, magnitude, _mm256_sign_epi8(x, w)));
+            }
+        }
+        acc
     }
     #[inline(always)]
-    fn dot4_u4(self, acc: Self::I, w: Self::W, x: &[i8; 4]) -> Self::I {
-        let x = op!(_mm256_set1_epi32(i32::from_le_bytes(x.map(|x| x as u8))));
-        halves!(|acc, w| dot!(acc, w, x))
+    fn dot_u4<const T: usize>(
+        self,
+        w: &[[u8; TILE]; TILES / 2],
+        x: &[[i8; GROUP]; T],
+        sums: &[Scale; T],
+    ) -> [Self::I; T] {
+        let mut acc = [self.zero_bits(); T];
+        for t in 0..T {
+            acc[t] = [op!(_mm256_set1_epi32(sums[t].sum.wrapping_mul(-8))); 2];
+        }
+        for (k, pair) in w.iter().enumerate() {
+            if T == 1 {
+                self.prefetch(pair, AHEAD);
+            }
+            let bytes = load_tile(pair);
+            let low = halves!(|bytes| _mm256_and_si256(bytes, _mm256_set1_epi8(15)));
+            let high = halves!(|bytes| _mm256_and_si256(_mm256_srli_epi16::<4>(bytes), _mm256_set1_epi8(15)));
+            for (k, w) in [(2 * k, low), (2 * k + 1, high)] {
+                for t in 0..T {
+                    let (x, sums) = (op!(_mm256_set1_epi32(word(&x[t], k))), acc[t]);
+                    acc[t] = halves!(|sums, w| dot!(sums, w, x));
+                }
+            }
+        }
+        acc
     }
+}
+
+/// The two halves of a tile.
+#[inline(always)]
+fn load_tile(tile: &[u8; TILE]) -> [__m256i; 2] {
+    let tile: *const __m256i = tile.as_ptr().cast();
+    op!([_mm256_loadu_si256(tile), _mm256_loadu_si256(tile.add(1))])
 }

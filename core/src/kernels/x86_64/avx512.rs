@@ -2,9 +2,9 @@
 
 use core::arch::x86_64::*;
 
-use super::has;
-use crate::kernels::instantiate;
-use crate::kernels::isa::{Isa, LANES, TILE};
+use super::{AHEAD, has};
+use crate::kernels::isa::{GROUP, Isa, LANES, TILE, TILES, word};
+use crate::kernels::{Scale, instantiate};
 use crate::num::Float;
 
 /// AVX-512 F, BW, DQ, VL and VNNI.
@@ -88,9 +88,8 @@ impl Float for Avx512 {
 }
 
 impl Isa for Avx512 {
-    type W = __m512i;
     const NAME: &'static str = "AVX-512 VNNI";
-    const WIDE: bool = true;
+    const BLOCK: usize = 12;
 
     #[inline(always)]
     fn load(self, from: &[f32; LANES]) -> __m512 {
@@ -139,34 +138,60 @@ impl Isa for Avx512 {
     fn zero_bits(self) -> __m512i {
         op!(_mm512_setzero_si512())
     }
-    /// `w + 128`, as the unsigned operand that `vpdpbusd` wants; `start_i8` takes 128 times the sum away again.
     #[inline(always)]
-    fn load_i8(self, tile: &[u8; TILE]) -> __m512i {
-        op!(_mm512_xor_si512(_mm512_loadu_si512(tile.as_ptr().cast()), _mm512_set1_epi8(-128)))
+    fn prefetch(self, from: &[u8], ahead: usize) {
+        op!(_mm_prefetch::<_MM_HINT_T0>(from.as_ptr().wrapping_add(ahead).cast()))
+    }
+    /// `vpdpbusd` wants unsigned weights: w + 128, from which 128 times the sum of the activations is taken.
+    #[inline(always)]
+    fn dot_i8<const T: usize>(
+        self,
+        w: &[[u8; TILE]; TILES],
+        x: &[[i8; GROUP]; T],
+        sums: &[Scale; T],
+    ) -> [__m512i; T] {
+        let mut acc = [self.zero_bits(); T];
+        for t in 0..T {
+            acc[t] = op!(_mm512_set1_epi32(sums[t].sum.wrapping_mul(-128)));
+        }
+        for (k, tile) in w.iter().enumerate() {
+            if T == 1 {
+                self.prefetch(tile, AHEAD);
+            }
+            let w = op!(_mm512_xor_si512(_mm512_loadu_si512(tile.as_ptr().cast()), _mm512_set1_epi8(-128)));
+            for t in 0..T {
+                acc[t] = op!(_mm512_dpbusd_epi32(acc[t], w, _mm512_set1_epi32(word(&x[t], k))));
+            }
+        }
+        acc
     }
     #[inline(always)]
-    fn load_u4(self, pair: &[u8; TILE]) -> (__m512i, __m512i) {
-        op!({
-            let bytes = _mm512_loadu_si512(pair.as_ptr().cast());
-            let mask = _mm512_set1_epi8(15);
-            (_mm512_and_si512(bytes, mask), _mm512_and_si512(_mm512_srli_epi16::<4>(bytes), mask))
-        })
-    }
-    #[inline(always)]
-    fn start_i8(self, sum: i32) -> __m512i {
-        op!(_mm512_set1_epi32(sum.wrapping_mul(-128)))
-    }
-    #[inline(always)]
-    fn start_u4(self, sum: i32) -> __m512i {
-        op!(_mm512_set1_epi32(sum.wrapping_mul(-8)))
-    }
-    #[inline(always)]
-    fn dot4_i8(self, acc: __m512i, w: __m512i, x: &[i8; 4]) -> __m512i {
-        let x = i32::from_le_bytes(x.map(|x| x as u8));
-        op!(_mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(x)))
-    }
-    #[inline(always)]
-    fn dot4_u4(self, acc: __m512i, w: __m512i, x: &[i8; 4]) -> __m512i {
-        self.dot4_i8(acc, w, x)
+    fn dot_u4<const T: usize>(
+        self,
+        w: &[[u8; TILE]; TILES / 2],
+        x: &[[i8; GROUP]; T],
+        sums: &[Scale; T],
+    ) -> [__m512i; T] {
+        let mut acc = [self.zero_bits(); T];
+        for t in 0..T {
+            acc[t] = op!(_mm512_set1_epi32(sums[t].sum.wrapping_mul(-8)));
+        }
+        for (k, pair) in w.iter().enumerate() {
+            if T == 1 {
+                self.prefetch(pair, AHEAD);
+            }
+            let (low, high) = op!({
+                let bytes = _mm512_loadu_si512(pair.as_ptr().cast());
+                let mask = _mm512_set1_epi8(15);
+                (_mm512_and_si512(bytes, mask), _mm512_and_si512(_mm512_srli_epi16::<4>(bytes), mask))
+            });
+            for t in 0..T {
+                acc[t] = op!(_mm512_dpbusd_epi32(acc[t], low, _mm512_set1_epi32(word(&x[t], 2 * k))));
+            }
+            for t in 0..T {
+                acc[t] = op!(_mm512_dpbusd_epi32(acc[t], high, _mm512_set1_epi32(word(&x[t], 2 * k + 1))));
+            }
+        }
+        acc
     }
 }

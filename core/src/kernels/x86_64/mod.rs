@@ -8,6 +8,9 @@ pub use avx512::Avx512;
 
 use super::Kernels;
 
+/// How far ahead of use weights are asked for, in bytes, where one token waits for memory.
+const AHEAD: usize = 8192;
+
 /// Whether the CPU has all the features: detected at run time with feature `std`, else known at compile time.
 macro_rules! has {
     ($($feature:tt),+) => {{

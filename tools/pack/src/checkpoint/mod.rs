@@ -145,6 +145,17 @@ impl Checkpoint {
         }
     }
 
+    /// Lets the system read rows ahead of [`Checkpoint::read_rows`]; only a hint.
+    pub fn expect_rows(&self, entry: &TensorEntry, rows: Range<usize>) {
+        let row = (entry.columns * entry.dtype.size()) as u64;
+        if let Some(shard) = self.files.get(entry.shard) {
+            let length = std::num::NonZero::new(rows.len() as u64 * row);
+            let advice = rustix::fs::Advice::WillNeed;
+            // A file system that takes no hints is no worse off.
+            let _ = rustix::fs::fadvise(&shard.file, entry.offset + rows.start as u64 * row, length, advice);
+        }
+    }
+
     /// Reads a whole tensor as f32: for vectors and small matrices.
     pub fn read_all(&self, entry: &TensorEntry, out: &mut [f32]) -> Result<(), PackError> {
         self.read_rows(entry, 0..entry.rows, out)

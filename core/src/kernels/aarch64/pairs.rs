@@ -1,0 +1,83 @@
+//! Dot products of groups without `sdot` (Cortex-A53, A72): products widen to i16, two of int8 or sixteen of a nibble fit.
+
+use core::arch::aarch64::*;
+
+use super::quarter;
+use crate::kernels::Scale;
+use crate::kernels::isa::{GROUP, TILE, TILES, four};
+
+/// Four columns of an activation, once for each of four rows.
+#[inline(always)]
+fn columns(x: &[i8; GROUP], k: usize) -> int8x16_t {
+    let word = u32::from_le_bytes(four(x, k).map(|x| x as u8));
+    // SAFETY: NEON is part of every AArch64 that this compiles for.
+    unsafe { vreinterpretq_s8_u32(vdupq_n_u32(word)) }
+}
+
+/// Joins the sums of two rows and two rows, two partial sums each.
+#[inline(always)]
+fn join(low: int32x4_t, high: int32x4_t) -> uint32x4_t {
+    // SAFETY: NEON is there.
+    unsafe { vreinterpretq_u32_s32(vpaddq_s32(low, high)) }
+}
+
+/// Two products of int8 reach 2 * 128 * 127 = 32,512, which an i16 holds.
+#[inline(always)]
+pub(super) fn i8<const T: usize>(w: &[[u8; TILE]; TILES], x: &[[i8; GROUP]; T]) -> [[uint32x4_t; 4]; T] {
+    // SAFETY: NEON is there.
+    unsafe {
+        let mut acc = [[vdupq_n_u32(0); 4]; T];
+        for q in 0..4 {
+            let mut low = [vdupq_n_s32(0); T];
+            let mut high = low;
+            for pair in 0..TILES / 2 {
+                let (a, b) = (quarter(&w[2 * pair], q), quarter(&w[2 * pair + 1], q));
+                for t in 0..T {
+                    let (xa, xb) = (columns(&x[t], 2 * pair), columns(&x[t], 2 * pair + 1));
+                    let products = vmull_s8(vget_low_s8(a), vget_low_s8(xa));
+                    low[t] = vpadalq_s16(low[t], vmlal_s8(products, vget_low_s8(b), vget_low_s8(xb)));
+                    let products = vmull_high_s8(a, xa);
+                    high[t] = vpadalq_s16(high[t], vmlal_high_s8(products, b, xb));
+                }
+            }
+            for t in 0..T {
+                acc[t][q] = join(low[t], high[t]);
+            }
+        }
+        acc
+    }
+}
+
+/// Eight products of a nibble and an int8 reach 8 * 15 * 128 = 15,360: a whole group fits an i16.
+#[inline(always)]
+pub(super) fn u4<const T: usize>(
+    w: &[[u8; TILE]; TILES / 2],
+    x: &[[i8; GROUP]; T],
+    sums: &[Scale; T],
+) -> [[uint32x4_t; 4]; T] {
+    // SAFETY: NEON is there.
+    unsafe {
+        let mut acc = [[vdupq_n_u32(0); 4]; T];
+        for q in 0..4 {
+            let mut low = [vdupq_n_s16(0); T];
+            let mut high = low;
+            for (k, pair) in w.iter().enumerate() {
+                let bytes = quarter(pair, q);
+                let a = vandq_s8(bytes, vdupq_n_s8(15));
+                let b = vreinterpretq_s8_u8(vshrq_n_u8::<4>(vreinterpretq_u8_s8(bytes)));
+                for t in 0..T {
+                    let (xa, xb) = (columns(&x[t], 2 * k), columns(&x[t], 2 * k + 1));
+                    low[t] = vmlal_s8(low[t], vget_low_s8(a), vget_low_s8(xa));
+                    low[t] = vmlal_s8(low[t], vget_low_s8(b), vget_low_s8(xb));
+                    high[t] = vmlal_high_s8(high[t], a, xa);
+                    high[t] = vmlal_high_s8(high[t], b, xb);
+                }
+            }
+            for t in 0..T {
+                let rows = join(vpaddlq_s16(low[t]), vpaddlq_s16(high[t]));
+                acc[t][q] = vaddq_u32(rows, vdupq_n_u32(sums[t].sum.wrapping_mul(-8) as u32));
+            }
+        }
+        acc
+    }
+}

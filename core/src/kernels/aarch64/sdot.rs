@@ -1,0 +1,113 @@
+//! Dot products of groups by `sdot`, which takes four columns of an activation by element.
+
+use core::arch::aarch64::*;
+use core::arch::asm;
+
+use super::quarter;
+use crate::kernels::Scale;
+use crate::kernels::isa::{GROUP, TILE, TILES};
+
+/// `acc[r] += sum over j of w[4 r + j] x[4 LANE + j]`, four rows.
+///
+/// The caller's token proves the dot product instructions. The intrinsic is unstable.
+#[inline(always)]
+fn by_element<const LANE: usize>(mut acc: uint32x4_t, w: int8x16_t, x: int8x16_t) -> uint32x4_t {
+    // SAFETY: the CPU has the instruction; only the named registers are touched.
+    unsafe {
+        asm!(
+            ".arch_extension dotprod",
+            "sdot {acc:v}.4s, {w:v}.16b, {x:v}.4b[{lane}]",
+            acc = inout(vreg) acc, w = in(vreg) w, x = in(vreg) x, lane = const LANE,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    acc
+}
+
+/// Adds a tile (four registers) times columns `4 LANE..` of each token's `x`.
+#[inline(always)]
+fn add_tile<const LANE: usize, const T: usize>(
+    acc: &mut [[uint32x4_t; 4]; T],
+    w: [int8x16_t; 4],
+    x: &[int8x16_t; T],
+) {
+    for t in 0..T {
+        for q in 0..4 {
+            acc[t][q] = by_element::<LANE>(acc[t][q], w[q], x[t]);
+        }
+    }
+}
+
+/// Sixteen activations of each token.
+#[inline(always)]
+fn activations<const T: usize>(x: &[[i8; GROUP]; T], half: usize) -> [int8x16_t; T] {
+    let mut loaded = [zero(); T];
+    for t in 0..T {
+        // SAFETY: NEON is there; the array has the 16 bytes read.
+        loaded[t] = unsafe { vld1q_s8(x[t].as_chunks::<16>().0[half & 1].as_ptr()) };
+    }
+    loaded
+}
+
+#[inline(always)]
+fn zero() -> int8x16_t {
+    // SAFETY: NEON is there.
+    unsafe { vdupq_n_s8(0) }
+}
+
+#[inline(always)]
+fn tile(w: &[u8; TILE]) -> [int8x16_t; 4] {
+    [quarter(w, 0), quarter(w, 1), quarter(w, 2), quarter(w, 3)]
+}
+
+#[inline(always)]
+pub(super) fn i8<const T: usize>(w: &[[u8; TILE]; TILES], x: &[[i8; GROUP]; T]) -> [[uint32x4_t; 4]; T] {
+    // SAFETY: NEON is there.
+    let mut acc = [[unsafe { vdupq_n_u32(0) }; 4]; T];
+    for half in 0..2 {
+        let x = activations(x, half);
+        add_tile::<0, T>(&mut acc, tile(&w[4 * half]), &x);
+        add_tile::<1, T>(&mut acc, tile(&w[4 * half + 1]), &x);
+        add_tile::<2, T>(&mut acc, tile(&w[4 * half + 2]), &x);
+        add_tile::<3, T>(&mut acc, tile(&w[4 * half + 3]), &x);
+    }
+    acc
+}
+
+/// The low and the high nibbles of a pair of tiles.
+#[inline(always)]
+fn nibbles(pair: &[u8; TILE]) -> ([int8x16_t; 4], [int8x16_t; 4]) {
+    let (mut low, mut high) = (tile(pair), tile(pair));
+    for q in 0..4 {
+        // SAFETY: NEON is there.
+        unsafe {
+            low[q] = vandq_s8(low[q], vdupq_n_s8(15));
+            high[q] = vreinterpretq_s8_u8(vshrq_n_u8::<4>(vreinterpretq_u8_s8(high[q])));
+        }
+    }
+    (low, high)
+}
+
+#[inline(always)]
+pub(super) fn u4<const T: usize>(
+    w: &[[u8; TILE]; TILES / 2],
+    x: &[[i8; GROUP]; T],
+    sums: &[Scale; T],
+) -> [[uint32x4_t; 4]; T] {
+    // SAFETY: NEON is there.
+    let mut acc = [[unsafe { vdupq_n_u32(0) }; 4]; T];
+    for t in 0..T {
+        // SAFETY: NEON is there.
+        acc[t] = [unsafe { vdupq_n_u32(sums[t].sum.wrapping_mul(-8) as u32) }; 4];
+    }
+    for half in 0..2 {
+        let x = activations(x, half);
+        let (low, high) = nibbles(&w[2 * half]);
+        add_tile::<0, T>(&mut acc, low, &x);
+        add_tile::<1, T>(&mut acc, high, &x);
+        let (low, high) = nibbles(&w[2 * half + 1]);
+        add_tile::<2, T>(&mut acc, low, &x);
+        add_tile::<3, T>(&mut acc, high, &x);
+    }
+    acc
+}

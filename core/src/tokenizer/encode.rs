@@ -1,0 +1,332 @@
+//! Text to tokens: the stages joined, over a scratch slice of any size that holds the longest word.
+
+use super::added::{AddedSet, Found};
+use super::bpe::SHORT_WORD;
+use super::nfc::{normalize_segment, segment_end, stable_until};
+use super::split::{LOOK_AHEAD, cut, cut_digits};
+use super::table::PreTokenizer;
+use super::{Tokenizer, TokenizerError};
+
+/// How a text is encoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EncodeOptions {
+    /// Put the tokens before and after the text that the tokenizer's template asks for, if it does.
+    pub add_special: bool,
+    /// Take special tokens that the text spells out for what they mean. Without this they are plain text: what a user
+    /// types can't end a turn. Added tokens that are not special are always recognised.
+    pub parse_special: bool,
+}
+
+impl Default for EncodeOptions {
+    /// As Hugging Face's `encode(text, add_special_tokens = true)`: both.
+    fn default() -> Self {
+        Self { add_special: true, parse_special: true }
+    }
+}
+
+impl Tokenizer<'_> {
+    /// Encodes a text.
+    ///
+    /// # Errors
+    /// [`TokenizerError::ScratchTooSmall`]; the tokens before that word were given to `sink`. To go on from there, use
+    /// an [`Encoder`].
+    pub fn encode(
+        &self,
+        text: &str,
+        options: EncodeOptions,
+        scratch: &mut [u8],
+        sink: &mut dyn FnMut(u32),
+    ) -> Result<(), TokenizerError> {
+        Encoder::new(text, options).run(self, scratch, sink)
+    }
+
+    /// Bytes of scratch that are enough for any text whose longest word has `longest_word` bytes, where a word is what
+    /// the pre-tokenizer cuts (white space included), and whose longest run of combining characters is no longer.
+    ///
+    /// Without NFC: 16 bytes for each byte of the word, none up to 32 bytes. With NFC, where a text is not in that form
+    /// already, it passes through a window: 21 bytes for each byte of the word, 2 for each of the longest added token,
+    /// and 512.
+    #[must_use]
+    pub fn scratch_for(&self, longest_word: usize) -> usize {
+        let word = Self::word_scratch(longest_word);
+        if !self.header.nfc {
+            return word;
+        }
+        let margin = self.added_normalized.longest(self).saturating_mul(2).saturating_add(512);
+        longest_word.saturating_mul(21).saturating_add(margin)
+    }
+}
+
+/// An encoding under way.
+///
+/// It holds places in the text and nothing else: where the scratch was too small for a word, [`Self::run`] goes on at
+/// that word with a larger one, and no token is lost or comes twice.
+#[derive(Clone, Debug)]
+pub struct Encoder<'t> {
+    text: &'t [u8],
+    options: EncodeOptions,
+    started: bool,
+    finished: bool,
+    /// What is before is encoded.
+    at: usize,
+    /// Of the normalised form of what follows, this many bytes are encoded too.
+    normalized: usize,
+    /// The segment that `at` is in: up to the next added token of the raw text, or to the end.
+    segment: Option<(usize, Option<Found>)>,
+}
+
+impl<'t> Encoder<'t> {
+    /// The start of an encoding of `text`.
+    #[must_use]
+    pub const fn new(text: &'t str, options: EncodeOptions) -> Self {
+        Self {
+            text: text.as_bytes(),
+            options,
+            started: false,
+            finished: false,
+            at: 0,
+            normalized: 0,
+            segment: None,
+        }
+    }
+
+    /// Encodes what is left of the text.
+    ///
+    /// # Errors
+    /// [`TokenizerError::ScratchTooSmall`] names the size that gets past the word where it stopped. Call again with that
+    /// much or, better, with twice as much as before.
+    pub fn run(
+        &mut self,
+        tokenizer: &Tokenizer<'_>,
+        scratch: &mut [u8],
+        sink: &mut dyn FnMut(u32),
+    ) -> Result<(), TokenizerError> {
+        if self.options.add_special && !self.started {
+            tokenizer.prefix.iter().for_each(|&id| sink(u32::from_le_bytes(id)));
+        }
+        self.started = true;
+        while self.at < self.text.len() {
+            let (end, found) = match self.segment.take() {
+                Some(segment) => segment,
+                None => {
+                    let starts = self.at..self.text.len();
+                    let found = self.find(&tokenizer.added_raw, tokenizer, self.text, starts);
+                    (found.as_ref().map_or(self.text.len(), |found| found.range.start), found)
+                }
+            };
+            if let Err(error) = self.segment(tokenizer, end, scratch, sink) {
+                self.segment = Some((end, found));
+                return Err(error);
+            }
+            self.at = end;
+            if let Some(found) = found {
+                sink(found.id);
+                self.at = found.range.end;
+            }
+        }
+        if self.options.add_special && !self.finished {
+            tokenizer.suffix.iter().for_each(|&id| sink(u32::from_le_bytes(id)));
+        }
+        self.finished = true;
+        Ok(())
+    }
+
+    fn find(
+        &self,
+        set: &AddedSet<'_>,
+        tokenizer: &Tokenizer<'_>,
+        text: &[u8],
+        starts: core::ops::Range<usize>,
+    ) -> Option<Found> {
+        set.find(tokenizer, text, starts, |id| !self.options.parse_special && tokenizer.is_special(id))
+    }
+
+    /// Encodes up to `end`: where it lies what is in NFC, or need not be, and through the window what is not.
+    fn segment(
+        &mut self,
+        tokenizer: &Tokenizer<'_>,
+        end: usize,
+        scratch: &mut [u8],
+        sink: &mut dyn FnMut(u32),
+    ) -> Result<(), TokenizerError> {
+        while self.at < end {
+            if self.normalized == 0 {
+                let stable =
+                    if tokenizer.header.nfc { stable_until(self.text, self.at, end) } else { end };
+                let piece = self.text.get(..stable).unwrap_or(self.text);
+                let mut at = self.at;
+                let result = self.words(tokenizer, piece, &mut at, stable == end, scratch, sink);
+                self.at = at;
+                result?;
+            }
+            if self.at < end {
+                self.window(tokenizer, end, scratch, sink)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Encodes from `self.at` on through a window of normalised text at the start of `scratch`, until the text is as it
+    /// would lie in the window again, or ends.
+    fn window(
+        &mut self,
+        tokenizer: &Tokenizer<'_>,
+        end: usize,
+        scratch: &mut [u8],
+        sink: &mut dyn FnMut(u32),
+    ) -> Result<(), TokenizerError> {
+        let mut window = Window { start: 0, len: 0, raw: self.at, changed: 0, changed_raw: self.at };
+        let before = self.normalized;
+        let mut want = 32;
+        loop {
+            while window.raw < end && window.len <= want {
+                let given = scratch.len();
+                let filled = window.fill(self.text, end, scratch);
+                filled.map_err(|needed| TokenizerError::ScratchTooSmall { needed, given })?;
+                window.drop_until(self.normalized, scratch);
+            }
+            let last = window.raw >= end;
+            let given = scratch.len();
+            let too_small = TokenizerError::ScratchTooSmall { needed: window.len, given };
+            let (text, rest) = scratch.split_at_mut_checked(window.len).ok_or(too_small)?;
+            let mut at = self.normalized.saturating_sub(window.start);
+            let result = self.words(tokenizer, text, &mut at, last, rest, sink);
+            self.normalized = window.start + at;
+            result.map_err(|error| match error {
+                TokenizerError::ScratchTooSmall { needed, .. } => {
+                    TokenizerError::ScratchTooSmall { needed: needed.saturating_add(window.len), given }
+                }
+                other => other,
+            })?;
+            if last && at >= window.len {
+                (self.at, self.normalized) = (end, 0);
+                return Ok(());
+            }
+            if self.normalized > before && self.normalized >= window.changed {
+                (self.at, self.normalized) = (window.changed_raw + (self.normalized - window.changed), 0);
+                return Ok(());
+            }
+            window.drop_until(self.normalized, scratch);
+            // Growing by half, so that a word that does not end in the window is not read too often.
+            want = window.len + window.len / 2 + 32;
+        }
+    }
+
+    /// Encodes the words and added tokens of `text` from `at` on: all if the text is complete, or else those that do not
+    /// depend on what comes after. `at` is then behind them.
+    fn words(
+        &self,
+        tokenizer: &Tokenizer<'_>,
+        text: &[u8],
+        at: &mut usize,
+        complete: bool,
+        scratch: &mut [u8],
+        sink: &mut dyn FnMut(u32),
+    ) -> Result<(), TokenizerError> {
+        let set = &tokenizer.added_normalized;
+        // A token that starts before this is seen whole, and so is a character.
+        let sure = if complete {
+            text.len()
+        } else {
+            text.len().saturating_sub(set.longest(tokenizer).max(LOOK_AHEAD))
+        };
+        while *at < sure {
+            let found = self.find(set, tokenizer, text, *at..sure);
+            let piece = found.as_ref().and_then(|found| text.get(..found.range.start)).unwrap_or(text);
+            while *at < piece.len() {
+                let word = cut(tokenizer.header.pre_tokenizer, piece, *at);
+                if found.is_none() && !complete && word.decided >= sure {
+                    return Ok(());
+                }
+                let bytes = piece.get(*at..word.end).unwrap_or(&[]);
+                if tokenizer.header.pre_tokenizer == PreTokenizer::Falcon {
+                    encode_falcon_word(tokenizer, bytes, scratch, sink)?;
+                } else {
+                    tokenizer.encode_word(bytes, scratch, sink)?;
+                }
+                *at = word.end;
+            }
+            if let Some(found) = found {
+                sink(found.id);
+                *at = found.range.end;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Encodes the pieces of a word between its digits. Either all of them are encoded or none.
+#[inline]
+fn encode_falcon_word(
+    tokenizer: &Tokenizer<'_>,
+    mut word: &[u8],
+    scratch: &mut [u8],
+    sink: &mut dyn FnMut(u32),
+) -> Result<(), TokenizerError> {
+    if word.len() > SHORT_WORD {
+        let (mut longest, mut rest) = (0, word);
+        while !rest.is_empty() {
+            let (piece, after) = first_piece(rest);
+            longest = longest.max(piece.len());
+            rest = after;
+        }
+        let (needed, given) = (Tokenizer::word_scratch(longest), scratch.len());
+        if given < needed {
+            return Err(TokenizerError::ScratchTooSmall { needed, given });
+        }
+    }
+    while !word.is_empty() {
+        let (piece, rest) = first_piece(word);
+        tokenizer.encode_word(piece, scratch, sink)?;
+        word = rest;
+    }
+    Ok(())
+}
+
+fn first_piece(word: &[u8]) -> (&[u8], &[u8]) {
+    word.split_at_checked(cut_digits(word)).unwrap_or((word, &[]))
+}
+
+/// Normalised text on its way from the text to the words. Places in it are counted from where it began.
+struct Window {
+    /// The place of the first byte in scratch.
+    start: usize,
+    /// How many bytes are there.
+    len: usize,
+    /// The end in the raw text of what was normalised.
+    raw: usize,
+    /// From this place on, raw and normalised text are the same.
+    changed: usize,
+    /// The same place in the raw text.
+    changed_raw: usize,
+}
+
+impl Window {
+    /// Normalises one more segment. The error is the size that scratch would need.
+    fn fill(&mut self, text: &[u8], end: usize, scratch: &mut [u8]) -> Result<(), usize> {
+        let next = segment_end(text, self.raw, end);
+        let segment = text.get(self.raw..next).unwrap_or(&[]);
+        let room = scratch.get_mut(self.len..).ok_or(self.len)?;
+        if stable_until(text, self.raw, next) == next {
+            let to = room.get_mut(..segment.len()).ok_or(self.len + segment.len())?;
+            to.copy_from_slice(segment);
+            self.len += segment.len();
+        } else {
+            let len = normalize_segment(segment, room).map_err(|needed| needed + self.len)?;
+            self.len += len;
+            (self.changed, self.changed_raw) = (self.start + self.len, next);
+        }
+        self.raw = next;
+        Ok(())
+    }
+
+    /// Moves what is not yet encoded to the start of the scratch.
+    fn drop_until(&mut self, place: usize, scratch: &mut [u8]) {
+        let count = place.saturating_sub(self.start).min(self.len);
+        if count > 0 && self.len <= scratch.len() {
+            scratch.copy_within(count..self.len, 0);
+            self.start += count;
+            self.len -= count;
+        }
+    }
+}

@@ -1,0 +1,491 @@
+//! The compiled table: its layout, used by reader and packer alike, and the checked view over it.
+//!
+//! All numbers are little-endian. The header is followed by the arrays of [`Layout`], without gaps, in its order.
+//! An *index* is a `u16`, or a `u32` in a wide table; where an index may be absent it is stored plus one, and 0 is none.
+
+use core::ops::Range;
+
+use super::TokenizerError;
+use super::added::AddedSet;
+
+/// The first bytes of every table.
+pub const MAGIC: [u8; 4] = *b"eBPE";
+/// The version that this code reads and writes.
+pub const VERSION: u16 = 1;
+/// The size of the header in bytes.
+pub const HEADER_LEN: usize = 64;
+/// No key of a hash table lies further than this from its home slot: the bound of every search.
+pub const MAX_PROBES: u32 = 64;
+/// The longest token in bytes: a length fits 16 bits.
+pub const MAX_TOKEN_LEN: usize = 0xffff;
+/// The largest wide table's count of tokens or merges. Narrow tables have at most 65,535.
+pub const MAX_COUNT: u32 = 1 << 24;
+
+/// Set in a token's entry: as a word of its own, it is encoded as this token, without any merging.
+pub const TOKEN_WORD: u32 = 1 << 28;
+/// Set in a token's entry: a special token.
+pub const TOKEN_SPECIAL: u32 = 1 << 29;
+/// Set in a token's entry: an added token.
+pub const TOKEN_ADDED: u32 = 1 << 30;
+/// The bits of a token's entry that hold the offset of its bytes.
+pub const TOKEN_OFFSET: u32 = TOKEN_WORD - 1;
+
+const FLAG_NFC: u16 = 1;
+const FLAG_WIDE: u16 = 2;
+
+/// How text is cut into words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PreTokenizer {
+    /// `ByteLevel` with its regular expression: GPT-2, GPT-NeoX.
+    Gpt2,
+    /// `Punctuation`, `ByteLevel`, `Digits`, and three digits at a time: Falcon.
+    Falcon,
+}
+
+/// The header: what the table holds, and how much of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// How text is cut into words.
+    pub pre_tokenizer: PreTokenizer,
+    /// Text is normalised to NFC.
+    pub nfc: bool,
+    /// Indices have 32 bits, not 16.
+    pub wide: bool,
+    /// Ids of tokens are below this.
+    pub vocab_size: u32,
+    /// Merges, in the order of their rank.
+    pub merges: u32,
+    /// Slots of the hash table from pairs to merges.
+    pub merge_slots: u32,
+    /// Slots of the hash table from words to tokens.
+    pub word_slots: u32,
+    /// Added tokens that are matched in the raw text.
+    pub added_raw: u32,
+    /// Added tokens that are matched in the normalised text.
+    pub added_normalized: u32,
+    /// Tokens before a text.
+    pub prefix: u32,
+    /// Tokens after a text.
+    pub suffix: u32,
+    /// Bytes of all tokens together.
+    pub text_len: u32,
+}
+
+/// Where each array lies, in bytes from the start of the table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// `[256]` index plus one: the token of each byte. Bytes without one are left out of a text.
+    pub byte_tokens: Range<usize>,
+    /// `[vocab_size + 1]` u32: offset in the text, and the `TOKEN_` bits. The last one is the end of the text.
+    pub tokens: Range<usize>,
+    /// `[merges][3]` index: left, right, and what they become.
+    pub merges: Range<usize>,
+    /// `[merge_slots]` index plus one: a merge.
+    pub merge_slots: Range<usize>,
+    /// `[word_slots]` index plus one: a token.
+    pub word_slots: Range<usize>,
+    /// `[32] [32]` bytes: bit sets of the first and of the second bytes of the raw added tokens, then `[added_raw]`
+    /// u32: their ids, sorted by their bytes.
+    pub added_raw: Range<usize>,
+    /// The same for the normalised added tokens.
+    pub added_normalized: Range<usize>,
+    /// `[prefix]` u32: ids.
+    pub prefix: Range<usize>,
+    /// `[suffix]` u32: ids.
+    pub suffix: Range<usize>,
+    /// `[text_len]` bytes: the tokens' bytes, one after the other.
+    pub text: Range<usize>,
+}
+
+impl Header {
+    /// Writes the header.
+    #[must_use]
+    pub fn emit(&self) -> [u8; HEADER_LEN] {
+        let mut out = [0; HEADER_LEN];
+        let flags = if self.nfc { FLAG_NFC } else { 0 } | if self.wide { FLAG_WIDE } else { 0 };
+        let pre: u32 = match self.pre_tokenizer {
+            PreTokenizer::Gpt2 => 1,
+            PreTokenizer::Falcon => 2,
+        };
+        out[0..4].copy_from_slice(&MAGIC);
+        out[4..6].copy_from_slice(&VERSION.to_le_bytes());
+        out[6..8].copy_from_slice(&flags.to_le_bytes());
+        let fields = [
+            pre,
+            self.vocab_size,
+            self.merges,
+            self.merge_slots,
+            self.word_slots,
+            self.added_raw,
+            self.added_normalized,
+            self.prefix,
+            self.suffix,
+            self.text_len,
+        ];
+        for (at, field) in out[8..].chunks_exact_mut(4).zip(fields) {
+            at.copy_from_slice(&field.to_le_bytes());
+        }
+        out
+    }
+
+    /// Reads the header from the start of a table.
+    ///
+    /// # Errors
+    /// Where the bytes are not a table, or one of another version, or one that asks for what this code does not know.
+    pub fn parse(bytes: &[u8]) -> Result<Self, TokenizerError> {
+        let Some(header) = bytes.first_chunk::<HEADER_LEN>() else {
+            let given = bytes.len() as u64;
+            return Err(TokenizerError::Truncated { needed: HEADER_LEN as u64, given });
+        };
+        if header[0..4] != MAGIC {
+            return Err(TokenizerError::NotATable);
+        }
+        let version = u16::from_le_bytes([header[4], header[5]]);
+        if version != VERSION {
+            return Err(TokenizerError::Version { found: version });
+        }
+        let flags = u16::from_le_bytes([header[6], header[7]]);
+        if flags & !(FLAG_NFC | FLAG_WIDE) != 0 {
+            return Err(TokenizerError::Unsupported { what: "flags", value: flags.into() });
+        }
+        let field = |i: usize| {
+            let at = 8 + 4 * i;
+            u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
+        };
+        let pre_tokenizer = match field(0) {
+            1 => PreTokenizer::Gpt2,
+            2 => PreTokenizer::Falcon,
+            value => return Err(TokenizerError::Unsupported { what: "pre-tokenizer", value }),
+        };
+        let wide = flags & FLAG_WIDE != 0;
+        let header = Self {
+            pre_tokenizer,
+            nfc: flags & FLAG_NFC != 0,
+            wide,
+            vocab_size: field(1),
+            merges: field(2),
+            merge_slots: field(3),
+            word_slots: field(4),
+            added_raw: field(5),
+            added_normalized: field(6),
+            prefix: field(7),
+            suffix: field(8),
+            text_len: field(9),
+        };
+        let most = if wide { MAX_COUNT } else { 0xffff };
+        for (what, value) in [("vocabulary size", header.vocab_size), ("merge count", header.merges)] {
+            if value > most {
+                return Err(TokenizerError::Unsupported { what, value });
+            }
+        }
+        if header.text_len > TOKEN_OFFSET {
+            return Err(TokenizerError::Unsupported { what: "text length", value: header.text_len });
+        }
+        Ok(header)
+    }
+
+    /// Where the arrays lie, or `None` where they would not fit the address space.
+    #[must_use]
+    pub fn layout(&self) -> Option<Layout> {
+        let index = if self.wide { 4 } else { 2 };
+        let mut at = HEADER_LEN;
+        let mut take = |count: u32, size: usize, extra: usize| {
+            let start = at;
+            at = usize::try_from(count).ok()?.checked_mul(size)?.checked_add(extra)?.checked_add(start)?;
+            Some(start..at)
+        };
+        Some(Layout {
+            byte_tokens: take(256, index, 0)?,
+            tokens: take(self.vocab_size, 4, 4)?,
+            merges: take(self.merges, 3 * index, 0)?,
+            merge_slots: take(self.merge_slots, index, 0)?,
+            word_slots: take(self.word_slots, index, 0)?,
+            added_raw: take(self.added_raw, 4, 64)?,
+            added_normalized: take(self.added_normalized, 4, 64)?,
+            prefix: take(self.prefix, 4, 0)?,
+            suffix: take(self.suffix, 4, 0)?,
+            text: take(self.text_len, 1, 0)?,
+        })
+    }
+}
+
+impl Layout {
+    /// The size of the whole table in bytes.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.text.end
+    }
+
+    /// A table is never empty.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        false
+    }
+}
+
+/// The home slot of a pair of tokens among `slots`.
+#[must_use]
+pub fn pair_slot(left: u32, right: u32, slots: u32) -> u32 {
+    let h = left.wrapping_mul(0x9e37_79b1) ^ right.wrapping_mul(0x85eb_ca77).rotate_left(15);
+    scale(h, slots)
+}
+
+/// The home slot of a word among `slots`.
+#[must_use]
+pub fn word_slot(word: &[u8], slots: u32) -> u32 {
+    let (chunks, rest) = word.as_chunks::<4>();
+    let mut h = (word.len() as u32).wrapping_mul(0x9e37_79b1);
+    let step = |h: u32, v: u32| (h ^ v).wrapping_mul(0x85eb_ca77).rotate_left(15);
+    for &chunk in chunks {
+        h = step(h, u32::from_le_bytes(chunk));
+    }
+    let last = match *rest {
+        [a] => u32::from(a),
+        [a, b] => u32::from(u16::from_le_bytes([a, b])),
+        [a, b, c] => u32::from_le_bytes([a, b, c, 0]),
+        _ => 0,
+    };
+    scale(step(h, last), slots)
+}
+
+/// Mixes `h` and scales it to `0..slots`.
+fn scale(h: u32, slots: u32) -> u32 {
+    let h = (h ^ (h >> 15)).wrapping_mul(0xc2b2_ae3d);
+    let h = h ^ (h >> 13);
+    ((u64::from(h) * u64::from(slots)) >> 32) as u32
+}
+
+/// An array of indices. Every read is total: beyond the end it gives 0.
+#[derive(Clone, Copy, Debug)]
+enum Indices<'a> {
+    Narrow(&'a [[u8; 2]]),
+    Wide(&'a [[u8; 4]]),
+}
+
+impl<'a> Indices<'a> {
+    fn new(bytes: &'a [u8], wide: bool) -> Self {
+        if wide { Self::Wide(bytes.as_chunks().0) } else { Self::Narrow(bytes.as_chunks().0) }
+    }
+
+    fn get(&self, i: u32) -> u32 {
+        match self {
+            Self::Narrow(all) => all.get(i as usize).map_or(0, |&v| u16::from_le_bytes(v).into()),
+            Self::Wide(all) => all.get(i as usize).map_or(0, |&v| u32::from_le_bytes(v)),
+        }
+    }
+}
+
+/// A tokenizer: a checked view over the bytes of a compiled table.
+#[derive(Clone, Debug)]
+pub struct Tokenizer<'a> {
+    pub(super) header: Header,
+    byte_tokens: Indices<'a>,
+    tokens: &'a [[u8; 4]],
+    merges: Indices<'a>,
+    merge_slots: Indices<'a>,
+    word_slots: Indices<'a>,
+    pub(super) added_raw: AddedSet<'a>,
+    pub(super) added_normalized: AddedSet<'a>,
+    pub(super) prefix: &'a [[u8; 4]],
+    pub(super) suffix: &'a [[u8; 4]],
+    text: &'a [u8],
+}
+
+impl<'a> Tokenizer<'a> {
+    /// Checks a table and reads it in place. `bytes` may be aligned in any way, and may be longer than the table.
+    ///
+    /// Takes time linear in the table, no memory, and a few hundred bytes of stack.
+    ///
+    /// # Errors
+    /// Says what is wrong with the table. The checks make every later operation total: no bytes that pass them can make
+    /// one panic or run without end. Whether the hash tables find what they should is the packer's promise.
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, TokenizerError> {
+        let header = Header::parse(bytes)?;
+        let given = bytes.len() as u64;
+        let layout = header.layout().ok_or(TokenizerError::Truncated { needed: u64::MAX, given })?;
+        let truncated = TokenizerError::Truncated { needed: layout.len() as u64, given };
+        let part = |range: Range<usize>| bytes.get(range).ok_or(truncated);
+        let words = |range: Range<usize>| part(range).map(|part| part.as_chunks::<4>().0);
+        let indices = |range: Range<usize>| part(range).map(|part| Indices::new(part, header.wide));
+        let tokenizer = Self {
+            byte_tokens: indices(layout.byte_tokens)?,
+            tokens: words(layout.tokens)?,
+            merges: indices(layout.merges)?,
+            merge_slots: indices(layout.merge_slots)?,
+            word_slots: indices(layout.word_slots)?,
+            added_raw: AddedSet::new(part(layout.added_raw)?).ok_or(truncated)?,
+            added_normalized: AddedSet::new(part(layout.added_normalized)?).ok_or(truncated)?,
+            prefix: words(layout.prefix)?,
+            suffix: words(layout.suffix)?,
+            text: part(layout.text)?,
+            header,
+        };
+        tokenizer.check()?;
+        Ok(tokenizer)
+    }
+
+    fn check(&self) -> Result<(), TokenizerError> {
+        let damaged = |what, index| TokenizerError::Damaged { what, index };
+        let vocab_size = self.header.vocab_size;
+        let mut start = 0;
+        for (index, &entry) in self.tokens.iter().enumerate() {
+            let end = (u32::from_le_bytes(entry) & TOKEN_OFFSET) as usize;
+            if end < start || end - start > MAX_TOKEN_LEN || end > self.text.len() {
+                return Err(damaged("token", index as u32));
+            }
+            start = end;
+        }
+        for byte in 0..=255u8 {
+            let token = self.byte_tokens.get(byte.into());
+            if token != 0 && self.bytes_of(token - 1) != [byte] {
+                return Err(damaged("token of byte", byte.into()));
+            }
+        }
+        // The bytes of what a merge makes are those of its parts, so that a symbol's length in a word is its token's.
+        for index in 0..self.header.merges {
+            let [left, right, merged] = [0, 1, 2].map(|i| self.merges.get(3 * index + i));
+            let (l, r, m) = (self.bytes_of(left), self.bytes_of(right), self.bytes_of(merged));
+            if l.is_empty() || r.is_empty() || m.strip_prefix(l) != Some(r) {
+                return Err(damaged("merge", index));
+            }
+        }
+        for slot in 0..self.header.merge_slots {
+            if self.merge_slots.get(slot) > self.header.merges {
+                return Err(damaged("merge slot", slot));
+            }
+        }
+        for slot in 0..self.header.word_slots {
+            if self.word_slots.get(slot) > vocab_size {
+                return Err(damaged("word slot", slot));
+            }
+        }
+        for set in [&self.added_raw, &self.added_normalized] {
+            let mut before: &[u8] = &[];
+            for (index, id) in set.ids().enumerate() {
+                // Sorted, and none empty: an empty token would match without end.
+                let bytes = if id < vocab_size { self.bytes_of(id) } else { &[] };
+                if bytes <= before {
+                    return Err(damaged("added token", index as u32));
+                }
+                before = bytes;
+            }
+        }
+        for (index, &id) in self.prefix.iter().chain(self.suffix).enumerate() {
+            if u32::from_le_bytes(id) >= vocab_size {
+                return Err(damaged("template token", index as u32));
+            }
+        }
+        Ok(())
+    }
+
+    /// Ids of tokens are below this. Ids between may have no token. A model's padded vocabulary may be larger.
+    #[must_use]
+    pub const fn vocab_size(&self) -> u32 {
+        self.header.vocab_size
+    }
+
+    /// What the table holds.
+    #[must_use]
+    pub const fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// The bytes of a token, which need not be whole characters, or `None` where no token has this id.
+    #[must_use]
+    pub fn token_bytes(&self, id: u32) -> Option<&'a [u8]> {
+        let bytes = self.bytes_of(id);
+        if bytes.is_empty() { None } else { Some(bytes) }
+    }
+
+    /// The token with these bytes: an added one, or else one of the vocabulary. Only an exact match counts, and what an
+    /// encoder would make of the bytes does not matter.
+    #[must_use]
+    pub fn id_of(&self, bytes: &[u8]) -> Option<u32> {
+        self.added_raw
+            .exact(self, bytes)
+            .or_else(|| self.added_normalized.exact(self, bytes))
+            .or_else(|| self.find_word(bytes))
+    }
+
+    /// Whether a token is special: no text of its own, but a mark such as the end of a text.
+    #[must_use]
+    pub fn is_special(&self, id: u32) -> bool {
+        self.entry(id) & TOKEN_SPECIAL != 0
+    }
+
+    /// Whether a token was added to the vocabulary, special or not.
+    #[must_use]
+    pub fn is_added(&self, id: u32) -> bool {
+        self.entry(id) & TOKEN_ADDED != 0
+    }
+
+    /// The ids of the special tokens, in ascending order.
+    pub fn special_tokens(&self) -> impl Iterator<Item = u32> + '_ {
+        (0..self.vocab_size()).filter(|&id| self.is_special(id))
+    }
+
+    /// The entry of a token, 0 where there is none.
+    fn entry(&self, id: u32) -> u32 {
+        if id < self.header.vocab_size {
+            self.tokens.get(id as usize).map_or(0, |&entry| u32::from_le_bytes(entry))
+        } else {
+            0
+        }
+    }
+
+    /// The bytes of a token, empty where there is none.
+    pub(super) fn bytes_of(&self, id: u32) -> &'a [u8] {
+        let id = id as usize;
+        let Some(&[start, end]) = self.tokens.get(id..).and_then(|rest| rest.first_chunk::<2>()) else {
+            return &[];
+        };
+        let [start, end] = [start, end].map(|entry| (u32::from_le_bytes(entry) & TOKEN_OFFSET) as usize);
+        self.text.get(start..end).unwrap_or(&[])
+    }
+
+    /// The token of one byte, if it has one.
+    pub(super) fn byte_token(&self, byte: u8) -> Option<u32> {
+        self.byte_tokens.get(byte.into()).checked_sub(1)
+    }
+
+    /// The merge of a pair of tokens: its rank.
+    #[inline]
+    pub(super) fn find_merge(&self, left: u32, right: u32) -> Option<u32> {
+        let slots = self.header.merge_slots;
+        let mut slot = pair_slot(left, right, slots);
+        for _ in 0..=MAX_PROBES {
+            let merge = self.merge_slots.get(slot).checked_sub(1)?;
+            if self.merges.get(3 * merge) == left && self.merges.get(3 * merge + 1) == right {
+                return Some(merge);
+            }
+            slot = if slot + 1 == slots { 0 } else { slot + 1 };
+        }
+        None
+    }
+
+    /// What a merge makes.
+    pub(super) fn merged(&self, merge: u32) -> u32 {
+        self.merges.get(3 * merge + 2)
+    }
+
+    /// The token of the vocabulary with these bytes.
+    fn find_word(&self, word: &[u8]) -> Option<u32> {
+        let slots = self.header.word_slots;
+        let mut slot = word_slot(word, slots);
+        for _ in 0..=MAX_PROBES {
+            let id = self.word_slots.get(slot).checked_sub(1)?;
+            if self.bytes_of(id) == word {
+                return Some(id);
+            }
+            slot = if slot + 1 == slots { 0 } else { slot + 1 };
+        }
+        None
+    }
+
+    /// The token that a whole word is encoded as, where that is known without merging.
+    #[inline]
+    pub(super) fn whole_word(&self, word: &[u8]) -> Option<u32> {
+        self.find_word(word).filter(|&id| self.entry(id) & TOKEN_WORD != 0)
+    }
+}

@@ -1,0 +1,227 @@
+//! `elapid bench`: how fast, and how close to what the machine's memory allows.
+
+use std::hint::black_box;
+use std::io::Write;
+use std::ops::{ControlFlow, Range};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use elapid::core::format::{Layout, Part, Section};
+use elapid::{Engine, Error, Progress};
+use serde::Serialize;
+
+use super::bar::Bar;
+use super::model::{ComputeArgs, StateArgs};
+use super::{interrupt, output};
+
+/// Tokens generated between two passes over the weights that only read.
+const INTERLEAVE: u32 = 8;
+
+/// Measures speed, and this machine's read rate beside it
+///
+/// A token's weights are read once in decoding, so tokens/s times bytes a token is a read rate; it is compared with
+/// that of the same threads only reading the same bytes, the best of several passes between the tokens.
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// A packed model; the bundled one if left out
+    model: Option<PathBuf>,
+    /// Tokens of the prompt
+    #[arg(short, default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    p: u32,
+    /// Tokens to decode
+    #[arg(short, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    n: u32,
+    /// Print JSON: prefill_tps, decode_tps, bytes_per_token, read_gbps, machine_read_gbps, peak_rss_bytes, …
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    state: StateArgs,
+    #[command(flatten)]
+    compute: ComputeArgs,
+}
+
+#[derive(Serialize)]
+struct Report {
+    prefill_tps: f64,
+    decode_tps: f64,
+    bytes_per_token: u64,
+    read_gbps: f64,
+    machine_read_gbps: f64,
+    ratio: f64,
+    /// Absent where the system does not tell.
+    peak_rss_bytes: Option<u64>,
+    threads: usize,
+    kernels: &'static str,
+    prompt_tokens: u32,
+    decoded_tokens: u32,
+}
+
+/// All parts of the weights that a decode step reads, where each lies: blocks as they are shared out.
+fn parts(layout: &Layout) -> Vec<(Section, Part)> {
+    let layers = (0..layout.config().n_layer).map(Section::Layer);
+    let layers = layers.flat_map(|layer| Part::LAYER.map(|part| (layer, part)));
+    layers.chain([(Section::FinalNorm, Part::FinalNorm), layout.head()]).collect()
+}
+
+/// Bytes of weights that one decode step reads: all layers, the head, and a panel of the embedding.
+fn bytes_per_token(layout: &Layout) -> u64 {
+    let part = |part| {
+        let geometry = layout.part(part);
+        u64::from(geometry.panels) * u64::from(geometry.panel_bytes)
+    };
+    let all: u64 = parts(layout).into_iter().map(|(_, p)| part(p)).sum();
+    all + u64::from(layout.part(Part::Embedding).panel_bytes)
+}
+
+/// Where some panels of a part lie in the file: a range a block.
+fn panels(
+    layout: &Layout,
+    (section, part): (Section, Part),
+    panels: Range<u32>,
+) -> impl Iterator<Item = Range<usize>> {
+    let geometry = *layout.part(part);
+    let start = layout.section(section).offset + geometry.offset;
+    let (per_block, size) = (geometry.panels_per_block, u64::from(geometry.panel_bytes));
+    let blocks = panels.start / per_block..panels.end.div_ceil(per_block);
+    blocks.map(move |block| {
+        let first = panels.start.max(block * per_block);
+        let end = panels.end.min((block + 1) * per_block);
+        let from = start
+            + u64::from(block) * u64::from(geometry.block_stride)
+            + u64::from(first - block * per_block) * size;
+        from as usize..(from + u64::from(end.saturating_sub(first)) * size) as usize
+    })
+}
+
+/// Reads bytes, 64 at a time, as fast as they come: eight sums that fill vector registers.
+fn read(bytes: &[u8]) -> u64 {
+    let mut sums = [0u64; 16];
+    let (lines, _) = bytes.as_chunks::<128>();
+    for line in lines {
+        for (sum, word) in sums.iter_mut().zip(line.as_chunks::<8>().0) {
+            *sum = sum.wrapping_add(u64::from_le_bytes(*word));
+        }
+    }
+    sums.iter().fold(0, |all, sum| all ^ sum)
+}
+
+/// One pass of all threads over a decode step's weights, shared out as the step shares them.
+fn read_pass(engine: &Engine, parts: &[(Section, Part)]) -> Duration {
+    let (layout, team, file) = (engine.layout(), engine.team(), engine.bytes());
+    let members = team.size() as u64;
+    let start = Instant::now();
+    team.run(&|member| {
+        let member = member as u64;
+        for &part in parts {
+            let all = u64::from(layout.part(part.1).panels);
+            let mine = (all * member / members) as u32..(all * (member + 1) / members) as u32;
+            for range in panels(layout, part, mine) {
+                black_box(read(file.get(range).unwrap_or_default()));
+            }
+        }
+    });
+    start.elapsed()
+}
+
+/// The process' largest resident set, where the system tells it in `/proc`.
+fn peak_rss() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kb| kb << 10)
+}
+
+/// The token with the largest logit.
+fn most_likely(logits: &[f32]) -> u32 {
+    let best = logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
+    best.map_or(0, |(token, _)| token as u32)
+}
+
+pub(super) fn run(args: &Args) -> Result<(), Error> {
+    let engine = args.compute.open(args.model.as_deref())?;
+    let vocab = engine.config().vocab;
+    let mut memory = engine.memory(&args.state.memory())?;
+    let mut sequence = memory.sequence(&engine)?;
+    interrupt::listen();
+
+    // Touches and checks all weights once, so that neither is measured.
+    let prompt: Vec<u32> = (0..args.p).map(|i| (i.wrapping_mul(2_654_435_761) >> 8) % vocab).collect();
+    let bar = Bar::new("loading");
+    sequence.feed_watched(&prompt[..1], &mut |Progress { done, total }| {
+        bar.set(done, total);
+        interrupt::check()
+    })?;
+    sequence.logits()?;
+    drop(bar);
+    sequence.clear();
+
+    let bar = Bar::new("reading a prompt");
+    let start = Instant::now();
+    sequence.feed_watched(&prompt, &mut |Progress { done, total }| {
+        bar.set(done, total);
+        interrupt::check()
+    })?;
+    let prefill = start.elapsed();
+    drop(bar);
+
+    let bar = Bar::new("decoding");
+    let parts = parts(engine.layout());
+    let (mut decode, mut fastest_read) = (Duration::ZERO, Duration::MAX);
+    let mut token = most_likely(sequence.logits()?);
+    for i in 0..args.n {
+        if i % INTERLEAVE == 0 {
+            fastest_read = fastest_read.min(read_pass(&engine, &parts));
+        }
+        let start = Instant::now();
+        sequence.feed(&[token])?;
+        token = most_likely(sequence.logits()?);
+        decode += start.elapsed();
+        bar.set(u64::from(i), u64::from(args.n));
+        if interrupt::check() == ControlFlow::Break(()) {
+            return Err(Error::Interrupted);
+        }
+    }
+    fastest_read = fastest_read.min(read_pass(&engine, &parts));
+    drop(bar);
+
+    let bytes = bytes_per_token(engine.layout());
+    let decode_tps = f64::from(args.n) / decode.as_secs_f64();
+    let read_gbps = bytes as f64 * decode_tps / 1e9;
+    let machine_read_gbps = bytes as f64 / fastest_read.as_secs_f64() / 1e9;
+    let report = Report {
+        prefill_tps: f64::from(args.p) / prefill.as_secs_f64(),
+        decode_tps,
+        bytes_per_token: bytes,
+        read_gbps,
+        machine_read_gbps,
+        ratio: read_gbps / machine_read_gbps,
+        peak_rss_bytes: peak_rss(),
+        threads: engine.team().size(),
+        kernels: engine.kernels().name(),
+        prompt_tokens: args.p,
+        decoded_tokens: args.n,
+    };
+    if args.json { output::json(&report) } else { table(&engine, &report) }
+}
+
+fn table(engine: &Engine, r: &Report) -> Result<(), Error> {
+    let mut out = output::stdout();
+    let rss = r.peak_rss_bytes.map_or("unknown".into(), |bytes| format!("{:.1} MB", bytes as f64 / 1e6));
+    let rows = [
+        ("model", engine.name().to_owned()),
+        ("computed by", format!("{} threads, {}", r.threads, r.kernels)),
+        ("prefill", format!("{:.1} tokens/s ({} tokens)", r.prefill_tps, r.prompt_tokens)),
+        ("decode", format!("{:.2} tokens/s ({} tokens)", r.decode_tps, r.decoded_tokens)),
+        ("a token reads", format!("{:.1} MB", r.bytes_per_token as f64 / 1e6)),
+        ("read rate", format!("{:.2} GB/s", r.read_gbps)),
+        (
+            "machine's",
+            format!("{:.2} GB/s, of which decode reaches {:.0}%", r.machine_read_gbps, 100.0 * r.ratio),
+        ),
+        ("peak memory", rss),
+    ];
+    for (name, value) in rows {
+        writeln!(out, "{name:<15}{value}").map_err(output::failed)?;
+    }
+    output::finish(out)
+}

@@ -1,0 +1,220 @@
+//! `elapid info`: what a model file holds.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use elapid::core::format::{Config, Layout, Quant, Section};
+use elapid::core::model::{StateKind, StateSize};
+use elapid::{Error, MemoryOptions, memory_bytes};
+use serde::Serialize;
+
+use super::model::open_to_read;
+use super::output;
+
+/// Says what a model file holds
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// A packed model; the bundled one if left out
+    model: Option<PathBuf>,
+    /// Print JSON: arch, quant, config, sections, …
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Info {
+    arch: &'static str,
+    /// The type of the large matrices.
+    quant: &'static str,
+    quants: Quants,
+    config: Dimensions,
+    parameters: u64,
+    bits_per_weight: f64,
+    file_bytes: u64,
+    state_bytes: StateBytes,
+    /// State in f32 and working memory of one sequence.
+    memory_bytes: usize,
+    vocabulary: Option<u32>,
+    generation: Option<Generation>,
+    sections: Vec<SectionInfo>,
+}
+
+#[derive(Serialize)]
+struct Quants {
+    embedding: &'static str,
+    in_proj: &'static str,
+    x_proj: &'static str,
+    dt_proj: &'static str,
+    out_proj: &'static str,
+    head: &'static str,
+}
+
+#[derive(Serialize)]
+struct Dimensions {
+    d_model: u32,
+    d_inner: u32,
+    d_state: u32,
+    d_conv: u32,
+    dt_rank: u32,
+    n_layer: u32,
+    vocab: u32,
+    norm_eps: f32,
+    /// Absent where B, C and dt are not normalised.
+    bcdt_eps: Option<f32>,
+    tied: bool,
+    bias: bool,
+    conv_bias: bool,
+    block_bytes: u32,
+}
+
+#[derive(Serialize)]
+struct StateBytes {
+    f32: usize,
+    f16: usize,
+}
+
+#[derive(Serialize)]
+struct Generation {
+    eos: Vec<u32>,
+    bos: Option<u32>,
+    pad: Option<u32>,
+}
+
+#[derive(Serialize)]
+struct SectionInfo {
+    name: String,
+    offset: u64,
+    bytes: u64,
+    blocks: u32,
+}
+
+/// The parameters of the checkpoint, without padding.
+fn parameters(c: &Config) -> u64 {
+    let [d_model, d_inner, d_state, d_conv, dt_rank, n_layer, vocab] =
+        [c.d_model, c.d_inner, c.d_state, c.d_conv, c.dt_rank, c.n_layer, c.vocab].map(u64::from);
+    let (bias, conv_bias) = (u64::from(c.bias), u64::from(c.conv_bias));
+    let in_proj = 2 * d_inner * (d_model + bias);
+    let conv = d_inner * (d_conv + conv_bias);
+    let x_proj = (dt_rank + 2 * d_state) * d_inner;
+    let dt_proj = d_inner * (dt_rank + 1);
+    let a_and_d = d_inner * (d_state + 1);
+    let out_proj = d_model * (d_inner + bias);
+    let layer = d_model + in_proj + conv + x_proj + dt_proj + a_and_d + out_proj;
+    let tables = if c.tied { 1 } else { 2 };
+    n_layer * layer + d_model + tables * vocab * d_model
+}
+
+/// Bytes of all sections of weights.
+fn weight_bytes(layout: &Layout) -> u64 {
+    let weights = |s: &Section| {
+        matches!(s, Section::Embedding | Section::Layer(_) | Section::FinalNorm | Section::Head)
+    };
+    layout.sections().filter(weights).map(|s| layout.section(s).length).sum()
+}
+
+pub(super) fn run(args: &Args) -> Result<(), Error> {
+    let engine = open_to_read(args.model.as_deref())?;
+    let (layout, config) = (engine.layout(), engine.config());
+    let sections = layout.sections().map(|s| {
+        let place = layout.section(s);
+        SectionInfo { name: s.to_string(), offset: place.offset, bytes: place.length, blocks: place.blocks }
+    });
+    let sections = sections.filter(|s| s.bytes > 0).collect();
+    let vocabulary = match engine.tokenizer() {
+        Ok(tokenizer) => Some(tokenizer.vocab_size()),
+        Err(Error::NoTokenizer { .. }) => None,
+        Err(error) => return Err(error),
+    };
+    let generation =
+        engine.generation()?.map(|g| Generation { eos: g.eos.iter().collect(), bos: g.bos, pad: g.pad });
+    let state = StateSize::of(config, config.n_layer as usize);
+    let name = Quant::name;
+    let q = &config.quants;
+    let info = Info {
+        arch: config.arch.name(),
+        quant: name(q.in_proj),
+        quants: Quants {
+            embedding: name(q.embedding),
+            in_proj: name(q.in_proj),
+            x_proj: name(q.x_proj),
+            dt_proj: name(q.dt_proj),
+            out_proj: name(q.out_proj),
+            head: name(q.head),
+        },
+        config: dimensions(config),
+        parameters: parameters(config),
+        bits_per_weight: 8.0 * weight_bytes(layout) as f64 / parameters(config) as f64,
+        file_bytes: layout.file_bytes(),
+        state_bytes: StateBytes { f32: state.bytes(StateKind::F32), f16: state.bytes(StateKind::F16) },
+        memory_bytes: memory_bytes(config, &MemoryOptions::default()),
+        vocabulary,
+        generation,
+        sections,
+    };
+    if args.json { output::json(&info) } else { table(&info) }
+}
+
+fn dimensions(c: &Config) -> Dimensions {
+    Dimensions {
+        d_model: c.d_model,
+        d_inner: c.d_inner,
+        d_state: c.d_state,
+        d_conv: c.d_conv,
+        dt_rank: c.dt_rank,
+        n_layer: c.n_layer,
+        vocab: c.vocab,
+        norm_eps: c.norm_eps,
+        bcdt_eps: c.bcdt_eps,
+        tied: c.tied,
+        bias: c.bias,
+        conv_bias: c.conv_bias,
+        block_bytes: c.block_bytes,
+    }
+}
+
+fn table(info: &Info) -> Result<(), Error> {
+    let c = &info.config;
+    let q = &info.quants;
+    let yes = |flag: bool| if flag { "yes" } else { "no" };
+    let rows = [
+        ("arch", info.arch.to_owned()),
+        ("quant", format!("{} (x_proj {}, dt_proj {}, head {})", info.quant, q.x_proj, q.dt_proj, q.head)),
+        ("parameters", format!("{}, {:.2} bits each in the file", info.parameters, info.bits_per_weight)),
+        ("layers", format!("{} of d_model {}, d_inner {}", c.n_layer, c.d_model, c.d_inner)),
+        ("mixer", format!("d_state {}, d_conv {}, dt_rank {}", c.d_state, c.d_conv, c.dt_rank)),
+        (
+            "norms",
+            match c.bcdt_eps {
+                Some(eps) => format!("eps {:e}, of B, C and dt {eps:e}", c.norm_eps),
+                None => format!("eps {:e}", c.norm_eps),
+            },
+        ),
+        (
+            "options",
+            format!("tied head {}, biases {}, conv bias {}", yes(c.tied), yes(c.bias), yes(c.conv_bias)),
+        ),
+        (
+            "vocabulary",
+            match info.vocabulary {
+                Some(n) => format!("{}, tokenizer {n}", c.vocab),
+                None => format!("{}, no tokenizer", c.vocab),
+            },
+        ),
+        ("file", format!("{} bytes, blocks of up to {}", info.file_bytes, c.block_bytes)),
+        ("state", format!("{} bytes in f32, {} in f16", info.state_bytes.f32, info.state_bytes.f16)),
+        ("memory", format!("{} bytes a sequence beside the weights", info.memory_bytes)),
+    ];
+    let mut out = output::stdout();
+    let mut write = || {
+        for (name, value) in &rows {
+            writeln!(out, "{name:<12}{value}")?;
+        }
+        writeln!(out, "\n{:<22}{:>14}{:>14}{:>9}", "section", "offset", "bytes", "blocks")?;
+        for s in &info.sections {
+            writeln!(out, "{:<22}{:>14}{:>14}{:>9}", s.name, s.offset, s.bytes, s.blocks)?;
+        }
+        Ok(())
+    };
+    write().map_err(output::failed)?;
+    output::finish(out)
+}

@@ -1,0 +1,105 @@
+//! `elapid logits`: what the model says of the next token.
+
+use std::io::Write;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+
+use elapid::core::tokenizer::EncodeOptions;
+use elapid::{Engine, Error, Progress, Sequence, encode};
+
+use super::bar::Bar;
+use super::model::{ComputeArgs, StateArgs};
+use super::npy::Writer;
+use super::{interrupt, output};
+
+/// Prints the logits after a text, or after each of its tokens
+///
+/// As JSON: {"tokens": [...], "logits": [...]}, with --all one array a token. As a NumPy array of f32: [vocab], with --all
+/// [tokens, vocab].
+#[derive(clap::Args)]
+#[command(group = clap::ArgGroup::new("input").required(true))]
+pub(super) struct Args {
+    /// A packed model; the bundled one if left out
+    model: Option<PathBuf>,
+    /// Token ids, such as 1,2,3
+    #[arg(long, value_delimiter = ',', group = "input", value_name = "IDS")]
+    tokens: Vec<u32>,
+    /// A text
+    #[arg(long, group = "input")]
+    text: Option<String>,
+    /// Logits after every token, not only the last
+    #[arg(long)]
+    all: bool,
+    /// Write a NumPy array to this file
+    #[arg(short, value_name = "FILE.npy", conflicts_with = "json")]
+    output: Option<PathBuf>,
+    /// Print JSON, as is done without -o
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    state: StateArgs,
+    #[command(flatten)]
+    compute: ComputeArgs,
+}
+
+fn tokens(args: &Args, engine: &Engine) -> Result<Vec<u32>, Error> {
+    let Some(text) = &args.text else { return Ok(args.tokens.clone()) };
+    let tokens = encode(&engine.tokenizer()?, text, EncodeOptions::default())?;
+    if tokens.is_empty() {
+        return Err(Error::Usage("the text is empty: give a word at least".into()));
+    }
+    Ok(tokens)
+}
+
+/// Hands the rows that were asked for to `each`.
+fn rows(
+    sequence: &mut Sequence<'_>,
+    tokens: &[u32],
+    all: bool,
+    mut each: impl FnMut(usize, &[f32]) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let bar = Bar::new("computing");
+    let mut watch = |Progress { done, total }: Progress| -> ControlFlow<()> {
+        bar.set(done, total);
+        interrupt::check()
+    };
+    if all {
+        return sequence.feed_each(tokens, &mut watch, &mut each);
+    }
+    sequence.feed_watched(tokens, &mut watch)?;
+    each(0, sequence.logits()?)
+}
+
+pub(super) fn run(args: &Args) -> Result<(), Error> {
+    let engine = args.compute.open(args.model.as_deref())?;
+    let tokens = tokens(args, &engine)?;
+    let mut memory = engine.memory(&args.state.memory())?;
+    let mut sequence = memory.sequence(&engine)?;
+    interrupt::listen();
+    if let Some(path) = &args.output {
+        let vocab = engine.config().vocab as usize;
+        let shape = [tokens.len(), vocab];
+        let mut file = Writer::create(path, if args.all { &shape } else { &shape[1..] })?;
+        rows(&mut sequence, &tokens, args.all, |_, row| file.extend(row))?;
+        return file.finish();
+    }
+    // Nothing is written before there is something to write, so that what fails leaves no half of a line.
+    let mut out = output::stdout();
+    rows(&mut sequence, &tokens, args.all, |i, row| {
+        let between = match i {
+            0 => format!("{{\"tokens\":{},\"logits\":{}", compact(&tokens), if args.all { "[" } else { "" }),
+            _ => ",".into(),
+        };
+        out.write_all(between.as_bytes()).map_err(output::failed)?;
+        serde_json::to_writer(&mut out, row).map_err(|e| output::failed(e.into()))
+    })?;
+    writeln!(out, "{}", if args.all { "]}" } else { "}" }).map_err(output::failed)?;
+    output::finish(out)
+}
+
+/// The ids as a JSON array.
+fn compact(tokens: &[u32]) -> String {
+    let ids: Vec<String> = tokens.iter().map(u32::to_string).collect();
+    format!("[{}]", ids.join(","))
+}

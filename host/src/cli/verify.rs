@@ -1,0 +1,45 @@
+//! `elapid verify`: whether a file is as it was written.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use elapid::{Error, verify};
+
+use super::bar::Bar;
+use super::model::ComputeArgs;
+use super::{interrupt, output};
+
+/// Checks header, tables, padding and the checksum of every block, and says what is damaged
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// A packed model; the bundled one if left out
+    model: Option<PathBuf>,
+    #[command(flatten)]
+    compute: ComputeArgs,
+}
+
+pub(super) fn run(args: &Args) -> Result<(), Error> {
+    let engine = args.compute.open(args.model.as_deref())?;
+    interrupt::listen();
+    let (bar, done) = (Bar::bytes("verifying"), AtomicU64::new(0));
+    let total = engine.layout().file_bytes();
+    let damaged = verify(&engine, &|bytes| {
+        bar.set(done.fetch_add(bytes, Ordering::Relaxed) + bytes, total);
+        interrupt::check()
+    })?;
+    drop(bar);
+    let mut out = output::stdout();
+    for damage in &damaged {
+        writeln!(out, "{damage}").map_err(output::failed)?;
+    }
+    let blocks = engine.layout().block_count();
+    let Some(first) = damaged.first() else {
+        writeln!(out, "{}: all {blocks} blocks are as they were written", engine.name())
+            .map_err(output::failed)?;
+        return output::finish(out);
+    };
+    let error =
+        Error::Damaged { model: engine.name().into(), first: first.to_string(), others: damaged.len() - 1 };
+    output::finish(out).and(Err(error))
+}

@@ -1,0 +1,285 @@
+//! One sequence of tokens: its memory, and the steps over it.
+
+use std::ops::ControlFlow;
+
+use elapid_core::format::{Config, Layout};
+use elapid_core::kernels::{LANES, Scale, SsmState};
+use elapid_core::model::{
+    Model, Rows, Scratch, ScratchSize, Session, State, StateKind, StateSize, StepError,
+};
+use elapid_core::source::SliceSource;
+
+use crate::{Engine, Error};
+
+/// Tokens of a chunk if nothing else is asked for: enough that a chunk's weights are read once for many tokens.
+const CHUNK: usize = 256;
+/// Bytes that the working memory of a chunk, or the logits of its tokens, may take if nothing else is asked for.
+const CHUNK_BYTES: usize = 32 << 20;
+
+/// How a sequence is kept.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct MemoryOptions {
+    /// How the recurrent state is kept. f16 halves it, and rounds it after every token.
+    pub state: StateKind,
+    /// Tokens that pass a layer together; a good number for the model if left out. It changes no bit of the results.
+    pub chunk: Option<usize>,
+}
+
+/// The recurrent state's elements.
+#[derive(Debug)]
+enum Ssm {
+    F32(Vec<f32>),
+    F16(Vec<u16>),
+}
+
+impl Ssm {
+    fn new(kind: StateKind, len: usize) -> Result<Self, Error> {
+        Ok(match kind {
+            StateKind::F32 => Self::F32(zeros("the state", len)?),
+            StateKind::F16 => Self::F16(zeros("the state", len)?),
+        })
+    }
+
+    fn lend(&mut self) -> SsmState<'_> {
+        match self {
+            Self::F32(state) => SsmState::F32(state),
+            Self::F16(state) => SsmState::F16(state),
+        }
+    }
+}
+
+/// The memory of one sequence: state, undo copy, working memory and logits. It outlives the sequences that use it, one
+/// after the other.
+#[derive(Debug)]
+pub struct Memory {
+    conv: Vec<f32>,
+    ssm: Ssm,
+    undo_conv: Vec<f32>,
+    undo_ssm: Ssm,
+    floats: Vec<f32>,
+    ints: Vec<i8>,
+    scales: Vec<Scale>,
+    logits: Vec<f32>,
+    row: Vec<f32>,
+    checked: Vec<u32>,
+    chunk: usize,
+}
+
+/// Zeros, or an error where the system has no memory for them.
+fn zeros<T: Clone + Default>(what: &'static str, len: usize) -> Result<Vec<T>, Error> {
+    let mut memory = Vec::new();
+    if memory.try_reserve_exact(len).is_err() {
+        let hint = if what == "the state" { ", or --state f16" } else { "" };
+        return Err(Error::Memory { what, bytes: len.saturating_mul(size_of::<T>()), hint });
+    }
+    memory.resize(len, T::default());
+    Ok(memory)
+}
+
+/// Tokens of a chunk whose working memory stays within [`CHUNK_BYTES`], one at least.
+fn default_chunk(config: &Config) -> usize {
+    let each = ScratchSize::of(config, 1).bytes();
+    (CHUNK_BYTES / each.max(1)).clamp(1, CHUNK)
+}
+
+/// Bytes of state and working memory that a sequence takes, weights not counted.
+#[must_use]
+pub fn memory_bytes(config: &Config, options: &MemoryOptions) -> usize {
+    let chunk = options.chunk.unwrap_or_else(|| default_chunk(config)).max(1);
+    let state = StateSize::of(config, config.n_layer as usize).bytes(options.state);
+    let undo = StateSize::of(config, 1).bytes(options.state);
+    state + undo + ScratchSize::of(config, chunk).bytes() + 4 * config.padded_vocab() as usize
+}
+
+impl Memory {
+    pub(crate) fn new(layout: &Layout, options: &MemoryOptions) -> Result<Self, Error> {
+        let config = layout.config();
+        let all = StateSize::of(config, config.n_layer as usize);
+        let one = StateSize::of(config, 1);
+        let chunk = options.chunk.unwrap_or_else(|| default_chunk(config)).max(1);
+        let scratch = ScratchSize::of(config, chunk);
+        let working = "the working memory of a step";
+        Ok(Self {
+            conv: zeros("the state", all.conv)?,
+            ssm: Ssm::new(options.state, all.ssm)?,
+            undo_conv: zeros("the state", one.conv)?,
+            undo_ssm: Ssm::new(options.state, one.ssm)?,
+            floats: zeros(working, scratch.floats)?,
+            ints: zeros(working, scratch.ints)?,
+            scales: zeros(working, scratch.scales)?,
+            logits: zeros(working, config.padded_vocab() as usize)?,
+            row: Vec::new(),
+            checked: zeros(working, SliceSource::checked_words(layout))?,
+            chunk,
+        })
+    }
+
+    /// Begins a new sequence of the model that this memory was made for.
+    ///
+    /// # Errors
+    /// [`Error::Step`] if it was made for another.
+    pub fn sequence<'a>(&'a mut self, engine: &'a Engine) -> Result<Sequence<'a>, Error> {
+        let model = engine.model();
+        let mut state = State { conv: &mut self.conv, ssm: self.ssm.lend() };
+        state.clear();
+        let undo = State { conv: &mut self.undo_conv, ssm: self.undo_ssm.lend() };
+        let scratch = Scratch { floats: &mut self.floats, ints: &mut self.ints, scales: &mut self.scales };
+        let session = Session::new(&model, state, undo, scratch).map_err(|cause| engine.step_error(cause))?;
+        let source = engine.source(&mut self.checked)?;
+        let (logits, row) = (&mut self.logits, &mut self.row);
+        Ok(Sequence { engine, model, session, source, logits, row, chunk: self.chunk })
+    }
+}
+
+/// How far a computation has come, in tokens times layers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// What is done.
+    pub done: u64,
+    /// What there is to do.
+    pub total: u64,
+}
+
+/// Told of progress after every layer of a chunk; [`ControlFlow::Break`] ends the computation.
+pub type Watch<'w> = dyn FnMut(Progress) -> ControlFlow<()> + 'w;
+
+/// Given the place of a token and the logits `[vocab]` after it; an error ends the computation.
+pub type EachRow<'e> = dyn FnMut(usize, &[f32]) -> Result<(), Error> + 'e;
+
+/// One sequence: tokens go in, logits come out.
+pub struct Sequence<'a> {
+    engine: &'a Engine,
+    model: Model<'a>,
+    session: Session<'a>,
+    source: SliceSource<'a>,
+    logits: &'a mut Vec<f32>,
+    row: &'a mut Vec<f32>,
+    chunk: usize,
+}
+
+impl std::fmt::Debug for Sequence<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sequence")
+            .field("engine", self.engine)
+            .field("chunk", &self.chunk)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Sequence<'_> {
+    /// Forgets everything, an interrupted computation too.
+    pub fn clear(&mut self) {
+        self.session.clear();
+    }
+
+    /// Feeds tokens. Any number of them, in one call or many: the results are the same bits.
+    ///
+    /// # Errors
+    /// [`Error::Step`]: a token that the model does not know (nothing was fed then), damaged weights, or a value that is
+    /// not finite.
+    pub fn feed(&mut self, tokens: &[u32]) -> Result<(), Error> {
+        self.feed_watched(tokens, &mut |_| ControlFlow::Continue(()))
+    }
+
+    /// As [`Sequence::feed`], telling `watch` how far it is.
+    ///
+    /// # Errors
+    /// As [`Sequence::feed`], and [`Error::Interrupted`] if `watch` breaks; then only [`Sequence::clear`] helps.
+    pub fn feed_watched(&mut self, tokens: &[u32], watch: &mut Watch<'_>) -> Result<(), Error> {
+        self.check(tokens)?;
+        let total = self.work(tokens.len());
+        let mut done = 0;
+        for chunk in tokens.chunks(self.chunk) {
+            self.pass(chunk, &mut done, total, watch)?;
+        }
+        Ok(())
+    }
+
+    /// Feeds tokens and calls `each` with the place and the logits `[vocab]` of every one.
+    ///
+    /// # Errors
+    /// As [`Sequence::feed_watched`], and what `each` returns.
+    pub fn feed_each(
+        &mut self,
+        tokens: &[u32],
+        watch: &mut Watch<'_>,
+        each: &mut EachRow<'_>,
+    ) -> Result<(), Error> {
+        self.check(tokens)?;
+        let (vocab, padded) =
+            (self.engine.config().vocab as usize, self.engine.config().padded_vocab() as usize);
+        let total = self.work(tokens.len());
+        let (mut done, mut place) = (0, 0);
+        let chunk = self.chunk.min((CHUNK_BYTES / (4 * padded)).max(1)).min(tokens.len());
+        let mut all = zeros("logits", chunk * padded)?;
+        self.row.resize(padded, 0.0);
+        for tokens in tokens.chunks(chunk) {
+            self.pass(tokens, &mut done, total, watch)?;
+            let out = self.model.logits(&mut self.session, &mut self.source, Rows::All, &mut all);
+            out.map_err(|cause| self.engine.step_error(cause))?;
+            let panels = all.as_chunks::<LANES>().0;
+            for t in 0..tokens.len() {
+                // `[vocab/16][T][16]` to `[vocab]`.
+                for (to, panel) in
+                    self.row.as_chunks_mut::<LANES>().0.iter_mut().zip(panels.chunks_exact(tokens.len()))
+                {
+                    *to = panel[t];
+                }
+                each(place, &self.row[..vocab])?;
+                place += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// The logits `[vocab]` after the last token, for the caller to use up.
+    ///
+    /// # Errors
+    /// [`Error::Step`] if no token was fed, or as [`Sequence::feed`].
+    pub fn logits(&mut self) -> Result<&mut [f32], Error> {
+        let out = self.model.logits(&mut self.session, &mut self.source, Rows::Last, self.logits);
+        out.map_err(|cause| self.engine.step_error(cause))?;
+        Ok(&mut self.logits[..self.engine.config().vocab as usize])
+    }
+
+    /// Tokens times layers.
+    fn work(&self, tokens: usize) -> u64 {
+        tokens as u64 * u64::from(self.engine.config().n_layer)
+    }
+
+    /// Whether all tokens can be fed, so that a bad one is known by its place in all of them, before any is fed.
+    fn check(&self, tokens: &[u32]) -> Result<(), Error> {
+        let vocab = self.engine.config().vocab;
+        if tokens.is_empty() {
+            return Err(self.engine.step_error(StepError::NoTokens));
+        }
+        match tokens.iter().position(|token| *token >= vocab) {
+            Some(position) => {
+                Err(self.engine.step_error(StepError::Token { position, token: tokens[position], vocab }))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// One chunk through all layers.
+    fn pass(
+        &mut self,
+        tokens: &[u32],
+        done: &mut u64,
+        total: u64,
+        watch: &mut Watch<'_>,
+    ) -> Result<(), Error> {
+        let Self { engine, model, session, source, .. } = self;
+        let mut more = model.begin(session, source, tokens).map(|()| true);
+        while more.map_err(|cause| engine.step_error(cause))? {
+            more = model.advance(session, source);
+            if more.is_ok() {
+                *done += tokens.len() as u64;
+                if watch(Progress { done: *done, total }).is_break() {
+                    return Err(Error::Interrupted);
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,197 @@
+//! Packed files are untrusted: whatever their bytes, opening and running them gives an error or logits, never a panic.
+
+use elapid_core::format::{FormatError, Header, Quant, Section, checksum};
+use elapid_core::kernels::{self, Scale, Solo, SsmState};
+use elapid_core::model::{Model, Rows, Scratch, ScratchSize, Session, State, StateSize, StepError};
+use elapid_core::source::{Fault, SliceSource};
+use elapid_tests::fixture::fixture;
+use elapid_tests::runner::{pack, quant};
+use proptest::prelude::*;
+
+/// What came of running a file.
+#[derive(Debug, PartialEq)]
+enum Outcome {
+    Format(FormatError),
+    Step(StepError),
+    Logits(Vec<u32>),
+}
+
+/// Opens a file and feeds it a few tokens.
+fn run(file: &[u8]) -> Outcome {
+    let header = match Header::parse(file) {
+        Ok(header) => header,
+        Err(error) => return Outcome::Format(error),
+    };
+    let layout = header.layout();
+    let mut checked = vec![0; SliceSource::checked_words(layout)];
+    let mut source = match SliceSource::new(file, &header, &mut checked) {
+        Ok(source) => source,
+        Err(error) => return Outcome::Format(error),
+    };
+    let config = layout.config();
+    let (all, one) = (StateSize::of(config, config.n_layer as usize), StateSize::of(config, 1));
+    let size = ScratchSize::of(config, 4);
+    let (mut conv, mut ssm) = (vec![0.0; all.conv], vec![0.0; all.ssm]);
+    let (mut undo_conv, mut undo_ssm) = (vec![0.0; one.conv], vec![0.0; one.ssm]);
+    let (mut floats, mut ints) = (vec![0.0; size.floats], vec![0; size.ints]);
+    let mut scales = vec![Scale::default(); size.scales];
+    let model = Model::new(layout, kernels::detect(), &Solo);
+    let step = || {
+        let state = State { conv: &mut conv, ssm: SsmState::F32(&mut ssm) };
+        let undo = State { conv: &mut undo_conv, ssm: SsmState::F32(&mut undo_ssm) };
+        let scratch = Scratch { floats: &mut floats, ints: &mut ints, scales: &mut scales };
+        let mut session = Session::new(&model, state, undo, scratch)?;
+        model.forward(&mut session, &mut source, &[0, 1, 2])?;
+        model.forward(&mut session, &mut source, &[3])?;
+        let mut logits = vec![0.0; config.padded_vocab() as usize];
+        model.logits(&mut session, &mut source, Rows::Last, &mut logits)?;
+        Ok(logits.iter().map(|x| x.to_bits()).collect())
+    };
+    let mut step = step;
+    step().map_or_else(Outcome::Step, Outcome::Logits)
+}
+
+/// A small file of a fixture, cut in the smallest blocks.
+fn valid(name: &str, as_quant: Quant) -> Vec<u8> {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let fixture = fixture(name).expect("a committed fixture");
+    let options = elapid_pack::Options { block_bytes: 16 << 10, ..quant(as_quant) };
+    std::fs::read(pack(&fixture.checkpoint, folder.path(), &options)).expect("the packed file")
+}
+
+/// Renews all checksums, as a forger would.
+fn forge(file: &mut [u8], header: &Header) {
+    let layout = header.layout();
+    let table = layout.section(Section::Checksums);
+    for section in layout.sections() {
+        for index in 0.. {
+            let Some(block) = layout.block(section, index) else { break };
+            let bytes = &file[block.offset as usize..][..block.length as usize];
+            let sum = checksum(bytes).to_le_bytes();
+            file[table.offset as usize + 4 * block.checksum as usize..][..4].copy_from_slice(&sum);
+        }
+    }
+    let sums = checksum(&file[table.offset as usize..][..table.length as usize]);
+    file[248..252].copy_from_slice(&sums.to_le_bytes());
+    forge_header(file);
+}
+
+fn forge_header(file: &mut [u8]) {
+    let sum = checksum(&file[..252]);
+    file[252..256].copy_from_slice(&sum.to_le_bytes());
+}
+
+#[test]
+fn a_file_cut_at_any_length_is_refused() {
+    let file = valid("mamba-odd", Quant::Q8);
+    assert!(matches!(run(&file), Outcome::Logits(_)), "{:?}", run(&file));
+    let lengths = (0..2048).chain((2048..file.len()).step_by(509)).chain([file.len() - 1]);
+    for length in lengths {
+        match run(&file[..length]) {
+            Outcome::Format(FormatError::Short { .. } | FormatError::Length { .. } | FormatError::NotElp) => {
+            }
+            other => panic!("cut at {length}: {other:?}"),
+        }
+    }
+    let mut longer = file;
+    longer.push(0);
+    assert!(matches!(run(&longer), Outcome::Format(FormatError::Length { .. })));
+}
+
+#[test]
+fn any_flipped_bit_of_the_header_is_found() {
+    let file = valid("falcon-odd", Quant::Q4);
+    let header = Header::parse(&file).expect("a valid file");
+    for bit in 0..8 * header.layout().header_bytes() as usize {
+        let mut file = file.clone();
+        file[bit / 8] ^= 1 << (bit % 8);
+        assert!(matches!(run(&file), Outcome::Format(_)), "bit {bit}");
+    }
+}
+
+#[test]
+fn a_newer_version_is_named() {
+    let mut file = valid("mamba-odd", Quant::Q8);
+    file[8] = 9;
+    let error = Outcome::Format(FormatError::Version { found: 9, known: 1 });
+    assert_eq!(run(&file), error);
+}
+
+#[test]
+fn a_damaged_block_is_named() {
+    let file = valid("mamba-odd", Quant::Q8);
+    let header = Header::parse(&file).expect("a valid file");
+    let block = header.layout().block(Section::Layer(1), 3).expect("a block");
+    let mut damaged = file;
+    damaged[block.offset as usize + 100] ^= 0x10;
+    let Outcome::Step(StepError::Source(error)) = run(&damaged) else { panic!("not found") };
+    let found = (error.section, error.block, error.offset, error.fault);
+    assert_eq!(found, (Section::Layer(1), 3, block.offset, Fault::Checksum));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 3000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Header fields of any value, with a matching checksum.
+    #[test]
+    fn forged_headers_do_no_harm(changes in prop::collection::vec((8usize..252, any::<u8>()), 1..6)) {
+        thread_local!(static FILE: Vec<u8> = valid("mamba-odd", Quant::Q8));
+        FILE.with(|file| {
+            let mut file = file.clone();
+            for (at, value) in changes {
+                file[at] = value;
+            }
+            forge_header(&mut file);
+            // Only fields that change no size can pass.
+            let _ = run(&file);
+        });
+    }
+
+    /// Weights of any value, with matching checksums: logits, or an error that names the layer.
+    #[test]
+    fn forged_weights_do_no_harm(
+        as_quant in prop::sample::select(Quant::ALL.to_vec()),
+        changes in prop::collection::vec((0.0f64..1.0, any::<[u8; 8]>()), 1..20),
+    ) {
+        thread_local!(static FILES: Vec<(Quant, Vec<u8>)> =
+            Quant::ALL.into_iter().map(|q| (q, valid("falcon-odd", q))).collect());
+        let outcome = FILES.with(|files| {
+            let Some((_, file)) = files.iter().find(|(q, _)| *q == as_quant) else { return None };
+            let mut file = file.clone();
+            let header = Header::parse(&file).expect("a valid file");
+            let start = header.layout().section(Section::Embedding).offset as usize;
+            for (place, bytes) in changes {
+                let at = start + (place * (file.len() - start - 8) as f64) as usize;
+                file[at..at + 8].copy_from_slice(&bytes);
+            }
+            forge(&mut file, &header);
+            Some(run(&file))
+        });
+        let allowed = matches!(
+            outcome,
+            Some(Outcome::Logits(_) | Outcome::Step(StepError::NonFinite { .. }))
+        );
+        prop_assert!(allowed, "{outcome:?}");
+    }
+
+    /// Any bytes anywhere: found, unless they fell on padding that nothing reads.
+    #[test]
+    fn flipped_bytes_are_found(place in 0.0f64..1.0, flip in 1u8..) {
+        thread_local!(static FILE: (Vec<u8>, Vec<u32>) = {
+            let file = valid("mamba-odd", Quant::F16);
+            let Outcome::Logits(logits) = run(&file) else { panic!("a valid file") };
+            (file, logits)
+        });
+        FILE.with(|(file, logits)| {
+            let mut file = file.clone();
+            let at = (place * file.len() as f64) as usize;
+            file[at] ^= flip;
+            match run(&file) {
+                Outcome::Logits(found) => prop_assert_eq!(&found, logits),
+                Outcome::Format(_) | Outcome::Step(StepError::Source(_)) => {}
+                other => prop_assert!(false, "byte {at}: {other:?}"),
+            }
+            Ok(())
+        })?;
+    }
+}

@@ -1,0 +1,388 @@
+//! `tokenizer.json`: what of it is supported, in the form that the table is built from.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use elapid_core::tokenizer::nfc::{normalize_segment, segment_end};
+use elapid_core::tokenizer::table::PreTokenizer;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::CompileError;
+
+/// A tokenizer as its file describes it, checked and in bytes.
+pub struct Description {
+    pub pre_tokenizer: PreTokenizer,
+    pub nfc: bool,
+    /// A word that is in the vocabulary is that token, whatever the merges say.
+    pub ignore_merges: bool,
+    /// The vocabulary and the added tokens, by id.
+    pub tokens: BTreeMap<u32, Token>,
+    /// Left, right and merged token, by rank.
+    pub merges: Vec<[u32; 3]>,
+    /// Tokens before and after a text.
+    pub template: [Vec<u32>; 2],
+}
+
+/// One token.
+#[derive(Default)]
+pub struct Token {
+    pub bytes: Vec<u8>,
+    /// It is in the vocabulary, spelt in the letters that stand for bytes: a text's word may be this token.
+    pub word: bool,
+    pub added: Option<Added>,
+}
+
+/// What is particular to an added token.
+#[derive(Clone, Copy)]
+pub struct Added {
+    pub special: bool,
+    /// Matched in the normalised text.
+    pub normalized: bool,
+}
+
+#[derive(Deserialize)]
+struct File {
+    #[serde(default)]
+    added_tokens: Vec<AddedToken>,
+    #[serde(default)]
+    normalizer: Value,
+    #[serde(default)]
+    pre_tokenizer: Value,
+    #[serde(default)]
+    post_processor: Value,
+    #[serde(default)]
+    decoder: Value,
+    model: Value,
+}
+
+#[derive(Deserialize)]
+struct AddedToken {
+    id: u32,
+    content: String,
+    #[serde(default)]
+    single_word: bool,
+    #[serde(default)]
+    lstrip: bool,
+    #[serde(default)]
+    rstrip: bool,
+    normalized: Option<bool>,
+    #[serde(default)]
+    special: bool,
+}
+
+#[derive(Deserialize)]
+struct Bpe {
+    dropout: Option<f32>,
+    unk_token: Option<String>,
+    continuing_subword_prefix: Option<String>,
+    end_of_word_suffix: Option<String>,
+    byte_fallback: Option<bool>,
+    ignore_merges: Option<bool>,
+    vocab: HashMap<String, u32>,
+    merges: Merges,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Merges {
+    Pairs(Vec<(String, String)>),
+    Lines(Vec<String>),
+}
+
+fn unsupported<T>(what: impl Into<String>) -> Result<T, CompileError> {
+    Err(CompileError::Unsupported(what.into()))
+}
+
+fn invalid<T>(what: impl Into<String>) -> Result<T, CompileError> {
+    Err(CompileError::Invalid(what.into()))
+}
+
+/// Reads a `tokenizer.json`.
+pub fn read(json: &[u8]) -> Result<Description, CompileError> {
+    let file: File = serde_json::from_slice(json)?;
+    let nfc = normalizer(&file.normalizer)?;
+    let pre_tokenizer = pre_tokenizer(&file.pre_tokenizer)?;
+    decoder(&file.decoder)?;
+    let kind = type_of(&file.model);
+    // Old files leave the type out where it is BPE.
+    if kind != "BPE" && !(file.model.get("type").is_none() && file.model.get("merges").is_some()) {
+        return unsupported(format!("model of type {kind}"));
+    }
+    let model: Bpe = serde_json::from_value(file.model)?;
+    model.check()?;
+
+    let mut tokens = vocabulary(&model.vocab)?;
+    let merges = merges(&model, &tokens)?;
+    add(&mut tokens, &model.vocab, &file.added_tokens, nfc)?;
+    let template = template(&file.post_processor)?;
+    for id in template.iter().flatten() {
+        if !tokens.contains_key(id) {
+            return invalid(format!("post_processor puts in token {id}, which does not exist"));
+        }
+    }
+    let ignore_merges = model.ignore_merges.unwrap_or(false);
+    Ok(Description { pre_tokenizer, nfc, ignore_merges, tokens, merges, template })
+}
+
+/// The `type` of a part, for comparison and for messages.
+fn type_of(part: &Value) -> &str {
+    part.get("type").and_then(Value::as_str).unwrap_or("(none)")
+}
+
+fn flag(part: &Value, name: &str, default: bool) -> bool {
+    part.get(name).and_then(Value::as_bool).unwrap_or(default)
+}
+
+/// The parts of a `Sequence`, or the one part that there is.
+fn sequence<'v>(part: &'v Value, list: &str) -> Result<Vec<&'v Value>, CompileError> {
+    if part.is_null() {
+        return Ok(Vec::new());
+    }
+    if type_of(part) != "Sequence" {
+        return Ok(vec![part]);
+    }
+    match part.get(list).and_then(Value::as_array) {
+        Some(parts) => Ok(parts.iter().collect()),
+        None => invalid(format!("a Sequence without {list}")),
+    }
+}
+
+/// Whether text is normalised to NFC.
+fn normalizer(part: &Value) -> Result<bool, CompileError> {
+    let parts = sequence(part, "normalizers")?;
+    for part in &parts {
+        if type_of(part) != "NFC" {
+            return unsupported(format!("normalizer {}", type_of(part)));
+        }
+    }
+    Ok(!parts.is_empty())
+}
+
+fn pre_tokenizer(part: &Value) -> Result<PreTokenizer, CompileError> {
+    let parts = sequence(part, "pretokenizers")?;
+    for part in &parts {
+        let refused = match type_of(part) {
+            "ByteLevel" if flag(part, "add_prefix_space", true) => "ByteLevel with add_prefix_space",
+            "ByteLevel" if !flag(part, "use_regex", true) => "ByteLevel without use_regex",
+            "Punctuation" if part["behavior"] != "Contiguous" => "Punctuation other than Contiguous",
+            "Digits" if flag(part, "individual_digits", false) => "Digits with individual_digits",
+            "Split"
+                if part["pattern"]["Regex"] != "[0-9][0-9][0-9]"
+                    || part["behavior"] != "Isolated"
+                    || flag(part, "invert", false) =>
+            {
+                return unsupported(format!("pre_tokenizer Split at {}", part["pattern"]));
+            }
+            "ByteLevel" | "Punctuation" | "Digits" | "Split" => continue,
+            other => return unsupported(format!("pre_tokenizer {other}")),
+        };
+        return unsupported(format!("pre_tokenizer {refused}"));
+    }
+    let types: Vec<&str> = parts.iter().map(|part| type_of(part)).collect();
+    match types[..] {
+        ["ByteLevel"] => Ok(PreTokenizer::Gpt2),
+        ["Punctuation", "ByteLevel", "Digits", "Split"] => Ok(PreTokenizer::Falcon),
+        [] => unsupported("no pre_tokenizer"),
+        _ => unsupported(format!("pre_tokenizer of {} in this order", types.join(", "))),
+    }
+}
+
+fn decoder(part: &Value) -> Result<(), CompileError> {
+    for part in sequence(part, "decoders")? {
+        if type_of(part) != "ByteLevel" {
+            return unsupported(format!("decoder {}", type_of(part)));
+        }
+    }
+    Ok(())
+}
+
+/// The tokens that the post-processor puts before and after a text.
+fn template(part: &Value) -> Result<[Vec<u32>; 2], CompileError> {
+    let mut ids = [Vec::new(), Vec::new()];
+    for part in sequence(part, "processors")? {
+        match type_of(part) {
+            // It changes offsets only.
+            "ByteLevel" => continue,
+            "TemplateProcessing" if ids.iter().all(Vec::is_empty) => {}
+            other => return unsupported(format!("post_processor {other}")),
+        }
+        let Some(pieces) = part["single"].as_array() else {
+            return invalid("post_processor TemplateProcessing without single");
+        };
+        let mut side = 0;
+        for piece in pieces {
+            if !piece["Sequence"].is_null() {
+                if side == 1 || piece["Sequence"]["id"] != "A" {
+                    return unsupported("post_processor TemplateProcessing with more than one sequence");
+                }
+                side = 1;
+                continue;
+            }
+            let name = piece["SpecialToken"]["id"].as_str().unwrap_or_default();
+            let Some(special) = part["special_tokens"][name]["ids"].as_array() else {
+                return invalid(format!("post_processor TemplateProcessing names the unknown token {name:?}"));
+            };
+            for id in special {
+                match id.as_u64().and_then(|id| u32::try_from(id).ok()) {
+                    Some(id) => ids[side].push(id),
+                    None => return invalid(format!("post_processor TemplateProcessing has the id {id}")),
+                }
+            }
+        }
+        if side == 0 {
+            return unsupported("post_processor TemplateProcessing without the text");
+        }
+    }
+    Ok(ids)
+}
+
+impl Bpe {
+    fn check(&self) -> Result<(), CompileError> {
+        if self.dropout.is_some_and(|dropout| dropout != 0.0) {
+            return unsupported("model.dropout");
+        }
+        if self.continuing_subword_prefix.as_deref().is_some_and(|prefix| !prefix.is_empty()) {
+            return unsupported("model.continuing_subword_prefix");
+        }
+        if self.end_of_word_suffix.as_deref().is_some_and(|suffix| !suffix.is_empty()) {
+            return unsupported("model.end_of_word_suffix");
+        }
+        if self.byte_fallback == Some(true) {
+            return unsupported("model.byte_fallback (as of SentencePiece)");
+        }
+        // Bytes that UTF-8 has: letters and spaces must be there, others may be left out of a text if nothing is to
+        // stand for them.
+        let letters = byte_letters();
+        for (c, byte) in letters.iter().filter(|(_, byte)| !matches!(byte, 0xc0 | 0xc1 | 0xf5..)) {
+            if self.vocab.contains_key(c.encode_utf8(&mut [0; 4]) as &str) {
+                continue;
+            }
+            if matches!(byte, b' '..=b'~') {
+                return unsupported(format!("a vocabulary that is not byte-level: byte 0x{byte:02x} has no token"));
+            }
+            if let Some(unknown) = &self.unk_token {
+                return unsupported(format!("model.unk_token {unknown:?} for byte 0x{byte:02x}, which has no token"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The letter that stands for each byte in a vocabulary: itself where it is printable in Latin-1, or else the next one
+/// from U+0100 on (GPT-2's `bytes_to_unicode`).
+fn byte_letters() -> HashMap<char, u8> {
+    let mut next = 0x100;
+    let mut letter = |byte: u8| match byte {
+        b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff => char::from(byte),
+        _ => {
+            next += 1;
+            char::from_u32(next - 1).unwrap_or(char::REPLACEMENT_CHARACTER)
+        }
+    };
+    (0..=255).map(|byte| (letter(byte), byte)).collect()
+}
+
+fn vocabulary(vocab: &HashMap<String, u32>) -> Result<BTreeMap<u32, Token>, CompileError> {
+    let letters = byte_letters();
+    let mut tokens = BTreeMap::new();
+    for (text, &id) in vocab {
+        let bytes: Option<Vec<u8>> = text.chars().map(|c| letters.get(&c).copied()).collect();
+        let word = bytes.is_some();
+        // What is not spelt in letters of bytes can't come from a text, and is shown as it is.
+        let bytes = bytes.unwrap_or_else(|| text.clone().into_bytes());
+        if bytes.is_empty() {
+            return invalid(format!("token {id} of the vocabulary is empty"));
+        }
+        if tokens.insert(id, Token { bytes, word, added: None }).is_some() {
+            return invalid(format!("two tokens of the vocabulary have the id {id}"));
+        }
+    }
+    Ok(tokens)
+}
+
+fn merges(model: &Bpe, tokens: &BTreeMap<u32, Token>) -> Result<Vec<[u32; 3]>, CompileError> {
+    let mut pairs: Vec<(&str, &str)> = Vec::new();
+    match &model.merges {
+        Merges::Pairs(all) => pairs.extend(all.iter().map(|(left, right)| (left.as_str(), right.as_str()))),
+        Merges::Lines(lines) => {
+            for line in lines.iter().filter(|line| !line.starts_with("#version")) {
+                match line.split_once(' ').filter(|(_, right)| !right.contains(' ')) {
+                    Some(pair) => pairs.push(pair),
+                    None => return invalid(format!("merge {line:?} is not two tokens")),
+                }
+            }
+        }
+    }
+    let mut out = Vec::with_capacity(pairs.len());
+    for (left, right) in pairs {
+        let merged = format!("{left}{right}");
+        let find = |text: &str| model.vocab.get(text).copied();
+        let (Some(l), Some(r), Some(m)) = (find(left), find(right), find(&merged)) else {
+            return invalid(format!("merge {left:?} {right:?} uses or makes a token that is not in the vocabulary"));
+        };
+        if ![l, r, m].iter().all(|id| tokens.get(id).is_some_and(|token| token.word)) {
+            return unsupported(format!("merge {left:?} {right:?}: not spelt in byte-level letters"));
+        }
+        out.push([l, r, m]);
+    }
+    // Of a pair that is listed twice, the last rank counts.
+    let mut seen = HashSet::new();
+    let mut out: Vec<[u32; 3]> = out.into_iter().rev().filter(|merge| seen.insert([merge[0], merge[1]])).collect();
+    out.reverse();
+    Ok(out)
+}
+
+fn add(
+    tokens: &mut BTreeMap<u32, Token>,
+    vocab: &HashMap<String, u32>,
+    added: &[AddedToken],
+    nfc: bool,
+) -> Result<(), CompileError> {
+    let mut next = u32::try_from(vocab.len()).unwrap_or(u32::MAX);
+    let mut seen = HashSet::new();
+    for token in added.iter().filter(|token| !token.content.is_empty()) {
+        let AddedToken { id, content, .. } = token;
+        for (set, name) in
+            [(token.single_word, "single_word"), (token.lstrip, "lstrip"), (token.rstrip, "rstrip")]
+        {
+            if set {
+                return unsupported(format!("{name} of the added token {content:?}"));
+            }
+        }
+        if !seen.insert(content) {
+            return invalid(format!("the added token {content:?} is listed twice"));
+        }
+        // As the tokenizers crate numbers them: by the vocabulary where they are in it, or else one after the other.
+        let expected = vocab.get(content).copied().unwrap_or(next);
+        next += u32::from(expected == next && !vocab.contains_key(content));
+        if *id != expected {
+            return unsupported(format!("the added token {content:?} has the id {id}, where {expected} is next"));
+        }
+        let normalized = token.normalized.unwrap_or(!token.special);
+        if nfc && normalized && normalize(content) != content.as_bytes() {
+            return unsupported(format!("the added token {content:?} is matched in NFC, and is not NFC itself"));
+        }
+        let entry = tokens.entry(*id).or_default();
+        if !entry.bytes.is_empty() && entry.bytes != content.as_bytes() {
+            return unsupported(format!("the added token {content:?} has the id of other bytes in the vocabulary"));
+        }
+        entry.bytes = content.clone().into_bytes();
+        entry.added = Some(Added { special: token.special, normalized });
+    }
+    Ok(())
+}
+
+/// A short text in NFC.
+fn normalize(text: &str) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut at = 0;
+    let mut scratch = vec![0; 64 * text.len()];
+    while at < text.len() {
+        let end = segment_end(text.as_bytes(), at, text.len());
+        if let Ok(len) = normalize_segment(&text.as_bytes()[at..end], &mut scratch) {
+            out.extend_from_slice(&scratch[..len]);
+        }
+        at = end;
+    }
+    out
+}
