@@ -8,6 +8,7 @@ use elapid_core::model::{
     Model, Rows, Scratch, ScratchSize, Session, State, StateKind, StateSize, StepError,
 };
 use elapid_core::source::{LayerSource, SliceSource};
+use elapid_core::tokenizer::EncodeOptions;
 use elapid_pack::{Options, Plan};
 
 /// Packs a checkpoint into `folder` and returns the file's path.
@@ -136,4 +137,27 @@ impl Runner {
             Ok(generated)
         })
     }
+}
+
+/// The tokens of a text, by the tokenizer in a packed file.
+pub fn tokens_of(path: &Path, text: &str) -> Vec<u32> {
+    let options = elapid::EngineOptions { threads: Some(1), kernels: None };
+    let engine = elapid::Engine::open(path, &options).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let tokenizer = engine.tokenizer().unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    elapid::encode(&tokenizer, text, EncodeOptions::default())
+        .unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// exp of the mean of -ln p(token) over all tokens but the first, the sum in f64.
+pub fn perplexity(path: &Path, kind: StateKind, tokens: &[u32]) -> f64 {
+    let mut runner = Runner::open(path, kind, 128);
+    let vocab = runner.config().vocab as usize;
+    let team = elapid::Pool::new(elapid::default_threads()).expect("threads");
+    let logits = runner.all_logits(elapid_core::kernels::detect(), &team, tokens).expect("the step succeeds");
+    let losses = logits.chunks_exact(vocab).zip(&tokens[1..]).map(|(row, &next)| {
+        let largest = row.iter().fold(f32::NEG_INFINITY, |m, x| m.max(*x));
+        let sum: f64 = row.iter().map(|x| f64::from(x - largest).exp()).sum();
+        sum.ln() - f64::from(row[next as usize] - largest)
+    });
+    (losses.sum::<f64>() / (tokens.len() - 1) as f64).exp()
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
-use elapid::pool::Pool;
+use elapid::Pool;
 use elapid_core::format::{Quant, checksum};
 use elapid_core::kernels::{self, Kernels, Scalar, Solo, Team};
 use elapid_core::model::StateKind;
@@ -34,6 +34,13 @@ fn logits_checksum(logits: &[f32]) -> u32 {
 /// Tokens to feed: those of the fixture, four times over.
 fn tokens(fixture: &Fixture) -> Vec<u32> {
     fixture.tokens.iter().copied().cycle().take(256).collect()
+}
+
+/// Fewer for the larger bundled model, which takes portable code a second for some ten tokens.
+fn tokens_for_scalar(fixture: &Fixture) -> Vec<u32> {
+    let mut tokens = tokens(fixture);
+    tokens.truncate(if fixture.name == "address-4m" { 40 } else { 256 });
+    tokens
 }
 
 /// Under emulation only the small models run, and fewer ways.
@@ -66,7 +73,11 @@ fn every_instruction_set_gives_the_bits_of_scalar() {
             for kind in [StateKind::F32, StateKind::F16] {
                 let run = |kernels: &dyn Kernels| {
                     let mut runner = Runner::open(&path, kind, 29);
-                    bits(&runner.all_logits(kernels, &Solo, &tokens(&fixture)).expect("the step succeeds"))
+                    bits(
+                        &runner
+                            .all_logits(kernels, &Solo, &tokens_for_scalar(&fixture))
+                            .expect("the step succeeds"),
+                    )
                 };
                 let wanted = run(&Scalar);
                 for kernels in &sets {

@@ -245,7 +245,7 @@ fn sweep(
                     *x = f32::from_bits(bits.min(high));
                 }
                 first(&x[..padded], &mut y[..padded]);
-                for instance in others.iter().filter(|i| chunk / stride % i.stride == 0) {
+                for instance in others.iter().filter(|i| (chunk / stride).is_multiple_of(i.stride)) {
                     (instance.eval)(function, &x[..padded], &mut other[..padded]);
                     let differs = y[..count].iter().zip(&other).position(|(a, b)| a.to_bits() != b.to_bits());
                     if let Some(i) = differs {

@@ -85,7 +85,7 @@ fn golden() -> Option<(Vec<String>, Vec<Vec<u32>>)> {
     let output = String::from_utf8(shared("tokenizer/ggml-vocab-falcon.gguf.out")?).unwrap();
     let texts = input.split("\n__ggml_vocab_test__\n").map(str::to_owned).collect();
     let line = |line: &str| line.split_whitespace().map(|id| id.parse().unwrap()).collect();
-    Some((texts, output.lines().map(line).collect()))
+    Some((texts, output.split('\n').map(line).collect()))
 }
 
 #[test]
@@ -95,9 +95,7 @@ fn golden_falcon() {
     let tokenizer = Tokenizer::parse(&table).unwrap();
     let passed = texts.iter().zip(&ids).filter(|(text, ids)| encode(&tokenizer, text) == **ids).count();
     println!("Falcon: {passed} of {} golden texts", ids.len());
-    // The last of the texts is what follows the last separator.
-    assert_eq!((passed, ids.len()), (47, 47));
-    assert!(texts.len() >= 47);
+    assert_eq!((passed, texts.len(), ids.len()), (47, 47, 47));
 }
 
 #[test]
@@ -125,14 +123,18 @@ fn whole_files() {
             let mut rest = text.as_str();
             let mut wanted = Vec::new();
             while !rest.is_empty() {
-                let near = rest.char_indices().map(|(i, _)| i).find(|&i| i >= 1 << 20).unwrap_or(rest.len());
+                let near = rest.char_indices().map(|(i, _)| i).find(|&i| i >= 1 << 14).unwrap_or(rest.len());
                 let cut = rest[near..].find("e ").map_or(rest.len(), |i| near + i + 1);
                 wanted.extend_from_slice(oracle.encode_fast(&rest[..cut], true).unwrap().get_ids());
                 rest = &rest[cut..];
             }
             assert!(found == wanted, "{name}: {file} differs");
             assert_eq!(decode(&tokenizer, &found, false), text, "{name}: {file}");
-            println!("{name}: {file}: {} tokens, {:.1} MB/s", found.len(), text.len() as f64 / 1e6 / took.as_secs_f64());
+            println!(
+                "{name}: {file}: {} tokens, {:.1} MB/s",
+                found.len(),
+                text.len() as f64 / 1e6 / took.as_secs_f64()
+            );
         }
     }
 }
@@ -186,9 +188,40 @@ const RANGES: [(u32, u32); 22] = [
 ];
 
 const PIECES: [&str; 34] = [
-    " ", "  ", "   ", "\n", "\r\n", "\t", "\u{a0}", "\u{3000}", "\u{85}", "\u{2028}", "'s", "'ll", "'", "'re", "'S",
-    "123", "1234567", "²³¹", "½1", "٣٤٥", "\u{200d}", "\u{fe0f}", "👨\u{200d}👩\u{200d}👧", "<|endoftext|>", "<|padding|>",
-    ">>TITLE<<", ">>", "<<", "                          ", "e\u{301}\u{323}", "\u{1100}\u{1161}\u{11a8}", "the", " of", "!?",
+    " ",
+    "  ",
+    "   ",
+    "\n",
+    "\r\n",
+    "\t",
+    "\u{a0}",
+    "\u{3000}",
+    "\u{85}",
+    "\u{2028}",
+    "'s",
+    "'ll",
+    "'",
+    "'re",
+    "'S",
+    "123",
+    "1234567",
+    "²³¹",
+    "½1",
+    "٣٤٥",
+    "\u{200d}",
+    "\u{fe0f}",
+    "👨\u{200d}👩\u{200d}👧",
+    "<|endoftext|>",
+    "<|padding|>",
+    ">>TITLE<<",
+    ">>",
+    "<<",
+    "                          ",
+    "e\u{301}\u{323}",
+    "\u{1100}\u{1161}\u{11a8}",
+    "the",
+    " of",
+    "!?",
 ];
 
 fn random_text(random: &mut Random) -> String {
@@ -222,7 +255,11 @@ fn random_unicode() {
             let ids = encode(&tokenizer, &text);
             let decoded = decode(&tokenizer, &ids, false);
             assert_eq!(decoded, oracle.decode(&ids, false).unwrap(), "{name}: {text:?}");
-            assert_eq!(decode(&tokenizer, &ids, true), oracle.decode(&ids, true).unwrap(), "{name}: {text:?}");
+            assert_eq!(
+                decode(&tokenizer, &ids, true),
+                oracle.decode(&ids, true).unwrap(),
+                "{name}: {text:?}"
+            );
             if tokenizer.header().nfc {
                 not_nfc += usize::from(decoded != text);
             }
@@ -258,9 +295,16 @@ fn vocabulary_as_the_oracle() {
         let added = oracle.get_added_tokens_decoder();
         for id in 0..tokenizer.vocab_size() {
             let bytes = tokenizer.token_bytes(id).unwrap();
-            assert_eq!(tokenizer.id_of(bytes), Some(id), "{name}: {bytes:?}");
+            // Added tokens come first: NeoX has runs of spaces both there and in its vocabulary.
+            let found = tokenizer.id_of(bytes).unwrap();
+            assert_eq!(tokenizer.token_bytes(found), Some(bytes), "{name}: {id}");
+            assert!(found == id || (tokenizer.is_added(found) && !tokenizer.is_added(id)), "{name}: {id}, {found}");
             assert_eq!(tokenizer.is_added(id), added.contains_key(&id), "{name}: {id}");
-            assert_eq!(tokenizer.is_special(id), added.get(&id).is_some_and(|token| token.special), "{name}: {id}");
+            assert_eq!(
+                tokenizer.is_special(id),
+                added.get(&id).is_some_and(|token| token.special),
+                "{name}: {id}"
+            );
             let wanted = oracle.decode(&[id], false).unwrap();
             assert_eq!(String::from_utf8_lossy(bytes), wanted, "{name}: {id}");
         }
@@ -303,7 +347,8 @@ fn streams_of_any_tokens_decode_as_the_whole() {
     }
     // Every sequence of two bytes and many of more, a byte at a time and cut anywhere.
     let mut random = Random(4);
-    let leads = [0x00, 0x41, 0x80, 0xbf, 0xc2, 0xe0, 0xe2, 0xed, 0xef, 0xf0, 0xf4, 0xf5, 0xff, 0x9f, 0xa0, 0x90];
+    let leads =
+        [0x00, 0x41, 0x80, 0xbf, 0xc2, 0xe0, 0xe2, 0xed, 0xef, 0xf0, 0xf4, 0xf5, 0xff, 0x9f, 0xa0, 0x90];
     for _ in 0..200_000 {
         let bytes: Vec<u8> = (0..random.below(9)).map(|_| leads[random.below(leads.len())]).collect();
         let mut out = String::new();
@@ -324,10 +369,11 @@ fn long_words_take_no_quadratic_time() {
     for (name, oracle, table) in all() {
         let tokenizer = Tokenizer::parse(&table).unwrap();
         // Long enough for the tournament, short enough for the oracle's regular expressions.
-        let mut texts: Vec<String> = ["a", " ", "ab", "\n", "7", "=", "é", "e\u{301}", "\u{301}", "한", "👍", "\u{fb2c}"]
-            .iter()
-            .flat_map(|piece| [33, 100, 5_000].map(|count| piece.repeat(count)))
-            .collect();
+        let mut texts: Vec<String> =
+            ["a", " ", "ab", "\n", "7", "=", "é", "e\u{301}", "\u{301}", "한", "👍", "\u{fb2c}"]
+                .iter()
+                .flat_map(|piece| [33, 100, 5_000].map(|count| piece.repeat(count)))
+                .collect();
         let mut random = Random(5);
         texts.extend((0..200).map(|_| {
             let alphabet = random.pick(&["etaoin", "ab", "0123456789", "=-+", "ñáéí"]);
@@ -368,7 +414,8 @@ fn scratch_depends_on_the_longest_word_alone() {
         let plain = "Call me Ishmael. Some years ago, naïvely: 1234567 — \n\n  and so on".repeat(100);
         tokenizer.encode(&plain, EncodeOptions::default(), &mut [], &mut |_| {}).unwrap();
         let long = "x".repeat(1000);
-        let error = tokenizer.encode(&long, EncodeOptions::default(), &mut [0; 100], &mut |_| {}).unwrap_err();
+        let error =
+            tokenizer.encode(&long, EncodeOptions::default(), &mut [0; 100], &mut |_| {}).unwrap_err();
         assert_eq!(error, TokenizerError::ScratchTooSmall { needed: 16_000, given: 100 }, "{name}");
         assert!(error.to_string().contains("16000"), "{error}");
     }

@@ -14,7 +14,9 @@ use tokenizers::normalizers::{NFC, NFD};
 use tokenizers::pre_tokenizers::punctuation::Punctuation;
 use tokenizers::tokenizer::SplitDelimiterBehavior::Contiguous;
 use tokenizers::utils::SysRegex;
-use tokenizers::{NormalizedString, Normalizer, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer};
+use tokenizers::{
+    NormalizedString, Normalizer, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer,
+};
 
 fn all_chars() -> impl Iterator<Item = char> {
     (0..=u32::from(char::MAX)).filter_map(char::from_u32)
@@ -67,8 +69,7 @@ fn oracle_orders(entries: &BTreeMap<u32, (u32, u32, bool)>) -> Vec<u8> {
     let swaps = |a: char, b: char| nfd(&format!("{a}{b}")) != format!("{a}{b}");
     // Those that decompose are in order by the first of their parts, which a segment sees anyway.
     let plain = |c: &char| !entries.contains_key(&(*c as u32)) && !('\u{ac00}'..='\u{d7a3}').contains(c);
-    let marks: Vec<char> =
-        all_chars().filter(plain).filter(|&c| swaps(c, low) || swaps(high, c)).collect();
+    let marks: Vec<char> = all_chars().filter(plain).filter(|&c| swaps(c, low) || swaps(high, c)).collect();
     // A representative of each class, in order.
     let mut classes: Vec<char> = Vec::new();
     for &mark in &marks {
@@ -198,7 +199,13 @@ fn generate() -> String {
             format!("0x{:x}", u64::from(c) << 42 | u64::from(first) << 21 | u64::from(second))
         })
         .collect();
-    emit(&mut out, "Decompositions, sorted: character, first part, second part or 0.", "DECOMPOSE", "u64", &packed);
+    emit(
+        &mut out,
+        "Decompositions, sorted: character, first part, second part or 0.",
+        "DECOMPOSE",
+        "u64",
+        &packed,
+    );
     let mut composes: Vec<((u32, u32), usize)> = entries
         .values()
         .enumerate()
@@ -221,7 +228,11 @@ fn tables_are_current() {
         return;
     }
     let found = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(found == wanted, "{} is not what the tokenizers crate gives: see the top of this file", path.display());
+    assert!(
+        found == wanted,
+        "{} is not what the tokenizers crate gives: see the top of this file",
+        path.display()
+    );
 }
 
 #[test]

@@ -93,8 +93,7 @@ impl<'t> Encoder<'t> {
     /// Encodes what is left of the text.
     ///
     /// # Errors
-    /// [`TokenizerError::ScratchTooSmall`] names the size that gets past the word where it stopped. Call again with that
-    /// much or, better, with twice as much as before.
+    /// [`TokenizerError::ScratchTooSmall`] names the size to try next. Call again with that much, or with more.
     pub fn run(
         &mut self,
         tokenizer: &Tokenizer<'_>,
@@ -182,7 +181,7 @@ impl<'t> Encoder<'t> {
             while window.raw < end && window.len <= want {
                 let given = scratch.len();
                 let filled = window.fill(self.text, end, scratch);
-                filled.map_err(|needed| TokenizerError::ScratchTooSmall { needed, given })?;
+                filled.map_err(|needed| window_too_small(needed, given))?;
                 window.drop_until(self.normalized, scratch);
             }
             let last = window.raw >= end;
@@ -194,7 +193,7 @@ impl<'t> Encoder<'t> {
             self.normalized = window.start + at;
             result.map_err(|error| match error {
                 TokenizerError::ScratchTooSmall { needed, .. } => {
-                    TokenizerError::ScratchTooSmall { needed: needed.saturating_add(window.len), given }
+                    window_too_small(needed.saturating_add(window.len), given)
                 }
                 other => other,
             })?;
@@ -285,6 +284,12 @@ fn encode_falcon_word(
 
 fn first_piece(word: &[u8]) -> (&[u8], &[u8]) {
     word.split_at_checked(cut_digits(word)).unwrap_or((word, &[]))
+}
+
+/// How far the window has to go is not known before it is there, so at least half as much again is asked for: what was
+/// normalised in vain is then in proportion to what is needed.
+fn window_too_small(needed: usize, given: usize) -> TokenizerError {
+    TokenizerError::ScratchTooSmall { needed: needed.max(given.saturating_add(given / 2)), given }
 }
 
 /// Normalised text on its way from the text to the words. Places in it are counted from where it began.

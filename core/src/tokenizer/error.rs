@@ -38,7 +38,8 @@ pub enum TokenizerError {
     ///
     /// Nothing is lost: [`super::Encoder::run`] goes on at this word when it is called again with a larger slice.
     ScratchTooSmall {
-        /// The size that gets past this word, in bytes.
+        /// The size to try next, in bytes. Without NFC it is what the word takes; in the window that NFC uses it may take
+        /// more than one try, each at least half as large again.
         needed: usize,
         /// The size of the slice, in bytes.
         given: usize,

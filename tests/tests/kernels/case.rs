@@ -95,7 +95,7 @@ pub fn matmul(random: &mut Random, kind: Kind, index: usize) -> Box<dyn Case> {
     let (rows, cols) = (shape.rows() as usize, shape.cols() as usize);
     let mut panels = Vec::new();
     // Now and then all weights are -128, the one integer without an opposite.
-    let lowest = kind == Kind::Wild && index % 3 == 0;
+    let lowest = kind == Kind::Wild && index.is_multiple_of(3);
     for _ in 0..rows / LANES {
         for _ in 0..shape.scale_bytes() / 2 {
             panels.extend(random.f16(kind).to_le_bytes());

@@ -147,8 +147,9 @@ fn slices_that_do_not_fit() {
     let bytes = case::bytes_of(&data);
     let rounds = if std::env::var_os("ELAPID_EMULATED").is_some() { 500 } else { 5000 };
     for round in 0..rounds {
-        let mut cut =
-            |longest: usize| if random.bits() % 2 == 0 { longest } else { random.between(0, longest) };
+        let mut cut = |longest: usize| {
+            if random.bits().is_multiple_of(2) { longest } else { random.between(0, longest) }
+        };
         let (tokens, d_state, d_conv) = (cut(4), cut(17), cut(4));
         let [x, b, c, dt, z, y] =
             [cut(256), cut(256), cut(256), cut(256), cut(256), cut(256)].map(|n| &data[..n]);

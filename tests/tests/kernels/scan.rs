@@ -42,7 +42,7 @@ pub fn scan(random: &mut Random, kind: Kind, index: usize) -> Box<dyn Case> {
         a.iter_mut().for_each(|a| *a = -16.0 * a.abs().powi(3) / 27.0 - 1e-3);
         dt.x.iter_mut().for_each(|dt| *dt = 2.0 * *dt - 2.0);
         // A state past what f16 holds.
-        if index % 5 == 0 {
+        if index.is_multiple_of(5) {
             u.x.iter_mut().for_each(|u| *u *= 40_000.0);
         }
     }

@@ -117,7 +117,7 @@ pub fn quantize(random: &mut Random, kind: Kind, index: usize) -> Box<dyn Case> 
             _ => {}
         }
     }
-    if kind == Kind::Wild && index % 4 == 0 {
+    if kind == Kind::Wild && index.is_multiple_of(4) {
         let at = random.between(0, x.x.len() - 1);
         x.x[at] = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY][index / 4 % 3];
     }

@@ -1,0 +1,366 @@
+//! The program, from outside: outputs, exit codes, signals and closed pipes.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+fn elapid(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_elapid"));
+    command.args(args).stdin(Stdio::null());
+    command
+}
+
+fn model(name: &str) -> String {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../models").join(name).to_str().unwrap().into()
+}
+
+fn small() -> String {
+    model("address-300k.elp")
+}
+
+fn utf8(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes).expect("whole characters")
+}
+
+/// What a command that must succeed, with nothing to say on standard error, writes.
+#[track_caller]
+fn good(args: &[&str]) -> String {
+    let output = elapid(args).output().unwrap();
+    assert_eq!(utf8(output.stderr), "", "{args:?}");
+    assert_eq!(output.status.code(), Some(0), "{args:?}");
+    utf8(output.stdout)
+}
+
+/// Asserts that a command ends with `code` and one line that holds `says`, and writes nothing.
+#[track_caller]
+fn bad(output: Output, code: i32, says: &str) {
+    let (out, error) = (utf8(output.stdout), utf8(output.stderr));
+    assert_eq!(output.status.code(), Some(code), "{error}");
+    assert!(error.starts_with("error: ") && error.contains(says), "{error}");
+    assert_eq!((error.matches('\n').count(), out.as_str()), (1, ""), "{error}");
+}
+
+fn json(text: &str) -> serde_json::Value {
+    serde_json::from_str(text).unwrap()
+}
+
+fn floats(value: &serde_json::Value) -> Vec<f32> {
+    value.as_array().unwrap().iter().map(|x| x.as_f64().unwrap() as f32).collect()
+}
+
+#[test]
+fn a_seed_gives_a_text() {
+    let text = |args: &[&str]| good(&[&["run", &small(), "My fellow", "-n", "40"], args].concat());
+    let one = text(&["--seed", "1"]);
+    assert!(one.len() > 60, "{one:?}");
+    assert_eq!(one, text(&["--seed", "1", "-t", "3", "--kernels", "scalar"]));
+    assert_ne!(one, text(&["--seed", "2"]));
+    assert!(one.starts_with(&good(&["run", &small(), "My fellow", "-n", "7", "--seed", "1"])));
+    let greedy = text(&["--temp", "0"]);
+    assert_eq!(greedy, text(&["--temp", "0", "--seed", "9"]));
+    assert_eq!(greedy, text(&["--top-k", "1"]));
+    assert_ne!(greedy, text(&["--temp", "0", "--repeat-penalty", "1.5"]));
+}
+
+#[test]
+fn a_stop_text_ends_it() {
+    let whole = good(&["run", &small(), "My fellow", "-n", "60", "--seed", "3"]);
+    for (from, to) in [(20, 25), (40, 52)] {
+        let stop = &whole[from..to];
+        let cut =
+            good(&["run", &small(), "My fellow", "-n", "60", "--seed", "3", "--stop", "~~", "--stop", stop]);
+        assert_eq!(Some(cut.as_str()), whole.split(stop).next(), "{stop:?}");
+    }
+}
+
+#[test]
+fn a_prompt_may_come_on_standard_input() {
+    let args = ["run", &small(), "-n", "20", "--seed", "4"];
+    let expected = good(&["run", &small(), "Gentlemen of the Senate", "-n", "20", "--seed", "4"]);
+    for input in ["Gentlemen of the Senate", "Gentlemen of the Senate\n", "Gentlemen of the Senate\r\n"] {
+        let mut child = elapid(&args).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert_eq!((output.status.code(), utf8(output.stdout)), (Some(0), expected.clone()), "{input:?}");
+    }
+}
+
+#[test]
+#[cfg(feature = "bundled")]
+fn the_bundled_model_needs_no_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |args: &[&str]| {
+        let output = elapid(args).current_dir(&folder).output().unwrap();
+        assert_eq!((output.status.code(), utf8(output.stderr)), (Some(0), String::new()));
+        utf8(output.stdout)
+    };
+    let text = run(&["run", "My fellow citizens", "-n", "30", "--seed", "1"]);
+    assert_eq!(
+        text,
+        good(&["run", &model("address-4m.elp"), "My fellow citizens", "-n", "30", "--seed", "1"])
+    );
+    assert_eq!(run(&["tokenize", "My fellow"]), good(&["tokenize", &model("address-4m.elp"), "My fellow"]));
+    assert_eq!(json(&run(&["info", "--json"]))["arch"], "falcon_mamba");
+}
+
+#[test]
+#[cfg(not(feature = "bundled"))]
+fn without_a_bundled_model_it_says_so() {
+    bad(elapid(&["run", "My fellow citizens"]).output().unwrap(), 2, "built without its bundled model");
+}
+
+#[test]
+fn bad_prompts_are_refused() {
+    let run = |args: &[&str]| elapid(&[&["run", &small()], args].concat()).output().unwrap();
+    bad(run(&[""]), 2, "the prompt is empty");
+    bad(run(&[]), 2, "the prompt is empty");
+    for option in
+        [["--temp", "-1"], ["--temp", "nan"], ["--top-p", "0"], ["--min-p", "2"], ["-n", "0"], ["-t", "0"]]
+    {
+        bad(run(&[&["hello"], &option[..]].concat()), 2, "");
+    }
+    bad(run(&["hello", "--ram", "1M"]), 2, "--ram");
+    bad(run(&["hello", "--kernels", "6502"]), 2, "scalar");
+}
+
+#[test]
+#[cfg(unix)]
+fn text_that_is_not_utf8_is_refused() {
+    use std::os::unix::ffi::OsStrExt;
+    let prompt = std::ffi::OsStr::from_bytes(b"ab\xff");
+    bad(elapid(&["run", &small()]).arg(prompt).output().unwrap(), 2, "byte 2");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("latin1.txt");
+    fs::write(&file, b"caf\xe9").unwrap();
+    let file = file.to_str().unwrap();
+    bad(elapid(&["perplexity", &small(), "--file", file]).output().unwrap(), 2, "byte 3");
+    bad(elapid(&["tokenize", &small(), "--file", file]).output().unwrap(), 2, "latin1.txt is not UTF-8");
+}
+
+#[test]
+fn bad_models_have_their_exit_code() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("x.elp");
+    let path = file.to_str().unwrap();
+    let info = || elapid(&["info", path]).output().unwrap();
+    bad(info(), 1, "x.elp: cannot open");
+    let whole = fs::read(small()).unwrap();
+    for (bytes, says) in
+        [(&whole[..0], "0 bytes"), (&whole[..200], "200 bytes"), (&whole[..9000], "cut short")]
+    {
+        fs::write(&file, bytes).unwrap();
+        bad(info(), 3, says);
+    }
+    fs::write(&file, "Call me Ishmael.".repeat(99)).unwrap();
+    bad(info(), 3, "not a packed model");
+    bad(elapid(&["run", folder.path().to_str().unwrap(), "x"]).output().unwrap(), 2, "a folder");
+}
+
+#[test]
+fn verify_names_what_is_damaged() {
+    assert!(good(&["verify", &small()]).contains("blocks are as they were written"));
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("x.elp");
+    let mut bytes = fs::read(small()).unwrap();
+    let sections = json(&good(&["info", &small(), "--json"]));
+    let layer = sections["sections"].as_array().unwrap().iter().find(|s| s["name"] == "layer 2").unwrap();
+    let offset = layer["offset"].as_u64().unwrap();
+    bytes[offset as usize] ^= 1;
+    fs::write(&file, bytes).unwrap();
+    let output = elapid(&["verify", file.to_str().unwrap()]).output().unwrap();
+    assert_eq!(output.status.code(), Some(3));
+    let expected = format!("damaged: block 0 of section layer 2 (offset {offset}");
+    assert!(utf8(output.stdout).starts_with(&expected));
+    assert!(utf8(output.stderr).contains(&expected));
+    let logits = elapid(&["logits", file.to_str().unwrap(), "--tokens", "1"]).output().unwrap();
+    bad(logits, 3, "section layer 2");
+}
+
+#[test]
+fn logits_are_the_same_in_every_form() {
+    let folder = tempfile::tempdir().unwrap();
+    let last = json(&good(&["logits", &small(), "--tokens", "5,6,7"]));
+    let all = json(&good(&["logits", &small(), "--tokens", "5,6,7", "--all", "--json", "-t", "2"]));
+    assert_eq!(last["tokens"], json("[5,6,7]"));
+    assert_eq!(all["logits"].as_array().unwrap().len(), 3);
+    let rows: Vec<f32> = all["logits"].as_array().unwrap().iter().flat_map(floats).collect();
+    assert_eq!(rows[2 * 1024..], floats(&last["logits"]));
+    for (args, shape, expected) in [(&["--all"][..], "(3,1024,)", &rows[..]), (&[], "(1024,)", &rows[2048..])]
+    {
+        let file = folder.path().join("l.npy");
+        let path = file.to_str().unwrap();
+        assert_eq!(good(&[&["logits", &small(), "--tokens", "5,6,7", "-o", path], args].concat()), "");
+        let bytes = fs::read(&file).unwrap();
+        let start = 10 + usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
+        assert!(utf8(bytes[10..start].to_vec()).contains(shape));
+        let data: Vec<f32> = bytes[start..].as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+        assert_eq!(data, expected);
+        let names: Vec<_> = fs::read_dir(&folder).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(names, ["l.npy"], "no .part is left");
+    }
+    let ids = json(&good(&["tokenize", &small(), "My fellow"]));
+    assert_eq!(json(&good(&["logits", &small(), "--text", "My fellow"]))["tokens"], ids);
+}
+
+#[test]
+fn bad_tokens_are_named_with_their_place() {
+    let logits = |args: &[&str]| elapid(&[&["logits", &small()], args].concat()).output().unwrap();
+    bad(logits(&["--tokens", "1,2,1024"]), 2, "token 1024 at position 2");
+    bad(logits(&["--tokens", "1,2,1024", "--all"]), 2, "token 1024 at position 2");
+    bad(logits(&["--tokens", "1,x"]), 2, "invalid");
+    bad(logits(&["--tokens", "-1"]), 2, "");
+    bad(logits(&["--text", ""]), 2, "the text is empty");
+    bad(logits(&[]), 2, "--tokens");
+    bad(logits(&["--tokens", "1", "--text", "x"]), 2, "cannot be used with");
+    bad(logits(&["--tokens", "1", "-o", "/nowhere/x.npy"]), 1, "/nowhere/x.npy: cannot write");
+}
+
+/// The held-out text of `tests/reference/held_out.py`, or `None` where it can't be had.
+fn held_out() -> Option<String> {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/data/text");
+    let mut text = String::new();
+    for name in ["sotu.txt", "moby-dick.txt"] {
+        let Ok(whole) = fs::read_to_string(folder.join(name)) else {
+            eprintln!("skipped: ../shared/data/text/{name} is absent");
+            return None;
+        };
+        let before = (whole.chars().count() as f64 * 0.98) as usize;
+        text.extend(whole.chars().skip(before));
+    }
+    Some(text)
+}
+
+#[test]
+fn perplexity_is_near_that_of_transformers() {
+    let Some(text) = held_out() else { return };
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/perplexity.json");
+    let golden = json(&fs::read_to_string(golden).unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("held-out.txt");
+    fs::write(&file, text).unwrap();
+    let file = file.to_str().unwrap();
+    for name in ["address-300k", "address-4m"] {
+        let path = model(&format!("{name}.elp"));
+        let args = ["perplexity", &path, "--file", file, "--max-tokens", "4096"];
+        let report = json(&good(&[&args[..], &["--json"]].concat()));
+        assert_eq!(report["tokens"], 4096);
+        let ours = report["perplexity"].as_f64().unwrap();
+        let theirs = golden["models"][name]["perplexity"].as_f64().unwrap();
+        // q8 against float32.
+        assert!((ours / theirs - 1.0).abs() < 2e-3, "{name}: {ours}, transformers {theirs}");
+        assert_eq!(good(&args), format!("perplexity {ours:.4} over 4096 tokens\n"));
+    }
+}
+
+#[test]
+fn perplexity_needs_two_tokens() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("text");
+    let run = |text: &str| {
+        fs::write(&file, text).unwrap();
+        elapid(&["perplexity", &small(), "--file", file.to_str().unwrap()]).output().unwrap()
+    };
+    bad(run(""), 2, "the text is empty");
+    bad(run("a"), 2, "only one token");
+    assert_eq!(run("a b c").status.code(), Some(0));
+}
+
+#[test]
+fn reports_have_their_names() {
+    let info = json(&good(&["info", &small(), "--json"]));
+    assert_eq!((&info["arch"], &info["quant"]), (&json("\"mamba\""), &json("\"q8\"")));
+    assert_eq!(info["config"]["n_layer"], 4);
+    assert_eq!(info["sections"][0]["name"], "checksums");
+    for name in ["offset", "bytes", "blocks"] {
+        assert!(info["sections"][0][name].is_u64(), "{name}");
+    }
+    assert!(good(&["info", &small()]).contains("layer 3"));
+    let bench = json(&good(&["bench", &small(), "-p", "16", "-n", "4", "-t", "2", "--json"]));
+    for name in ["prefill_tps", "decode_tps", "read_gbps", "machine_read_gbps", "ratio"] {
+        assert!(bench[name].as_f64().is_some_and(|x| x > 0.0 && x.is_finite()), "{name}: {bench}");
+    }
+    assert_eq!(bench["threads"], 2);
+    let bytes = bench["bytes_per_token"].as_u64().unwrap();
+    let weights = info["sections"].as_array().unwrap().iter().filter(|s| {
+        let name = s["name"].as_str().unwrap();
+        name.starts_with("layer") || name == "embedding" || name == "final norm"
+    });
+    let weights: u64 = weights.map(|s| s["bytes"].as_u64().unwrap()).sum();
+    assert!(bytes < weights && bytes > weights / 2, "{bytes} of {weights}");
+    if cfg!(target_os = "linux") {
+        assert!(bench["peak_rss_bytes"].as_u64().unwrap() > 1 << 20);
+    }
+    assert!(good(&["bench", &small(), "-p", "16", "-n", "4"]).contains("tokens/s"));
+}
+
+#[test]
+fn help_is_no_error() {
+    for args in [&["--help"][..], &["run", "--help"], &["--version"]] {
+        assert!(good(args).contains("elapid"), "{args:?}");
+    }
+    bad(elapid(&["sing"]).output().unwrap(), 2, "sing");
+    assert_eq!(elapid(&[]).output().unwrap().status.code(), Some(2));
+}
+
+#[test]
+fn a_closed_pipe_ends_it_quietly() {
+    let ids = vec!["1"; 2000].join(",");
+    for args in [
+        &["run", &small(), "My fellow", "-n", "1000000"][..],
+        &["logits", &small(), "--all", "--tokens", &ids],
+    ] {
+        let mut child = elapid(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut first = [0; 8];
+        child.stdout.take().unwrap().read_exact(&mut first).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert_eq!((output.status.code(), utf8(output.stderr)), (Some(0), String::new()), "{args:?}");
+    }
+    // Short output that is written at once, to nobody.
+    let mut child =
+        elapid(&["info", &small()]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), utf8(output.stderr)), (Some(0), String::new()));
+}
+
+#[cfg(unix)]
+fn interrupt(pid: u32) {
+    assert!(Command::new("kill").args(["-INT", &pid.to_string()]).status().unwrap().success());
+}
+
+#[test]
+#[cfg(unix)]
+fn ctrl_c_ends_a_generation_whole() {
+    let args = ["run", &small(), "My fellow", "-n", "1000000", "--seed", "1", "-v"];
+    let mut child = elapid(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stdout = child.stdout.take().unwrap();
+    let mut text = vec![0; 64];
+    stdout.read_exact(&mut text).unwrap();
+    interrupt(child.id());
+    stdout.read_to_end(&mut text).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    let summary = utf8(output.stderr);
+    assert!(summary.contains("interrupted") && summary.contains("seed 1"), "{summary}");
+    // All that was made is there: the same number of tokens asked for gives the same text.
+    let tokens = summary.split("text: ").nth(1).and_then(|s| s.split(' ').next()).unwrap();
+    assert_eq!(utf8(text), good(&["run", &small(), "My fellow", "--seed", "1", "-n", tokens]));
+}
+
+#[test]
+#[cfg(unix)]
+fn a_second_ctrl_c_ends_the_program() {
+    // Its output fills the pipe, and it waits for a reader that never reads.
+    let ids = vec!["1"; 2000].join(",");
+    let args = ["logits", &small(), "--all", "--tokens", &ids];
+    let mut child = elapid(&args).stdout(Stdio::piped()).spawn().unwrap();
+    let mut stdout = child.stdout.take().unwrap();
+    stdout.read_exact(&mut [0; 8]).unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    interrupt(child.id());
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    assert_eq!(child.try_wait().unwrap(), None, "the first one lets it finish its line");
+    interrupt(child.id());
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+}
