@@ -22,10 +22,6 @@ pub const MAX_THREADS: usize = 64;
 /// How long a worker looks for the next job before it sleeps: longer than what lies between two jobs of a step.
 const LOOK: Duration = Duration::from_micros(100);
 
-/// How often the caller looks whether the others are finished before it looks whether they have begun: some two
-/// microseconds.
-const PATIENCE: u32 = 64;
-
 /// A job as the workers see it. It is valid while `pending` is not 0.
 type Job = *const (dyn Fn(usize) + Sync);
 
@@ -154,15 +150,6 @@ impl Shared {
         self.pending.0.fetch_sub(1, Ordering::Release);
     }
 
-    /// Whether all shares are finished about as soon as the caller's own. A worker that is at work is not disturbed
-    /// meanwhile: to look whether it has begun costs it a cache line.
-    fn finished_soon(&self) -> bool {
-        (0..PATIENCE).any(|_| {
-            std::hint::spin_loop();
-            self.pending.0.load(Ordering::Acquire) == 0
-        })
-    }
-
     /// Waits for a job after `done` and returns its number.
     fn next(&self, done: usize) -> usize {
         let seen = || Some(self.number.0.load(Ordering::SeqCst)).filter(|number| *number != done);
@@ -252,10 +239,8 @@ impl Team for Pool {
         let finish = Finish(&self.shared);
         let number = self.call();
         job(0);
-        if !self.shared.finished_soon() {
-            for worker in 0..self.workers.len() {
-                self.shared.share(worker, number);
-            }
+        for worker in 0..self.workers.len() {
+            self.shared.share(worker, number);
         }
         drop(finish);
         let panic = locked(&self.shared.panic).take();

@@ -55,7 +55,8 @@ fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         let lines: Vec<&str> = text.split_inclusive('\n').collect();
         let mut count = 0;
         let theirs = median(|| {
-            count = lines.iter().filter_map(|line| other.encode_fast(*line, true).ok()).map(|e| e.len()).sum();
+            count =
+                lines.iter().filter_map(|line| other.encode_fast(*line, true).ok()).map(|e| e.len()).sum();
         });
         let mut chars = 0;
         let decoding = median(|| {

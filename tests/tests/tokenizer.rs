@@ -298,7 +298,10 @@ fn vocabulary_as_the_oracle() {
             // Added tokens come first: NeoX has runs of spaces both there and in its vocabulary.
             let found = tokenizer.id_of(bytes).unwrap();
             assert_eq!(tokenizer.token_bytes(found), Some(bytes), "{name}: {id}");
-            assert!(found == id || (tokenizer.is_added(found) && !tokenizer.is_added(id)), "{name}: {id}, {found}");
+            assert!(
+                found == id || (tokenizer.is_added(found) && !tokenizer.is_added(id)),
+                "{name}: {id}, {found}"
+            );
             assert_eq!(tokenizer.is_added(id), added.contains_key(&id), "{name}: {id}");
             assert_eq!(
                 tokenizer.is_special(id),

@@ -45,7 +45,8 @@ impl<'a> AddedSet<'a> {
 
     /// The token with exactly these bytes.
     pub(super) fn exact(&self, tokenizer: &Tokenizer<'_>, bytes: &[u8]) -> Option<u32> {
-        let at = self.ids.binary_search_by_key(&bytes, |&id| tokenizer.bytes_of(u32::from_le_bytes(id))).ok()?;
+        let at =
+            self.ids.binary_search_by_key(&bytes, |&id| tokenizer.bytes_of(u32::from_le_bytes(id))).ok()?;
         Some(self.id(at))
     }
 

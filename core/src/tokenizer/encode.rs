@@ -150,8 +150,7 @@ impl<'t> Encoder<'t> {
     ) -> Result<(), TokenizerError> {
         while self.at < end {
             if self.normalized == 0 {
-                let stable =
-                    if tokenizer.header.nfc { stable_until(self.text, self.at, end) } else { end };
+                let stable = if tokenizer.header.nfc { stable_until(self.text, self.at, end) } else { end };
                 let piece = self.text.get(..stable).unwrap_or(self.text);
                 let mut at = self.at;
                 let result = self.words(tokenizer, piece, &mut at, stable == end, scratch, sink);

@@ -56,7 +56,9 @@ pub enum TokenizerError {
 impl fmt::Display for TokenizerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
-            Self::NotATable => f.write_str("the tokenizer section is not a tokenizer table: pack the model again"),
+            Self::NotATable => {
+                f.write_str("the tokenizer section is not a tokenizer table: pack the model again")
+            }
             Self::Version { found } => {
                 write!(f, "the tokenizer table has version {found}, this reader knows version ")?;
                 write!(f, "{}: pack the model again with the packer of this release", super::table::VERSION)

@@ -42,9 +42,7 @@ pub fn cut(pre: PreTokenizer, text: &[u8], at: usize) -> Cut {
     };
     let whole = |end: usize| Cut { end, decided: end };
     let Some((first, len)) = kind_at(at) else { return whole(text.len()) };
-    if !falcon
-        && let Some(len) = contraction(text.get(at..).unwrap_or(&[]))
-    {
+    if !falcon && let Some(len) = contraction(text.get(at..).unwrap_or(&[])) {
         return whole(at + len);
     }
     if first != SPACE {

@@ -26,22 +26,24 @@ fn join(low: int32x4_t, high: int32x4_t) -> uint32x4_t {
 pub(super) fn i8<const T: usize>(w: &[[u8; TILE]; TILES], x: &[[i8; GROUP]; T]) -> [[uint32x4_t; 4]; T] {
     // SAFETY: NEON is there.
     unsafe {
-        let mut acc = [[vdupq_n_u32(0); 4]; T];
-        for q in 0..4 {
-            let mut low = [vdupq_n_s32(0); T];
-            let mut high = low;
-            for pair in 0..TILES / 2 {
-                let (a, b) = (quarter(&w[2 * pair], q), quarter(&w[2 * pair + 1], q));
-                for t in 0..T {
-                    let (xa, xb) = (columns(&x[t], 2 * pair), columns(&x[t], 2 * pair + 1));
+        let mut low = [[vdupq_n_s32(0); 4]; T];
+        let mut high = low;
+        for pair in 0..TILES / 2 {
+            for t in 0..T {
+                let (xa, xb) = (columns(&x[t], 2 * pair), columns(&x[t], 2 * pair + 1));
+                for q in 0..4 {
+                    let (a, b) = (quarter(&w[2 * pair], q), quarter(&w[2 * pair + 1], q));
                     let products = vmull_s8(vget_low_s8(a), vget_low_s8(xa));
-                    low[t] = vpadalq_s16(low[t], vmlal_s8(products, vget_low_s8(b), vget_low_s8(xb)));
+                    low[t][q] = vpadalq_s16(low[t][q], vmlal_s8(products, vget_low_s8(b), vget_low_s8(xb)));
                     let products = vmull_high_s8(a, xa);
-                    high[t] = vpadalq_s16(high[t], vmlal_high_s8(products, b, xb));
+                    high[t][q] = vpadalq_s16(high[t][q], vmlal_high_s8(products, b, xb));
                 }
             }
-            for t in 0..T {
-                acc[t][q] = join(low[t], high[t]);
+        }
+        let mut acc = [[vdupq_n_u32(0); 4]; T];
+        for t in 0..T {
+            for q in 0..4 {
+                acc[t][q] = join(low[t][q], high[t][q]);
             }
         }
         acc
@@ -57,25 +59,27 @@ pub(super) fn u4<const T: usize>(
 ) -> [[uint32x4_t; 4]; T] {
     // SAFETY: NEON is there.
     unsafe {
-        let mut acc = [[vdupq_n_u32(0); 4]; T];
-        for q in 0..4 {
-            let mut low = [vdupq_n_s16(0); T];
-            let mut high = low;
-            for (k, pair) in w.iter().enumerate() {
-                let bytes = quarter(pair, q);
-                let a = vandq_s8(bytes, vdupq_n_s8(15));
-                let b = vreinterpretq_s8_u8(vshrq_n_u8::<4>(vreinterpretq_u8_s8(bytes)));
-                for t in 0..T {
-                    let (xa, xb) = (columns(&x[t], 2 * k), columns(&x[t], 2 * k + 1));
-                    low[t] = vmlal_s8(low[t], vget_low_s8(a), vget_low_s8(xa));
-                    low[t] = vmlal_s8(low[t], vget_low_s8(b), vget_low_s8(xb));
-                    high[t] = vmlal_high_s8(high[t], a, xa);
-                    high[t] = vmlal_high_s8(high[t], b, xb);
+        let mut low = [[vdupq_n_s16(0); 4]; T];
+        let mut high = low;
+        for (k, pair) in w.iter().enumerate() {
+            for t in 0..T {
+                let (xa, xb) = (columns(&x[t], 2 * k), columns(&x[t], 2 * k + 1));
+                for q in 0..4 {
+                    let bytes = quarter(pair, q);
+                    let a = vandq_s8(bytes, vdupq_n_s8(15));
+                    let b = vreinterpretq_s8_u8(vshrq_n_u8::<4>(vreinterpretq_u8_s8(bytes)));
+                    let sum = vmlal_s8(low[t][q], vget_low_s8(a), vget_low_s8(xa));
+                    low[t][q] = vmlal_s8(sum, vget_low_s8(b), vget_low_s8(xb));
+                    high[t][q] = vmlal_high_s8(vmlal_high_s8(high[t][q], a, xa), b, xb);
                 }
             }
-            for t in 0..T {
-                let rows = join(vpaddlq_s16(low[t]), vpaddlq_s16(high[t]));
-                acc[t][q] = vaddq_u32(rows, vdupq_n_u32(sums[t].sum.wrapping_mul(-8) as u32));
+        }
+        let mut acc = [[vdupq_n_u32(0); 4]; T];
+        for t in 0..T {
+            let start = vdupq_n_u32(sums[t].sum.wrapping_mul(-8) as u32);
+            for q in 0..4 {
+                let rows = join(vpaddlq_s16(low[t][q]), vpaddlq_s16(high[t][q]));
+                acc[t][q] = vaddq_u32(rows, start);
             }
         }
         acc

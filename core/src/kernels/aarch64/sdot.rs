@@ -64,13 +64,15 @@ fn tile(w: &[u8; TILE]) -> [int8x16_t; 4] {
 pub(super) fn i8<const T: usize>(w: &[[u8; TILE]; TILES], x: &[[i8; GROUP]; T]) -> [[uint32x4_t; 4]; T] {
     // SAFETY: NEON is there.
     let mut acc = [[unsafe { vdupq_n_u32(0) }; 4]; T];
-    for half in 0..2 {
-        let x = activations(x, half);
-        add_tile::<0, T>(&mut acc, tile(&w[4 * half]), &x);
-        add_tile::<1, T>(&mut acc, tile(&w[4 * half + 1]), &x);
-        add_tile::<2, T>(&mut acc, tile(&w[4 * half + 2]), &x);
-        add_tile::<3, T>(&mut acc, tile(&w[4 * half + 3]), &x);
-    }
+    let [first, second] = [activations(x, 0), activations(x, 1)];
+    add_tile::<0, T>(&mut acc, tile(&w[0]), &first);
+    add_tile::<1, T>(&mut acc, tile(&w[1]), &first);
+    add_tile::<2, T>(&mut acc, tile(&w[2]), &first);
+    add_tile::<3, T>(&mut acc, tile(&w[3]), &first);
+    add_tile::<0, T>(&mut acc, tile(&w[4]), &second);
+    add_tile::<1, T>(&mut acc, tile(&w[5]), &second);
+    add_tile::<2, T>(&mut acc, tile(&w[6]), &second);
+    add_tile::<3, T>(&mut acc, tile(&w[7]), &second);
     acc
 }
 
@@ -100,12 +102,12 @@ pub(super) fn u4<const T: usize>(
         // SAFETY: NEON is there.
         acc[t] = [unsafe { vdupq_n_u32(sums[t].sum.wrapping_mul(-8) as u32) }; 4];
     }
-    for half in 0..2 {
+    for (half, [first, second]) in w.as_chunks().0.iter().enumerate() {
         let x = activations(x, half);
-        let (low, high) = nibbles(&w[2 * half]);
+        let (low, high) = nibbles(first);
         add_tile::<0, T>(&mut acc, low, &x);
         add_tile::<1, T>(&mut acc, high, &x);
-        let (low, high) = nibbles(&w[2 * half + 1]);
+        let (low, high) = nibbles(second);
         add_tile::<2, T>(&mut acc, low, &x);
         add_tile::<3, T>(&mut acc, high, &x);
     }

@@ -220,7 +220,9 @@ fn template(part: &Value) -> Result<[Vec<u32>; 2], CompileError> {
             }
             let name = piece["SpecialToken"]["id"].as_str().unwrap_or_default();
             let Some(special) = part["special_tokens"][name]["ids"].as_array() else {
-                return invalid(format!("post_processor TemplateProcessing names the unknown token {name:?}"));
+                return invalid(format!(
+                    "post_processor TemplateProcessing names the unknown token {name:?}"
+                ));
             };
             for id in special {
                 match id.as_u64().and_then(|id| u32::try_from(id).ok()) {
@@ -258,10 +260,14 @@ impl Bpe {
                 continue;
             }
             if matches!(byte, b' '..=b'~') {
-                return unsupported(format!("a vocabulary that is not byte-level: byte 0x{byte:02x} has no token"));
+                return unsupported(format!(
+                    "a vocabulary that is not byte-level: byte 0x{byte:02x} has no token"
+                ));
             }
             if let Some(unknown) = &self.unk_token {
-                return unsupported(format!("model.unk_token {unknown:?} for byte 0x{byte:02x}, which has no token"));
+                return unsupported(format!(
+                    "model.unk_token {unknown:?} for byte 0x{byte:02x}, which has no token"
+                ));
             }
         }
         Ok(())
@@ -318,7 +324,9 @@ fn merges(model: &Bpe, tokens: &BTreeMap<u32, Token>) -> Result<Vec<[u32; 3]>, C
         let merged = format!("{left}{right}");
         let find = |text: &str| model.vocab.get(text).copied();
         let (Some(l), Some(r), Some(m)) = (find(left), find(right), find(&merged)) else {
-            return invalid(format!("merge {left:?} {right:?} uses or makes a token that is not in the vocabulary"));
+            return invalid(format!(
+                "merge {left:?} {right:?} uses or makes a token that is not in the vocabulary"
+            ));
         };
         if ![l, r, m].iter().all(|id| tokens.get(id).is_some_and(|token| token.word)) {
             return unsupported(format!("merge {left:?} {right:?}: not spelt in byte-level letters"));
@@ -327,7 +335,8 @@ fn merges(model: &Bpe, tokens: &BTreeMap<u32, Token>) -> Result<Vec<[u32; 3]>, C
     }
     // Of a pair that is listed twice, the last rank counts.
     let mut seen = HashSet::new();
-    let mut out: Vec<[u32; 3]> = out.into_iter().rev().filter(|merge| seen.insert([merge[0], merge[1]])).collect();
+    let mut out: Vec<[u32; 3]> =
+        out.into_iter().rev().filter(|merge| seen.insert([merge[0], merge[1]])).collect();
     out.reverse();
     Ok(out)
 }
@@ -356,15 +365,21 @@ fn add(
         let expected = vocab.get(content).copied().unwrap_or(next);
         next += u32::from(expected == next && !vocab.contains_key(content));
         if *id != expected {
-            return unsupported(format!("the added token {content:?} has the id {id}, where {expected} is next"));
+            return unsupported(format!(
+                "the added token {content:?} has the id {id}, where {expected} is next"
+            ));
         }
         let normalized = token.normalized.unwrap_or(!token.special);
         if nfc && normalized && normalize(content) != content.as_bytes() {
-            return unsupported(format!("the added token {content:?} is matched in NFC, and is not NFC itself"));
+            return unsupported(format!(
+                "the added token {content:?} is matched in NFC, and is not NFC itself"
+            ));
         }
         let entry = tokens.entry(*id).or_default();
         if !entry.bytes.is_empty() && entry.bytes != content.as_bytes() {
-            return unsupported(format!("the added token {content:?} has the id of other bytes in the vocabulary"));
+            return unsupported(format!(
+                "the added token {content:?} has the id of other bytes in the vocabulary"
+            ));
         }
         entry.bytes = content.clone().into_bytes();
         entry.added = Some(Added { special: token.special, normalized });

@@ -16,7 +16,9 @@ pub enum CompileError {
     #[error("the tokenizer is not a valid tokenizer.json: {0}; download the file again")]
     Json(#[from] serde_json::Error),
     /// The tokenizer asks for something that the runtime does not do.
-    #[error("the tokenizer asks for what is not supported: {0}; supported is byte-level BPE as of GPT-NeoX and Falcon")]
+    #[error(
+        "the tokenizer asks for what is not supported: {0}; supported is byte-level BPE as of GPT-NeoX and Falcon"
+    )]
     Unsupported(String),
     /// The tokenizer contradicts itself.
     #[error("the tokenizer contradicts itself: {0}; download the file again or correct it")]

@@ -2,8 +2,8 @@
 
 use elapid_core::tokenizer::Tokenizer;
 use elapid_core::tokenizer::table::{
-    Header, Layout, MAX_COUNT, MAX_PROBES, MAX_TOKEN_LEN, TOKEN_ADDED, TOKEN_OFFSET, TOKEN_SPECIAL, TOKEN_WORD,
-    pair_slot, word_slot,
+    Header, Layout, MAX_COUNT, MAX_PROBES, MAX_TOKEN_LEN, TOKEN_ADDED, TOKEN_OFFSET, TOKEN_SPECIAL,
+    TOKEN_WORD, pair_slot, word_slot,
 };
 
 use super::CompileError;
@@ -26,7 +26,9 @@ pub fn build(from: &Description) -> Result<Vec<u8>, CompileError> {
         if let Some(token) = from.tokens.get(&id) {
             if token.bytes.len() > MAX_TOKEN_LEN {
                 let len = token.bytes.len();
-                return Err(CompileError::Unsupported(format!("token {id} of {len} bytes, at most {MAX_TOKEN_LEN}")));
+                return Err(CompileError::Unsupported(format!(
+                    "token {id} of {len} bytes, at most {MAX_TOKEN_LEN}"
+                )));
             }
             text.extend_from_slice(&token.bytes);
             if let Some(added) = token.added {
@@ -43,7 +45,8 @@ pub fn build(from: &Description) -> Result<Vec<u8>, CompileError> {
     let words: Vec<(u32, &[u8])> =
         from.tokens.iter().filter(|(_, token)| token.word).map(|(&id, token)| (id, &*token.bytes)).collect();
     let word_slots = hash_table(&words, |word, slots| word_slot(word, slots));
-    let pairs: Vec<(u32, [u32; 2])> = (0..).zip(from.merges.iter().map(|&[left, right, _]| [left, right])).collect();
+    let pairs: Vec<(u32, [u32; 2])> =
+        (0..).zip(from.merges.iter().map(|&[left, right, _]| [left, right])).collect();
     let merge_slots = hash_table(&pairs, |&[left, right], slots| pair_slot(left, right, slots));
     let added = [false, true].map(|normalized| {
         let mut set: Vec<(&[u8], u32)> = from
