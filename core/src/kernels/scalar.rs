@@ -57,6 +57,10 @@ impl Float for Scalar {
         lanes!(|a, b, x, y| One.select_lt(a, b, x, y))
     }
     #[inline(always)]
+    fn at_least(self, a: Self::F, floor: f32) -> Self::F {
+        lanes!(|a| One.at_least(a, floor))
+    }
+    #[inline(always)]
     fn to_bits(self, a: Self::F) -> Self::I {
         lanes!(|a| a.to_bits())
     }

@@ -29,6 +29,8 @@ pub trait Float: Copy {
     fn neg_abs(self, a: Self::F) -> Self::F;
     /// `if a < b { x } else { y }`, lane by lane; `y` where either is NaN.
     fn select_lt(self, a: Self::F, b: Self::F, x: Self::F, y: Self::F) -> Self::F;
+    /// The larger of `a` and `floor`, a number that is not 0; `floor` where `a` is a quiet NaN.
+    fn at_least(self, a: Self::F, floor: f32) -> Self::F;
     /// The bits of `a`.
     fn to_bits(self, a: Self::F) -> Self::I;
     /// The number with the bits of `a`.
@@ -84,6 +86,10 @@ impl Float for One {
     #[inline(always)]
     fn select_lt(self, a: f32, b: f32, x: f32, y: f32) -> f32 {
         if a < b { x } else { y }
+    }
+    #[inline(always)]
+    fn at_least(self, a: f32, floor: f32) -> f32 {
+        if a > floor { a } else { floor }
     }
     #[inline(always)]
     fn to_bits(self, a: f32) -> u32 {

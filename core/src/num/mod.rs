@@ -17,28 +17,27 @@ const LN2_HI: f32 = 0.693_145_75;
 const LN2_LO: f32 = 1.428_606_8e-6;
 /// `1.5 * 2^23`: adding it rounds to an integer (ties to even) in the low bits of the sum.
 const ROUND_MAGIC: f32 = 12_582_912.0;
-/// Below this `exp` is 0: the smallest `x` with `exp(x) >= 2^-126` is a little above it.
-pub const EXP_FLUSH: f32 = -87.336_54;
+/// Below this `exp` stays at 2^-126: the smallest `x` with `exp(x) >= 2^-126` is a little above it.
+pub const EXP_FLOOR: f32 = -87.336_54;
 
-/// `e^x` for `x <= 88`; 0 below [`EXP_FLUSH`] (absolute error under 2^-126 there).
+/// `e^x` for `x <= 88`; 2^-126 (and a bit) below [`EXP_FLOOR`] and for NaN.
 ///
-/// `n = round(x log2 e)`, `r = x - n ln 2` in two steps, `1 + r + r^2 P(r)` with a minimax `P` of degree 4
-/// (relative error 3.1e-9 on |r| <= ln 2 / 2), then `n` is added to the exponent. The step needs no `x > 0`.
+/// `n = round(x log2 e)`, `r = x - n ln 2` in two steps, `1 + (r + r^2 P(r))` with a minimax `P` of degree 4 (relative
+/// error 3.1e-9 on |r| <= ln 2 / 2) by Estrin's scheme, then `n` is added to the exponent. The step needs no `x > 0`.
 #[inline(always)]
 pub fn exp<S: Float>(s: S, x: S::F) -> S::F {
+    let x = s.at_least(x, EXP_FLOOR);
     let shifted = s.fma(x, s.splat(LOG2_E), s.splat(ROUND_MAGIC));
     let n = s.sub(shifted, s.splat(ROUND_MAGIC));
     let r = s.fma(n, s.splat(-LN2_HI), x);
     let r = s.fma(n, s.splat(-LN2_LO), r);
-    let mut p = s.splat(0.001_381_459_9);
-    p = s.fma(p, r, s.splat(0.008_368_717));
-    p = s.fma(p, r, s.splat(0.041_668_39));
-    p = s.fma(p, r, s.splat(0.166_665_21));
-    p = s.fma(p, r, s.splat(0.499_999_94));
-    p = s.fma(p, r, s.splat(1.0));
-    p = s.fma(p, r, s.splat(1.0));
-    let scaled = s.of_bits(s.add_bits(s.to_bits(p), s.shl_bits::<23>(s.to_bits(shifted))));
-    s.select_lt(x, s.splat(EXP_FLUSH), s.splat(0.0), scaled)
+    let r2 = s.mul(r, r);
+    let p01 = s.fma(s.splat(0.166_665_21), r, s.splat(0.499_999_94));
+    let p23 = s.fma(s.splat(0.008_368_717), r, s.splat(0.041_668_39));
+    let p234 = s.fma(s.splat(0.001_381_459_9), r2, p23);
+    let p = s.fma(p234, r2, p01);
+    let e = s.add(s.splat(1.0), s.fma(p, r2, r));
+    s.of_bits(s.add_bits(s.to_bits(e), s.shl_bits::<23>(s.to_bits(shifted))))
 }
 
 /// `ln(1 + e)` for `0 <= e <= 1`.
@@ -65,13 +64,15 @@ pub fn softplus<S: Float>(s: S, x: S::F) -> S::F {
     s.add(s.select_lt(x, zero, zero, x), tail)
 }
 
-/// `silu(x) = x / (1 + e^-x)`, with only negative arguments given to [`exp`]: `x e^x / (1 + e^x)` for `x < 0`.
+/// `silu(x) = x / (1 + e^-x)`, with only negative arguments given to [`exp`]: `x e^x / (1 + e^x)` for `x < 0`, and -0
+/// below [`EXP_FLOOR`].
 #[inline(always)]
 pub fn silu<S: Float>(s: S, x: S::F) -> S::F {
     let one = s.splat(1.0);
     let e = exp(s, s.neg_abs(x));
-    let numerator = s.mul(x, s.select_lt(x, s.splat(0.0), e, one));
-    s.div(numerator, s.add(one, e))
+    let factor = s.select_lt(x, s.splat(0.0), e, one);
+    let factor = s.select_lt(x, s.splat(EXP_FLOOR), s.splat(0.0), factor);
+    s.div(s.mul(x, factor), s.add(one, e))
 }
 
 /// `1 / sqrt(x)` by an exact square root and an exact division.

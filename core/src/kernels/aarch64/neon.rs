@@ -127,6 +127,10 @@ macro_rules! neon {
                 quarters!(|a, b, x, y| vbslq_f32(vcltq_f32(a, b), x, y))
             }
             #[inline(always)]
+            fn at_least(self, a: Self::F, floor: f32) -> Self::F {
+                quarters!(|a| vmaxnmq_f32(a, vdupq_n_f32(floor)))
+            }
+            #[inline(always)]
             fn to_bits(self, a: Self::F) -> Self::I {
                 quarters!(|a| vreinterpretq_u32_f32(a))
             }

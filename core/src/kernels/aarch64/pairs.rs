@@ -1,6 +1,7 @@
 //! Dot products of groups without `sdot` (Cortex-A53, A72): products widen to i16, two of int8 or sixteen of a nibble fit.
 
 use core::arch::aarch64::*;
+use core::arch::asm;
 
 use super::quarter;
 use crate::kernels::Scale;
@@ -21,6 +22,53 @@ fn join(low: int32x4_t, high: int32x4_t) -> uint32x4_t {
     unsafe { vreinterpretq_u32_s32(vpaddq_s32(low, high)) }
 }
 
+/// Adds 8 columns of four rows: two products for each i16, which `sadalp` adds to partial sums of two rows each.
+///
+/// As one block, because the compiler would first compute all products of a group and then spill them.
+#[inline(always)]
+fn add_eight(
+    (low, high): (&mut int32x4_t, &mut int32x4_t),
+    (a, xa): (int8x16_t, int8x16_t),
+    (b, xb): (int8x16_t, int8x16_t),
+) {
+    // SAFETY: NEON is there; only the named registers are touched.
+    unsafe {
+        asm!(
+            "smull {p:v}.8h, {a:v}.8b, {xa:v}.8b",
+            "smull2 {q:v}.8h, {a:v}.16b, {xa:v}.16b",
+            "smlal {p:v}.8h, {b:v}.8b, {xb:v}.8b",
+            "smlal2 {q:v}.8h, {b:v}.16b, {xb:v}.16b",
+            "sadalp {low:v}.4s, {p:v}.8h",
+            "sadalp {high:v}.4s, {q:v}.8h",
+            p = out(vreg) _, q = out(vreg) _,
+            a = in(vreg) a, xa = in(vreg) xa, b = in(vreg) b, xb = in(vreg) xb,
+            low = inout(vreg) *low, high = inout(vreg) *high,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+}
+
+/// The same for 8 columns of nibbles, whose products the i16 themselves add up.
+#[inline(always)]
+fn add_nibbles(
+    (low, high): (&mut int16x8_t, &mut int16x8_t),
+    (a, xa): (int8x16_t, int8x16_t),
+    (b, xb): (int8x16_t, int8x16_t),
+) {
+    // SAFETY: NEON is there; only the named registers are touched.
+    unsafe {
+        asm!(
+            "smlal {low:v}.8h, {a:v}.8b, {xa:v}.8b",
+            "smlal2 {high:v}.8h, {a:v}.16b, {xa:v}.16b",
+            "smlal {low:v}.8h, {b:v}.8b, {xb:v}.8b",
+            "smlal2 {high:v}.8h, {b:v}.16b, {xb:v}.16b",
+            a = in(vreg) a, xa = in(vreg) xa, b = in(vreg) b, xb = in(vreg) xb,
+            low = inout(vreg) *low, high = inout(vreg) *high,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+}
+
 /// Two products of int8 reach 2 * 128 * 127 = 32,512, which an i16 holds.
 #[inline(always)]
 pub(super) fn i8<const T: usize>(w: &[[u8; TILE]; TILES], x: &[[i8; GROUP]; T]) -> [[uint32x4_t; 4]; T] {
@@ -33,10 +81,7 @@ pub(super) fn i8<const T: usize>(w: &[[u8; TILE]; TILES], x: &[[i8; GROUP]; T]) 
                 let (xa, xb) = (columns(&x[t], 2 * pair), columns(&x[t], 2 * pair + 1));
                 for q in 0..4 {
                     let (a, b) = (quarter(&w[2 * pair], q), quarter(&w[2 * pair + 1], q));
-                    let products = vmull_s8(vget_low_s8(a), vget_low_s8(xa));
-                    low[t][q] = vpadalq_s16(low[t][q], vmlal_s8(products, vget_low_s8(b), vget_low_s8(xb)));
-                    let products = vmull_high_s8(a, xa);
-                    high[t][q] = vpadalq_s16(high[t][q], vmlal_high_s8(products, b, xb));
+                    add_eight((&mut low[t][q], &mut high[t][q]), (a, xa), (b, xb));
                 }
             }
         }
@@ -68,9 +113,7 @@ pub(super) fn u4<const T: usize>(
                     let bytes = quarter(pair, q);
                     let a = vandq_s8(bytes, vdupq_n_s8(15));
                     let b = vreinterpretq_s8_u8(vshrq_n_u8::<4>(vreinterpretq_u8_s8(bytes)));
-                    let sum = vmlal_s8(low[t][q], vget_low_s8(a), vget_low_s8(xa));
-                    low[t][q] = vmlal_s8(sum, vget_low_s8(b), vget_low_s8(xb));
-                    high[t][q] = vmlal_high_s8(vmlal_high_s8(high[t][q], a, xa), b, xb);
+                    add_nibbles((&mut low[t][q], &mut high[t][q]), (a, xa), (b, xb));
                 }
             }
         }

@@ -102,14 +102,18 @@ pub(super) fn u4<const T: usize>(
         // SAFETY: NEON is there.
         acc[t] = [unsafe { vdupq_n_u32(sums[t].sum.wrapping_mul(-8) as u32) }; 4];
     }
-    for (half, [first, second]) in w.as_chunks().0.iter().enumerate() {
-        let x = activations(x, half);
-        let (low, high) = nibbles(first);
-        add_tile::<0, T>(&mut acc, low, &x);
-        add_tile::<1, T>(&mut acc, high, &x);
-        let (low, high) = nibbles(second);
-        add_tile::<2, T>(&mut acc, low, &x);
-        add_tile::<3, T>(&mut acc, high, &x);
-    }
+    let [x0, x1] = [activations(x, 0), activations(x, 1)];
+    let (low, high) = nibbles(&w[0]);
+    add_tile::<0, T>(&mut acc, low, &x0);
+    add_tile::<1, T>(&mut acc, high, &x0);
+    let (low, high) = nibbles(&w[1]);
+    add_tile::<2, T>(&mut acc, low, &x0);
+    add_tile::<3, T>(&mut acc, high, &x0);
+    let (low, high) = nibbles(&w[2]);
+    add_tile::<0, T>(&mut acc, low, &x1);
+    add_tile::<1, T>(&mut acc, high, &x1);
+    let (low, high) = nibbles(&w[3]);
+    add_tile::<2, T>(&mut acc, low, &x1);
+    add_tile::<3, T>(&mut acc, high, &x1);
     acc
 }

@@ -86,6 +86,11 @@ impl Float for Avx2 {
         halves!(|a, b, x, y| _mm256_blendv_ps(y, x, _mm256_cmp_ps::<_CMP_LT_OQ>(a, b)))
     }
     #[inline(always)]
+    fn at_least(self, a: Self::F, floor: f32) -> Self::F {
+        // The second operand is what comes of a NaN.
+        halves!(|a| _mm256_max_ps(a, _mm256_set1_ps(floor)))
+    }
+    #[inline(always)]
     fn to_bits(self, a: Self::F) -> Self::I {
         halves!(|a| _mm256_castps_si256(a))
     }

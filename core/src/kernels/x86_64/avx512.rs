@@ -70,6 +70,11 @@ impl Float for Avx512 {
         op!(_mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b), y, x))
     }
     #[inline(always)]
+    fn at_least(self, a: __m512, floor: f32) -> __m512 {
+        // The second operand is what comes of a NaN.
+        op!(_mm512_max_ps(a, _mm512_set1_ps(floor)))
+    }
+    #[inline(always)]
     fn to_bits(self, a: __m512) -> __m512i {
         op!(_mm512_castps_si512(a))
     }
