@@ -55,7 +55,7 @@ fn a_changed_weight_is_seen() {
     }
     let weights = changed.join("model.safetensors");
     let mut bytes = std::fs::read(&weights).expect("weights");
-    let at = bytes.len() - 3000 & !3;
+    let at = (bytes.len() - 3000) & !3;
     let value = f32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
     bytes[at..at + 4].copy_from_slice(&(value + 0.25).to_le_bytes());
     std::fs::write(&weights, bytes).expect("changed weights");

@@ -1,0 +1,161 @@
+//! Debian packages that a step needs: which are missing, and installing them.
+
+use std::process::Command;
+
+use crate::error::{Error, Result};
+use crate::exec::{capture, on_path, run, shown, succeeds};
+
+/// A package, and the program that shows its presence on systems without dpkg.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Package {
+    pub name: &'static str,
+    /// None: nothing but Debian's own package will do.
+    pub tool: Option<&'static str>,
+}
+
+/// Installs packages at most once each, and only where it may.
+pub struct Apt {
+    allowed: bool,
+    updated: bool,
+    /// Packages that an attempt did not bring; not tried again.
+    failed: Vec<&'static str>,
+}
+
+impl Apt {
+    /// With `allowed` false nothing is ever installed.
+    pub fn new(allowed: bool) -> Self {
+        Self { allowed, updated: false, failed: Vec::new() }
+    }
+
+    /// Sees to it that every one of `needs` is there. The error says what to install, and why it was not done here.
+    pub fn ensure(&mut self, needs: &[Package]) -> Result<()> {
+        let missing = missing(needs);
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let refuse = |why: &str| Err(Error::new(refusal(&missing, why)));
+        if !self.allowed {
+            return refuse("--no-install was given");
+        }
+        if on_path("apt-get").is_none() {
+            let names = missing.join(" ");
+            return Err(Error::new(format!(
+                "needs what Debian calls {names}, and this system has no apt-get"
+            )));
+        }
+        let Some(root) = root_prefix() else {
+            return refuse("this needs root, and `sudo -n` is not allowed to do it");
+        };
+        if missing.iter().any(|name| self.failed.contains(name)) {
+            return refuse("apt-get could not install them, see above");
+        }
+        println!("Installing what the next step needs: {}", missing.join(" "));
+        self.install(&root, &missing);
+        let still = self::missing(needs);
+        if still.is_empty() {
+            return Ok(());
+        }
+        self.failed.extend(&still);
+        Err(Error::new(refusal(&still, "apt-get could not install them, see above")))
+    }
+
+    /// Whether it worked is for the caller to see: from dpkg, not from exit codes.
+    fn install(&mut self, root: &[&str], names: &[&str]) {
+        if needs_arm64(names) && !has_arm64() {
+            step(root, &["dpkg", "--add-architecture", "arm64"]);
+            self.updated = false;
+        }
+        if !self.updated {
+            // A foreign source without arm64 makes this fail though Debian's own worked, so go on either way.
+            step(root, &["apt-get", "update", "-q"]);
+            self.updated = true;
+        }
+        // --no-remove: another Rust that the user installed by apt conflicts with this one, and must stay.
+        let mut command = vec!["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "-q", "-y"];
+        command.extend(["--no-install-recommends", "--no-remove", "-o", "DPkg::Lock::Timeout=120"]);
+        command.extend(names);
+        step(root, &command);
+    }
+}
+
+fn step(root: &[&str], words: &[&str]) {
+    let words = [root, words].concat();
+    let [program, arguments @ ..] = words.as_slice() else { return };
+    let mut command = Command::new(program);
+    command.args(arguments);
+    println!("$ {}", shown(&command));
+    match run(&mut command) {
+        Ok(finished) if finished.success => {}
+        Ok(_) => println!("warning: `{}` failed", shown(&command)),
+        Err(error) => println!("warning: {error}"),
+    }
+}
+
+/// Those of `needs` that are not installed.
+fn missing(needs: &[Package]) -> Vec<&'static str> {
+    let dpkg = on_path("dpkg-query").is_some();
+    let here = |need: &Package| {
+        if dpkg { installed(need.name) } else { need.tool.is_some_and(|tool| on_path(tool).is_some()) }
+    };
+    needs.iter().filter(|need| !here(need)).map(|need| need.name).collect()
+}
+
+fn installed(name: &str) -> bool {
+    let mut query = Command::new("dpkg-query");
+    query.args(["-W", "-f", "${db:Status-Status}", name]).stderr(std::process::Stdio::null());
+    query.output().is_ok_and(|output| output.status.success() && output.stdout == b"installed")
+}
+
+fn needs_arm64(names: &[&str]) -> bool {
+    names.iter().any(|name| name.ends_with(":arm64")) && !cfg!(target_arch = "aarch64")
+}
+
+fn has_arm64() -> bool {
+    capture(Command::new("dpkg").arg("--print-foreign-architectures"))
+        .is_ok_and(|list| list.lines().any(|line| line.trim() == "arm64"))
+}
+
+/// What to put in front of a command to run it as root; None if that is not possible without asking for a password.
+fn root_prefix() -> Option<Vec<&'static str>> {
+    if capture(Command::new("id").arg("-u")).is_ok_and(|id| id.trim() == "0") {
+        Some(Vec::new())
+    } else if succeeds(Command::new("sudo").args(["-n", "true"])) {
+        Some(vec!["sudo", "-n"])
+    } else {
+        None
+    }
+}
+
+fn refusal(missing: &[&str], why: &str) -> String {
+    let architecture = if needs_arm64(missing) { "dpkg --add-architecture arm64 && " } else { "" };
+    let names = missing.join(" ");
+    format!(
+        "needs {names} ({why}). As root: {architecture}apt-get update && apt-get install --no-install-recommends {names}"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOWHERE: Package = Package { name: "elapid-no-such-package", tool: None };
+
+    #[test]
+    fn a_refusal_says_what_to_type() {
+        let error = Apt::new(false).ensure(&[NOWHERE]).unwrap_err().to_string();
+        assert!(error.contains("--no-install was given"), "{error}");
+        assert!(error.contains("apt-get install --no-install-recommends elapid-no-such-package"), "{error}");
+        assert!(!error.contains("add-architecture"), "{error}");
+    }
+
+    #[test]
+    #[cfg(not(target_arch = "aarch64"))]
+    fn a_foreign_package_names_its_architecture() {
+        assert!(refusal(&["libx:arm64"], "why").contains("dpkg --add-architecture arm64 && apt-get update"));
+    }
+
+    #[test]
+    fn nothing_needed_is_nothing_done() {
+        assert!(Apt::new(true).ensure(&[]).is_ok());
+    }
+}

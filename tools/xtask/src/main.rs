@@ -1,0 +1,103 @@
+//! `cargo xtask`: sets up what the project needs and runs everything.
+#![forbid(unsafe_code)]
+
+mod apt;
+mod bare;
+mod check_real;
+mod cross;
+mod error;
+mod exec;
+mod fixtures;
+mod libtest;
+mod models;
+mod programs;
+mod steps;
+mod table;
+mod test;
+mod toolchain;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Sets up what the project needs and runs everything
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Args {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Runs all tests: lints, this machine, bare metal, and aarch64 under emulation
+    ///
+    /// Installs with apt-get what is missing (emulator, cross compiler), and says so before. Ends with a table of what
+    /// ran where. Exits with 1 if a step failed, or, with CI=true, if a target that CI requires did not run.
+    Test {
+        /// Steps or groups of steps; all if left out
+        #[arg(long, value_delimiter = ',', value_name = "STEP")]
+        only: Vec<String>,
+        /// Install nothing; skip what can't run
+        #[arg(long)]
+        no_install: bool,
+        /// Print the names of steps and groups instead
+        #[arg(long)]
+        list: bool,
+    },
+    /// Builds a static `elapid` for another machine
+    Cross {
+        #[arg(default_value = toolchain::AARCH64_LINUX)]
+        target: String,
+        /// Install nothing
+        #[arg(long)]
+        no_install: bool,
+    },
+    /// Packs a real checkpoint and compares what it writes with what is published about it
+    CheckReal {
+        /// A folder with config.json, weights and tokenizer
+        folder: PathBuf,
+        /// How to pack it: f32, f16, q8 or q4; what suits the model if left out
+        #[arg(long)]
+        quant: Option<String>,
+        /// wikitext-2's wiki.test.raw, to compare the perplexity too
+        #[arg(long, value_name = "FILE")]
+        wiki: Option<PathBuf>,
+    },
+    /// Packs the models that come with the project into models/
+    Bundle {
+        /// The folder with their checkpoints
+        #[arg(long, value_name = "FOLDER", default_value = "../shared/data/models")]
+        from: PathBuf,
+    },
+    /// Measures random models of real size and prints a table in Markdown
+    Bench,
+    /// Makes tests/fixtures anew with the reference implementation in Python (PyTorch: some gigabytes)
+    Fixtures {
+        #[arg(long, default_value = "python3")]
+        python: String,
+    },
+}
+
+fn main() -> ExitCode {
+    let done = |()| ExitCode::SUCCESS;
+    let result = match Args::parse().command {
+        Task::Test { list: true, .. } => {
+            test::list();
+            Ok(ExitCode::SUCCESS)
+        }
+        Task::Test { only, no_install, list: false } => test::test(&only, !no_install),
+        Task::Cross { target, no_install } => cross::cross(&target, !no_install).map(done),
+        Task::CheckReal { folder, quant, wiki } => {
+            check_real::check_real(&folder, quant.as_deref(), wiki.as_deref())
+        }
+        Task::Bundle { from } => models::bundle(&toolchain::root().join(from)).map(done),
+        Task::Bench => models::bench().map(done),
+        Task::Fixtures { python } => fixtures::fixtures(&python).map(done),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("error: {error}");
+        ExitCode::FAILURE
+    })
+}

@@ -1,0 +1,186 @@
+//! What `cargo xtask test` runs, as data.
+
+/// One row of the table at the end.
+#[derive(Debug)]
+pub struct Step {
+    pub name: &'static str,
+    /// Several steps that `--only` can name together.
+    pub group: &'static str,
+    /// What it shows when it passes.
+    pub shows: &'static str,
+    /// Whether CI must not pass without it.
+    pub required: bool,
+    pub work: Work,
+}
+
+/// How a step does what it does.
+#[derive(Debug)]
+pub enum Work {
+    /// `cargo` commands for this machine.
+    Host { commands: &'static [&'static [&'static str]], env: &'static [(&'static str, &'static str)] },
+    /// `cargo test` on this machine.
+    HostTests { arguments: &'static [&'static str] },
+    /// `core` for a machine without an operating system.
+    Bare { target: &'static str, rustflags: &'static str },
+    /// Tests for aarch64 Linux, on an emulated CPU.
+    Emulated { cpu: &'static str, tests: &'static [&'static [&'static str]] },
+}
+
+const NO_ENV: &[(&str, &str)] = &[];
+
+/// In the order in which they run: what is quick to fail comes first.
+pub const STEPS: &[Step] = &[
+    Step {
+        name: "fmt",
+        group: "lint",
+        shows: "the code is formatted",
+        required: true,
+        work: Work::Host { commands: &[&["fmt", "--all", "--check"]], env: NO_ENV },
+    },
+    Step {
+        name: "clippy",
+        group: "lint",
+        shows: "no warnings, with every set of features",
+        required: true,
+        work: Work::Host {
+            commands: &[
+                &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"],
+                &["clippy", "-p", "elapid-core", "--no-default-features", "--", "-D", "warnings"],
+                &["clippy", "-p", "elapid", "--no-default-features", "--", "-D", "warnings"],
+            ],
+            env: NO_ENV,
+        },
+    },
+    Step {
+        name: "doc",
+        group: "lint",
+        shows: "the documentation builds, links included",
+        required: true,
+        work: Work::Host {
+            commands: &[&["doc", "--workspace", "--no-deps"]],
+            env: &[("RUSTDOCFLAGS", "-D warnings")],
+        },
+    },
+    Step {
+        name: "host",
+        group: "host",
+        shows: "every test on this machine",
+        required: true,
+        work: Work::HostTests { arguments: &["--workspace"] },
+    },
+    Step {
+        name: "release",
+        group: "host",
+        shows: "the programs build as users build them",
+        required: true,
+        work: Work::Host {
+            commands: &[&["build", "--release"], &["build", "--release", "-p", "elapid-pack"]],
+            env: NO_ENV,
+        },
+    },
+    Step {
+        name: "bare-aarch64",
+        group: "bare",
+        shows: "core without std and alloc: Raspberry Pi without an operating system",
+        required: true,
+        work: Work::Bare { target: "aarch64-unknown-none", rustflags: "" },
+    },
+    Step {
+        name: "bare-m7",
+        group: "bare",
+        shows: "core without std and alloc: Cortex-M7 (Cortex-M4F has the same target)",
+        required: true,
+        work: Work::Bare { target: "thumbv7em-none-eabihf", rustflags: "-C target-cpu=cortex-m7" },
+    },
+    Step {
+        name: "bare-m3",
+        group: "bare",
+        shows: "core without std and alloc: Cortex-M3, which has no floating point",
+        required: false,
+        work: Work::Bare { target: "thumbv7m-none-eabi", rustflags: "" },
+    },
+    Step {
+        name: "bare-m33",
+        group: "bare",
+        shows: "core without std and alloc: Cortex-M33 (RP2350)",
+        required: false,
+        work: Work::Bare { target: "thumbv8m.main-none-eabihf", rustflags: "-C target-cpu=cortex-m33" },
+    },
+    Step {
+        name: "aarch64-a53",
+        group: "aarch64",
+        shows: "the same bits on a Raspberry Pi 3's CPU, without the dot product instructions",
+        required: true,
+        work: Work::Emulated { cpu: "cortex-a53", tests: EMULATED },
+    },
+    Step {
+        name: "aarch64-a76",
+        group: "aarch64",
+        shows: "the same bits on a Raspberry Pi 5's CPU, with them",
+        required: true,
+        work: Work::Emulated { cpu: "cortex-a76", tests: EMULATED },
+    },
+];
+
+/// Emulation is 10 to 30 times slower than the machine itself: what depends on instructions runs here, the rest only
+/// on the host. Tests that start another program can't run: its file is for another CPU.
+const EMULATED: &[&[&str]] = &[
+    &["-p", "elapid-core", "--features", "std", "--lib"],
+    &["-p", "elapid", "--lib"],
+    &[
+        "-p",
+        "elapid-tests",
+        "--test",
+        "bits",
+        "--test",
+        "functions",
+        "--test",
+        "kernels",
+        "--test",
+        "reference",
+    ],
+];
+
+/// Seconds that one emulated test binary may take: a hang must end in a table that says so, not in silence.
+pub const EMULATED_LIMIT: u32 = 1200;
+
+/// The steps that `--only` names: step or group names, all if there are none. The error is the name that is neither.
+pub fn select(only: &[String]) -> Result<Vec<&'static Step>, &str> {
+    let is = |step: &Step, name: &str| step.name == name || step.group == name;
+    if let Some(unknown) = only.iter().find(|name| !STEPS.iter().any(|step| is(step, name))) {
+        return Err(unknown);
+    }
+    Ok(STEPS.iter().filter(|step| only.is_empty() || only.iter().any(|name| is(step, name))).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(only: &[&str]) -> Vec<&'static str> {
+        let only = only.iter().map(|&name| name.into()).collect::<Vec<String>>();
+        select(&only).unwrap().iter().map(|step| step.name).collect()
+    }
+
+    #[test]
+    fn steps_are_chosen_by_name_or_group() {
+        assert_eq!(names(&[]).len(), STEPS.len());
+        assert_eq!(names(&["host", "fmt"]), ["fmt", "host", "release"]);
+        assert_eq!(names(&["bare-m3"]), ["bare-m3"]);
+        assert_eq!(select(&["fmt".into(), "tset".into()]).unwrap_err(), "tset");
+    }
+
+    #[test]
+    fn names_are_unique() {
+        for (i, step) in STEPS.iter().enumerate() {
+            assert!(STEPS[..i].iter().all(|other| other.name != step.name), "{}", step.name);
+        }
+    }
+
+    #[test]
+    fn ci_requires_the_targets_the_project_promises() {
+        for name in ["host", "bare-aarch64", "bare-m7", "aarch64-a53", "aarch64-a76"] {
+            assert!(STEPS.iter().any(|step| step.name == name && step.required), "{name}");
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! `cargo xtask test`: runs the steps and prints what ran where.
+
+use std::process::{Command, ExitCode};
+use std::time::Instant;
+
+use crate::apt::{Apt, Package};
+use crate::bare;
+use crate::error::{Error, Result};
+use crate::exec::{Finished, run, shown, tee};
+use crate::libtest::Tally;
+use crate::steps::{EMULATED_LIMIT, STEPS, Step, Work, select};
+use crate::table::{Outcome, Row, clock, problems, render, totals};
+use crate::toolchain::{AARCH64_LINUX, Toolchain, host};
+
+const QEMU_USER: Package = Package { name: "qemu-user", tool: Some("qemu-aarch64") };
+
+/// Prints the names that `--only` takes.
+pub fn list() {
+    for Step { name, group, shows, required, .. } in STEPS {
+        let required = if *required { "required" } else { "" };
+        println!("{name:13} {group:8} {required:9} {shows}");
+    }
+}
+
+/// Runs the steps that `only` names, all if it is empty.
+pub fn test(only: &[String], install: bool) -> Result<ExitCode> {
+    let chosen = select(only)
+        .map_err(|name| Error::new(format!("no step or group is called `{name}`; `--list` shows them")))?;
+    let ci = is_ci();
+    let host = host()?;
+    let mut apt = Apt::new(install);
+    let rows = chosen.iter().map(|step| perform(step, &host, &mut apt)).collect::<Vec<_>>();
+
+    println!("\n{}", render(&rows));
+    let problems = problems(&rows, ci);
+    for problem in &problems {
+        println!("error: {problem}");
+    }
+    println!("{}", totals(&rows));
+    Ok(if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn is_ci() -> bool {
+    std::env::var("CI").is_ok_and(|value| value == "true" || value == "1")
+}
+
+/// What a step came to before it became a row.
+struct Done {
+    outcome: Outcome,
+    tests: Tally,
+}
+
+fn perform(step: &Step, host: &str, apt: &mut Apt) -> Row {
+    println!("\n=== {}: {}", step.name, step.shows);
+    let start = Instant::now();
+    let target = match &step.work {
+        Work::Host { .. } | Work::HostTests { .. } => host.to_owned(),
+        Work::Bare { target, .. } => (*target).to_owned(),
+        Work::Emulated { cpu, .. } => format!("{AARCH64_LINUX} ({cpu})"),
+    };
+    let done = match &step.work {
+        Work::Host { commands, env } => on_host(commands, env),
+        Work::HostTests { arguments } => {
+            let mut command = Toolchain::Current.cargo();
+            command.arg("test").args(*arguments).args(["--no-fail-fast", "--", "--show-output"]);
+            run_tests([command])
+        }
+        Work::Bare { target, rustflags } => prepared(Toolchain::for_target(target, &[], apt), |toolchain| {
+            bare::build(toolchain, target, rustflags)
+        }),
+        Work::Emulated { cpu, tests } => match Toolchain::for_target(AARCH64_LINUX, &[QEMU_USER], apt) {
+            Ok(toolchain) => run_tests(tests.iter().map(|test| emulated(toolchain, cpu, test))),
+            Err(missing) => Ok(skipped(&missing)),
+        },
+    };
+    let Done { outcome, tests } = done.unwrap_or_else(|error| Done {
+        outcome: Outcome::Failed(error.to_string()),
+        tests: Tally::default(),
+    });
+    let took = start.elapsed();
+    match &outcome {
+        Outcome::Passed => println!("--- {}: ok, {}", step.name, clock(took)),
+        Outcome::Failed(reason) => println!("--- {}: FAILED, {}: {reason}", step.name, clock(took)),
+        Outcome::Skipped(reason) => println!("--- {}: SKIPPED: {reason}", step.name),
+    }
+    Row { step: step.name, target, required: step.required, outcome, tests, took }
+}
+
+fn on_host(commands: &[&[&str]], env: &[(&str, &str)]) -> Result<Done> {
+    for arguments in commands {
+        let mut command = Toolchain::Current.cargo();
+        command.args(*arguments).envs(env.iter().copied());
+        println!("$ {}", shown(&command));
+        if !run(&mut command)?.success {
+            return Ok(failed(format!("`{}` failed", shown(&command)), Tally::default()));
+        }
+    }
+    Ok(Done { outcome: Outcome::Passed, tests: Tally::default() })
+}
+
+fn prepared(toolchain: Result<Toolchain>, work: impl FnOnce(Toolchain) -> Result<()>) -> Result<Done> {
+    match toolchain {
+        Ok(toolchain) => work(toolchain).map(|()| Done { outcome: Outcome::Passed, tests: Tally::default() }),
+        Err(missing) => Ok(skipped(&missing)),
+    }
+}
+
+/// Runs all of `commands`, also after one has failed.
+fn run_tests(commands: impl IntoIterator<Item = Command>) -> Result<Done> {
+    let runs = commands.into_iter().map(|mut command| {
+        let line = shown(&command);
+        println!("$ {line}");
+        tee(&mut command).map(|finished| (line, finished))
+    });
+    runs.collect::<Result<Vec<_>>>().map(judge)
+}
+
+fn judge(runs: Vec<(String, Finished)>) -> Done {
+    let mut tests = Tally::default();
+    let mut broken = Vec::new();
+    for (line, finished) in runs {
+        let tally = Tally::read(&finished.stdout);
+        if !finished.success {
+            broken.push(format!("`{line}` failed"));
+        } else if tally.seen() == 0 {
+            // Either a name in `steps` no longer fits, or libtest's output is no longer understood.
+            broken.push(format!("`{line}` ran no test"));
+        }
+        tests.add(tally);
+    }
+    if broken.is_empty() {
+        Done { outcome: Outcome::Passed, tests }
+    } else {
+        failed(broken.join("; "), tests)
+    }
+}
+
+/// `cargo test` for aarch64 Linux on an emulated `cpu`.
+///
+/// The binaries are static: under QEMU a dynamic one takes its loader from one glibc and its libraries from another.
+fn emulated(toolchain: Toolchain, cpu: &str, arguments: &[&str]) -> Command {
+    let mut command = toolchain.cargo_for("test", AARCH64_LINUX, "-C target-feature=+crt-static", "");
+    let runner = format!("timeout --foreground --kill-after=10 {EMULATED_LIMIT} qemu-aarch64 -cpu {cpu}");
+    command
+        .args(arguments)
+        .args(["--no-fail-fast", "--", "--show-output"])
+        .env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER", runner)
+        .env("ELAPID_EMULATED", "1");
+    command
+}
+
+fn failed(reason: String, tests: Tally) -> Done {
+    Done { outcome: Outcome::Failed(reason), tests }
+}
+
+fn skipped(missing: &Error) -> Done {
+    Done { outcome: Outcome::Skipped(missing.to_string()), tests: Tally::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ran(success: bool, stdout: &str) -> (String, Finished) {
+        ("cargo test".into(), Finished { success, stdout: stdout.into() })
+    }
+
+    #[test]
+    fn one_failure_does_not_hide_the_rest() {
+        let done = judge(vec![
+            ran(false, "test result: FAILED. 1 passed; 1 failed; 0 ignored;"),
+            ran(true, "test result: ok. 5 passed; 0 failed; 0 ignored;"),
+        ]);
+        assert!(matches!(done.outcome, Outcome::Failed(_)));
+        assert_eq!((done.tests.passed, done.tests.failed), (6, 1));
+    }
+
+    #[test]
+    fn what_did_not_compile_has_failed() {
+        assert!(matches!(judge(vec![ran(false, "")]).outcome, Outcome::Failed(_)));
+    }
+
+    #[test]
+    fn no_test_at_all_is_a_failure() {
+        let none = "test result: ok. 0 passed; 0 failed; 0 ignored;";
+        assert!(matches!(judge(vec![ran(true, none)]).outcome, Outcome::Failed(_)));
+    }
+
+    #[test]
+    fn the_emulated_run_names_its_cpu_and_says_that_it_is_emulated() {
+        let line = shown(&emulated(Toolchain::Debian, "cortex-a53", &["-p", "elapid-core"]));
+        assert!(line.contains("qemu-aarch64 -cpu cortex-a53"), "{line}");
+        assert!(line.contains("ELAPID_EMULATED=1"), "{line}");
+        assert!(!line.contains("build-std"), "{line}");
+    }
+}
