@@ -156,7 +156,7 @@ proptest! {
         thread_local!(static FILES: Vec<(Quant, Vec<u8>)> =
             Quant::ALL.into_iter().map(|q| (q, valid("falcon-odd", q))).collect());
         let outcome = FILES.with(|files| {
-            let Some((_, file)) = files.iter().find(|(q, _)| *q == as_quant) else { return None };
+            let (_, file) = files.iter().find(|(q, _)| *q == as_quant)?;
             let mut file = file.clone();
             let header = Header::parse(&file).expect("a valid file");
             let start = header.layout().section(Section::Embedding).offset as usize;
