@@ -289,7 +289,7 @@ mod tests {
         for round in 1..=20_000u32 {
             let len = round as usize % numbers.len();
             let part = &mut numbers[..len];
-            share(&pool, len, split(part, 1), |_, part| part.iter_mut().for_each(|n| *n = round));
+            share(&pool, len, 1 << 20, split(part, 1), |_, part| part.iter_mut().for_each(|n| *n = round));
             assert!(numbers[..len].iter().all(|n| *n == round));
         }
     }

@@ -78,12 +78,24 @@ impl<A: Share, B: Share> Share for (A, B) {
     }
 }
 
+/// Work that a member must get for the hand-over to pay, about a microsecond each: this many bytes of weights times
+/// tokens, or as much time.
+const WORTH: usize = 64 << 10;
+
 /// Cuts `items` into one contiguous range a member, in order, and lets the team work on all of them.
 ///
-/// Results can't depend on the size of the team: `work` is given whole items, and what it does for an item may not
-/// depend on which other items it was given.
-pub fn share<P: Share>(team: &dyn Team, items: usize, parts: P, work: impl Fn(Range<usize>, P::Part) + Sync) {
-    let members = team.size().clamp(1, MAX_TEAM).min(items.max(1));
+/// `cost` is what an item costs, in the time that a byte of weights takes to be read and multiplied: with little to do,
+/// fewer members take part. Results can't depend on how many do: `work` is given whole items, and what it does for an item
+/// may not depend on which other items it was given.
+pub fn share<P: Share>(
+    team: &dyn Team,
+    items: usize,
+    cost: usize,
+    parts: P,
+    work: impl Fn(Range<usize>, P::Part) + Sync,
+) {
+    let worth = items.saturating_mul(cost) / WORTH;
+    let members = team.size().clamp(1, MAX_TEAM).min(items).min(worth).max(1);
     if members == 1 {
         // SAFETY: the only part.
         return work(0..items, unsafe { parts.part(&(0..items)) });

@@ -10,6 +10,16 @@ use crate::format::{Config, Layout, MatrixShape, Part, Section};
 use crate::kernels::{Input, Kernels, LANES, Scale, ScanInput, SsmState, Team, share, split};
 use crate::source::LayerSource;
 
+/// What sixteen lanes of one token cost, in the unit of [`share`]: rough, and only to tell little work from much.
+mod cost {
+    /// An operation or two on a row.
+    pub(super) const ROW: usize = 64;
+    /// Convolution and silu.
+    pub(super) const CONV: usize = 512;
+    /// One state of the scan.
+    pub(super) const STATE: usize = 256;
+}
+
 /// A model: how its file is laid out, and what computes it.
 #[derive(Clone, Copy)]
 pub struct Model<'m> {
@@ -230,7 +240,7 @@ impl<'m> Model<'m> {
         // x = x + out_proj(y)
         self.project(source, (section, Part::OutProj), &config.out_proj(), tokens, u, (q, scales), xn)?;
         let finite = AtomicBool::new(true);
-        share(self.team, x.len() / LANES, split(x, LANES), |range, x| {
+        share(self.team, x.len() / LANES, cost::ROW, split(x, LANES), |range, x| {
             if !self.kernels.add(x, &xn[range.start * LANES..range.end * LANES]) {
                 finite.store(false, Ordering::Relaxed);
             }
@@ -248,13 +258,13 @@ impl<'m> Model<'m> {
         y: &mut [f32],
     ) -> Result<(), StepError> {
         let (config, tokens) = (self.config(), inv.len());
-        share(self.team, tokens, split(inv, 1), |range, inv| {
+        share(self.team, tokens, 4 * x.len() / tokens, split(inv, 1), |range, inv| {
             self.kernels.rms_inv(x, tokens, range.start, config.d_model, config.norm_eps, inv);
         });
         let (stride, inv) = (tokens * LANES, &*inv);
         for_each_run(self.layout, source, section, part, |run| {
             let (x, y) = (&x[run.first * stride..], &mut y[run.first * stride..]);
-            share(self.team, run.panels, split(y, stride), |range, y| {
+            share(self.team, run.panels, cost::ROW * tokens, split(y, stride), |range, y| {
                 for (at, weight) in run.pieces(range.clone()) {
                     let x = &x[(range.start + at.start) * stride..][..at.len() * stride];
                     self.kernels.normalize(x, weight, inv, &mut y[at.start * stride..at.end * stride]);
@@ -278,7 +288,8 @@ impl<'m> Model<'m> {
         if shape.quant().is_integer() {
             let (groups, stride) = (shape.cols() as usize / (2 * LANES), tokens * 2 * LANES);
             let finite = AtomicBool::new(true);
-            share(self.team, groups, (split(q, stride), split(scales, tokens)), |range, (q, scales)| {
+            let parts = (split(q, stride), split(scales, tokens));
+            share(self.team, groups, 2 * cost::ROW * tokens, parts, |range, (q, scales)| {
                 if !self.kernels.quantize(tokens, &x[range.start * stride..range.end * stride], q, scales) {
                     finite.store(false, Ordering::Relaxed);
                 }
@@ -290,7 +301,8 @@ impl<'m> Model<'m> {
         let input = Input { tokens, x, q, scales };
         let stride = tokens * LANES;
         for_each_run(self.layout, source, section, part, |run| {
-            share(self.team, run.panels, split(&mut y[run.first * stride..], stride), |range, y| {
+            let y = split(&mut y[run.first * stride..], stride);
+            share(self.team, run.panels, shape.panel_bytes() as usize * tokens, y, |range, y| {
                 for (at, panels) in run.pieces(range) {
                     self.kernels.matmul(shape, panels, &input, &mut y[at.start * stride..at.end * stride]);
                 }
@@ -315,7 +327,7 @@ impl<'m> Model<'m> {
             let first = run.first;
             let x = &x[first * stride..];
             let parts = (split(&mut state[first * kept..], kept), split(&mut u[first * stride..], stride));
-            share(self.team, run.panels, parts, |range, (state, u)| {
+            share(self.team, run.panels, cost::CONV * tokens, parts, |range, (state, u)| {
                 for (at, panels) in run.pieces(range.clone()) {
                     let x = &x[(range.start + at.start) * stride..][..at.len() * stride];
                     let state = &mut state[at.start * kept..at.end * kept];
@@ -345,23 +357,19 @@ impl<'m> Model<'m> {
             let u = split(&mut u[first * stride..], stride);
             // One body for both kinds of state.
             macro_rules! scan_as {
-                ($kind:path, $state:expr) => {
-                    share(
-                        self.team,
-                        run.panels,
-                        (split(&mut $state[first * held..], held), u),
-                        |range, (state, u)| {
-                            for (at, panels) in run.pieces(range.clone()) {
-                                let from = (range.start + at.start) * stride;
-                                let (dt, z) =
-                                    (&dt[from..][..at.len() * stride], &z[from..][..at.len() * stride]);
-                                let state = $kind(&mut state[at.start * held..at.end * held]);
-                                let u = &mut u[at.start * stride..at.end * stride];
-                                self.kernels.scan(panels, state, input, dt, z, u);
-                            }
-                        },
-                    )
-                };
+                ($kind:path, $state:expr) => {{
+                    let parts = (split(&mut $state[first * held..], held), u);
+                    let cost = cost::STATE * input.d_state * input.tokens;
+                    share(self.team, run.panels, cost, parts, |range, (state, u)| {
+                        for (at, panels) in run.pieces(range.clone()) {
+                            let from = (range.start + at.start) * stride;
+                            let (dt, z) = (&dt[from..][..at.len() * stride], &z[from..][..at.len() * stride]);
+                            let state = $kind(&mut state[at.start * held..at.end * held]);
+                            let u = &mut u[at.start * stride..at.end * stride];
+                            self.kernels.scan(panels, state, input, dt, z, u);
+                        }
+                    })
+                }};
             }
             match &mut state {
                 SsmState::F32(state) => scan_as!(SsmState::F32, state),

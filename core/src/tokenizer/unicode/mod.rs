@@ -1,7 +1,7 @@
 //! What the pre-tokenizers and NFC ask about a character, from tables of two levels.
 //!
 //! `tables` is generated from the `tokenizers` crate by the test `tables_are_current` in
-//! `tests/tests/tokenizer_unicode.rs`, so that the answers are those of the implementation that models were trained
+//! `tests/tokenizer/tests/unicode.rs`, so that the answers are those of the implementation that models were trained
 //! with, whatever Unicode version each of its parts follows (`docs/tokenizer.md` lists them).
 
 #[rustfmt::skip]

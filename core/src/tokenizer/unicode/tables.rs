@@ -1,4 +1,4 @@
-//! Generated from the `tokenizers` crate by tests/tests/tokenizer_unicode.rs: change that, not this.
+//! Generated from the `tokenizers` crate by tests/tokenizer/tests/unicode.rs: change that, not this.
 
 /// Kinds of the ASCII characters.
 pub static ASCII_KINDS: [u8; 128] = [

@@ -1,6 +1,6 @@
 //! The Unicode tables of the tokenizer: generated from the `tokenizers` crate, and compared with it over all of Unicode.
 //!
-//! `ELAPID_OVERWRITE=1 cargo test -p elapid-tests --test tokenizer_unicode` writes the tables anew.
+//! `ELAPID_OVERWRITE=1 cargo test -p elapid-tests-tokenizer --test unicode` writes the tables anew.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -173,7 +173,7 @@ fn generate() -> String {
     let entries = oracle_decompositions();
     let orders = oracle_orders(&entries);
     let mut out = String::from(
-        "//! Generated from the `tokenizers` crate by tests/tests/tokenizer_unicode.rs: change that, not this.\n",
+        "//! Generated from the `tokenizers` crate by tests/tokenizer/tests/unicode.rs: change that, not this.\n",
     );
     let range = |ranges: Vec<(u32, u32, u32)>| {
         ranges.iter().map(|(a, b, v)| format!("(0x{a:x}, 0x{b:x}, {v})")).collect::<Vec<_>>()
@@ -221,7 +221,7 @@ fn generate() -> String {
 
 #[test]
 fn tables_are_current() {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../core/src/tokenizer/unicode/tables.rs");
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../core/src/tokenizer/unicode/tables.rs");
     let wanted = generate();
     if std::env::var_os("ELAPID_OVERWRITE").is_some() {
         std::fs::write(&path, &wanted).unwrap();

@@ -15,7 +15,7 @@ const TOKENIZERS: [&str; 4] = [
 
 /// A file of the shared data, or `None`, said aloud, where there is none.
 fn shared(name: &str) -> Option<Vec<u8>> {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/data").join(name);
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data").join(name);
     let file = std::fs::read(&path);
     if file.is_err() {
         eprintln!("skipped: {} is not there", path.display());
