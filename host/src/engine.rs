@@ -1,6 +1,7 @@
 //! A model, opened: its checked header, its bytes, and what computes it.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use elapid_core::format::{Config, FormatError, Header, Layout, Section};
 use elapid_core::kernels::{Kernels, Team, detect, for_each_available};
@@ -42,6 +43,8 @@ pub struct Engine {
     header: Header,
     kernels: &'static dyn Kernels,
     pool: Pool,
+    /// Tells engines apart: what was checked of one file says nothing of another.
+    number: u64,
 }
 
 impl std::fmt::Debug for Engine {
@@ -108,7 +111,9 @@ impl Engine {
         let header = check().map_err(|cause| Error::Format { model: name.clone(), cause })?;
         let kernels = kernels(options.kernels.as_deref())?;
         let pool = Pool::new(options.threads.unwrap_or_else(default_threads))?;
-        Ok(Self { name, bytes, header, kernels, pool })
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        Ok(Self { name, bytes, header, kernels, pool, number })
     }
 
     /// The file's path, or what stands for it in messages.
@@ -158,7 +163,7 @@ impl Engine {
     /// [`Error::Memory`] if there is not enough.
     pub fn memory(&self, options: &MemoryOptions) -> Result<Memory, Error> {
         self.bytes.expect_reads();
-        Memory::new(self.layout(), options)
+        Memory::new(self, options)
     }
 
     /// The bytes of a section that holds no weights, checked; empty if the model has none.
@@ -186,6 +191,11 @@ impl Engine {
     }
 
     /// An error of the core, with the model's name.
+    /// A number that no other engine of this process has.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
     pub(crate) fn step_error(&self, cause: impl Into<elapid_core::model::StepError>) -> Error {
         Error::Step { model: self.name.clone(), cause: cause.into() }
     }

@@ -72,7 +72,8 @@ pub trait Listener {
 }
 
 /// Generates text after `prompt`, which goes on from what `sequence` was fed before. What was made when a generation is
-/// interrupted is given to `listener` whole.
+/// interrupted is given to `listener` whole. The last token that was chosen, the one that ended the generation, has not been
+/// fed.
 ///
 /// # Errors
 /// A setting that is out of its range, an empty prompt, what [`Sequence::feed`] returns, and what `listener` returns.

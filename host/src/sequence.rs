@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use elapid_core::format::{Config, Layout};
+use elapid_core::format::Config;
 use elapid_core::kernels::{LANES, Scale, SsmState};
 use elapid_core::model::{
     Model, Rows, Scratch, ScratchSize, Session, State, StateKind, StateSize, StepError,
@@ -61,7 +61,9 @@ pub struct Memory {
     scales: Vec<Scale>,
     logits: Vec<f32>,
     row: Vec<f32>,
+    /// Blocks of the engine's file that were checked.
     checked: Vec<u32>,
+    engine: u64,
     chunk: usize,
 }
 
@@ -88,11 +90,13 @@ pub fn memory_bytes(config: &Config, options: &MemoryOptions) -> usize {
     let chunk = options.chunk.unwrap_or_else(|| default_chunk(config)).max(1);
     let state = StateSize::of(config, config.n_layer as usize).bytes(options.state);
     let undo = StateSize::of(config, 1).bytes(options.state);
-    state + undo + ScratchSize::of(config, chunk).bytes() + 4 * config.padded_vocab() as usize
+    let logits = 4 * config.padded_vocab() as usize;
+    state.saturating_add(undo).saturating_add(ScratchSize::of(config, chunk).bytes()).saturating_add(logits)
 }
 
 impl Memory {
-    pub(crate) fn new(layout: &Layout, options: &MemoryOptions) -> Result<Self, Error> {
+    pub(crate) fn new(engine: &Engine, options: &MemoryOptions) -> Result<Self, Error> {
+        let layout = engine.layout();
         let config = layout.config();
         let all = StateSize::of(config, config.n_layer as usize);
         let one = StateSize::of(config, 1);
@@ -110,15 +114,19 @@ impl Memory {
             logits: zeros(working, config.padded_vocab() as usize)?,
             row: Vec::new(),
             checked: zeros(working, SliceSource::checked_words(layout))?,
+            engine: engine.number(),
             chunk,
         })
     }
 
-    /// Begins a new sequence of the model that this memory was made for.
+    /// Begins a new sequence of the engine that this memory was made by.
     ///
     /// # Errors
-    /// [`Error::Step`] if it was made for another.
+    /// [`Error::Step`] if it was made by another.
     pub fn sequence<'a>(&'a mut self, engine: &'a Engine) -> Result<Sequence<'a>, Error> {
+        if self.engine != engine.number() {
+            return Err(engine.step_error(StepError::OtherModel));
+        }
         let model = engine.model();
         let mut state = State { conv: &mut self.conv, ssm: self.ssm.lend() };
         state.clear();

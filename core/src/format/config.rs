@@ -121,7 +121,8 @@ impl Config {
     /// Checks the fields.
     ///
     /// # Errors
-    /// [`FormatError::OutOfRange`] names the field, its value and its range.
+    /// [`FormatError::OutOfRange`] names the field, its value and its range; [`FormatError::Unknown`] a value that is never
+    /// valid (block size, epsilon, type).
     pub fn new(fields: Fields) -> Result<Self, FormatError> {
         let f = &fields;
         let limits = [

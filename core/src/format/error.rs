@@ -26,7 +26,8 @@ pub enum FormatError {
     },
     /// The header's checksum does not match.
     HeaderChecksum,
-    /// The section table's checksum does not match, or it says something else than the header.
+    /// The section table's checksum does not match, it says something else than the header, or bytes of the header that
+    /// must be 0 are not.
     Table,
     /// The checksum table's checksum does not match.
     ChecksumTable,
@@ -73,7 +74,7 @@ impl fmt::Display for FormatError {
                  the model again"
             ),
             Self::HeaderChecksum => write!(f, "the header is damaged (its checksum does not match): {AGAIN}"),
-            Self::Table => write!(f, "the section table is damaged: {AGAIN}"),
+            Self::Table => write!(f, "the section table or the header's unused bytes are damaged: {AGAIN}"),
             Self::ChecksumTable => write!(f, "the table of checksums is damaged: {AGAIN}"),
             Self::Unknown { field, value } => {
                 write!(

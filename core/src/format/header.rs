@@ -47,10 +47,6 @@ fn u32_at(bytes: &[u8], range: core::ops::Range<usize>) -> u32 {
     bytes.get(range).and_then(|b| b.try_into().ok()).map_or(0, u32::from_le_bytes)
 }
 
-fn u64_at(bytes: &[u8], range: core::ops::Range<usize>) -> u64 {
-    bytes.get(range).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes)
-}
-
 impl Header {
     /// Bytes that [`Header::parse`] needs.
     pub const BYTES: usize = FIXED_BYTES as usize;
@@ -79,10 +75,12 @@ impl Header {
             return Err(FormatError::HeaderChecksum);
         }
         let layout = Layout::new(Config::new(parse_fields(bytes)?)?)?;
-        if u64_at(bytes, field::FILE_BYTES) != layout.file_bytes() {
+        let checksums = u32_at(bytes, field::CHECKSUMS_CHECKSUM);
+        // Whatever this version does not know must be 0, or a later one could not give it a meaning.
+        if emit_header(&layout, u32_at(bytes, field::TABLE_CHECKSUM), checksums) != *bytes {
             return Err(FormatError::Table);
         }
-        Ok(Self { layout, checksums: u32_at(bytes, field::CHECKSUMS_CHECKSUM) })
+        Ok(Self { layout, checksums })
     }
 
     /// Where everything lies.

@@ -195,7 +195,7 @@ pub struct SectionGeometry {
 pub struct Block {
     /// Bytes from the start of the file.
     pub offset: u64,
-    /// Bytes, zero padding included, a multiple of [`BLOCK_ALIGN`].
+    /// Bytes; for weights with their zero padding, a multiple of [`BLOCK_ALIGN`].
     pub length: u64,
     /// Its place in the table of checksums.
     pub checksum: u32,

@@ -115,9 +115,12 @@ impl MatrixShape {
 
     /// Element `[row, col]` of a matrix from the bytes of the panel that holds `row`; exact for every type.
     ///
-    /// 0 where `col` or `panel` is out of range.
+    /// 0 where `col` is out of range or `panel` is too short.
     #[must_use]
     pub fn element(&self, panel: &[u8], row: u32, col: u32) -> f32 {
+        if col >= self.cols || panel.len() < self.panel_bytes() as usize {
+            return 0.0;
+        }
         let (r, c) = (row as usize % LANES, col as usize);
         let scales = self.scale_bytes() as usize;
         let f16 = |at: usize| match panel.get(at..).and_then(<[u8]>::first_chunk) {

@@ -41,7 +41,7 @@ pub struct Input<'a> {
     pub tokens: usize,
     /// `[cols/16][T][16]`, read by f32 and f16 matrices.
     pub x: &'a [f32],
-    /// `[cols/32][T][32]`, read by q8 and q4 matrices.
+    /// `[cols/32][T][32]` within +-127, read by q8 and q4 matrices.
     pub q: &'a [i8],
     /// `[cols/32][T]`, read by q8 and q4 matrices.
     pub scales: &'a [Scale],

@@ -104,7 +104,9 @@ pub fn share<P: Share>(
     team.run(&|member| {
         let first_time = taken.get(member).is_some_and(|t| !t.swap(true, Ordering::Relaxed));
         if member < members && first_time {
-            let range = items * member / members..items * (member + 1) / members;
+            // Without products that could wrap: ranges must not overlap, however many items there are.
+            let start = |m: usize| items / members * m + (items % members).min(m);
+            let range = start(member)..start(member + 1);
             // SAFETY: members' ranges are disjoint, and `taken` lets each member in once, whatever the team does.
             let part = unsafe { parts.part(&range) };
             work(range, part);

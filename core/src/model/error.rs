@@ -9,9 +9,9 @@ use crate::source::SourceError;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StepError {
-    /// Weights could not be had; the step may be resumed.
+    /// Weights could not be had. A step that had begun its layers may be resumed.
     Source(SourceError),
-    /// An activation became infinite or NaN.
+    /// An activation became infinite or NaN. Only clearing the session helps.
     NonFinite {
         /// Where: a layer, or the head.
         section: Section,
@@ -36,10 +36,12 @@ pub enum StepError {
         /// Elements it needs.
         need: usize,
     },
-    /// Another step was begun and must be resumed or discarded first.
+    /// A step was begun and not finished: resume it, or clear the session.
     Suspended,
-    /// Logits were asked for before any token was given.
+    /// There is no step to go on with, or none whose logits could be computed.
     NotReady,
+    /// The session was made for another model.
+    OtherModel,
 }
 
 impl From<SourceError> for StepError {
@@ -63,10 +65,13 @@ impl fmt::Display for StepError {
             Self::NoTokens => f.write_str("no tokens: give at least one"),
             Self::Buffer { name, have, need } => write!(f, "{name} has {have} elements and needs {need}"),
             Self::Suspended => {
-                f.write_str("a step was begun and not finished: resume it or discard it first")
+                f.write_str("a step was begun and not finished: resume it, or clear the session")
+            }
+            Self::OtherModel => {
+                f.write_str("the session was made for another model: make one for this model")
             }
             Self::NotReady => {
-                f.write_str("no token has been given since the session began: there are no logits")
+                f.write_str("no tokens have passed the model since the session began: give some first")
             }
         }
     }

@@ -28,12 +28,12 @@ impl Lengths {
     const fn of(config: &Config, tokens: usize) -> Self {
         let (model, inner) = (config.padded_model() as usize, config.padded_inner() as usize);
         Self {
-            x: model * tokens,
-            xn: model * tokens,
+            x: model.saturating_mul(tokens),
+            xn: model.saturating_mul(tokens),
             // The head borrows it for a copy of the residual.
-            xz: (if 2 * inner > model { 2 * inner } else { model }) * tokens,
-            u: inner * tokens,
-            dbc: config.x_proj().rows() as usize * tokens,
+            xz: (if 2 * inner > model { 2 * inner } else { model }).saturating_mul(tokens),
+            u: inner.saturating_mul(tokens),
+            dbc: (config.x_proj().rows() as usize).saturating_mul(tokens),
             inv: tokens,
         }
     }
@@ -47,18 +47,21 @@ const fn widest(config: &Config) -> usize {
 }
 
 impl ScratchSize {
-    /// What chunks of up to `tokens` tokens need.
+    /// What chunks of up to `tokens` tokens need: `usize::MAX` where that can't be counted.
     #[must_use]
     pub const fn of(config: &Config, tokens: usize) -> Self {
         let n = Lengths::of(config, tokens);
-        let ints = widest(config) * tokens;
-        Self { floats: n.x + n.xn + n.xz + n.u + n.dbc + n.inv, ints, scales: ints / GROUP }
+        let ints = widest(config).saturating_mul(tokens);
+        let projected = n.xz.saturating_add(n.u).saturating_add(n.dbc);
+        let floats = n.x.saturating_add(n.xn).saturating_add(projected).saturating_add(n.inv);
+        Self { floats, ints, scales: ints / GROUP }
     }
 
     /// Bytes of it all.
     #[must_use]
     pub const fn bytes(&self) -> usize {
-        4 * self.floats + self.ints + size_of::<Scale>() * self.scales
+        let scales = self.scales.saturating_mul(size_of::<Scale>());
+        self.floats.saturating_mul(4).saturating_add(self.ints).saturating_add(scales)
     }
 }
 

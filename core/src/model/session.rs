@@ -1,6 +1,7 @@
 //! One sequence: its state, and where its step stands.
 
 use super::{Model, Scratch, ScratchSize, State, StateSize, StepError};
+use crate::format::Config;
 use crate::kernels::SsmState;
 
 /// Where a step stands. Part of the API in that a step can be resumed: layers before `layer` have committed their state.
@@ -17,6 +18,7 @@ pub(super) enum Cursor {
 /// One sequence: its state, its working memory, and where its step stands.
 #[derive(Debug)]
 pub struct Session<'s> {
+    config: Config,
     pub(super) state: State<'s>,
     /// A copy of one layer's state, while that layer is being computed.
     pub(super) undo: State<'s>,
@@ -30,7 +32,8 @@ impl<'s> Session<'s> {
     /// `undo` holds one layer's state of the same kind; `scratch` limits how many tokens a chunk can have.
     ///
     /// # Errors
-    /// [`StepError::Buffer`] if a buffer is too small, naming it.
+    /// [`StepError::Buffer`] naming the buffer: states must have exactly the elements of [`StateSize::of`], and be of one
+    /// kind; `scratch` at least those of [`ScratchSize::of`] for one token.
     pub fn new(
         model: &Model<'_>,
         state: State<'s>,
@@ -61,13 +64,18 @@ impl<'s> Session<'s> {
         if let Some((name, have, need)) = wrong.or(least.into_iter().find(|(_, have, need)| have < need)) {
             return Err(StepError::Buffer { name, have, need });
         }
-        Ok(Self { state, undo, scratch, cursor: Cursor::Empty })
+        Ok(Self { config: *config, state, undo, scratch, cursor: Cursor::Empty })
     }
 
-    /// The state after the last complete step.
+    /// The state. While a step is suspended, layers before [`Session::suspended_at`] are a chunk ahead of the others.
     #[must_use]
     pub fn state(&self) -> &State<'s> {
         &self.state
+    }
+
+    /// Whether the session was made for a model of this configuration: its buffers fit no other.
+    pub(super) fn check(&self, config: &Config) -> Result<(), StepError> {
+        if self.config == *config { Ok(()) } else { Err(StepError::OtherModel) }
     }
 
     /// Forgets everything: the next token is the first of a new sequence.

@@ -32,16 +32,20 @@ pub struct StateSize {
 }
 
 impl StateSize {
-    /// The state of a whole model.
+    /// The state of `layers` layers: `usize::MAX` where that many can't be counted.
     #[must_use]
     pub const fn of(config: &Config, layers: usize) -> Self {
-        Self { conv: config.conv_state_len() * layers, ssm: config.ssm_state_len() * layers }
+        Self {
+            conv: config.conv_state_len().saturating_mul(layers),
+            ssm: config.ssm_state_len().saturating_mul(layers),
+        }
     }
 
     /// Bytes of such a state.
     #[must_use]
     pub const fn bytes(&self, kind: StateKind) -> usize {
-        4 * self.conv + self.ssm * if matches!(kind, StateKind::F32) { 4 } else { 2 }
+        let ssm = self.ssm.saturating_mul(if matches!(kind, StateKind::F32) { 4 } else { 2 });
+        self.conv.saturating_mul(4).saturating_add(ssm)
     }
 }
 

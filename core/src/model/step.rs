@@ -8,7 +8,7 @@ use super::session::Cursor;
 use super::{Session, State, StepError};
 use crate::format::{Config, Layout, MatrixShape, Part, Section};
 use crate::kernels::{Input, Kernels, LANES, Scale, ScanInput, SsmState, Team, share, split};
-use crate::source::LayerSource;
+use crate::source::{Fault, LayerSource, SourceError};
 
 /// What sixteen lanes of one token cost, in the unit of [`share`]: rough, and only to tell little work from much.
 mod cost {
@@ -53,7 +53,8 @@ impl<'m> Model<'m> {
     /// Lets a chunk of tokens pass all layers.
     ///
     /// # Errors
-    /// After [`StepError::Source`] in a layer, [`Model::resume`] goes on from that layer.
+    /// After [`StepError::Source`] in a layer, [`Model::resume`] goes on from that layer; if no step is suspended then,
+    /// begin again.
     pub fn forward(
         &self,
         session: &mut Session<'_>,
@@ -64,10 +65,11 @@ impl<'m> Model<'m> {
         self.resume(session, source)
     }
 
-    /// Begins a step: looks the tokens up in the embedding. Changes nothing if it fails.
+    /// Begins a step: looks the tokens up in the embedding.
     ///
     /// # Errors
-    /// For no tokens, too many for the working memory, or one that the model does not know.
+    /// For no tokens, too many for the working memory, one that the model does not know, or a suspended step: nothing
+    /// is changed then. After [`StepError::Source`] the state is unchanged too, but the last logits are gone; begin again.
     pub fn begin(
         &self,
         session: &mut Session<'_>,
@@ -75,6 +77,7 @@ impl<'m> Model<'m> {
         tokens: &[u32],
     ) -> Result<(), StepError> {
         let (config, vocab) = (self.config(), self.config().vocab);
+        session.check(config)?;
         if session.suspended_at().is_some() {
             return Err(StepError::Suspended);
         }
@@ -107,16 +110,23 @@ impl<'m> Model<'m> {
         Ok(())
     }
 
-    /// Lets the tokens of a step pass one more layer. Returns whether there are more; false if no step was begun.
+    /// Lets the tokens of a step pass one more layer. Returns whether there are more.
     ///
     /// # Errors
-    /// If the layer could not be computed. Its state is then what it was before, and it may be tried again.
+    /// If the layer could not be computed. Its state is then what it was before: after [`StepError::Source`] it may be
+    /// tried again, after [`StepError::NonFinite`] only [`Session::clear`] helps. [`StepError::NotReady`] if no step was
+    /// begun.
     pub fn advance(
         &self,
         session: &mut Session<'_>,
         source: &mut dyn LayerSource,
     ) -> Result<bool, StepError> {
-        let Cursor::Layer { layer, tokens } = session.cursor else { return Ok(false) };
+        session.check(self.config())?;
+        let (layer, tokens) = match session.cursor {
+            Cursor::Layer { layer, tokens } => (layer, tokens),
+            Cursor::Done { .. } => return Ok(false),
+            Cursor::Empty => return Err(StepError::NotReady),
+        };
         let config = self.config();
         let mut state = session.state.layer(config, layer as usize);
         session.undo.copy_from(&state);
@@ -136,6 +146,7 @@ impl<'m> Model<'m> {
     ///
     /// # Errors
     /// [`StepError::Buffer`] if `out` is too small: `padded_vocab` floats for each token wanted.
+    /// [`StepError::NotReady`] or [`StepError::Suspended`] if no step was finished.
     pub fn logits(
         &self,
         session: &mut Session<'_>,
@@ -143,10 +154,15 @@ impl<'m> Model<'m> {
         rows: Rows,
         out: &mut [f32],
     ) -> Result<(), StepError> {
-        let Cursor::Done { tokens } = session.cursor else { return Err(StepError::NotReady) };
+        session.check(self.config())?;
+        let tokens = match session.cursor {
+            Cursor::Done { tokens } => tokens,
+            Cursor::Layer { .. } => return Err(StepError::Suspended),
+            Cursor::Empty => return Err(StepError::NotReady),
+        };
         let config = self.config();
         let wanted = if rows == Rows::Last { 1 } else { tokens };
-        let need = wanted * config.padded_vocab() as usize;
+        let need = (config.padded_vocab() as usize).saturating_mul(wanted);
         let have = out.len();
         let out = out.get_mut(..need).ok_or(StepError::Buffer { name: "the logits", have, need })?;
 
@@ -183,7 +199,10 @@ impl<'m> Model<'m> {
         let block = panel / geometry.panels_per_block;
         let bytes = source.lend(Section::Embedding, block..block + 1)?;
         let start = (panel % geometry.panels_per_block * geometry.panel_bytes) as usize;
-        let panel = bytes.get(start..).unwrap_or_default();
+        let panel = bytes.get(start..start + geometry.panel_bytes as usize).ok_or_else(|| {
+            let offset = self.layout.block(Section::Embedding, block).map_or(0, |b| b.offset);
+            SourceError { section: Section::Embedding, block, offset, fault: Fault::NoSuchBlock }
+        })?;
         let columns = buffers.x.as_chunks_mut::<LANES>().0.chunks_exact_mut(tokens);
         for (p, x) in columns.enumerate() {
             for (i, x) in x[t].iter_mut().enumerate() {
@@ -258,13 +277,13 @@ impl<'m> Model<'m> {
         y: &mut [f32],
     ) -> Result<(), StepError> {
         let (config, tokens) = (self.config(), inv.len());
-        share(self.team, tokens, 4 * x.len() / tokens, split(inv, 1), |range, inv| {
+        share(self.team, tokens, 4 * (x.len() / tokens), split(inv, 1), |range, inv| {
             self.kernels.rms_inv(x, tokens, range.start, config.d_model, config.norm_eps, inv);
         });
         let (stride, inv) = (tokens * LANES, &*inv);
         for_each_run(self.layout, source, section, part, |run| {
             let (x, y) = (&x[run.first * stride..], &mut y[run.first * stride..]);
-            share(self.team, run.panels, cost::ROW * tokens, split(y, stride), |range, y| {
+            share(self.team, run.panels, cost::ROW.saturating_mul(tokens), split(y, stride), |range, y| {
                 for (at, weight) in run.pieces(range.clone()) {
                     let x = &x[(range.start + at.start) * stride..][..at.len() * stride];
                     self.kernels.normalize(x, weight, inv, &mut y[at.start * stride..at.end * stride]);
@@ -289,7 +308,7 @@ impl<'m> Model<'m> {
             let (groups, stride) = (shape.cols() as usize / (2 * LANES), tokens * 2 * LANES);
             let finite = AtomicBool::new(true);
             let parts = (split(q, stride), split(scales, tokens));
-            share(self.team, groups, 2 * cost::ROW * tokens, parts, |range, (q, scales)| {
+            share(self.team, groups, (2 * cost::ROW).saturating_mul(tokens), parts, |range, (q, scales)| {
                 if !self.kernels.quantize(tokens, &x[range.start * stride..range.end * stride], q, scales) {
                     finite.store(false, Ordering::Relaxed);
                 }
@@ -302,11 +321,22 @@ impl<'m> Model<'m> {
         let stride = tokens * LANES;
         for_each_run(self.layout, source, section, part, |run| {
             let y = split(&mut y[run.first * stride..], stride);
-            share(self.team, run.panels, shape.panel_bytes() as usize * tokens, y, |range, y| {
-                for (at, panels) in run.pieces(range) {
-                    self.kernels.matmul(shape, panels, &input, &mut y[at.start * stride..at.end * stride]);
-                }
-            });
+            share(
+                self.team,
+                run.panels,
+                (shape.panel_bytes() as usize).saturating_mul(tokens),
+                y,
+                |range, y| {
+                    for (at, panels) in run.pieces(range) {
+                        self.kernels.matmul(
+                            shape,
+                            panels,
+                            &input,
+                            &mut y[at.start * stride..at.end * stride],
+                        );
+                    }
+                },
+            );
         })?;
         Ok(())
     }
@@ -327,7 +357,7 @@ impl<'m> Model<'m> {
             let first = run.first;
             let x = &x[first * stride..];
             let parts = (split(&mut state[first * kept..], kept), split(&mut u[first * stride..], stride));
-            share(self.team, run.panels, cost::CONV * tokens, parts, |range, (state, u)| {
+            share(self.team, run.panels, cost::CONV.saturating_mul(tokens), parts, |range, (state, u)| {
                 for (at, panels) in run.pieces(range.clone()) {
                     let x = &x[(range.start + at.start) * stride..][..at.len() * stride];
                     let state = &mut state[at.start * kept..at.end * kept];
@@ -359,7 +389,7 @@ impl<'m> Model<'m> {
             macro_rules! scan_as {
                 ($kind:path, $state:expr) => {{
                     let parts = (split(&mut $state[first * held..], held), u);
-                    let cost = cost::STATE * input.d_state * input.tokens;
+                    let cost = (cost::STATE * input.d_state).saturating_mul(input.tokens);
                     share(self.team, run.panels, cost, parts, |range, (state, u)| {
                         for (at, panels) in run.pieces(range.clone()) {
                             let from = (range.start + at.start) * stride;

@@ -215,6 +215,14 @@ pub enum PackError {
     /// The model is out of the packed format's limits.
     #[error("the model can't be packed: {0}")]
     Format(FormatError),
+    /// The configuration states other sizes of the data sections than they have.
+    #[error("the data sections have {sizes:?} bytes where the configuration states {stated:?}")]
+    DataSizes {
+        /// What they have.
+        sizes: [u64; 4],
+        /// What the configuration states.
+        stated: [u64; 4],
+    },
     /// A weight is too large for the type that it is to be stored in.
     #[error("{tensor}: the value {value} at [{row}, {col}] is too large for {quant}; choose another --quant")]
     TooLarge {

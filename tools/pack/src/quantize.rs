@@ -128,7 +128,9 @@ pub fn write_panel(
                     let is_q8 = shape.quant() == Quant::Q8;
                     let (scale, q) = if is_q8 { Q8.fit(&w) } else { Q4.fit(&w) };
                     if !scale.is_finite() {
-                        return Err(TooLarge { row: r, col: g * GROUP, value: w[0] });
+                        let larger = |a: usize, b: usize| if w[b].abs() > w[a].abs() { b } else { a };
+                        let extreme = (0..GROUP).fold(0, larger);
+                        return Err(TooLarge { row: r, col: g * GROUP + extreme, value: w[extreme] });
                     }
                     scales[(g * LANES + r) * 2..][..2].copy_from_slice(&scale.to_le_bytes());
                     if is_q8 {

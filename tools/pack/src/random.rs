@@ -62,7 +62,7 @@ impl RandomWeights {
     /// How a tensor's values are spread: chosen as training starts them, so that activations stay of order one.
     fn fill(&self, kind: TensorKind, columns: usize, random: &mut SplitMix, out: &mut [f32]) {
         let c = &self.config;
-        let std = |n: usize| (n as f32).powf(-0.5);
+        let std = |n: usize| 1.0 / (n as f32).sqrt();
         let TensorKind::Layer(_, tensor) = kind else {
             return match kind {
                 TensorKind::FinalNorm => out.fill(1.0),
@@ -82,14 +82,14 @@ impl RandomWeights {
             // A = -1, -2, ..., -d_state in every channel.
             LayerTensor::ALog => {
                 for (i, a) in out.iter_mut().enumerate() {
-                    *a = ((i % columns + 1) as f32).ln();
+                    *a = libm::logf((i % columns + 1) as f32);
                 }
             }
             // softplus(bias) is spread evenly in the logarithm between 0.001 and 0.1.
             LayerTensor::DtProjBias => {
                 for bias in out {
-                    let dt = 0.001 * 100f32.powf(random.unit());
-                    *bias = dt.exp_m1().ln();
+                    let dt = 0.001 * libm::powf(100.0, random.unit());
+                    *bias = libm::logf(libm::expm1f(dt));
                 }
             }
         }

@@ -110,6 +110,13 @@ pub fn write_file(
     progress: &dyn Progress,
 ) -> Result<Layout, PackError> {
     let layout = Layout::new(config)?;
+    let sizes = [&data.tokenizer, &data.chat_template, &data.role_table, &data.generation]
+        .map(|bytes| bytes.len() as u64);
+    let d = config.data;
+    let stated = [d.tokenizer, d.chat_template, d.role_table, d.generation].map(u64::from);
+    if sizes != stated {
+        return Err(PackError::DataSizes { sizes, stated });
+    }
     let out = Unfinished::create(target)?;
     out.file.set_len(layout.file_bytes()).map_err(PackError::io(target))?;
     let checksums: Vec<AtomicU32> = (0..layout.block_count()).map(|_| AtomicU32::new(0)).collect();
@@ -358,7 +365,7 @@ fn make_channels(
     Ok(())
 }
 
-/// `A = -exp(A_log)`, rounded once from f64.
+/// `A = -exp(A_log)`, rounded once from f64; libm's, so that a file's bytes depend on no machine.
 fn a_from_log(a_log: f32) -> f32 {
-    -f64::from(a_log).exp() as f32
+    -libm::exp(f64::from(a_log)) as f32
 }

@@ -7,7 +7,7 @@ use crate::kernels::isa::{GROUP, Isa, LANES, TILE, TILES, word};
 use crate::kernels::{Scale, instantiate};
 use crate::num::Float;
 
-/// AVX-512 F, BW, DQ, VL and VNNI.
+/// AVX-512 F, BW, DQ, VL and VNNI, FMA and F16C.
 #[derive(Clone, Copy, Debug)]
 pub struct Avx512(());
 
@@ -15,7 +15,7 @@ impl Avx512 {
     /// The token, where the CPU has the features.
     #[must_use]
     pub fn detect() -> Option<&'static Self> {
-        has!("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni").then_some(&Self(()))
+        has!("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni", "fma", "f16c").then_some(&Self(()))
     }
 }
 
