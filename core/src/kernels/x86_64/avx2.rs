@@ -185,7 +185,7 @@ impl Isa for Avx2 {
     }
     #[inline(always)]
     fn prefetch(self, from: &[u8], ahead: usize) {
-        op!(_mm_prefetch::<_MM_HINT_T0>(from.as_ptr().wrapping_add(ahead).cast()))
+        op!(_mm_prefetch::<_MM_HINT_T2>(from.as_ptr().wrapping_add(ahead).cast()))
     }
     /// `|w|` times `x` with the sign of `w`: `x` is within +-127, so two products reach 2 * 128 * 127 = 32,512 at most
     /// and `vpmaddubsw` never saturates.

@@ -145,7 +145,7 @@ impl Isa for Avx512 {
     }
     #[inline(always)]
     fn prefetch(self, from: &[u8], ahead: usize) {
-        op!(_mm_prefetch::<_MM_HINT_T0>(from.as_ptr().wrapping_add(ahead).cast()))
+        op!(_mm_prefetch::<_MM_HINT_T2>(from.as_ptr().wrapping_add(ahead).cast()))
     }
     /// `vpdpbusd` wants unsigned weights: w + 128, from which 128 times the sum of the activations is taken.
     #[inline(always)]

@@ -9,7 +9,10 @@ pub use avx512::Avx512;
 use super::Kernels;
 
 /// How far ahead of use weights are asked for, in bytes, where one token waits for memory.
-const AHEAD: usize = 8192;
+///
+/// They are asked into the second cache, which can wait for more lines at a time than the first: on a Zen 4 that gave
+/// 1.4 times the decode of q4 that the same distance into the first cache did; 12 to 96 KiB are alike.
+const AHEAD: usize = 24 << 10;
 
 /// Whether the CPU has all the features: detected at run time with feature `std`, else known at compile time.
 macro_rules! has {
