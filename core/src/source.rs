@@ -125,7 +125,8 @@ impl LayerSource for SliceSource<'_> {
     }
 }
 
-/// A range of a file, where both its ends exist.
-fn slice(file: &[u8], range: Range<u64>) -> Option<&[u8]> {
+/// A range of a file in memory, where both its ends exist.
+#[must_use]
+pub fn slice(file: &[u8], range: Range<u64>) -> Option<&[u8]> {
     file.get(usize::try_from(range.start).ok()?..usize::try_from(range.end).ok()?)
 }

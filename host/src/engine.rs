@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use elapid_core::format::{Config, FormatError, Header, Layout, Section};
 use elapid_core::kernels::{Kernels, Team, detect, for_each_available};
 use elapid_core::model::Model;
-use elapid_core::source::{LayerSource, SliceSource};
+use elapid_core::source::{LayerSource, SliceSource, slice};
 
 use crate::pool::{Pool, default_threads};
 use crate::residency::{Bytes, Map};
@@ -179,9 +179,7 @@ impl Engine {
         let mut source = self.source(&mut checked)?;
         source.lend(section, 0..place.blocks).map_err(|cause| self.step_error(cause))?;
         // The source lends only as long as it lives; the file lives as long as the engine.
-        let start = usize::try_from(place.offset).unwrap_or(usize::MAX);
-        let end = usize::try_from(place.offset + place.length).unwrap_or(usize::MAX);
-        Ok(self.bytes.get(start..end).unwrap_or_default())
+        Ok(slice(&self.bytes, place.offset..place.offset + place.length).unwrap_or_default())
     }
 
     /// The file as a source that checks each block once, by a bitmap of [`SliceSource::checked_words`].

@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use elapid_core::format::{Section, checksum};
+use elapid_core::source::slice;
 
 use crate::{Engine, Error};
 
@@ -55,12 +56,6 @@ impl std::fmt::Display for Damage {
     }
 }
 
-/// A file's byte range, where both ends exist.
-fn slice(file: &[u8], start: u64, end: u64) -> &[u8] {
-    let range = usize::try_from(start).unwrap_or(usize::MAX)..usize::try_from(end).unwrap_or(usize::MAX);
-    file.get(range).unwrap_or_default()
-}
-
 /// Checks the checksum of every block, on all threads of the engine, and that what lies between sections is 0. Header,
 /// section table and the table of checksums were checked when the engine was opened.
 ///
@@ -74,7 +69,7 @@ pub fn verify(
 ) -> Result<Vec<Damage>, Error> {
     let (layout, file) = (engine.layout(), engine.bytes());
     let table = layout.section(Section::Checksums);
-    let sums = slice(file, table.offset, table.offset + table.length).as_chunks::<4>().0;
+    let sums = slice(file, table.offset..table.offset + table.length).unwrap_or_default().as_chunks::<4>().0;
     let blocks: Vec<(Section, u32)> =
         layout.sections().flat_map(|s| (0..layout.section(s).blocks).map(move |block| (s, block))).collect();
 
@@ -84,7 +79,7 @@ pub fn verify(
         while !interrupted.load(Ordering::Relaxed) {
             let Some(&(section, block)) = blocks.get(next.fetch_add(1, Ordering::Relaxed)) else { return };
             let Some(place) = layout.block(section, block) else { continue };
-            let sum = checksum(slice(file, place.offset, place.offset + place.length));
+            let sum = checksum(slice(file, place.offset..place.offset + place.length).unwrap_or_default());
             if sums.get(place.checksum as usize).copied().map(u32::from_le_bytes) != Some(sum) {
                 let damage = Damage::Block { section, block, offset: place.offset, length: place.length };
                 damaged.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(damage);
@@ -107,7 +102,7 @@ fn paddings(engine: &Engine) -> Vec<Damage> {
     let (layout, file) = (engine.layout(), engine.bytes());
     let mut damaged = Vec::new();
     let mut check = |after, start, end| {
-        if let Some(at) = slice(file, start, end).iter().position(|byte| *byte != 0) {
+        if let Some(at) = slice(file, start..end).unwrap_or_default().iter().position(|byte| *byte != 0) {
             damaged.push(Damage::Padding { after, offset: start + at as u64 });
         }
     };

@@ -157,11 +157,15 @@ impl PartGeometry {
     pub const fn block_range(&self) -> Range<u32> {
         self.first_block..self.first_block + self.blocks()
     }
+    /// The first panel in block `block` of the section, counted within the part.
+    #[must_use]
+    pub const fn first_panel(&self, block: u32) -> u32 {
+        (block - self.first_block) * self.panels_per_block
+    }
     /// Panels in block `block` of the section.
     #[must_use]
     pub const fn panels_in(&self, block: u32) -> u32 {
-        let before = (block - self.first_block) * self.panels_per_block;
-        let rest = self.panels - before;
+        let rest = self.panels - self.first_panel(block);
         if rest < self.panels_per_block { rest } else { self.panels_per_block }
     }
     /// Bytes of the part with its padding.

@@ -26,7 +26,7 @@ impl<'a> Run<'a> {
             panels += geometry.panels_in(block + blocks) as usize;
             blocks += 1;
         }
-        let first = ((block - geometry.first_block) * geometry.panels_per_block) as usize;
+        let first = geometry.first_panel(block) as usize;
         (Self { geometry, bytes, first, panels }, blocks)
     }
 

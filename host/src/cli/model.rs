@@ -35,10 +35,15 @@ impl ComputeArgs {
 
     /// Opens a file, or the bundled model.
     pub(super) fn open(&self, model: Option<&Path>) -> Result<Engine, Error> {
-        match model {
-            Some(path) => Engine::open(path, &self.options()),
-            None => Engine::bundled(&self.options()),
-        }
+        open(model, &self.options())
+    }
+}
+
+/// Opens a file, or the bundled model.
+fn open(model: Option<&Path>, options: &EngineOptions) -> Result<Engine, Error> {
+    match model {
+        Some(path) => Engine::open(path, options),
+        None => Engine::bundled(options),
     }
 }
 
@@ -62,11 +67,7 @@ impl StateArgs {
 
 /// Opens a model to look at it only: on one thread.
 pub(super) fn open_to_read(model: Option<&Path>) -> Result<Engine, Error> {
-    let options = EngineOptions { threads: Some(1), kernels: None };
-    match model {
-        Some(path) => Engine::open(path, &options),
-        None => Engine::bundled(&options),
-    }
+    open(model, &EngineOptions { threads: Some(1), kernels: None })
 }
 
 /// Whether an argument that may be a model or a text is a model: it ends in `.elp`, or such a file exists.

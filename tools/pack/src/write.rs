@@ -237,7 +237,7 @@ fn write_block(
 ) -> Result<u64, PackError> {
     let Some(place) = layout.block(job.section, job.block) else { return Ok(0) };
     let geometry = layout.part(job.part);
-    let first = ((job.block - geometry.first_block) * geometry.panels_per_block) as usize;
+    let first = geometry.first_panel(job.block) as usize;
     scratch.block.clear();
     scratch.block.resize(place.length as usize, 0);
     let Scratch { block, rows, bias } = scratch;
@@ -254,7 +254,7 @@ fn write_block(
 fn expect(layout: &Layout, weights: &dyn Weights, job: &Job) {
     let Some(source) = MatrixSource::of(layout.config(), job.section, job.part) else { return };
     let geometry = layout.part(job.part);
-    let first = ((job.block - geometry.first_block) * geometry.panels_per_block) as usize;
+    let first = geometry.first_panel(job.block) as usize;
     let rows = source.rows(first);
     let end = source.rows(first + geometry.panels_in(job.block) as usize - 1).end;
     if rows.start < end {
