@@ -151,9 +151,10 @@ fn instances() -> Vec<Instance> {
     };
     #[cfg(target_arch = "x86_64")]
     let vectors = {
-        use elapid_core::kernels::{Avx2, Avx512};
+        use elapid_core::kernels::{Avx2, Avx512, AvxVnni};
         [
             instance!(Avx512, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma,f16c"),
+            instance!(AvxVnni, "avx2,fma,f16c,avxvnni"),
             instance!(Avx2, "avx2,fma,f16c"),
         ]
     };

@@ -20,7 +20,7 @@ pub use isa::{GROUP, Isa, LANES};
 pub use scalar::Scalar;
 pub use share::{Share, Solo, Team, share, split};
 #[cfg(target_arch = "x86_64")]
-pub use x86_64::{Avx2, Avx512};
+pub use x86_64::{Avx2, Avx512, AvxVnni};
 
 use crate::format::MatrixShape;
 

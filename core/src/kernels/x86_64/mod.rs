@@ -1,8 +1,11 @@
-//! x86-64: AVX2 with FMA and F16C, and AVX-512 with VNNI.
+//! x86-64: AVX2 with FMA and F16C, the same with AVX-VNNI, and AVX-512 with VNNI.
 
 mod avx2;
 mod avx512;
+mod avx_vnni;
+mod ymm;
 
+pub use avx_vnni::AvxVnni;
 pub use avx2::Avx2;
 pub use avx512::Avx512;
 
@@ -28,6 +31,9 @@ use has;
 /// Hands out the kernels that this CPU has, from slowest to fastest.
 pub(super) fn for_each_available(visit: &mut dyn FnMut(&'static dyn Kernels)) {
     if let Some(isa) = Avx2::detect() {
+        visit(isa);
+    }
+    if let Some(isa) = AvxVnni::detect() {
         visit(isa);
     }
     if let Some(isa) = Avx512::detect() {

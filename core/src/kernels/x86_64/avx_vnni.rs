@@ -1,0 +1,76 @@
+//! AVX-VNNI: `vpdpbusd` on 256 bits, for small machines (Alder Lake-N and its kin) that have no AVX-512.
+
+use core::arch::x86_64::*;
+
+use super::ymm::{halves, lanes, load_tile, nibbles, op, prefetch, splat_bits};
+use super::{AHEAD, has};
+use crate::kernels::isa::{GROUP, Isa, LANES, TILE, TILES, word};
+use crate::kernels::{Scale, instantiate};
+use crate::num::Float;
+
+/// AVX2, FMA, F16C and AVX-VNNI.
+#[derive(Clone, Copy, Debug)]
+pub struct AvxVnni(());
+
+impl AvxVnni {
+    /// The token, where the CPU has the features.
+    #[must_use]
+    pub fn detect() -> Option<&'static Self> {
+        has!("avx2", "fma", "f16c", "avxvnni").then_some(&Self(()))
+    }
+}
+
+instantiate!(AvxVnni, #[target_feature(enable = "avx2,fma,f16c,avxvnni")]);
+lanes!(AvxVnni, "AVX-VNNI", 4, dot_i8, dot_u4);
+
+/// `vpdpbusd` wants unsigned weights: w + 128, from which 128 times the sum of the activations is taken. Nothing
+/// saturates, unlike in `vpmaddubsw`.
+#[inline(always)]
+fn dot_i8<const T: usize>(
+    w: &[[u8; TILE]; TILES],
+    x: &[[i8; GROUP]; T],
+    sums: &[Scale; T],
+) -> [[__m256i; 2]; T] {
+    let mut acc = [splat_bits(0); T];
+    for t in 0..T {
+        acc[t] = splat_bits(sums[t].sum.wrapping_mul(-128));
+    }
+    for (k, tile) in w.iter().enumerate() {
+        if T == 1 {
+            prefetch(tile, AHEAD);
+        }
+        let w = load_tile(tile);
+        let w = halves!(|w| _mm256_xor_si256(w, _mm256_set1_epi8(-128)));
+        for t in 0..T {
+            let (x, sums) = (op!(_mm256_set1_epi32(word(&x[t], k))), acc[t]);
+            acc[t] = halves!(|sums, w| _mm256_dpbusd_avx_epi32(sums, w, x));
+        }
+    }
+    acc
+}
+
+/// Nibbles are unsigned as they are; 8 times the sum of the activations is taken from the start.
+#[inline(always)]
+fn dot_u4<const T: usize>(
+    w: &[[u8; TILE]; TILES / 2],
+    x: &[[i8; GROUP]; T],
+    sums: &[Scale; T],
+) -> [[__m256i; 2]; T] {
+    let mut acc = [splat_bits(0); T];
+    for t in 0..T {
+        acc[t] = splat_bits(sums[t].sum.wrapping_mul(-8));
+    }
+    for (k, pair) in w.iter().enumerate() {
+        if T == 1 {
+            prefetch(pair, AHEAD);
+        }
+        let [low, high] = nibbles(pair);
+        for (k, w) in [(2 * k, low), (2 * k + 1, high)] {
+            for t in 0..T {
+                let (x, sums) = (op!(_mm256_set1_epi32(word(&x[t], k))), acc[t]);
+                acc[t] = halves!(|sums, w| _mm256_dpbusd_avx_epi32(sums, w, x));
+            }
+        }
+    }
+    acc
+}
