@@ -3,6 +3,7 @@
 
 mod apt;
 mod bare;
+mod board;
 mod check_real;
 mod cross;
 mod error;
@@ -46,6 +47,22 @@ enum Task {
         #[arg(long)]
         list: bool,
     },
+    /// Builds, runs, tests or flashes the program of a board
+    Board {
+        /// The name of a folder in boards/
+        name: String,
+        #[arg(value_enum, default_value = "build")]
+        action: board::Action,
+        /// A packed model instead of the one that the board is made for
+        #[arg(long, value_name = "FILE")]
+        model: Option<PathBuf>,
+        /// Store what the board prints instead of comparing it with what is stored
+        #[arg(long)]
+        overwrite: bool,
+        /// Install nothing
+        #[arg(long)]
+        no_install: bool,
+    },
     /// Builds a static `elapid` for another machine
     Cross {
         #[arg(default_value = toolchain::AARCH64_LINUX)]
@@ -88,6 +105,9 @@ fn main() -> ExitCode {
             Ok(ExitCode::SUCCESS)
         }
         Task::Test { only, no_install, list: false } => test::test(&only, !no_install),
+        Task::Board { name, action, model, overwrite, no_install } => {
+            board::board(&name, action, &board::Request { model, overwrite }, !no_install).map(done)
+        }
         Task::Cross { target, no_install } => cross::cross(&target, !no_install).map(done),
         Task::CheckReal { folder, quant, wiki } => {
             check_real::check_real(&folder, quant.as_deref(), wiki.as_deref())

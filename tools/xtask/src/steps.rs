@@ -24,6 +24,9 @@ pub enum Work {
     Bare { target: &'static str, rustflags: &'static str },
     /// Tests for aarch64 Linux, on an emulated CPU.
     Emulated { cpu: &'static str, tests: &'static [&'static [&'static str]] },
+    /// A board's program, against the host's own output.
+    #[allow(dead_code, reason = "the first boards come next")]
+    Board { name: &'static str },
 }
 
 const NO_ENV: &[(&str, &str)] = &[];

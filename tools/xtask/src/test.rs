@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use crate::apt::{Apt, Package};
 use crate::bare;
+use crate::board;
 use crate::error::{Error, Result};
 use crate::exec::{Finished, run, shown, tee};
 use crate::libtest::Tally;
@@ -57,6 +58,7 @@ fn perform(step: &Step, host: &str, apt: &mut Apt) -> Row {
         Work::Host { .. } | Work::HostTests { .. } => host.to_owned(),
         Work::Bare { target, .. } => (*target).to_owned(),
         Work::Emulated { cpu, .. } => format!("{AARCH64_LINUX} ({cpu})"),
+        Work::Board { name } => board::find(name).map_or_else(|_| (*name).into(), |board| board.platform()),
     };
     let done = match &step.work {
         Work::Host { commands, env } => on_host(commands, env),
@@ -72,6 +74,9 @@ fn perform(step: &Step, host: &str, apt: &mut Apt) -> Row {
             Ok(toolchain) => run_tests(tests.iter().map(|test| emulated(toolchain, cpu, test))),
             Err(missing) => Ok(skipped(&missing)),
         },
+        Work::Board { name } => board::find(name).and_then(|board| {
+            prepared(board.tools(apt), |toolchain| board.test(toolchain, &board::Request::default()))
+        }),
     };
     let Done { outcome, tests } = done.unwrap_or_else(|error| Done {
         outcome: Outcome::Failed(error.to_string()),

@@ -1,0 +1,112 @@
+//! `cargo xtask board`: the boards' programs, built, run, tested against the host, and flashed.
+//!
+//! A board is an implementation of [`Board`], listed in [`BOARDS`]. What boards have in common lies beside: running an
+//! emulator ([`qemu`]), reading what a program reports and comparing it with the host's own output ([`report`]), model
+//! files with a fault in them ([`fault`]).
+
+#![allow(dead_code, reason = "the skeleton of the boards that come next")]
+
+pub mod fault;
+pub mod qemu;
+pub mod report;
+
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+
+use crate::apt::Apt;
+use crate::error::{Error, Result};
+use crate::toolchain::Toolchain;
+
+/// What the command line asks of a board.
+#[derive(Debug, Clone, Default)]
+pub struct Request {
+    /// The packed model; the board's own choice if left out.
+    pub model: Option<PathBuf>,
+    /// Renews the stored snapshot instead of comparing with it.
+    pub overwrite: bool,
+}
+
+/// A board: how its program is built, started and judged.
+pub trait Board: Sync {
+    /// The name of its folder in `boards/`, and of its step.
+    fn name(&self) -> &'static str;
+
+    /// The target triple, with the emulated machine where there is one.
+    fn platform(&self) -> String;
+
+    /// Sees to it that everything is there that building and running need. The error names what is missing.
+    fn tools(&self, apt: &mut Apt) -> Result<Toolchain>;
+
+    /// Builds the program, checks that it fits the board, and says where it is.
+    fn build(&self, toolchain: Toolchain, request: &Request) -> Result<()>;
+
+    /// Runs it for a person, with this terminal as its console.
+    fn run(&self, toolchain: Toolchain, request: &Request) -> Result<()>;
+
+    /// Builds it and shows that it is right, with canaries for what shows that.
+    fn test(&self, toolchain: Toolchain, request: &Request) -> Result<()>;
+
+    /// Puts it on a board, or writes the image for that and says what to do with it.
+    fn flash(&self, toolchain: Toolchain, request: &Request) -> Result<()>;
+}
+
+/// Every board.
+pub const BOARDS: &[&dyn Board] = &[];
+
+/// What is done with a board.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Action {
+    /// Builds its program and checks that it fits
+    Build,
+    /// Runs it under QEMU, with this terminal as the console
+    Run,
+    /// Compares what it prints with the host's own output and the stored snapshot
+    Test,
+    /// Puts it on a board, or makes the image for that
+    Flash,
+}
+
+/// The board of this name.
+pub fn find(name: &str) -> Result<&'static dyn Board> {
+    BOARDS.iter().copied().find(|board| board.name() == name).ok_or_else(|| {
+        let known = BOARDS.iter().map(|board| board.name()).collect::<Vec<_>>().join(", ");
+        Error::new(format!("no board is called `{name}`; there are {known}"))
+    })
+}
+
+/// Does what the command line asks.
+pub fn board(name: &str, action: Action, request: &Request, install: bool) -> Result<()> {
+    let board = find(name)?;
+    let toolchain = board.tools(&mut Apt::new(install))?;
+    match action {
+        Action::Build => board.build(toolchain, request),
+        Action::Run => board.run(toolchain, request),
+        Action::Test => board.test(toolchain, request),
+        Action::Flash => board.flash(toolchain, request),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::steps::{STEPS, Step, Work};
+
+    #[test]
+    fn every_board_is_a_step() {
+        for board in BOARDS {
+            let here = |step: &Step| matches!(step.work, Work::Board { name } if name == board.name());
+            assert!(STEPS.iter().any(here), "{}", board.name());
+        }
+        for step in STEPS {
+            if let Work::Board { name } = step.work {
+                assert!(find(name).is_ok(), "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_unknown_board_is_named() {
+        assert!(find("no-such-board").is_err_and(|error| error.to_string().contains("no-such-board")));
+    }
+}
