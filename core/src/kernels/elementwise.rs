@@ -3,6 +3,8 @@
 //! Activations of a chunk of `T` tokens lie panel by panel, `[d/16][T][16]`: a range of channels of all tokens is one
 //! contiguous slice, and for one token the layout is the plain vector.
 
+use core::ops::Range;
+
 use super::isa::{GROUP, Isa, LANES};
 use super::{Scale, ScanInput, SsmState};
 use crate::num::{self, One};
@@ -41,6 +43,9 @@ fn sum_lanes(mut v: Lanes) -> f32 {
     v[0]
 }
 
+/// Tokens whose sums [`rms_inv`] keeps beside each other: what it reads of a row of panels is then one stretch of memory.
+const SUMS: usize = 16;
+
 #[inline(always)]
 pub(super) fn rms_inv<S: Isa>(
     s: S,
@@ -51,16 +56,21 @@ pub(super) fn rms_inv<S: Isa>(
     eps: f32,
     inv: &mut [f32],
 ) {
-    let x = rows(x);
-    for (i, inv) in inv.iter_mut().enumerate() {
-        let mut sum = s.splat(0.0);
-        for row in x.iter().skip(first + i).step_by(tokens.max(1)) {
-            let v = s.load(row);
-            sum = s.fma(v, v, sum);
+    let panels = rows(x).chunks_exact(tokens.max(1));
+    for (block, inv) in inv.chunks_mut(SUMS).enumerate() {
+        let mut sums = [s.splat(0.0); SUMS];
+        for panel in panels.clone() {
+            let Some(panel) = panel.get(first + block * SUMS..) else { return };
+            for ((sum, row), _) in sums.iter_mut().zip(panel).zip(&*inv) {
+                let v = s.load(row);
+                *sum = s.fma(v, v, *sum);
+            }
         }
-        let mut lanes = [0.0; LANES];
-        s.store(sum, &mut lanes);
-        *inv = num::inv_sqrt(One, sum_lanes(lanes) / n as f32 + eps);
+        for (sum, inv) in sums.into_iter().zip(inv) {
+            let mut lanes = [0.0; LANES];
+            s.store(sum, &mut lanes);
+            *inv = num::inv_sqrt(One, sum_lanes(lanes) / n as f32 + eps);
+        }
     }
 }
 
@@ -86,14 +96,25 @@ pub(super) fn rescale<S: Isa>(s: S, x: &mut [f32], inv: &[f32]) {
 }
 
 #[inline(always)]
-pub(super) fn quantize<S: Isa>(s: S, tokens: usize, x: &[f32], q: &mut [i8], scales: &mut [Scale]) -> bool {
-    if tokens == 0 {
+pub(super) fn quantize<S: Isa>(
+    s: S,
+    tokens: usize,
+    range: Range<usize>,
+    x: &[f32],
+    q: &mut [i8],
+    scales: &mut [Scale],
+) -> bool {
+    if tokens == 0 || range.is_empty() {
         return true;
     }
     let mut finite = true;
-    let groups = rows(x).chunks_exact(2 * tokens).zip(q.as_chunks_mut::<GROUP>().0.chunks_exact_mut(tokens));
-    for ((x, q), scales) in groups.zip(scales.chunks_exact_mut(tokens)) {
+    let outputs = q.as_chunks_mut::<GROUP>().0.chunks_exact_mut(range.len());
+    let groups = rows(x).chunks_exact(2 * tokens).zip(outputs);
+    for ((x, q), scales) in groups.zip(scales.chunks_exact_mut(range.len())) {
         let (low, high) = x.split_at(tokens);
+        let (Some(low), Some(high)) = (low.get(range.clone()), high.get(range.clone())) else {
+            return finite;
+        };
         for (((low, high), q), scale) in low.iter().zip(high).zip(q).zip(scales) {
             let (low, high) = (s.load(low), s.load(high));
             let largest = s.max_bits(s.accumulate_abs_bits(s.accumulate_abs_bits(s.zero_bits(), low), high));

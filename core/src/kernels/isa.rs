@@ -7,6 +7,8 @@ use crate::num::Float;
 pub const LANES: usize = 16;
 /// Columns that share one scale.
 pub const GROUP: usize = 32;
+/// Tokens whose int8 activations lie together; see [`Input`](super::Input). Every [`Isa::BLOCK`] divides it.
+pub const TOKEN_BLOCK: usize = 12;
 /// Bytes of a tile of int8: 16 rows by 4 columns. A pair of tiles of 4-bit values is as large.
 pub const TILE: usize = 64;
 /// Tiles of int8 in a group of columns.
@@ -70,6 +72,10 @@ pub trait Isa: Float + Send + Sync + 'static {
         x: &[[i8; GROUP]; T],
         sums: &[Scale; T],
     ) -> [Self::I; T];
+
+    /// `acc[r] + sum over j of w[4 r + j] x[4 r + j]` by as few instructions as there are for it, for benchmarks: exact
+    /// where an ISA's own way of handling signs is not needed.
+    fn bare_dot(self, acc: Self::I, w: Self::I, x: Self::I) -> Self::I;
 }
 
 /// Columns `4 k .. 4 k + 4` of a group of activations.

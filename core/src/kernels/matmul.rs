@@ -1,11 +1,21 @@
 //! Matrix times a chunk of tokens, from packed panels.
 //!
-//! Integer dots over a group of 32 columns are exact; groups are joined by fma in their order. A block of tokens
-//! stays in registers while a panel's weights pass by once, and its size changes no bit of any result.
+//! Integer dots over a group of 32 columns are exact; groups are joined by fma in their order. A tile of tokens
+//! stays in registers while a panel's weights pass by, and its size changes no bit of any result.
+//!
+//! Many tokens are worked on in stretches of columns: a panel's weights for a stretch stay in the first cache while all
+//! tiles of tokens pass by, and the activations of all tokens in the second.
 
-use super::isa::{GROUP, Isa, LANES, TILE, TILES};
+use core::ops::Range;
+
+use super::isa::{GROUP, Isa, LANES, TILE, TILES, TOKEN_BLOCK};
 use super::{Input, Scale};
 use crate::format::{MatrixShape, Quant};
+
+/// Groups of columns in a stretch: 1024 columns are 16 KiB of int8 for a panel.
+const STRETCH: usize = 1024 / GROUP;
+/// Tokens whose activations for a stretch stay in the second cache: 240 KiB.
+const NEAR: usize = 20 * TOKEN_BLOCK;
 
 /// Weights that dot with int8 activations.
 trait Packed<S: Isa> {
@@ -65,72 +75,119 @@ impl<'a> Panel<'a> {
     }
 }
 
-/// Calls a block function for all tokens, in blocks as large as the registers allow.
-macro_rules! in_token_blocks {
-    ($tokens:expr, |$first:ident| $block:ident::<$($generic:ty),+>($($arg:expr),*)) => {{
+/// Calls a function for all of some tokens, in tiles as large as the registers allow.
+macro_rules! in_tiles {
+    ($tokens:expr, |$first:ident| $tile:ident::<$($generic:ty),+>($($arg:expr),*)) => {{
         let mut $first = 0;
         if S::BLOCK == 12 {
             while $first + 12 <= $tokens {
-                $block::<$($generic,)+ 12>($($arg),*);
+                $tile::<$($generic,)+ 12>($($arg),*);
                 $first += 12;
             }
         }
         if S::BLOCK >= 4 {
             while $first + 4 <= $tokens {
-                $block::<$($generic,)+ 4>($($arg),*);
+                $tile::<$($generic,)+ 4>($($arg),*);
                 $first += 4;
             }
         }
         if S::BLOCK == 3 {
             while $first + 3 <= $tokens {
-                $block::<$($generic,)+ 3>($($arg),*);
+                $tile::<$($generic,)+ 3>($($arg),*);
                 $first += 3;
             }
         }
         while $first + 2 <= $tokens {
-            $block::<$($generic,)+ 2>($($arg),*);
+            $tile::<$($generic,)+ 2>($($arg),*);
             $first += 2;
         }
         if $first < $tokens {
-            $block::<$($generic,)+ 1>($($arg),*);
+            $tile::<$($generic,)+ 1>($($arg),*);
         }
     }};
 }
 
 #[inline(always)]
 pub(super) fn matmul<S: Isa>(s: S, shape: &MatrixShape, panels: &[u8], x: &Input<'_>, y: &mut [f32]) {
-    let tokens = x.tokens;
-    if tokens == 0 {
+    if x.tokens == 0 {
         return;
     }
     let y = y.as_chunks_mut::<LANES>().0;
-    for (bytes, y) in panels.chunks_exact(shape.panel_bytes() as usize).zip(y.chunks_exact_mut(tokens)) {
-        let panel = Panel::new(shape, bytes);
-        match shape.quant() {
-            Quant::Q8 => in_token_blocks!(tokens, |t| int_block::<S, Q8>(s, &panel, x, t, y)),
-            Quant::Q4 => in_token_blocks!(tokens, |t| int_block::<S, Q4>(s, &panel, x, t, y)),
-            Quant::F32 => {
-                in_token_blocks!(tokens, |t| float_block::<S, WideF32>(s, &panel, x, t, y))
-            }
-            Quant::F16 => {
-                in_token_blocks!(tokens, |t| float_block::<S, WideF16>(s, &panel, x, t, y))
+    match shape.quant() {
+        Quant::Q8 => int_panels::<S, Q8>(s, shape, panels, x, y),
+        Quant::Q4 => int_panels::<S, Q4>(s, shape, panels, x, y),
+        Quant::F32 => float_panels::<S, WideF32>(s, shape, panels, x, y),
+        Quant::F16 => float_panels::<S, WideF16>(s, shape, panels, x, y),
+    }
+}
+
+#[inline(always)]
+fn int_panels<S: Isa, P: Packed<S>>(
+    s: S,
+    shape: &MatrixShape,
+    panels: &[u8],
+    x: &Input<'_>,
+    y: &mut [[f32; LANES]],
+) {
+    let (all, tokens) = (shape.cols() as usize / GROUP, x.tokens);
+    // A few tokens need no caches: each weight is used once or a few times, and comes from memory in order.
+    let (stretch, near) = if tokens <= TOKEN_BLOCK { (all, tokens) } else { (STRETCH, NEAR) };
+    for first in (0..all).step_by(stretch.max(1)) {
+        let groups = first..(first + stretch).min(all);
+        for start in (0..tokens).step_by(near) {
+            let near = start..(start + near).min(tokens);
+            let panels = panels.chunks_exact(shape.panel_bytes() as usize);
+            for (bytes, y) in panels.zip(y.chunks_exact_mut(tokens)) {
+                let panel = Panel::new(shape, bytes);
+                for start in near.clone().step_by(TOKEN_BLOCK) {
+                    let Some(block) = Block::new(x, start, all, &groups) else { return };
+                    let y = &mut y[start..start + block.tokens];
+                    in_tiles!(block.tokens, |t| int_tile::<S, P>(s, &panel, &groups, &block, t, y));
+                }
             }
         }
     }
 }
 
+/// The int8 activations of a block of tokens, for some groups of columns.
+struct Block<'a> {
+    tokens: usize,
+    /// `[groups][tokens][32]`
+    q: &'a [[i8; GROUP]],
+    /// `[groups][tokens]`
+    scales: &'a [Scale],
+}
+
+impl<'a> Block<'a> {
+    /// `groups` of the `all` that there are, for the block that begins with token `start`.
+    #[inline(always)]
+    fn new(x: &Input<'a>, start: usize, all: usize, groups: &Range<usize>) -> Option<Self> {
+        let tokens = TOKEN_BLOCK.min(x.tokens - start);
+        let range = start * all + groups.start * tokens..start * all + groups.end * tokens;
+        Some(Self { tokens, q: x.q.as_chunks().0.get(range.clone())?, scales: x.scales.get(range)? })
+    }
+}
+
 #[inline(always)]
-fn int_block<S: Isa, P: Packed<S>, const T: usize>(
+fn int_tile<S: Isa, P: Packed<S>, const T: usize>(
     s: S,
     panel: &Panel<'_>,
-    x: &Input<'_>,
+    groups: &Range<usize>,
+    x: &Block<'_>,
     first: usize,
     y: &mut [[f32; LANES]],
 ) {
+    let Some(y) = y[first..].first_chunk_mut::<T>() else { return };
     let mut acc: [S::F; T] = panel.start(s);
-    let scales = panel.scales.as_chunks::<{ 2 * LANES }>().0;
-    let activations = x.q.as_chunks::<GROUP>().0.chunks_exact(x.tokens).zip(x.scales.chunks_exact(x.tokens));
-    for ((w, ws), (q, xs)) in P::groups(panel.weights).iter().zip(scales).zip(activations) {
+    if groups.start > 0 {
+        for t in 0..T {
+            acc[t] = s.load(&y[t]);
+        }
+    }
+    let scales = panel.scales.as_chunks::<{ 2 * LANES }>().0.get(groups.clone()).unwrap_or_default();
+    let weights = P::groups(panel.weights).get(groups.clone()).unwrap_or_default();
+    let activations = x.q.chunks_exact(x.tokens).zip(x.scales.chunks_exact(x.tokens));
+    for ((w, ws), (q, xs)) in weights.iter().zip(scales).zip(activations) {
         let (Some((q, _)), Some((xs, _))) =
             (q[first..].split_first_chunk::<T>(), xs[first..].split_first_chunk::<T>())
         else {
@@ -142,8 +199,8 @@ fn int_block<S: Isa, P: Packed<S>, const T: usize>(
             acc[t] = s.fma(s.int_to_float(dot[t]), s.mul(ws, s.splat(xs[t].scale)), acc[t]);
         }
     }
-    for (acc, y) in acc.into_iter().zip(&mut y[first..]) {
-        s.store(acc, y);
+    for t in 0..T {
+        s.store(acc[t], &mut y[t]);
     }
 }
 
@@ -179,7 +236,21 @@ impl<S: Isa> Wide<S> for WideF16 {
 }
 
 #[inline(always)]
-fn float_block<S: Isa, W: Wide<S>, const T: usize>(
+fn float_panels<S: Isa, W: Wide<S>>(
+    s: S,
+    shape: &MatrixShape,
+    panels: &[u8],
+    x: &Input<'_>,
+    y: &mut [[f32; LANES]],
+) {
+    for (bytes, y) in panels.chunks_exact(shape.panel_bytes() as usize).zip(y.chunks_exact_mut(x.tokens)) {
+        let panel = Panel::new(shape, bytes);
+        in_tiles!(x.tokens, |t| float_tile::<S, W>(s, &panel, x, t, y));
+    }
+}
+
+#[inline(always)]
+fn float_tile<S: Isa, W: Wide<S>, const T: usize>(
     s: S,
     panel: &Panel<'_>,
     x: &Input<'_>,
@@ -200,4 +271,35 @@ fn float_block<S: Isa, W: Wide<S>, const T: usize>(
     for (acc, y) in acc.into_iter().zip(&mut y[first..]) {
         s.store(acc, y);
     }
+}
+
+/// See [`Kernels::bare_dots`](super::Kernels::bare_dots).
+#[inline(always)]
+pub(super) fn bare_dots<S: Isa>(s: S, rounds: usize) -> u64 {
+    match S::BLOCK {
+        12 => bare_tile::<S, 12>(s, rounds),
+        4 => bare_tile::<S, 4>(s, rounds),
+        3 => bare_tile::<S, 3>(s, rounds),
+        _ => bare_tile::<S, 2>(s, rounds),
+    }
+}
+
+#[inline(always)]
+fn bare_tile<S: Isa, const T: usize>(s: S, rounds: usize) -> u64 {
+    // Weights that differ, and another operand in each round, so that no product can serve twice.
+    let w: [S::I; T] = core::array::from_fn(|t| {
+        s.to_bits(s.splat(core::hint::black_box(f32::from_bits(0x0102_0304 + t as u32))))
+    });
+    let mut x = s.to_bits(s.splat(core::hint::black_box(f32::from_bits(0x0101_0101))));
+    let step = x;
+    let mut acc = [s.zero_bits(); T];
+    for _ in 0..rounds {
+        for t in 0..T {
+            acc[t] = s.bare_dot(acc[t], w[t], x);
+        }
+        x = s.add_bits(x, step);
+    }
+    let all = acc.into_iter().fold(s.zero_bits(), |all, acc| s.add_bits(all, acc));
+    core::hint::black_box(s.max_bits(all));
+    (rounds * T * TILE) as u64
 }

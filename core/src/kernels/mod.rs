@@ -16,11 +16,13 @@ mod x86_64;
 
 #[cfg(target_arch = "aarch64")]
 pub use aarch64::{Neon, NeonDot};
-pub use isa::{GROUP, Isa, LANES};
+pub use isa::{GROUP, Isa, LANES, TOKEN_BLOCK};
 pub use scalar::Scalar;
 pub use share::{Share, Solo, Team, share, split};
 #[cfg(target_arch = "x86_64")]
 pub use x86_64::{Avx2, Avx512, AvxVnni};
+
+use core::ops::Range;
 
 use crate::format::MatrixShape;
 
@@ -41,9 +43,10 @@ pub struct Input<'a> {
     pub tokens: usize,
     /// `[cols/16][T][16]`, read by f32 and f16 matrices.
     pub x: &'a [f32],
-    /// `[cols/32][T][32]` within +-127, read by q8 and q4 matrices.
+    /// Within +-127, read by q8 and q4 matrices: blocks of [`TOKEN_BLOCK`] tokens one after the other, the last one
+    /// perhaps with fewer, each of `B` tokens as `[cols/32][B][32]`.
     pub q: &'a [i8],
-    /// `[cols/32][T]`, read by q8 and q4 matrices.
+    /// Blocks of `[cols/32][B]`, read by q8 and q4 matrices.
     pub scales: &'a [Scale],
 }
 
@@ -86,8 +89,16 @@ pub trait Kernels: Sync {
     /// `x = x inv` for some panels.
     fn rescale(&self, x: &mut [f32], inv: &[f32]);
 
-    /// Quantizes some groups of 32 to int8. False if any element is infinite or NaN.
-    fn quantize(&self, tokens: usize, x: &[f32], q: &mut [i8], scales: &mut [Scale]) -> bool;
+    /// Quantizes some groups of 32 to int8, for a range of the `tokens` tokens: `x` as `[2 groups][T][16]`, `q` as
+    /// `[groups][range][32]`, `scales` as `[groups][range]`. False if any element is infinite or NaN.
+    fn quantize(
+        &self,
+        tokens: usize,
+        range: Range<usize>,
+        x: &[f32],
+        q: &mut [i8],
+        scales: &mut [Scale],
+    ) -> bool;
 
     /// `y = W x + bias` for some panels of 16 rows, `y` as `[panels][T][16]`.
     fn matmul(&self, shape: &MatrixShape, panels: &[u8], x: &Input<'_>, y: &mut [f32]);
@@ -123,6 +134,10 @@ pub trait Kernels: Sync {
 
     /// Whether every element is finite.
     fn is_finite(&self, x: &[f32]) -> bool;
+
+    /// Nothing but `rounds` of the instruction set's int8 dot products on registers, for benchmarks: what a matrix product
+    /// could reach at most. Returns how many products of two int8 were computed.
+    fn bare_dots(&self, rounds: usize) -> u64;
 }
 
 /// Implements [`Kernels`] for a token by compiling every body with the instruction set's features.
@@ -139,7 +154,8 @@ macro_rules! instantiate {
             instantiate!(@method $isa, [$(#[$features])?], elementwise::rescale,
                 rescale(x: &mut [f32], inv: &[f32]) -> ());
             instantiate!(@method $isa, [$(#[$features])?], elementwise::quantize,
-                quantize(tokens: usize, x: &[f32], q: &mut [i8], scales: &mut [$crate::kernels::Scale]) -> bool);
+                quantize(tokens: usize, range: core::ops::Range<usize>, x: &[f32], q: &mut [i8],
+                    scales: &mut [$crate::kernels::Scale]) -> bool);
             instantiate!(@method $isa, [$(#[$features])?], matmul::matmul,
                 matmul(shape: &$crate::format::MatrixShape, panels: &[u8], x: &$crate::kernels::Input<'_>,
                     y: &mut [f32]) -> ());
@@ -153,6 +169,8 @@ macro_rules! instantiate {
                 add(x: &mut [f32], y: &[f32]) -> bool);
             instantiate!(@method $isa, [$(#[$features])?], elementwise::is_finite,
                 is_finite(x: &[f32]) -> bool);
+            instantiate!(@method $isa, [$(#[$features])?], matmul::bare_dots,
+                bare_dots(rounds: usize) -> u64);
         }
     };
     (@method $isa:ty, [$($features:tt)*], $module:ident::$body:ident,

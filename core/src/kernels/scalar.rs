@@ -170,6 +170,15 @@ impl Isa for Scalar {
             acc.map(|x| x as u32)
         })
     }
+    #[inline(always)]
+    fn bare_dot(self, acc: Self::I, w: Self::I, x: Self::I) -> Self::I {
+        let dot = |w: u32, x: u32| {
+            let products = w.to_le_bytes().into_iter().zip(x.to_le_bytes());
+            products
+                .fold(0u32, |sum, (w, x)| sum.wrapping_add((i32::from(w as i8) * i32::from(x as i8)) as u32))
+        };
+        lanes!(|acc, w, x| acc.wrapping_add(dot(w, x)))
+    }
 }
 
 /// `acc[r] += sum over j of w(4 r + j) x[j]`.

@@ -7,7 +7,9 @@ use super::scratch::Buffers;
 use super::session::Cursor;
 use super::{Session, State, StepError};
 use crate::format::{Config, Layout, MatrixShape, Part, Section};
-use crate::kernels::{Input, Kernels, LANES, Scale, ScanInput, SsmState, Team, share, split};
+use crate::kernels::{
+    GROUP, Input, Kernels, LANES, Scale, ScanInput, SsmState, TOKEN_BLOCK, Team, share, split,
+};
 use crate::source::{Fault, LayerSource, SourceError};
 
 /// What sixteen lanes of one token cost, in the unit of [`share`]: rough, and only to tell little work from much.
@@ -305,15 +307,7 @@ impl<'m> Model<'m> {
         y: &mut [f32],
     ) -> Result<(), StepError> {
         if shape.quant().is_integer() {
-            let (groups, stride) = (shape.cols() as usize / (2 * LANES), tokens * 2 * LANES);
-            let finite = AtomicBool::new(true);
-            let parts = (split(q, stride), split(scales, tokens));
-            share(self.team, groups, (2 * cost::ROW).saturating_mul(tokens), parts, |range, (q, scales)| {
-                if !self.kernels.quantize(tokens, &x[range.start * stride..range.end * stride], q, scales) {
-                    finite.store(false, Ordering::Relaxed);
-                }
-            });
-            if !finite.into_inner() {
+            if !self.quantize(tokens, shape.cols() as usize / GROUP, x, q, scales) {
                 return Err(StepError::NonFinite { section });
             }
         }
@@ -339,6 +333,41 @@ impl<'m> Model<'m> {
             );
         })?;
         Ok(())
+    }
+
+    /// Quantizes `x` to int8 in blocks of tokens, as [`Input`] wants them. False if any element is infinite or NaN.
+    fn quantize(&self, tokens: usize, groups: usize, x: &[f32], q: &mut [i8], scales: &mut [Scale]) -> bool {
+        let finite = AtomicBool::new(true);
+        let quantize = |tokens_of_block, x: &[f32], q: &mut [i8], scales: &mut [Scale]| {
+            if !self.kernels.quantize(tokens, tokens_of_block, x, q, scales) {
+                finite.store(false, Ordering::Relaxed);
+            }
+        };
+        let cost = (2 * cost::ROW).saturating_mul(tokens);
+        if tokens <= TOKEN_BLOCK {
+            let stride = tokens * GROUP;
+            share(
+                self.team,
+                groups,
+                cost,
+                (split(q, stride), split(scales, tokens)),
+                |range, (q, scales)| {
+                    quantize(0..tokens, &x[range.start * stride..range.end * stride], q, scales);
+                },
+            );
+        } else {
+            let (blocks, block) = (tokens.div_ceil(TOKEN_BLOCK), TOKEN_BLOCK * groups);
+            let q = split(&mut q[..tokens * groups * GROUP], block * GROUP);
+            let scales = split(&mut scales[..tokens * groups], block);
+            share(self.team, blocks, cost / blocks * groups, (q, scales), |range, (q, scales)| {
+                let parts = q.chunks_mut(block * GROUP).zip(scales.chunks_mut(block));
+                for (at, (q, scales)) in range.zip(parts) {
+                    let start = at * TOKEN_BLOCK;
+                    quantize(start..(start + TOKEN_BLOCK).min(tokens), x, q, scales);
+                }
+            });
+        }
+        finite.into_inner()
     }
 
     /// `u = silu(conv(x))`, channel by channel.

@@ -1,7 +1,7 @@
 //! What a case is, and the cases of the matrix product.
 
 use elapid_core::format::{MatrixShape, Quant};
-use elapid_core::kernels::{GROUP, Input, Kernels, LANES, Scale};
+use elapid_core::kernels::{GROUP, Input, Kernels, LANES, Scale, TOKEN_BLOCK};
 
 use crate::random::{Kind, Random};
 
@@ -86,12 +86,14 @@ struct Matmul {
 pub fn matmul(random: &mut Random, kind: Kind, index: usize) -> Box<dyn Case> {
     let tokens = tokens_of(index);
     let quant = Quant::ALL[index / 29 % 4];
-    let shape = MatrixShape::new(
-        random.between(1, 70) as u32,
-        random.between(1, 200) as u32,
-        quant,
-        index / 29 / 4 % 2 == 1,
-    );
+    // Now and then so wide that a kernel works on stretches of columns.
+    let wide = index.is_multiple_of(5);
+    let (rows, cols) = if wide {
+        (random.between(1, 40), random.between(1000, 2300))
+    } else {
+        (random.between(1, 70), random.between(1, 200))
+    };
+    let shape = MatrixShape::new(rows as u32, cols as u32, quant, index / 29 / 4 % 2 == 1);
     let (rows, cols) = (shape.rows() as usize, shape.cols() as usize);
     let mut panels = Vec::new();
     // Now and then all weights are -128, the one integer without an opposite.
@@ -132,10 +134,12 @@ impl Case for Matmul {
         for (first, tokens) in chunks(self.x.tokens(), chunk) {
             let mut q = Vec::new();
             let mut scales = Vec::new();
-            for group in 0..groups {
-                for token in first..first + tokens {
-                    q.extend(&self.q[(token * groups + group) * GROUP..][..GROUP]);
-                    scales.push(self.scales[token * groups + group]);
+            for (start, block) in chunks(tokens, TOKEN_BLOCK) {
+                for group in 0..groups {
+                    for token in first + start..first + start + block {
+                        q.extend(&self.q[(token * groups + group) * GROUP..][..GROUP]);
+                        scales.push(self.scales[token * groups + group]);
+                    }
                 }
             }
             let x = self.x.panels(first, tokens);

@@ -165,7 +165,7 @@ fn slices_that_do_not_fit() {
             kernels.rescale(&mut u, inv);
             kernels.add(&mut u, z);
             kernels.matmul(&shape, weights, &Input { tokens, x, q: &q, scales: &new_scales }, &mut u);
-            kernels.quantize(tokens, x, &mut new_q, &mut new_scales);
+            kernels.quantize(tokens, d_conv..tokens, x, &mut new_q, &mut new_scales);
             kernels.conv_silu(d_conv, tokens, weights, &mut state, x, &mut u);
             let input = ScanInput { tokens, d_state, b, c };
             kernels.scan(weights, SsmState::F32(&mut state), &input, dt, z, &mut u);

@@ -1,5 +1,7 @@
 //! Kernels that are wrong on purpose.
 
+use core::ops::Range;
+
 use elapid_core::format::MatrixShape;
 use elapid_core::kernels::{Input, Kernels, Scalar, Scale, ScanInput, SsmState};
 
@@ -43,8 +45,15 @@ impl Kernels for Perturbed {
         Scalar.rescale(x, inv);
         self.last(x);
     }
-    fn quantize(&self, tokens: usize, x: &[f32], q: &mut [i8], scales: &mut [Scale]) -> bool {
-        let finite = Scalar.quantize(tokens, x, q, scales);
+    fn quantize(
+        &self,
+        tokens: usize,
+        range: Range<usize>,
+        x: &[f32],
+        q: &mut [i8],
+        scales: &mut [Scale],
+    ) -> bool {
+        let finite = Scalar.quantize(tokens, range, x, q, scales);
         if let Some(last) = scales.last_mut() {
             last.scale = (self.0)(last.scale);
         }
@@ -85,5 +94,8 @@ impl Kernels for Perturbed {
     }
     fn is_finite(&self, x: &[f32]) -> bool {
         Scalar.is_finite(x)
+    }
+    fn bare_dots(&self, rounds: usize) -> u64 {
+        Scalar.bare_dots(rounds)
     }
 }

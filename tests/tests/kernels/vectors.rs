@@ -1,6 +1,6 @@
 //! Cases of norms, quantizing, the convolution and sums.
 
-use elapid_core::kernels::{GROUP, Kernels, LANES, Scale};
+use elapid_core::kernels::{GROUP, Kernels, LANES, Scale, TOKEN_BLOCK};
 use elapid_tests::oracle;
 
 use crate::case::{Bound, Case, TINY, U, Vectors, append, bytes_of, chunks, tokens_of};
@@ -132,13 +132,18 @@ impl Case for Quantize {
             let x = self.x.panels(first, tokens);
             let mut q = vec![-128; x.len()];
             let mut scales = vec![Scale { scale: f32::NAN, sum: 0 }; tokens * groups];
-            finite &= kernels.quantize(tokens, &x, &mut q, &mut scales);
-            for t in 0..tokens {
-                for group in 0..groups {
-                    let q = &q[(group * tokens + t) * GROUP..][..GROUP];
-                    let scale = scales[group * tokens + t];
-                    results.extend(q.iter().map(|&q| f32::from(q)));
-                    results.extend([scale.scale, scale.sum as f32]);
+            for (start, block) in chunks(tokens, TOKEN_BLOCK) {
+                let range = start * groups..(start + block) * groups;
+                let q = &mut q[range.start * GROUP..range.end * GROUP];
+                let scales = &mut scales[range];
+                finite &= kernels.quantize(tokens, start..start + block, &x, q, scales);
+                for t in 0..block {
+                    for group in 0..groups {
+                        let q = &q[(group * block + t) * GROUP..][..GROUP];
+                        let scale = scales[group * block + t];
+                        results.extend(q.iter().map(|&q| f32::from(q)));
+                        results.extend([scale.scale, scale.sum as f32]);
+                    }
                 }
             }
         }

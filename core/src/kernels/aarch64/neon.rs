@@ -260,6 +260,10 @@ macro_rules! neon {
             ) -> [Self::I; T] {
                 $dot::u4(w, x, sums)
             }
+            #[inline(always)]
+            fn bare_dot(self, acc: Self::I, w: Self::I, x: Self::I) -> Self::I {
+                quarters!(|acc, w, x| $dot::bare(acc, vreinterpretq_s8_u32(w), vreinterpretq_s8_u32(x)))
+            }
         }
     };
 }

@@ -69,6 +69,17 @@ fn add_nibbles(
     }
 }
 
+/// Nothing but the products, added in pairs.
+#[inline(always)]
+pub(super) fn bare(acc: uint32x4_t, w: int8x16_t, x: int8x16_t) -> uint32x4_t {
+    // SAFETY: NEON is there.
+    unsafe {
+        let sums = vreinterpretq_s32_u32(acc);
+        let low = vpadalq_s16(sums, vmull_s8(vget_low_s8(w), vget_low_s8(x)));
+        vreinterpretq_u32_s32(vpadalq_s16(low, vmull_high_s8(w, x)))
+    }
+}
+
 /// Two products of int8 reach 2 * 128 * 127 = 32,512, which an i16 holds.
 #[inline(always)]
 pub(super) fn i8<const T: usize>(w: &[[u8; TILE]; TILES], x: &[[i8; GROUP]; T]) -> [[uint32x4_t; 4]; T] {

@@ -24,6 +24,12 @@ fn by_element<const LANE: usize>(mut acc: uint32x4_t, w: int8x16_t, x: int8x16_t
     acc
 }
 
+/// Nothing but the dot product.
+#[inline(always)]
+pub(super) fn bare(acc: uint32x4_t, w: int8x16_t, x: int8x16_t) -> uint32x4_t {
+    by_element::<0>(acc, w, x)
+}
+
 /// Adds a tile (four registers) times columns `4 LANE..` of each token's `x`.
 #[inline(always)]
 fn add_tile<const LANE: usize, const T: usize>(

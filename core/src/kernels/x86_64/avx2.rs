@@ -21,13 +21,12 @@ impl Avx2 {
 }
 
 instantiate!(Avx2, #[target_feature(enable = "avx2,fma,f16c")]);
-lanes!(Avx2, "AVX2", 2, dot_i8, dot_u4);
+lanes!(Avx2, "AVX2", 4, dot_i8, dot_u4, dot);
 
 /// `acc[r] + sum over j of w[4 r + j] x[j]` for unsigned `w` and signed `x` whose pairs of products fit an i16.
-macro_rules! dot {
-    ($acc:expr, $w:expr, $x:expr) => {
-        _mm256_add_epi32($acc, _mm256_madd_epi16(_mm256_maddubs_epi16($w, $x), _mm256_set1_epi16(1)))
-    };
+#[inline(always)]
+fn dot(acc: __m256i, w: __m256i, x: __m256i) -> __m256i {
+    op!(_mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(w, x), _mm256_set1_epi16(1))))
 }
 
 /// `|w|` times `x` with the sign of `w`: `x` is within +-127, so two products reach 2 * 128 * 127 = 32,512 at most
@@ -47,23 +46,21 @@ fn dot_i8<const T: usize>(
         let magnitude = halves!(|w| _mm256_abs_epi8(w));
         for t in 0..T {
             let (x, sums) = (op!(_mm256_set1_epi32(word(&x[t], k))), acc[t]);
-            acc[t] = halves!(|sums, magnitude, w| dot!(sums, magnitude, _mm256_sign_epi8(x, w)));
+            acc[t] = halves!(|sums, magnitude, w| dot(sums, magnitude, _mm256_sign_epi8(x, w)));
         }
     }
     acc
 }
 
-/// Nibbles are unsigned as they are; 8 times the sum of the activations is taken from the start.
+/// Nibbles are unsigned as they are; 8 times the sum of the activations is taken from the start. A row's sixteen products
+/// that meet in one i16 reach 16 * 15 * 127 = 30,480, so that a whole group is added up there.
 #[inline(always)]
 fn dot_u4<const T: usize>(
     w: &[[u8; TILE]; TILES / 2],
     x: &[[i8; GROUP]; T],
     sums: &[Scale; T],
 ) -> [[__m256i; 2]; T] {
-    let mut acc = [splat_bits(0); T];
-    for t in 0..T {
-        acc[t] = splat_bits(sums[t].sum.wrapping_mul(-8));
-    }
+    let mut words = [splat_bits(0); T];
     for (k, pair) in w.iter().enumerate() {
         if T == 1 {
             prefetch(pair, AHEAD);
@@ -71,10 +68,15 @@ fn dot_u4<const T: usize>(
         let [low, high] = nibbles(pair);
         for (k, w) in [(2 * k, low), (2 * k + 1, high)] {
             for t in 0..T {
-                let (x, sums) = (op!(_mm256_set1_epi32(word(&x[t], k))), acc[t]);
-                acc[t] = halves!(|sums, w| dot!(sums, w, x));
+                let (x, sums) = (op!(_mm256_set1_epi32(word(&x[t], k))), words[t]);
+                words[t] = halves!(|sums, w| _mm256_add_epi16(sums, _mm256_maddubs_epi16(w, x)));
             }
         }
+    }
+    let mut acc = words;
+    for t in 0..T {
+        let (start, words) = (op!(_mm256_set1_epi32(sums[t].sum.wrapping_mul(-8))), words[t]);
+        acc[t] = halves!(|words| _mm256_add_epi32(start, _mm256_madd_epi16(words, _mm256_set1_epi16(1))));
     }
     acc
 }

@@ -199,4 +199,8 @@ impl Isa for Avx512 {
         }
         acc
     }
+    #[inline(always)]
+    fn bare_dot(self, acc: __m512i, w: __m512i, x: __m512i) -> __m512i {
+        op!(_mm512_dpbusd_epi32(acc, w, x))
+    }
 }

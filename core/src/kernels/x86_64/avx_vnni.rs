@@ -21,7 +21,13 @@ impl AvxVnni {
 }
 
 instantiate!(AvxVnni, #[target_feature(enable = "avx2,fma,f16c,avxvnni")]);
-lanes!(AvxVnni, "AVX-VNNI", 4, dot_i8, dot_u4);
+lanes!(AvxVnni, "AVX-VNNI", 4, dot_i8, dot_u4, dot);
+
+/// `acc[r] + sum over j of w[4 r + j] x[j]` for unsigned `w` and signed `x`.
+#[inline(always)]
+fn dot(acc: __m256i, w: __m256i, x: __m256i) -> __m256i {
+    op!(_mm256_dpbusd_avx_epi32(acc, w, x))
+}
 
 /// `vpdpbusd` wants unsigned weights: w + 128, from which 128 times the sum of the activations is taken. Nothing
 /// saturates, unlike in `vpmaddubsw`.
@@ -43,7 +49,7 @@ fn dot_i8<const T: usize>(
         let w = halves!(|w| _mm256_xor_si256(w, _mm256_set1_epi8(-128)));
         for t in 0..T {
             let (x, sums) = (op!(_mm256_set1_epi32(word(&x[t], k))), acc[t]);
-            acc[t] = halves!(|sums, w| _mm256_dpbusd_avx_epi32(sums, w, x));
+            acc[t] = [dot(sums[0], w[0], x), dot(sums[1], w[1], x)];
         }
     }
     acc
@@ -68,7 +74,7 @@ fn dot_u4<const T: usize>(
         for (k, w) in [(2 * k, low), (2 * k + 1, high)] {
             for t in 0..T {
                 let (x, sums) = (op!(_mm256_set1_epi32(word(&x[t], k))), acc[t]);
-                acc[t] = halves!(|sums, w| _mm256_dpbusd_avx_epi32(sums, w, x));
+                acc[t] = [dot(sums[0], w[0], x), dot(sums[1], w[1], x)];
             }
         }
     }

@@ -25,7 +25,7 @@ pub(super) use halves;
 
 /// Implements the lanes for a token with AVX2, FMA and F16C; only the dot product differs.
 macro_rules! lanes {
-    ($token:ty, $name:literal, $block:literal, $dot_i8:ident, $dot_u4:ident) => {
+    ($token:ty, $name:literal, $block:literal, $dot_i8:ident, $dot_u4:ident, $dot:ident) => {
         impl Float for $token {
             type F = [__m256; 2];
             type I = [__m256i; 2];
@@ -186,6 +186,10 @@ macro_rules! lanes {
                 sums: &[Scale; T],
             ) -> [Self::I; T] {
                 $dot_u4(w, x, sums)
+            }
+            #[inline(always)]
+            fn bare_dot(self, acc: Self::I, w: Self::I, x: Self::I) -> Self::I {
+                [$dot(acc[0], w[0], x[0]), $dot(acc[1], w[1], x[1])]
             }
         }
     };
