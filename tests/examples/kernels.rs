@@ -165,10 +165,10 @@ fn main() {
         );
         let conv: Vec<u8> = floats(d * 5, -1.0, 1.0).iter().flat_map(|w| w.to_le_bytes()).collect();
         let mut state = vec![0.0; d * 3];
-        row("conv_silu", fastest(|| kernels.conv_silu(4, tokens, &conv, &mut state, &x, &mut y)));
+        row("conv_silu", fastest(|| kernels.conv_silu(4, tokens, 0..tokens, &conv, &mut state, &x, &mut y)));
         let (n, b) = (16, floats(16 * tokens, -1.0, 1.0));
         let a: Vec<u8> = floats(d * (n + 1), -4.0, -0.1).iter().flat_map(|w| w.to_le_bytes()).collect();
-        let input = ScanInput { tokens, d_state: n, b: &b, c: &b };
+        let input = ScanInput { tokens, range: 0..tokens, d_state: n, b: &b, c: &b };
         let (dt, mut h, mut h16) = (floats(d * tokens, -4.0, 0.0), vec![0.0; d * n], vec![0; d * n]);
         row("scan", fastest(|| kernels.scan(&a, SsmState::F32(&mut h), &input, &dt, &x, &mut y)));
         y.fill(0.5);

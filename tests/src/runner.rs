@@ -40,15 +40,21 @@ pub struct Runner {
     ssm_f16: Vec<u16>,
     checked: Vec<u32>,
     chunk: usize,
+    slots: usize,
 }
 
 impl Runner {
     /// Opens a packed file for chunks of up to `chunk` tokens.
     pub fn open(path: &Path, kind: StateKind, chunk: usize) -> Self {
+        Self::with_slots(path, kind, chunk, 1)
+    }
+
+    /// As [`Runner::open`], for `slots` sequences.
+    pub fn with_slots(path: &Path, kind: StateKind, chunk: usize, slots: usize) -> Self {
         let file = std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         let header = Header::parse(&file).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         let layout = header.layout();
-        let size = StateSize::of(layout.config(), layout.config().n_layer as usize);
+        let size = StateSize::of(layout.config(), slots * layout.config().n_layer as usize);
         let (f32s, f16s) = if kind == StateKind::F32 { (size.ssm, 0) } else { (0, size.ssm) };
         Self {
             kind,
@@ -57,6 +63,7 @@ impl Runner {
             ssm_f16: vec![0; f16s],
             checked: vec![0; SliceSource::checked_words(layout)],
             chunk,
+            slots,
             file,
             header,
         }
@@ -76,7 +83,7 @@ impl Runner {
     ) -> R {
         let config = self.header.layout().config();
         let model = Model::new(self.header.layout(), kernels, team);
-        let one = StateSize::of(config, 1);
+        let one = StateSize::of(config, self.slots);
         let (mut conv, mut ssm, mut ssm_f16) = (vec![0.0; one.conv], vec![0.0; one.ssm], vec![0; one.ssm]);
         let (state, undo) = match self.kind {
             StateKind::F32 => (SsmState::F32(&mut self.ssm), SsmState::F32(&mut ssm)),
@@ -87,8 +94,8 @@ impl Runner {
         let mut scales = vec![Scale::default(); size.scales];
         let scratch = Scratch { floats: &mut floats, ints: &mut ints, scales: &mut scales };
         let state = State { conv: &mut self.conv, ssm: state };
-        let mut session =
-            Session::new(&model, state, State { conv: &mut conv, ssm: undo }, scratch).expect("buffers fit");
+        let undo = State { conv: &mut conv, ssm: undo };
+        let mut session = Session::with_slots(&model, self.slots, state, undo, scratch).expect("buffers fit");
         let mut source =
             SliceSource::new(&self.file, &self.header, &mut self.checked).expect("the file is whole");
         work(&model, &mut session, &mut source)

@@ -141,6 +141,7 @@ pub(super) fn conv_silu<S: Isa>(
     s: S,
     d_conv: usize,
     tokens: usize,
+    range: Range<usize>,
     panels: &[u8],
     state: &mut [f32],
     x: &[f32],
@@ -149,11 +150,12 @@ pub(super) fn conv_silu<S: Isa>(
     if d_conv == 0 || tokens == 0 {
         return;
     }
-    let kept = d_conv - 1;
+    let (kept, count) = (d_conv - 1, range.len());
     let weights = panels.as_chunks::<{ 4 * LANES }>().0.chunks_exact(d_conv + 1);
     let io = rows(x).chunks_exact(tokens).zip(rows_mut(u).chunks_exact_mut(tokens));
     for (p, (w, (x, u))) in weights.zip(io).enumerate() {
         let Some(state) = rows_mut(state).get_mut(p * kept..(p + 1) * kept) else { return };
+        let (Some(x), Some(u)) = (x.get(range.clone()), u.get_mut(range.clone())) else { return };
         let (taps, bias) = w.split_at(d_conv);
         let bias = s.load_f32_bytes(&bias[0]);
         for (t, u) in u.iter_mut().enumerate() {
@@ -165,7 +167,7 @@ pub(super) fn conv_silu<S: Isa>(
             s.store(num::silu(s, acc), u);
         }
         for j in 0..kept {
-            state[j] = if tokens + j < kept { state[tokens + j] } else { x[tokens + j - kept] };
+            state[j] = if count + j < kept { state[count + j] } else { x[count + j - kept] };
         }
     }
 }
@@ -245,19 +247,20 @@ fn scan_panels<S: Isa, H: Hold<S>>(
     u: &mut [f32],
 ) {
     let (n, tokens) = (input.d_state, input.tokens);
-    if n == 0 || tokens == 0 {
+    let range = input.range.start..input.range.end.min(tokens);
+    if n == 0 || range.is_empty() {
         return;
     }
     let weights = panels.as_chunks::<{ 4 * LANES }>().0.chunks_exact(n + 1);
     let state = state.as_chunks_mut::<LANES>().0.chunks_exact_mut(n);
     let inputs = rows(dt).chunks_exact(tokens).zip(rows(z).chunks_exact(tokens));
     for (((w, h), (dt, z)), u) in weights.zip(state).zip(inputs).zip(rows_mut(u).chunks_exact_mut(tokens)) {
-        let mut t = 0;
-        while t + 4 <= tokens {
+        let mut t = range.start;
+        while t + 4 <= range.end {
             scan_block::<S, H, 4>(s, w, h, input, t, dt, z, u);
             t += 4;
         }
-        while t < tokens {
+        while t < range.end {
             scan_block::<S, H, 1>(s, w, h, input, t, dt, z, u);
             t += 1;
         }

@@ -18,7 +18,7 @@ mod x86_64;
 pub use aarch64::{Neon, NeonDot};
 pub use isa::{GROUP, Isa, LANES, TOKEN_BLOCK};
 pub use scalar::Scalar;
-pub use share::{Share, Solo, Team, share, split};
+pub use share::{Share, Solo, Team, share, split, split_rows};
 #[cfg(target_arch = "x86_64")]
 pub use x86_64::{Avx2, Avx512, AvxVnni};
 
@@ -60,10 +60,12 @@ pub enum SsmState<'a> {
 }
 
 /// What all channels of a scan share.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct ScanInput<'a> {
     /// Tokens in the chunk, `T`.
     pub tokens: usize,
+    /// The tokens of the sequence whose state is given.
+    pub range: Range<usize>,
     /// States of a channel, `N`.
     pub d_state: usize,
     /// `[N/16][T][16]`, the last panel padded.
@@ -105,18 +107,21 @@ pub trait Kernels: Sync {
 
     /// Depthwise causal convolution over `d_conv` tokens and silu, for some panels of channels.
     ///
-    /// `state` is `[panels][d_conv - 1][16]`, the last inputs, oldest first.
+    /// Of the `tokens` tokens only those of `range` take part, consecutive ones of one sequence. `state` is
+    /// `[panels][d_conv - 1][16]`, the sequence's last inputs, oldest first.
     fn conv_silu(
         &self,
         d_conv: usize,
         tokens: usize,
+        range: Range<usize>,
         panels: &[u8],
         state: &mut [f32],
         x: &[f32],
         u: &mut [f32],
     );
 
-    /// Selective scan with softplus of `dt` before, `D u` and the gate `silu(z)` after, for some panels of channels.
+    /// Selective scan with softplus of `dt` before, `D u` and the gate `silu(z)` after, for some panels of channels and the
+    /// tokens of `input.range`.
     ///
     /// `h = exp(dt A) h + dt u B`, `y = C h + D u` (Mamba, Gu and Dao 2023, equation 2); `y silu(z)` replaces `u`.
     fn scan(
@@ -160,8 +165,8 @@ macro_rules! instantiate {
                 matmul(shape: &$crate::format::MatrixShape, panels: &[u8], x: &$crate::kernels::Input<'_>,
                     y: &mut [f32]) -> ());
             instantiate!(@method $isa, [$(#[$features])?], elementwise::conv_silu,
-                conv_silu(d_conv: usize, tokens: usize, panels: &[u8], state: &mut [f32], x: &[f32],
-                    u: &mut [f32]) -> ());
+                conv_silu(d_conv: usize, tokens: usize, range: core::ops::Range<usize>, panels: &[u8],
+                    state: &mut [f32], x: &[f32], u: &mut [f32]) -> ());
             instantiate!(@method $isa, [$(#[$features])?], elementwise::scan,
                 scan(panels: &[u8], state: $crate::kernels::SsmState<'_>, input: &$crate::kernels::ScanInput<'_>,
                     dt: &[f32], z: &[f32], u: &mut [f32]) -> ());

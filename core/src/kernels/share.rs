@@ -69,6 +69,60 @@ impl<'a, T: Send> Share for Split<'a, T> {
     }
 }
 
+/// A slice of several rows, each shared out in runs of `stride` elements an item. See [`split_rows`].
+#[derive(Debug)]
+pub struct SplitRows<'a, T> {
+    slice: Split<'a, T>,
+    row: usize,
+    within: Range<usize>,
+}
+
+/// Shares out the elements `within` each row of `row` elements, `stride` of them an item: a member gets its items of every
+/// row.
+pub fn split_rows<T>(slice: &mut [T], row: usize, within: Range<usize>, stride: usize) -> SplitRows<'_, T> {
+    let within = within.start.min(row)..within.end.min(row);
+    SplitRows { slice: split(slice, stride), row, within }
+}
+
+/// A member's items of every row.
+#[derive(Debug)]
+pub struct RowsPart<'a, T> {
+    start: *mut T,
+    len: usize,
+    row: usize,
+    /// Of each row.
+    range: Range<usize>,
+    slice: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: it is a set of disjoint parts of a slice that it borrows exclusively.
+unsafe impl<T: Send> Send for RowsPart<'_, T> {}
+
+impl<T> RowsPart<'_, T> {
+    /// The items of one row; empty if there is no such row.
+    pub fn row(&mut self, row: usize) -> &mut [T] {
+        let start = row.saturating_mul(self.row);
+        let range = start.saturating_add(self.range.start)..start.saturating_add(self.range.end);
+        if range.end > self.len {
+            return &mut [];
+        }
+        // SAFETY: in bounds by the lines above; `self` is borrowed, so no other row is lent, and other members have
+        // other ranges within the rows.
+        unsafe { core::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
+    }
+}
+
+impl<'a, T: Send> Share for SplitRows<'a, T> {
+    type Part = RowsPart<'a, T>;
+
+    unsafe fn part(&self, items: &Range<usize>) -> RowsPart<'a, T> {
+        let Split { start, len, stride, .. } = self.slice;
+        let at =
+            |item: usize| item.saturating_mul(stride).saturating_add(self.within.start).min(self.within.end);
+        RowsPart { start, len, row: self.row, range: at(items.start)..at(items.end), slice: PhantomData }
+    }
+}
+
 impl<A: Share, B: Share> Share for (A, B) {
     type Part = (A::Part, B::Part);
 

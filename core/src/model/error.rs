@@ -27,6 +27,13 @@ pub enum StepError {
     },
     /// No tokens were given.
     NoTokens,
+    /// A slot that the session does not have, or slots out of order.
+    Slot {
+        /// The slot, or how many were asked for.
+        slot: usize,
+        /// How many there are, or can be.
+        slots: usize,
+    },
     /// Buffers are too small for the model or the chunk.
     Buffer {
         /// Which.
@@ -62,6 +69,10 @@ impl fmt::Display for StepError {
             Self::Token { position, token, vocab } => {
                 write!(f, "token {token} at position {position} is not below the vocabulary of {vocab}")
             }
+            Self::Slot { slot, slots } => write!(
+                f,
+                "slot {slot} of {slots}: slots are numbered from 0, and those that step together are given in ascending order"
+            ),
             Self::NoTokens => f.write_str("no tokens: give at least one"),
             Self::Buffer { name, have, need } => write!(f, "{name} has {have} elements and needs {need}"),
             Self::Suspended => {

@@ -13,11 +13,12 @@ mod error;
 mod run;
 mod scratch;
 mod session;
+mod spread;
 mod state;
 mod step;
 
 pub use error::StepError;
 pub use scratch::{Scratch, ScratchSize};
-pub use session::Session;
+pub use session::{MAX_SLOTS, Session};
 pub use state::{State, StateKind, StateSize};
 pub use step::{Model, Rows};

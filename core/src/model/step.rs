@@ -2,32 +2,20 @@
 
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use super::run::for_each_run;
 use super::scratch::Buffers;
-use super::session::Cursor;
+use super::session::{Cursor, Members};
+use super::spread::cost;
 use super::{Session, State, StepError};
-use crate::format::{Config, Layout, MatrixShape, Part, Section};
-use crate::kernels::{
-    GROUP, Input, Kernels, LANES, Scale, ScanInput, SsmState, TOKEN_BLOCK, Team, share, split,
-};
+use crate::format::{Config, Layout, Part, Section};
+use crate::kernels::{Kernels, LANES, ScanInput, Team, share, split};
 use crate::source::{Fault, LayerSource, SourceError};
-
-/// What sixteen lanes of one token cost, in the unit of [`share`]: rough, and only to tell little work from much.
-mod cost {
-    /// An operation or two on a row.
-    pub(super) const ROW: usize = 64;
-    /// Convolution and silu.
-    pub(super) const CONV: usize = 512;
-    /// One state of the scan.
-    pub(super) const STATE: usize = 256;
-}
 
 /// A model: how its file is laid out, and what computes it.
 #[derive(Clone, Copy)]
 pub struct Model<'m> {
-    layout: &'m Layout,
-    kernels: &'m dyn Kernels,
-    team: &'m dyn Team,
+    pub(super) layout: &'m Layout,
+    pub(super) kernels: &'m dyn Kernels,
+    pub(super) team: &'m dyn Team,
 }
 
 /// Which tokens of the last chunk logits are wanted for.
@@ -67,7 +55,7 @@ impl<'m> Model<'m> {
         self.resume(session, source)
     }
 
-    /// Begins a step: looks the tokens up in the embedding.
+    /// Begins a step of the first sequence: looks the tokens up in the embedding.
     ///
     /// # Errors
     /// For no tokens, too many for the working memory, one that the model does not know, or a suspended step: nothing
@@ -78,28 +66,77 @@ impl<'m> Model<'m> {
         source: &mut dyn LayerSource,
         tokens: &[u32],
     ) -> Result<(), StepError> {
+        self.begin_slot(session, source, 0, tokens)
+    }
+
+    /// Begins a step of one sequence of several.
+    ///
+    /// # Errors
+    /// As [`Model::begin`], or [`StepError::Slot`].
+    pub fn begin_slot(
+        &self,
+        session: &mut Session<'_>,
+        source: &mut dyn LayerSource,
+        slot: usize,
+        tokens: &[u32],
+    ) -> Result<(), StepError> {
+        session.check_slot(slot)?;
+        self.begin_for(session, source, Members::One(slot), tokens.iter().copied())
+    }
+
+    /// Begins a step of several sequences, one token each: pairs of a slot and its token, in the order of the slots. They
+    /// give the bits that each gives alone, and the weights are read once. [`Rows::All`] gives their logits in that order.
+    ///
+    /// # Errors
+    /// As [`Model::begin`], or [`StepError::Slot`].
+    pub fn begin_each(
+        &self,
+        session: &mut Session<'_>,
+        source: &mut dyn LayerSource,
+        tokens: &[(usize, u32)],
+    ) -> Result<(), StepError> {
+        let mut taking_part = 0u64;
+        for &(slot, _) in tokens {
+            session.check_slot(slot)?;
+            if taking_part >> slot != 0 {
+                return Err(StepError::Slot { slot, slots: session.slots() });
+            }
+            taking_part |= 1 << slot;
+        }
+        let members = Members::Each(taking_part);
+        self.begin_for(session, source, members, tokens.iter().map(|&(_, token)| token))
+    }
+
+    fn begin_for(
+        &self,
+        session: &mut Session<'_>,
+        source: &mut dyn LayerSource,
+        members: Members,
+        tokens: impl ExactSizeIterator<Item = u32> + Clone,
+    ) -> Result<(), StepError> {
         let (config, vocab) = (self.config(), self.config().vocab);
         session.check(config)?;
         if session.suspended_at().is_some() {
             return Err(StepError::Suspended);
         }
-        if tokens.is_empty() {
+        let count = tokens.len();
+        if count == 0 {
             return Err(StepError::NoTokens);
         }
-        if let Some((position, &token)) = tokens.iter().enumerate().find(|(_, token)| **token >= vocab) {
+        if let Some((position, token)) = tokens.clone().enumerate().find(|(_, token)| *token >= vocab) {
             return Err(StepError::Token { position, token, vocab });
         }
-        if !session.scratch.fits(config, tokens.len()) {
-            let need = super::ScratchSize::of(config, tokens.len()).floats;
+        if !session.scratch.fits(config, count) {
+            let need = super::ScratchSize::of(config, count).floats;
             let have = session.scratch.size().floats;
             return Err(StepError::Buffer { name: "the working memory for a chunk", have, need });
         }
-        let mut buffers = session.scratch.cut(config, tokens.len());
+        let mut buffers = session.scratch.cut(config, count);
         session.cursor = Cursor::Empty;
-        for (t, &token) in tokens.iter().enumerate() {
-            self.embed(source, token, t, tokens.len(), &mut buffers)?;
+        for (t, token) in tokens.enumerate() {
+            self.embed(source, token, t, count, &mut buffers)?;
         }
-        session.cursor = Cursor::Layer { layer: 0, tokens: tokens.len() };
+        session.cursor = Cursor::Layer { layer: 0, tokens: count, members };
         Ok(())
     }
 
@@ -124,23 +161,27 @@ impl<'m> Model<'m> {
         source: &mut dyn LayerSource,
     ) -> Result<bool, StepError> {
         session.check(self.config())?;
-        let (layer, tokens) = match session.cursor {
-            Cursor::Layer { layer, tokens } => (layer, tokens),
+        let (layer, tokens, members) = match session.cursor {
+            Cursor::Layer { layer, tokens, members } => (layer, tokens, members),
             Cursor::Done { .. } => return Ok(false),
             Cursor::Empty => return Err(StepError::NotReady),
         };
         let config = self.config();
-        let mut state = session.state.layer(config, layer as usize);
-        session.undo.copy_from(&state);
+        let (layers, at) = (config.n_layer as usize, layer as usize);
+        for (i, (slot, _)) in members.of(tokens).enumerate() {
+            session.undo.layer(config, i).copy_from(&session.state.layer(config, slot * layers + at));
+        }
         let buffers = session.scratch.cut(config, tokens);
-        let layer_state = state.layer(config, 0);
-        if let Err(error) = self.layer(source, layer, tokens, layer_state, buffers) {
-            state.copy_from(&session.undo);
+        if let Err(error) = self.layer(source, layer, tokens, members, &mut session.state, buffers) {
+            for (i, (slot, _)) in members.of(tokens).enumerate() {
+                session.state.layer(config, slot * layers + at).copy_from(&session.undo.layer(config, i));
+            }
             return Err(error);
         }
         let next = layer + 1;
         let done = next == config.n_layer;
-        session.cursor = if done { Cursor::Done { tokens } } else { Cursor::Layer { layer: next, tokens } };
+        session.cursor =
+            if done { Cursor::Done { tokens } } else { Cursor::Layer { layer: next, tokens, members } };
         Ok(!done)
     }
 
@@ -220,7 +261,8 @@ impl<'m> Model<'m> {
         source: &mut dyn LayerSource,
         layer: u32,
         tokens: usize,
-        state: State<'_>,
+        members: Members,
+        state: &mut State<'_>,
         b: Buffers<'_>,
     ) -> Result<(), StepError> {
         let config = self.config();
@@ -237,7 +279,7 @@ impl<'m> Model<'m> {
         let z = &z[..d_inner];
 
         // u = silu(conv(x))
-        self.conv(source, section, tokens, state.conv, xc, u)?;
+        self.conv(source, layer, tokens, members, state.conv, xc, u)?;
 
         // dt, B, C = x_proj(u), each normed in a Falcon Mamba
         self.project(source, (section, Part::XProj), &config.x_proj(), tokens, u, (q, scales), dbc)?;
@@ -255,8 +297,8 @@ impl<'m> Model<'m> {
         // dt = dt_proj(dt);  y = scan(u, softplus(dt), A, B, C) + D u;  y = y silu(z)
         let dt = xc;
         self.project(source, (section, Part::DtProj), &config.dt_proj(), tokens, dt_low, (q, scales), dt)?;
-        let input = ScanInput { tokens, d_state: config.d_state as usize, b, c };
-        self.scan(source, section, state.ssm, &input, dt, z, u)?;
+        let input = ScanInput { tokens, range: 0..tokens, d_state: config.d_state as usize, b, c };
+        self.scan(source, layer, members, &mut state.ssm, &input, dt, z, u)?;
 
         // x = x + out_proj(y)
         self.project(source, (section, Part::OutProj), &config.out_proj(), tokens, u, (q, scales), xn)?;
@@ -267,174 +309,5 @@ impl<'m> Model<'m> {
             }
         });
         if finite.into_inner() { Ok(()) } else { Err(StepError::NonFinite { section }) }
-    }
-
-    /// `y = x / sqrt(mean(x^2) + eps) w` for each token.
-    fn norm(
-        &self,
-        source: &mut dyn LayerSource,
-        (section, part): (Section, Part),
-        x: &[f32],
-        inv: &mut [f32],
-        y: &mut [f32],
-    ) -> Result<(), StepError> {
-        let (config, tokens) = (self.config(), inv.len());
-        share(self.team, tokens, 4 * (x.len() / tokens), split(inv, 1), |range, inv| {
-            self.kernels.rms_inv(x, tokens, range.start, config.d_model, config.norm_eps, inv);
-        });
-        let (stride, inv) = (tokens * LANES, &*inv);
-        for_each_run(self.layout, source, section, part, |run| {
-            let (x, y) = (&x[run.first * stride..], &mut y[run.first * stride..]);
-            share(self.team, run.panels, cost::ROW.saturating_mul(tokens), split(y, stride), |range, y| {
-                for (at, weight) in run.pieces(range.clone()) {
-                    let x = &x[(range.start + at.start) * stride..][..at.len() * stride];
-                    self.kernels.normalize(x, weight, inv, &mut y[at.start * stride..at.end * stride]);
-                }
-            });
-        })?;
-        Ok(())
-    }
-
-    /// `y = W x + bias` for each token; `x` is quantized first where `W` is.
-    fn project(
-        &self,
-        source: &mut dyn LayerSource,
-        (section, part): (Section, Part),
-        shape: &MatrixShape,
-        tokens: usize,
-        x: &[f32],
-        (q, scales): (&mut [i8], &mut [Scale]),
-        y: &mut [f32],
-    ) -> Result<(), StepError> {
-        if shape.quant().is_integer() {
-            if !self.quantize(tokens, shape.cols() as usize / GROUP, x, q, scales) {
-                return Err(StepError::NonFinite { section });
-            }
-        }
-        let input = Input { tokens, x, q, scales };
-        let stride = tokens * LANES;
-        for_each_run(self.layout, source, section, part, |run| {
-            let y = split(&mut y[run.first * stride..], stride);
-            share(
-                self.team,
-                run.panels,
-                (shape.panel_bytes() as usize).saturating_mul(tokens),
-                y,
-                |range, y| {
-                    for (at, panels) in run.pieces(range) {
-                        self.kernels.matmul(
-                            shape,
-                            panels,
-                            &input,
-                            &mut y[at.start * stride..at.end * stride],
-                        );
-                    }
-                },
-            );
-        })?;
-        Ok(())
-    }
-
-    /// Quantizes `x` to int8 in blocks of tokens, as [`Input`] wants them. False if any element is infinite or NaN.
-    fn quantize(&self, tokens: usize, groups: usize, x: &[f32], q: &mut [i8], scales: &mut [Scale]) -> bool {
-        let finite = AtomicBool::new(true);
-        let quantize = |tokens_of_block, x: &[f32], q: &mut [i8], scales: &mut [Scale]| {
-            if !self.kernels.quantize(tokens, tokens_of_block, x, q, scales) {
-                finite.store(false, Ordering::Relaxed);
-            }
-        };
-        let cost = (2 * cost::ROW).saturating_mul(tokens);
-        if tokens <= TOKEN_BLOCK {
-            let stride = tokens * GROUP;
-            share(
-                self.team,
-                groups,
-                cost,
-                (split(q, stride), split(scales, tokens)),
-                |range, (q, scales)| {
-                    quantize(0..tokens, &x[range.start * stride..range.end * stride], q, scales);
-                },
-            );
-        } else {
-            let (blocks, block) = (tokens.div_ceil(TOKEN_BLOCK), TOKEN_BLOCK * groups);
-            let q = split(&mut q[..tokens * groups * GROUP], block * GROUP);
-            let scales = split(&mut scales[..tokens * groups], block);
-            share(self.team, blocks, cost / blocks * groups, (q, scales), |range, (q, scales)| {
-                let parts = q.chunks_mut(block * GROUP).zip(scales.chunks_mut(block));
-                for (at, (q, scales)) in range.zip(parts) {
-                    let start = at * TOKEN_BLOCK;
-                    quantize(start..(start + TOKEN_BLOCK).min(tokens), x, q, scales);
-                }
-            });
-        }
-        finite.into_inner()
-    }
-
-    /// `u = silu(conv(x))`, channel by channel.
-    fn conv(
-        &self,
-        source: &mut dyn LayerSource,
-        section: Section,
-        tokens: usize,
-        state: &mut [f32],
-        x: &[f32],
-        u: &mut [f32],
-    ) -> Result<(), StepError> {
-        let d_conv = self.config().d_conv as usize;
-        let (stride, kept) = (tokens * LANES, (d_conv - 1) * LANES);
-        for_each_run(self.layout, source, section, Part::Conv, |run| {
-            let first = run.first;
-            let x = &x[first * stride..];
-            let parts = (split(&mut state[first * kept..], kept), split(&mut u[first * stride..], stride));
-            share(self.team, run.panels, cost::CONV.saturating_mul(tokens), parts, |range, (state, u)| {
-                for (at, panels) in run.pieces(range.clone()) {
-                    let x = &x[(range.start + at.start) * stride..][..at.len() * stride];
-                    let state = &mut state[at.start * kept..at.end * kept];
-                    let u = &mut u[at.start * stride..at.end * stride];
-                    self.kernels.conv_silu(d_conv, tokens, panels, state, x, u);
-                }
-            });
-        })?;
-        Ok(())
-    }
-
-    /// The selective scan, channel by channel; `u` becomes `y silu(z)`.
-    fn scan(
-        &self,
-        source: &mut dyn LayerSource,
-        section: Section,
-        mut state: SsmState<'_>,
-        input: &ScanInput<'_>,
-        dt: &[f32],
-        z: &[f32],
-        u: &mut [f32],
-    ) -> Result<(), StepError> {
-        let (stride, held) = (input.tokens * LANES, input.d_state * LANES);
-        for_each_run(self.layout, source, section, Part::Scan, |run| {
-            let first = run.first;
-            let (dt, z) = (&dt[first * stride..], &z[first * stride..]);
-            let u = split(&mut u[first * stride..], stride);
-            // One body for both kinds of state.
-            macro_rules! scan_as {
-                ($kind:path, $state:expr) => {{
-                    let parts = (split(&mut $state[first * held..], held), u);
-                    let cost = (cost::STATE * input.d_state).saturating_mul(input.tokens);
-                    share(self.team, run.panels, cost, parts, |range, (state, u)| {
-                        for (at, panels) in run.pieces(range.clone()) {
-                            let from = (range.start + at.start) * stride;
-                            let (dt, z) = (&dt[from..][..at.len() * stride], &z[from..][..at.len() * stride]);
-                            let state = $kind(&mut state[at.start * held..at.end * held]);
-                            let u = &mut u[at.start * stride..at.end * stride];
-                            self.kernels.scan(panels, state, input, dt, z, u);
-                        }
-                    })
-                }};
-            }
-            match &mut state {
-                SsmState::F32(state) => scan_as!(SsmState::F32, state),
-                SsmState::F16(state) => scan_as!(SsmState::F16, state),
-            }
-        })?;
-        Ok(())
     }
 }

@@ -153,6 +153,7 @@ fn slices_that_do_not_fit() {
         let (tokens, d_state, d_conv) = (cut(4), cut(17), cut(4));
         let [x, b, c, dt, z, y] =
             [cut(256), cut(256), cut(256), cut(256), cut(256), cut(256)].map(|n| &data[..n]);
+        let some = cut(2)..cut(5);
         let (weights, scales, inv) = (&bytes[..cut(4096)], cut(8), &data[..cut(5)]);
         let (state, q) = (cut(17 * 16 * 2), vec![1; cut(256)]);
         let shape = MatrixShape::new(16, 32, Quant::ALL[round % 4], round % 8 < 4);
@@ -166,8 +167,8 @@ fn slices_that_do_not_fit() {
             kernels.add(&mut u, z);
             kernels.matmul(&shape, weights, &Input { tokens, x, q: &q, scales: &new_scales }, &mut u);
             kernels.quantize(tokens, d_conv..tokens, x, &mut new_q, &mut new_scales);
-            kernels.conv_silu(d_conv, tokens, weights, &mut state, x, &mut u);
-            let input = ScanInput { tokens, d_state, b, c };
+            kernels.conv_silu(d_conv, tokens, some.clone(), weights, &mut state, x, &mut u);
+            let input = ScanInput { tokens, range: some.clone(), d_state, b, c };
             kernels.scan(weights, SsmState::F32(&mut state), &input, dt, z, &mut u);
             kernels.scan(weights, SsmState::F16(&mut narrow), &input, dt, z, &mut u);
             u.extend(state.into_iter().chain(norms).chain(narrow.into_iter().map(f32::from)));

@@ -67,12 +67,13 @@ impl Kernels for Perturbed {
         &self,
         d_conv: usize,
         tokens: usize,
+        range: Range<usize>,
         panels: &[u8],
         state: &mut [f32],
         x: &[f32],
         u: &mut [f32],
     ) {
-        Scalar.conv_silu(d_conv, tokens, panels, state, x, u);
+        Scalar.conv_silu(d_conv, tokens, range, panels, state, x, u);
         self.last(u);
     }
     fn scan(

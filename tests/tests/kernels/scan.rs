@@ -82,8 +82,11 @@ impl Scan {
         for (first, tokens) in chunks(self.u.tokens(), chunk) {
             let [b, c, dt, z, mut u] =
                 [&self.b, &self.c, &self.dt, &self.z, &self.u].map(|x| x.panels(first, tokens));
-            let input = ScanInput { tokens, d_state: self.d_state, b: &b, c: &c };
-            step(&panels, &input, [&dt, &z], &mut u);
+            // In two parts, as if the tokens before and after the first part were other sequences'.
+            for range in [0..tokens / 2, tokens / 2..tokens] {
+                let input = ScanInput { tokens, range, d_state: self.d_state, b: &b, c: &c };
+                step(&panels, &input, [&dt, &z], &mut u);
+            }
             append(&mut results, &u, tokens);
         }
         results

@@ -1,0 +1,216 @@
+//! The parts of a layer, spread over the runs that a source lends and the cores of a team.
+
+use core::ops::Range;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use super::run::for_each_run;
+use super::session::Members;
+use super::{Model, StepError};
+use crate::format::{MatrixShape, Part, Section};
+use crate::kernels::{
+    GROUP, Input, LANES, Scale, ScanInput, SsmState, TOKEN_BLOCK, share, split, split_rows,
+};
+use crate::source::LayerSource;
+
+/// What sixteen lanes of one token cost, in the unit of [`share`]: rough, and only to tell little work from much.
+pub(super) mod cost {
+    /// An operation or two on a row.
+    pub(in crate::model) const ROW: usize = 64;
+    /// Convolution and silu.
+    pub(in crate::model) const CONV: usize = 512;
+    /// One state of the scan.
+    pub(in crate::model) const STATE: usize = 256;
+}
+
+impl Model<'_> {
+    /// `y = x / sqrt(mean(x^2) + eps) w` for each token.
+    pub(super) fn norm(
+        &self,
+        source: &mut dyn LayerSource,
+        (section, part): (Section, Part),
+        x: &[f32],
+        inv: &mut [f32],
+        y: &mut [f32],
+    ) -> Result<(), StepError> {
+        let (config, tokens) = (self.config(), inv.len());
+        share(self.team, tokens, 4 * (x.len() / tokens), split(inv, 1), |range, inv| {
+            self.kernels.rms_inv(x, tokens, range.start, config.d_model, config.norm_eps, inv);
+        });
+        let (stride, inv) = (tokens * LANES, &*inv);
+        for_each_run(self.layout, source, section, part, |run| {
+            let (x, y) = (&x[run.first * stride..], &mut y[run.first * stride..]);
+            share(self.team, run.panels, cost::ROW.saturating_mul(tokens), split(y, stride), |range, y| {
+                for (at, weight) in run.pieces(range.clone()) {
+                    let x = &x[(range.start + at.start) * stride..][..at.len() * stride];
+                    self.kernels.normalize(x, weight, inv, &mut y[at.start * stride..at.end * stride]);
+                }
+            });
+        })?;
+        Ok(())
+    }
+
+    /// `y = W x + bias` for each token; `x` is quantized first where `W` is.
+    pub(super) fn project(
+        &self,
+        source: &mut dyn LayerSource,
+        (section, part): (Section, Part),
+        shape: &MatrixShape,
+        tokens: usize,
+        x: &[f32],
+        (q, scales): (&mut [i8], &mut [Scale]),
+        y: &mut [f32],
+    ) -> Result<(), StepError> {
+        if shape.quant().is_integer() {
+            if !self.quantize(tokens, shape.cols() as usize / GROUP, x, q, scales) {
+                return Err(StepError::NonFinite { section });
+            }
+        }
+        let input = Input { tokens, x, q, scales };
+        let stride = tokens * LANES;
+        for_each_run(self.layout, source, section, part, |run| {
+            let y = split(&mut y[run.first * stride..], stride);
+            share(
+                self.team,
+                run.panels,
+                (shape.panel_bytes() as usize).saturating_mul(tokens),
+                y,
+                |range, y| {
+                    for (at, panels) in run.pieces(range) {
+                        self.kernels.matmul(
+                            shape,
+                            panels,
+                            &input,
+                            &mut y[at.start * stride..at.end * stride],
+                        );
+                    }
+                },
+            );
+        })?;
+        Ok(())
+    }
+
+    /// Quantizes `x` to int8 in blocks of tokens, as [`Input`] wants them. False if any element is infinite or NaN.
+    fn quantize(&self, tokens: usize, groups: usize, x: &[f32], q: &mut [i8], scales: &mut [Scale]) -> bool {
+        let finite = AtomicBool::new(true);
+        let quantize = |tokens_of_block, x: &[f32], q: &mut [i8], scales: &mut [Scale]| {
+            if !self.kernels.quantize(tokens, tokens_of_block, x, q, scales) {
+                finite.store(false, Ordering::Relaxed);
+            }
+        };
+        let cost = (2 * cost::ROW).saturating_mul(tokens);
+        if tokens <= TOKEN_BLOCK {
+            let stride = tokens * GROUP;
+            share(
+                self.team,
+                groups,
+                cost,
+                (split(q, stride), split(scales, tokens)),
+                |range, (q, scales)| {
+                    quantize(0..tokens, &x[range.start * stride..range.end * stride], q, scales);
+                },
+            );
+        } else {
+            let (blocks, block) = (tokens.div_ceil(TOKEN_BLOCK), TOKEN_BLOCK * groups);
+            let q = split(&mut q[..tokens * groups * GROUP], block * GROUP);
+            let scales = split(&mut scales[..tokens * groups], block);
+            share(self.team, blocks, cost / blocks * groups, (q, scales), |range, (q, scales)| {
+                let parts = q.chunks_mut(block * GROUP).zip(scales.chunks_mut(block));
+                for (at, (q, scales)) in range.zip(parts) {
+                    let start = at * TOKEN_BLOCK;
+                    quantize(start..(start + TOKEN_BLOCK).min(tokens), x, q, scales);
+                }
+            });
+        }
+        finite.into_inner()
+    }
+
+    /// `u = silu(conv(x))`, channel by channel. `state` is that of all layers and slots.
+    pub(super) fn conv(
+        &self,
+        source: &mut dyn LayerSource,
+        layer: u32,
+        tokens: usize,
+        members: Members,
+        state: &mut [f32],
+        x: &[f32],
+        u: &mut [f32],
+    ) -> Result<(), StepError> {
+        let d_conv = self.config().d_conv as usize;
+        let (stride, kept) = (tokens * LANES, (d_conv - 1) * LANES);
+        let (row, within) = self.of_layer(layer, self.config().conv_state_len());
+        for_each_run(self.layout, source, Section::Layer(layer), Part::Conv, |run| {
+            let first = run.first;
+            let x = &x[first * stride..];
+            let states = split_rows(state, row, within.start + first * kept..within.end, kept);
+            let parts = (states, split(&mut u[first * stride..], stride));
+            share(
+                self.team,
+                run.panels,
+                cost::CONV.saturating_mul(tokens),
+                parts,
+                |range, (mut states, u)| {
+                    for (at, panels) in run.pieces(range.clone()) {
+                        let x = &x[(range.start + at.start) * stride..][..at.len() * stride];
+                        let u = &mut u[at.start * stride..at.end * stride];
+                        for (slot, tokens_of_slot) in members.of(tokens) {
+                            let state = &mut states.row(slot)[at.start * kept..at.end * kept];
+                            self.kernels.conv_silu(d_conv, tokens, tokens_of_slot, panels, state, x, u);
+                        }
+                    }
+                },
+            );
+        })?;
+        Ok(())
+    }
+
+    /// The selective scan, channel by channel; `u` becomes `y silu(z)`. `state` is that of all layers and slots.
+    pub(super) fn scan(
+        &self,
+        source: &mut dyn LayerSource,
+        layer: u32,
+        members: Members,
+        state: &mut SsmState<'_>,
+        input: &ScanInput<'_>,
+        dt: &[f32],
+        z: &[f32],
+        u: &mut [f32],
+    ) -> Result<(), StepError> {
+        let (stride, held) = (input.tokens * LANES, input.d_state * LANES);
+        let (row, within) = self.of_layer(layer, self.config().ssm_state_len());
+        for_each_run(self.layout, source, Section::Layer(layer), Part::Scan, |run| {
+            let first = run.first;
+            let (dt, z) = (&dt[first * stride..], &z[first * stride..]);
+            let u = split(&mut u[first * stride..], stride);
+            // One body for both kinds of state.
+            macro_rules! scan_as {
+                ($kind:path, $state:expr) => {{
+                    let states = split_rows($state, row, within.start + first * held..within.end, held);
+                    let cost = (cost::STATE * input.d_state).saturating_mul(input.tokens);
+                    share(self.team, run.panels, cost, (states, u), |range, (mut states, u)| {
+                        for (at, panels) in run.pieces(range.clone()) {
+                            let from = (range.start + at.start) * stride;
+                            let (dt, z) = (&dt[from..][..at.len() * stride], &z[from..][..at.len() * stride]);
+                            let u = &mut u[at.start * stride..at.end * stride];
+                            for (slot, range) in members.of(input.tokens) {
+                                let state = $kind(&mut states.row(slot)[at.start * held..at.end * held]);
+                                let input = ScanInput { range, ..input.clone() };
+                                self.kernels.scan(panels, state, &input, dt, z, u);
+                            }
+                        }
+                    })
+                }};
+            }
+            match state {
+                SsmState::F32(state) => scan_as!(SsmState::F32, state),
+                SsmState::F16(state) => scan_as!(SsmState::F16, state),
+            }
+        })?;
+        Ok(())
+    }
+
+    /// Elements of a slot's state of all layers, and which of them are this layer's, where a layer has `len`.
+    fn of_layer(&self, layer: u32, len: usize) -> (usize, Range<usize>) {
+        let layer = layer as usize;
+        (self.config().n_layer as usize * len, layer * len..(layer + 1) * len)
+    }
+}
