@@ -60,10 +60,9 @@ impl Model<'_> {
         (q, scales): (&mut [i8], &mut [Scale]),
         y: &mut [f32],
     ) -> Result<(), StepError> {
-        if shape.quant().is_integer() {
-            if !self.quantize(tokens, shape.cols() as usize / GROUP, x, q, scales) {
-                return Err(StepError::NonFinite { section });
-            }
+        let groups = shape.cols() as usize / GROUP;
+        if shape.quant().is_integer() && !self.quantize(tokens, groups, x, q, scales) {
+            return Err(StepError::NonFinite { section });
         }
         let input = Input { tokens, x, q, scales };
         let stride = tokens * LANES;
