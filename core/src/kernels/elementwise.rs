@@ -247,7 +247,10 @@ fn scan_panels<S: Isa, H: Hold<S>>(
     u: &mut [f32],
 ) {
     let (n, tokens) = (input.d_state, input.tokens);
-    let range = input.range.start..input.range.end.min(tokens);
+    // As far as B and C go, whatever the number of tokens in a block.
+    let before_last = n.div_ceil(LANES).saturating_sub(1).saturating_mul(tokens);
+    let given = |x: &[f32]| rows(x).len().saturating_sub(before_last);
+    let range = input.range.start..input.range.end.min(tokens).min(given(input.b)).min(given(input.c));
     if n == 0 || range.is_empty() {
         return;
     }
@@ -256,20 +259,31 @@ fn scan_panels<S: Isa, H: Hold<S>>(
     let inputs = rows(dt).chunks_exact(tokens).zip(rows(z).chunks_exact(tokens));
     for (((w, h), (dt, z)), u) in weights.zip(state).zip(inputs).zip(rows_mut(u).chunks_exact_mut(tokens)) {
         let mut t = range.start;
-        while t + 4 <= range.end {
-            scan_block::<S, H, 4>(s, w, h, input, t, dt, z, u);
-            t += 4;
+        if S::LOCKSTEP == 2 {
+            while t + 2 <= range.end {
+                scan_block::<S, H, 2, 1>(s, w, h, input, t, dt, z, u);
+                t += 2;
+            }
+        } else {
+            while t + 4 <= range.end {
+                scan_block::<S, H, 4, 1>(s, w, h, input, t, dt, z, u);
+                t += 4;
+            }
         }
         while t < range.end {
-            scan_block::<S, H, 1>(s, w, h, input, t, dt, z, u);
+            match S::LOCKSTEP {
+                1 => scan_block::<S, H, 1, 1>(s, w, h, input, t, dt, z, u),
+                2 => scan_block::<S, H, 1, 2>(s, w, h, input, t, dt, z, u),
+                _ => scan_block::<S, H, 1, 4>(s, w, h, input, t, dt, z, u),
+            }
             t += 1;
         }
     }
 }
 
-/// `T` tokens from `first` on, for sixteen channels: each `h[n]` is read and written once.
+/// `T` tokens from `first` on, for sixteen channels: each `h[n]` is read and written once, `N` of them side by side.
 #[inline(always)]
-fn scan_block<S: Isa, H: Hold<S>, const T: usize>(
+fn scan_block<S: Isa, H: Hold<S>, const T: usize, const N: usize>(
     s: S,
     weights: &[[u8; 4 * LANES]],
     state: &mut [[H::Element; LANES]],
@@ -290,24 +304,84 @@ fn scan_block<S: Isa, H: Hold<S>, const T: usize>(
     for (block, (a, state)) in a.chunks(LANES).zip(state.chunks_mut(LANES)).enumerate() {
         let of_block = |x| rows(x).get(block * input.tokens + first..)?.first_chunk::<T>();
         let (Some(b), Some(c)) = (of_block(input.b), of_block(input.c)) else { return };
-        for (n, (a, state)) in a.iter().zip(state).enumerate() {
-            let a = s.load_f32_bytes(a);
-            let mut h = H::get(s, state);
-            for t in 0..T {
-                let decay = num::exp(s, s.mul(step[t], a));
-                h = s.fma(decay, h, s.mul(step_u[t], s.splat(b[t][n & 15])));
-                y[t] = s.fma(h, s.splat(c[t][n & 15]), y[t]);
-                if t + 1 < T {
-                    h = H::keep(s, h);
-                }
-            }
-            H::put(s, h, state);
+        let scan = Scan { step: &step, step_u: &step_u, b, c };
+        let (several, rest) = state.as_chunks_mut::<N>();
+        let (a_several, a_rest) = a.as_chunks::<N>();
+        for (i, (a, state)) in a_several.iter().zip(&mut *several).enumerate() {
+            scan.states::<S, H, N>(s, i * N, a, state, &mut y);
+        }
+        for (i, (a, state)) in a_rest.iter().zip(rest).enumerate() {
+            scan.states::<S, H, 1>(s, several.len() * N + i, &[*a], core::array::from_mut(state), &mut y);
         }
     }
     let d = s.load_f32_bytes(&d[0]);
     for t in 0..T {
         let y = s.fma(d, s.load(&u[t]), y[t]);
         s.store(s.mul(y, num::silu(s, s.load(&z[t]))), &mut u[t]);
+    }
+}
+
+/// What `T` tokens bring to all states of sixteen channels.
+struct Scan<'a, F, const T: usize> {
+    /// softplus(dt)
+    step: &'a [F; T],
+    /// softplus(dt) u
+    step_u: &'a [F; T],
+    /// B and C of up to sixteen states.
+    b: &'a [Lanes; T],
+    c: &'a [Lanes; T],
+}
+
+impl<F: Copy, const T: usize> Scan<'_, F, T> {
+    /// States `first..first + N`.
+    #[inline(always)]
+    fn states<S: Isa<F = F>, H: Hold<S>, const N: usize>(
+        &self,
+        s: S,
+        first: usize,
+        a: &[[u8; 4 * LANES]; N],
+        state: &mut [[H::Element; LANES]; N],
+        y: &mut [F; T],
+    ) {
+        let mut decay = [[s.splat(0.0); T]; N];
+        for n in 0..N {
+            let a = s.load_f32_bytes(&a[n]);
+            for t in 0..T {
+                decay[n][t] = s.mul(self.step[t], a);
+            }
+        }
+        if S::LOCKSTEP == 1 {
+            for n in 0..N {
+                for t in 0..T {
+                    decay[n][t] = num::exp(s, decay[n][t]);
+                }
+            }
+        } else if T == 1 {
+            let mut x = [s.splat(0.0); N];
+            for n in 0..N {
+                x[n] = decay[n][0];
+            }
+            let e = num::exp_each(s, x);
+            for n in 0..N {
+                decay[n][0] = e[n];
+            }
+        } else {
+            for decay in &mut decay {
+                *decay = num::exp_each(s, *decay);
+            }
+        }
+        for n in 0..N {
+            let at = (first + n) & (LANES - 1);
+            let mut h = H::get(s, &state[n]);
+            for t in 0..T {
+                h = s.fma(decay[n][t], h, s.mul(self.step_u[t], s.splat(self.b[t][at])));
+                y[t] = s.fma(h, s.splat(self.c[t][at]), y[t]);
+                if t + 1 < T {
+                    h = H::keep(s, h);
+                }
+            }
+            H::put(s, h, &mut state[n]);
+        }
     }
 }
 

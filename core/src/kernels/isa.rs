@@ -22,6 +22,9 @@ pub trait Isa: Float + Send + Sync + 'static {
     /// Tokens whose sums fit the registers beside a panel's weights: 2, 3, 4 or 12.
     const BLOCK: usize;
 
+    /// Exponentials of sixteen lanes that the scan computes in lockstep: 1, 2 or 4. See [`exp_each`](crate::num::exp_each).
+    const LOCKSTEP: usize;
+
     /// The name shown to users.
     const NAME: &'static str;
 
@@ -49,8 +52,8 @@ pub trait Isa: Float + Send + Sync + 'static {
     /// Zero in every lane.
     fn zero_bits(self) -> Self::I;
 
-    /// Asks for the cache line `ahead` bytes behind the start of `from`, which need not exist.
-    fn prefetch(self, from: &[u8], ahead: usize);
+    /// Asks for the cache line that an ISA's distance lies behind a line that is being read from memory; it need not exist.
+    fn prefetch(self, line: &[u8; TILE]);
 
     /// Dot products of a group of 32 columns of int8 with `T` tokens: 16 rows for each token, exactly.
     ///

@@ -21,6 +21,8 @@ const NEAR: usize = 20 * TOKEN_BLOCK;
 trait Packed<S: Isa> {
     /// The weights of 16 rows in a group of 32 columns.
     type Group;
+    /// Its cache lines.
+    fn lines(group: &Self::Group) -> &[[u8; TILE]];
     fn groups(bytes: &[u8]) -> &[Self::Group];
     fn dot<const T: usize>(s: S, w: &Self::Group, x: &[[i8; GROUP]; T], sums: &[Scale; T]) -> [S::I; T];
 }
@@ -28,6 +30,10 @@ trait Packed<S: Isa> {
 struct Q8;
 impl<S: Isa> Packed<S> for Q8 {
     type Group = [[u8; TILE]; TILES];
+    #[inline(always)]
+    fn lines(group: &Self::Group) -> &[[u8; TILE]] {
+        group
+    }
     #[inline(always)]
     fn groups(bytes: &[u8]) -> &[Self::Group] {
         bytes.as_chunks().0.as_chunks().0
@@ -41,6 +47,10 @@ impl<S: Isa> Packed<S> for Q8 {
 struct Q4;
 impl<S: Isa> Packed<S> for Q4 {
     type Group = [[u8; TILE]; TILES / 2];
+    #[inline(always)]
+    fn lines(group: &Self::Group) -> &[[u8; TILE]] {
+        group
+    }
     #[inline(always)]
     fn groups(bytes: &[u8]) -> &[Self::Group] {
         bytes.as_chunks().0.as_chunks().0
@@ -130,14 +140,23 @@ fn int_panels<S: Isa, P: Packed<S>>(
     y: &mut [[f32; LANES]],
 ) {
     let (all, tokens) = (shape.cols() as usize / GROUP, x.tokens);
-    // A few tokens need no caches: each weight is used once or a few times, and comes from memory in order.
-    let (stretch, near) = if tokens <= TOKEN_BLOCK { (all, tokens) } else { (STRETCH, NEAR) };
-    for first in (0..all).step_by(stretch.max(1)) {
-        let groups = first..(first + stretch).min(all);
-        for start in (0..tokens).step_by(near) {
-            let near = start..(start + near).min(tokens);
-            let panels = panels.chunks_exact(shape.panel_bytes() as usize);
-            for (bytes, y) in panels.zip(y.chunks_exact_mut(tokens)) {
+    let panels = panels.chunks_exact(shape.panel_bytes() as usize);
+    if tokens <= TOKEN_BLOCK {
+        // Weights come from memory, in order and once.
+        let stretch = if tokens <= S::BLOCK { all } else { STRETCH };
+        for (bytes, y) in panels.zip(y.chunks_exact_mut(tokens)) {
+            let panel = Panel::new(shape, bytes);
+            for groups in stretches(all, stretch) {
+                let Some(block) = Block::new(x, 0, all, &groups) else { return };
+                in_tiles!(tokens, |t| int_tile::<S, P>(s, &panel, &groups, &block, t, y));
+            }
+        }
+        return;
+    }
+    for groups in stretches(all, STRETCH) {
+        for start in (0..tokens).step_by(NEAR) {
+            let near = start..(start + NEAR).min(tokens);
+            for (bytes, y) in panels.clone().zip(y.chunks_exact_mut(tokens)) {
                 let panel = Panel::new(shape, bytes);
                 for start in near.clone().step_by(TOKEN_BLOCK) {
                     let Some(block) = Block::new(x, start, all, &groups) else { return };
@@ -149,9 +168,17 @@ fn int_panels<S: Isa, P: Packed<S>>(
     }
 }
 
+/// Cuts `all` groups of columns into stretches.
+#[inline(always)]
+fn stretches(all: usize, stretch: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..all).step_by(stretch.max(1)).map(move |first| first..(first + stretch).min(all))
+}
+
 /// The int8 activations of a block of tokens, for some groups of columns.
 struct Block<'a> {
     tokens: usize,
+    /// Whether there is no other block.
+    alone: bool,
     /// `[groups][tokens][32]`
     q: &'a [[i8; GROUP]],
     /// `[groups][tokens]`
@@ -163,8 +190,9 @@ impl<'a> Block<'a> {
     #[inline(always)]
     fn new(x: &Input<'a>, start: usize, all: usize, groups: &Range<usize>) -> Option<Self> {
         let tokens = TOKEN_BLOCK.min(x.tokens - start);
+        let alone = tokens == x.tokens;
         let range = start * all + groups.start * tokens..start * all + groups.end * tokens;
-        Some(Self { tokens, q: x.q.as_chunks().0.get(range.clone())?, scales: x.scales.get(range)? })
+        Some(Self { tokens, alone, q: x.q.as_chunks().0.get(range.clone())?, scales: x.scales.get(range)? })
     }
 }
 
@@ -178,6 +206,8 @@ fn int_tile<S: Isa, P: Packed<S>, const T: usize>(
     y: &mut [[f32; LANES]],
 ) {
     let Some(y) = y[first..].first_chunk_mut::<T>() else { return };
+    // The first tile of a few tokens.
+    let from_memory = first == 0 && x.alone;
     let mut acc: [S::F; T] = panel.start(s);
     if groups.start > 0 {
         for t in 0..T {
@@ -193,6 +223,9 @@ fn int_tile<S: Isa, P: Packed<S>, const T: usize>(
         else {
             return;
         };
+        if from_memory {
+            P::lines(w).iter().for_each(|line| s.prefetch(line));
+        }
         let dot = P::dot(s, w, q, xs);
         let ws = s.load_f16_bytes(ws);
         for t in 0..T {

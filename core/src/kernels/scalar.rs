@@ -90,6 +90,7 @@ fn round_to_int(x: f32) -> i32 {
 impl Isa for Scalar {
     const NAME: &'static str = "scalar";
     const BLOCK: usize = 2;
+    const LOCKSTEP: usize = 1;
 
     #[inline(always)]
     fn load(self, from: &[f32; LANES]) -> Self::F {
@@ -138,7 +139,7 @@ impl Isa for Scalar {
         [0; LANES]
     }
     #[inline(always)]
-    fn prefetch(self, _from: &[u8], _ahead: usize) {}
+    fn prefetch(self, _line: &[u8; TILE]) {}
     #[inline(always)]
     fn dot_i8<const T: usize>(
         self,

@@ -26,18 +26,37 @@ pub const EXP_FLOOR: f32 = -87.336_54;
 /// error 3.1e-9 on |r| <= ln 2 / 2) by Estrin's scheme, then `n` is added to the exponent. The step needs no `x > 0`.
 #[inline(always)]
 pub fn exp<S: Float>(s: S, x: S::F) -> S::F {
-    let x = s.at_least(x, EXP_FLOOR);
-    let shifted = s.fma(x, s.splat(LOG2_E), s.splat(ROUND_MAGIC));
-    let n = s.sub(shifted, s.splat(ROUND_MAGIC));
-    let r = s.fma(n, s.splat(-LN2_HI), x);
-    let r = s.fma(n, s.splat(-LN2_LO), r);
-    let r2 = s.mul(r, r);
-    let p01 = s.fma(s.splat(0.166_665_21), r, s.splat(0.499_999_94));
-    let p23 = s.fma(s.splat(0.008_368_717), r, s.splat(0.041_668_39));
-    let p234 = s.fma(s.splat(0.001_381_459_9), r2, p23);
-    let p = s.fma(p234, r2, p01);
-    let e = s.add(s.splat(1.0), s.fma(p, r2, r));
-    s.of_bits(s.add_bits(s.to_bits(e), s.shl_bits::<23>(s.to_bits(shifted))))
+    let [e] = exp_each(s, [x]);
+    e
+}
+
+/// [`exp`] of each, in lockstep: operations that don't wait for each other stand side by side, because what a CPU can look
+/// ahead is shorter than the polynomial's chain.
+#[inline(always)]
+pub fn exp_each<S: Float, const K: usize>(s: S, mut x: [S::F; K]) -> [S::F; K] {
+    // Loops and not closures, which would not be compiled with the instruction set's features.
+    macro_rules! each {
+        (|$i:ident| $e:expr) => {{
+            let mut out = x;
+            for $i in 0..K {
+                out[$i] = $e;
+            }
+            out
+        }};
+    }
+    x = each!(|i| s.at_least(x[i], EXP_FLOOR));
+    let shifted = each!(|i| s.fma(x[i], s.splat(LOG2_E), s.splat(ROUND_MAGIC)));
+    let n = each!(|i| s.sub(shifted[i], s.splat(ROUND_MAGIC)));
+    let r = each!(|i| s.fma(n[i], s.splat(-LN2_HI), x[i]));
+    let r = each!(|i| s.fma(n[i], s.splat(-LN2_LO), r[i]));
+    let r2 = each!(|i| s.mul(r[i], r[i]));
+    let p01 = each!(|i| s.fma(s.splat(0.166_665_21), r[i], s.splat(0.499_999_94)));
+    let p23 = each!(|i| s.fma(s.splat(0.008_368_717), r[i], s.splat(0.041_668_39)));
+    let p234 = each!(|i| s.fma(s.splat(0.001_381_459_9), r2[i], p23[i]));
+    let p = each!(|i| s.fma(p234[i], r2[i], p01[i]));
+    let e = each!(|i| s.fma(p[i], r2[i], r[i]));
+    let e = each!(|i| s.add(s.splat(1.0), e[i]));
+    each!(|i| s.of_bits(s.add_bits(s.to_bits(e[i]), s.shl_bits::<23>(s.to_bits(shifted[i])))))
 }
 
 /// `ln(1 + e)` for `0 <= e <= 1`.

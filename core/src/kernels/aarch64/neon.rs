@@ -151,6 +151,7 @@ macro_rules! neon {
         impl Isa for $token {
             const NAME: &'static str = $name;
             const BLOCK: usize = $block;
+            const LOCKSTEP: usize = 1;
 
             #[inline(always)]
             fn load(self, from: &[f32; LANES]) -> Self::F {
@@ -241,7 +242,7 @@ macro_rules! neon {
             }
             /// Nothing: the hardware follows a sequential stream, and the instruction would not be free.
             #[inline(always)]
-            fn prefetch(self, _from: &[u8], _ahead: usize) {}
+            fn prefetch(self, _line: &[u8; TILE]) {}
             #[inline(always)]
             fn dot_i8<const T: usize>(
                 self,

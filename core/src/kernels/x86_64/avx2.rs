@@ -2,8 +2,8 @@
 
 use core::arch::x86_64::*;
 
-use super::ymm::{halves, lanes, load_tile, nibbles, op, prefetch, splat_bits};
-use super::{AHEAD, has};
+use super::has;
+use super::ymm::{halves, lanes, load_tile, nibbles, op, splat_bits};
 use crate::kernels::isa::{GROUP, Isa, LANES, TILE, TILES, word};
 use crate::kernels::{Scale, instantiate};
 use crate::num::Float;
@@ -39,9 +39,6 @@ fn dot_i8<const T: usize>(
 ) -> [[__m256i; 2]; T] {
     let mut acc = [splat_bits(0); T];
     for (k, tile) in w.iter().enumerate() {
-        if T == 1 {
-            prefetch(tile, AHEAD);
-        }
         let w = load_tile(tile);
         let magnitude = halves!(|w| _mm256_abs_epi8(w));
         for t in 0..T {
@@ -62,9 +59,6 @@ fn dot_u4<const T: usize>(
 ) -> [[__m256i; 2]; T] {
     let mut words = [splat_bits(0); T];
     for (k, pair) in w.iter().enumerate() {
-        if T == 1 {
-            prefetch(pair, AHEAD);
-        }
         let [low, high] = nibbles(pair);
         for (k, w) in [(2 * k, low), (2 * k + 1, high)] {
             for t in 0..T {

@@ -95,6 +95,7 @@ impl Float for Avx512 {
 impl Isa for Avx512 {
     const NAME: &'static str = "AVX-512 VNNI";
     const BLOCK: usize = 12;
+    const LOCKSTEP: usize = 4;
 
     #[inline(always)]
     fn load(self, from: &[f32; LANES]) -> __m512 {
@@ -144,8 +145,8 @@ impl Isa for Avx512 {
         op!(_mm512_setzero_si512())
     }
     #[inline(always)]
-    fn prefetch(self, from: &[u8], ahead: usize) {
-        op!(_mm_prefetch::<_MM_HINT_T2>(from.as_ptr().wrapping_add(ahead).cast()))
+    fn prefetch(self, line: &[u8; TILE]) {
+        op!(_mm_prefetch::<_MM_HINT_T2>(line.as_ptr().wrapping_add(AHEAD).cast()))
     }
     /// `vpdpbusd` wants unsigned weights: w + 128, from which 128 times the sum of the activations is taken.
     #[inline(always)]
@@ -160,9 +161,6 @@ impl Isa for Avx512 {
             acc[t] = op!(_mm512_set1_epi32(sums[t].sum.wrapping_mul(-128)));
         }
         for (k, tile) in w.iter().enumerate() {
-            if T == 1 {
-                self.prefetch(tile, AHEAD);
-            }
             let w = op!(_mm512_xor_si512(_mm512_loadu_si512(tile.as_ptr().cast()), _mm512_set1_epi8(-128)));
             for t in 0..T {
                 acc[t] = op!(_mm512_dpbusd_epi32(acc[t], w, _mm512_set1_epi32(word(&x[t], k))));
@@ -182,9 +180,6 @@ impl Isa for Avx512 {
             acc[t] = op!(_mm512_set1_epi32(sums[t].sum.wrapping_mul(-8)));
         }
         for (k, pair) in w.iter().enumerate() {
-            if T == 1 {
-                self.prefetch(pair, AHEAD);
-            }
             let (low, high) = op!({
                 let bytes = _mm512_loadu_si512(pair.as_ptr().cast());
                 let mask = _mm512_set1_epi8(15);

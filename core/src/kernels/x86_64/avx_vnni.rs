@@ -2,8 +2,8 @@
 
 use core::arch::x86_64::*;
 
-use super::ymm::{halves, lanes, load_tile, nibbles, op, prefetch, splat_bits};
-use super::{AHEAD, has};
+use super::has;
+use super::ymm::{halves, lanes, load_tile, nibbles, op, splat_bits};
 use crate::kernels::isa::{GROUP, Isa, LANES, TILE, TILES, word};
 use crate::kernels::{Scale, instantiate};
 use crate::num::Float;
@@ -42,9 +42,6 @@ fn dot_i8<const T: usize>(
         acc[t] = splat_bits(sums[t].sum.wrapping_mul(-128));
     }
     for (k, tile) in w.iter().enumerate() {
-        if T == 1 {
-            prefetch(tile, AHEAD);
-        }
         let w = load_tile(tile);
         let w = halves!(|w| _mm256_xor_si256(w, _mm256_set1_epi8(-128)));
         for t in 0..T {
@@ -67,9 +64,6 @@ fn dot_u4<const T: usize>(
         acc[t] = splat_bits(sums[t].sum.wrapping_mul(-8));
     }
     for (k, pair) in w.iter().enumerate() {
-        if T == 1 {
-            prefetch(pair, AHEAD);
-        }
         let [low, high] = nibbles(pair);
         for (k, w) in [(2 * k, low), (2 * k + 1, high)] {
             for t in 0..T {

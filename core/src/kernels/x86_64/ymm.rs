@@ -2,6 +2,7 @@
 
 use core::arch::x86_64::*;
 
+use super::AHEAD;
 use crate::kernels::isa::TILE;
 
 /// Calls intrinsics that need only the token's features.
@@ -92,6 +93,7 @@ macro_rules! lanes {
         impl Isa for $token {
             const NAME: &'static str = $name;
             const BLOCK: usize = $block;
+            const LOCKSTEP: usize = 2;
 
             #[inline(always)]
             fn load(self, from: &[f32; LANES]) -> Self::F {
@@ -166,8 +168,8 @@ macro_rules! lanes {
                 [op!(_mm256_setzero_si256()); 2]
             }
             #[inline(always)]
-            fn prefetch(self, from: &[u8], ahead: usize) {
-                super::ymm::prefetch(from, ahead);
+            fn prefetch(self, line: &[u8; TILE]) {
+                super::ymm::prefetch(line);
             }
             #[inline(always)]
             fn dot_i8<const T: usize>(
@@ -196,10 +198,10 @@ macro_rules! lanes {
 }
 pub(super) use lanes;
 
-/// Asks for the cache line `ahead` bytes behind the start of `from`.
+/// Asks for the cache line [`AHEAD`] of one that is being read.
 #[inline(always)]
-pub(super) fn prefetch(from: &[u8], ahead: usize) {
-    op!(_mm_prefetch::<_MM_HINT_T2>(from.as_ptr().wrapping_add(ahead).cast()))
+pub(super) fn prefetch(line: &[u8; TILE]) {
+    op!(_mm_prefetch::<_MM_HINT_T2>(line.as_ptr().wrapping_add(AHEAD).cast()))
 }
 
 /// The same integer in every lane of both halves.
