@@ -4,12 +4,14 @@
 //! * [`num`]: the functions of the float path, as sequences of exactly rounded operations.
 //! * [`kernels`]: the inner loops, for each instruction set, with the same bits.
 //! * [`model`]: the Mamba step over borrowed weights, state and scratch.
+//! * [`fixed`]: the same step in integers.
 //! * [`source`]: where the weights come from.
 //! * [`tokenizer`], [`sample`]: text to tokens and back, logits to a token.
 #![no_std]
 #[cfg(feature = "std")]
 extern crate std;
 
+pub mod fixed;
 pub mod format;
 pub mod kernels;
 pub mod model;

@@ -1,5 +1,6 @@
 //! Shared pieces of the tests: references that owe nothing to the code under test.
 
+pub mod fixed;
 pub mod fixture;
 pub mod oracle;
 pub mod runner;

@@ -57,7 +57,7 @@ pub struct DataSizes {
 }
 
 /// The fields of a model's configuration, not checked yet.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug)]
 pub struct Fields {
     /// The family.
     pub arch: Arch,
@@ -91,6 +91,19 @@ pub struct Fields {
     pub block_bytes: u32,
     /// Bytes of the data sections.
     pub data: DataSizes,
+}
+
+/// Epsilons are compared by their bits: the fixed path may not compute with floats.
+impl PartialEq for Fields {
+    fn eq(&self, other: &Self) -> bool {
+        let rest = |f: &Self| {
+            let sizes =
+                [f.d_model, f.d_inner, f.d_state, f.d_conv, f.dt_rank, f.n_layer, f.vocab, f.block_bytes];
+            let eps = (f.norm_eps.to_bits(), f.bcdt_eps.map(f32::to_bits));
+            (f.arch, sizes, eps, (f.tied, f.bias, f.conv_bias), f.quants, f.data)
+        };
+        rest(self) == rest(other)
+    }
 }
 
 /// A checked configuration: every size that follows from it fits.

@@ -143,4 +143,26 @@ impl MatrixShape {
             }
         }
     }
+
+    /// Element `[row, col]` of a q8 or q4 matrix as an integer and its scale, the bits of an f16.
+    ///
+    /// 0 where `col` is out of range, `panel` too short or the type another.
+    #[must_use]
+    pub fn quantized(&self, panel: &[u8], row: u32, col: u32) -> (i8, u16) {
+        if col >= self.cols {
+            return (0, 0);
+        }
+        let (r, c) = (row as usize % LANES, col as usize);
+        let scale = panel.get((c / GROUP * LANES + r) * 2..).and_then(<[u8]>::first_chunk).copied();
+        let byte = |at: usize| panel.get(self.scale_bytes() as usize + at).copied().unwrap_or(0);
+        let integer = match self.quant {
+            Quant::F32 | Quant::F16 => 0,
+            Quant::Q8 => byte(c / 4 * 64 + 4 * r + c % 4) as i8,
+            Quant::Q4 => {
+                let pair = byte(c / 8 * 64 + 4 * r + c % 4);
+                (if c % 8 < 4 { pair & 15 } else { pair >> 4 }) as i8 - 8
+            }
+        };
+        (integer, u16::from_le_bytes(scale.unwrap_or_default()))
+    }
 }

@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use crate::format::Section;
+use crate::format::{Quant, Section};
 use crate::source::SourceError;
 
 /// Why a step could not be done. The state is as it was after the last complete layer.
@@ -49,6 +49,22 @@ pub enum StepError {
     NotReady,
     /// The session was made for another model.
     OtherModel,
+    /// The fixed path has no kernels for a type of matrix.
+    Type {
+        /// The matrix.
+        matrix: &'static str,
+        /// Its type.
+        quant: Quant,
+    },
+    /// A state of the fixed path that no step can have left behind.
+    Exponent {
+        /// Which state.
+        name: &'static str,
+        /// Where in it: a row of sixteen of the convolution's, a channel of the recurrent one.
+        index: usize,
+        /// The exponent of the values there.
+        exponent: i32,
+    },
 }
 
 impl From<SourceError> for StepError {
@@ -81,6 +97,17 @@ impl fmt::Display for StepError {
             Self::OtherModel => {
                 f.write_str("the session was made for another model: make one for this model")
             }
+            Self::Type { matrix, quant } => write!(
+                f,
+                "the fixed path takes matrices as q8 and q4, and {matrix} is {}: pack the model as one of them, or take the \
+                 float path",
+                quant.name()
+            ),
+            Self::Exponent { name, index, exponent } => write!(
+                f,
+                "{name} is damaged: exponent {exponent} at place {index} is out of range or too small for its mantissas; \
+                 start a new session"
+            ),
             Self::NotReady => {
                 f.write_str("no tokens have passed the model since the session began: give some first")
             }

@@ -22,3 +22,6 @@ pub use scratch::{Scratch, ScratchSize};
 pub use session::{MAX_SLOTS, Session};
 pub use state::{State, StateKind, StateSize};
 pub use step::{Model, Rows};
+
+pub(crate) use run::{embedding_panel, for_each_run};
+pub(crate) use spread::cost;

@@ -3,10 +3,11 @@
 use core::ops::Range;
 
 use crate::format::{Layout, Part, PartGeometry, Section};
+use crate::kernels::LANES;
 use crate::source::{Fault, LayerSource, SourceError};
 
 /// Consecutive panels of a part, lent together.
-pub(super) struct Run<'a> {
+pub(crate) struct Run<'a> {
     geometry: &'a PartGeometry,
     bytes: &'a [u8],
     /// The first panel, counted within the part.
@@ -52,8 +53,25 @@ impl<'a> Run<'a> {
     }
 }
 
+/// The panel of the embedding that holds a token's row.
+pub(crate) fn embedding_panel<'s>(
+    layout: &Layout,
+    source: &'s mut dyn LayerSource,
+    token: u32,
+) -> Result<&'s [u8], SourceError> {
+    let geometry = layout.part(Part::Embedding);
+    let panel = token / LANES as u32;
+    let (block, within) = (panel / geometry.panels_per_block, panel % geometry.panels_per_block);
+    let bytes = source.lend(Section::Embedding, block..block + 1)?;
+    let start = (within * geometry.panel_bytes) as usize;
+    bytes.get(start..start + geometry.panel_bytes as usize).ok_or_else(|| {
+        let offset = layout.block(Section::Embedding, block).map_or(0, |b| b.offset);
+        SourceError { section: Section::Embedding, block, offset, fault: Fault::NoSuchBlock }
+    })
+}
+
 /// Calls `work` with all panels of a part, in as many runs as the source needs.
-pub(super) fn for_each_run(
+pub(crate) fn for_each_run(
     layout: &Layout,
     source: &mut dyn LayerSource,
     section: Section,

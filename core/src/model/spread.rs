@@ -13,13 +13,13 @@ use crate::kernels::{
 use crate::source::LayerSource;
 
 /// What sixteen lanes of one token cost, in the unit of [`share`]: rough, and only to tell little work from much.
-pub(super) mod cost {
+pub(crate) mod cost {
     /// An operation or two on a row.
-    pub(in crate::model) const ROW: usize = 64;
+    pub(crate) const ROW: usize = 64;
     /// Convolution and silu.
-    pub(in crate::model) const CONV: usize = 512;
+    pub(crate) const CONV: usize = 512;
     /// One state of the scan.
-    pub(in crate::model) const STATE: usize = 256;
+    pub(crate) const STATE: usize = 256;
 }
 
 impl Model<'_> {

@@ -2,13 +2,14 @@
 
 use core::sync::atomic::{AtomicBool, Ordering};
 
+use super::run::embedding_panel;
 use super::scratch::Buffers;
 use super::session::{Cursor, Members};
 use super::spread::cost;
 use super::{Session, State, StepError};
 use crate::format::{Config, Layout, Part, Section};
 use crate::kernels::{Kernels, LANES, ScanInput, Team, share, split};
-use crate::source::{Fault, LayerSource, SourceError};
+use crate::source::LayerSource;
 
 /// A model: how its file is laid out, and what computes it.
 #[derive(Clone, Copy)]
@@ -237,15 +238,7 @@ impl<'m> Model<'m> {
         buffers: &mut Buffers<'_>,
     ) -> Result<(), StepError> {
         let shape = self.config().embedding();
-        let geometry = self.layout.part(Part::Embedding);
-        let panel = token / LANES as u32;
-        let block = panel / geometry.panels_per_block;
-        let bytes = source.lend(Section::Embedding, block..block + 1)?;
-        let start = (panel % geometry.panels_per_block * geometry.panel_bytes) as usize;
-        let panel = bytes.get(start..start + geometry.panel_bytes as usize).ok_or_else(|| {
-            let offset = self.layout.block(Section::Embedding, block).map_or(0, |b| b.offset);
-            SourceError { section: Section::Embedding, block, offset, fault: Fault::NoSuchBlock }
-        })?;
+        let panel = embedding_panel(self.layout, source, token)?;
         let columns = buffers.x.as_chunks_mut::<LANES>().0.chunks_exact_mut(tokens);
         for (p, x) in columns.enumerate() {
             for (i, x) in x[t].iter_mut().enumerate() {

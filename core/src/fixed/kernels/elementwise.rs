@@ -1,0 +1,306 @@
+//! Norms, narrowing to activations, convolution, the residual.
+
+use super::{Dot, Exponents, Group, Inverse, Wide, WideMut, place, rows, rows_mut, words};
+use crate::fixed::functions::{add as add_magnitudes, inverse_sqrt, silu};
+use crate::fixed::num::{LOW, Num, Row, bits, magnitude, mul_high, shift, shift_right};
+use crate::kernels::GROUP;
+
+/// Bits of an activation's mantissa, without its sign.
+const NARROW: i32 = 14;
+/// Bits of a wide mantissa, without its sign.
+pub(super) const WIDE: i32 = 30;
+/// Bits to which elements are cut before they are squared: 2^16 squares of 2^46 fit.
+const SQUARED: i32 = 23;
+
+/// The bits of the largest of a row.
+#[inline(always)]
+fn row_bits(x: &Row) -> i32 {
+    bits(x.iter().fold(0, |all, m| all | magnitude(*m)))
+}
+
+/// The exponent of a bound on a row.
+#[inline(always)]
+fn row_top(x: &Row, e: i32) -> i32 {
+    let bits = row_bits(x);
+    if bits == 0 { LOW } else { bits + e }
+}
+
+impl Exponents<'_> {
+    /// Of a panel and token.
+    #[inline(always)]
+    fn of(&self, panel: usize, tokens: usize, token: usize) -> i32 {
+        let place = match self {
+            Self::Token(e) => e.get(token),
+            Self::Panel(e) => e.get(panel * tokens + token),
+        };
+        place.copied().unwrap_or(LOW)
+    }
+}
+
+#[inline(always)]
+pub(super) fn rms_inv<S: Dot>(
+    _: S,
+    x: &[i32],
+    e: Exponents<'_>,
+    tokens: usize,
+    first: usize,
+    n: u32,
+    eps: u32,
+    inv: &mut [Inverse],
+) {
+    for (i, inv) in inv.iter_mut().enumerate() {
+        let t = first + i;
+        let panels = || rows(x).iter().skip(t).step_by(tokens.max(1)).enumerate();
+        let top = panels().fold(LOW, |top, (p, x)| top.max(row_top(x, e.of(p, tokens, t))));
+        let unit = top - SQUARED;
+        let mut sum = 0u64;
+        for (p, x) in panels() {
+            // Elements are cut, not rounded, to 23 bits of the largest.
+            let s = e.of(p, tokens, t) - unit;
+            let (left, right) = (s.clamp(0, 31) as u32, (-s).clamp(0, 31) as u32);
+            for x in x {
+                let x = i64::from((*x << left) >> right);
+                sum += (x * x) as u64;
+            }
+        }
+        let Num { m, e } = inverse_root_of_mean(sum, 2 * unit, n, eps);
+        *inv = Inverse { m, e, top };
+    }
+}
+
+/// `1 / sqrt(sum 2^e / n + eps)`.
+#[inline(always)]
+fn inverse_root_of_mean(sum: u64, e: i32, n: u32, eps: u32) -> Num {
+    let mean = if sum == 0 {
+        (0, LOW)
+    } else {
+        let k = sum.leading_zeros() as i32;
+        // n is at most 2^16, so at least 47 bits are left.
+        let mean =
+            (sum << k) / core::num::NonZeroU64::new(u64::from(n)).unwrap_or(core::num::NonZeroU64::MIN);
+        let j = mean.leading_zeros() as i32;
+        (((mean << j) >> 32) as u32, e - k - j + 32)
+    };
+    let eps = Num::from_f32_bits(eps);
+    let (m, e) = add_magnitudes(mean, ((eps.m.max(0) as u32) << 1, eps.e - 1));
+    // Only zeros without an epsilon: whatever they are multiplied with.
+    if m == 0 { Num { m: 0, e: 0 } } else { inverse_sqrt(m, e) }
+}
+
+/// Two rows as a group of activations.
+#[inline(always)]
+fn narrow_group(low: &Row, low_e: i32, high: &Row, high_e: i32, q: &mut [i16; GROUP]) -> Group {
+    let top = row_top(low, low_e).max(row_top(high, high_e));
+    let exponent = (top - NARROW).max(LOW);
+    let mut sum = 0;
+    for (half, (x, e)) in [(low, low_e), (high, high_e)].into_iter().enumerate() {
+        let s = e - exponent;
+        for (i, x) in x.iter().enumerate() {
+            let x = narrow_one(*x, s);
+            q[place(half * 16 + i) & (GROUP - 1)] = x;
+            sum += i32::from(x);
+        }
+    }
+    Group { exponent, sum }
+}
+
+#[inline(always)]
+pub(super) fn narrow<S: Dot>(_: S, tokens: usize, x: Wide<'_>, q: &mut [i16], groups: &mut [Group]) {
+    let tokens = tokens.max(1);
+    let panels = rows(x.m).chunks_exact(2 * tokens).zip(x.e.chunks_exact(2 * tokens));
+    let out = q.as_chunks_mut::<GROUP>().0.chunks_exact_mut(tokens).zip(groups.chunks_exact_mut(tokens));
+    for ((x, e), (q, groups)) in panels.zip(out) {
+        let ((low, high), (low_e, high_e)) = (x.split_at(tokens), e.split_at(tokens));
+        let low = low.iter().zip(low_e).zip(high.iter().zip(high_e));
+        for (((low, low_e), (high, high_e)), (q, group)) in low.zip(q.iter_mut().zip(groups)) {
+            *group = narrow_group(low, *low_e, high, *high_e, q);
+        }
+    }
+}
+
+#[inline(always)]
+pub(super) fn normalize<S: Dot>(
+    _: S,
+    x: &[i32],
+    e: &[i32],
+    weight: &[u8],
+    inv: &[Inverse],
+    q: &mut [i16],
+    groups: &mut [Group],
+) {
+    let tokens = inv.len().max(1);
+    let panels = rows(x).chunks_exact(2 * tokens).zip(weight.as_chunks::<64>().0.as_chunks::<2>().0);
+    let out = q.as_chunks_mut::<GROUP>().0.chunks_exact_mut(tokens).zip(groups.chunks_exact_mut(tokens));
+    for ((x, [low_w, high_w]), (q, groups)) in panels.zip(out) {
+        let ((low_w, low_we), (high_w, high_we)) = (shared(low_w), shared(high_w));
+        let (low, high) = x.split_at(tokens);
+        let io = low.iter().zip(high).zip(q.iter_mut().zip(groups));
+        for (((low, high), (q, group)), (e, inv)) in io.zip(e.iter().zip(inv)) {
+            // x, as large as fits, times 1 / rms, times w: 2^30, 2^30 and 2^31 give 27 bits.
+            let up = (e + WIDE - inv.top).clamp(0, WIDE);
+            let product = |x: &Row, w: &Row| -> Row {
+                core::array::from_fn(|i| mul_high(mul_high(x[i] << up, inv.m), w[i]))
+            };
+            let e = e - up + inv.e + 64;
+            *group = narrow_group(&product(low, &low_w), e + low_we, &product(high, &high_w), e + high_we, q);
+        }
+    }
+}
+
+/// Sixteen f32 from a model file with the exponent of the largest; of smaller ones what lies below 2^-31 of it is cut.
+#[inline(always)]
+fn shared(w: &[u8; 64]) -> (Row, i32) {
+    let w = words(w).map(Num::from_f32_bits);
+    let e = w.iter().fold(LOW, |e, w| e.max(if w.m == 0 { LOW } else { w.e }));
+    (w.map(|w| w.m >> (e - w.e).clamp(0, 31)), e)
+}
+
+#[inline(always)]
+pub(super) fn rescale<S: Dot>(_: S, x: WideMut<'_>, inv: &[Inverse]) {
+    let tokens = inv.len().max(1);
+    let panels = rows_mut(x.m).chunks_exact_mut(tokens).zip(x.e.chunks_exact_mut(tokens));
+    for (x, e) in panels {
+        for ((x, e), inv) in x.iter_mut().zip(e).zip(inv) {
+            let up = WIDE - row_bits(x).min(WIDE);
+            for x in x.iter_mut() {
+                *x = mul_high(*x << up, inv.m);
+            }
+            *e += inv.e + 32 - up;
+        }
+    }
+}
+
+/// Sixteen numbers with one exponent and mantissas within 2^30.
+#[inline(always)]
+pub(super) fn join(m: &Row, e: &Row) -> (Row, i32) {
+    let (mut normal_m, mut normal_e) = ([0; 16], [0; 16]);
+    for i in 0..16 {
+        let x = Num { m: m[i], e: e[i] }.normal();
+        (normal_m[i], normal_e[i]) = (x.m, x.e);
+    }
+    // Normal numbers have 31 bits.
+    let e = normal_e.iter().fold(LOW, |e, x| e.max(*x)) + 1;
+    for i in 0..16 {
+        normal_m[i] = shift_right(normal_m[i], e - normal_e[i]);
+    }
+    (normal_m, e)
+}
+
+#[inline(always)]
+pub(super) fn conv_silu<S: Dot>(
+    _: S,
+    d_conv: usize,
+    tokens: usize,
+    panels: &[u8],
+    state: &mut [i32],
+    exponents: &mut [i16],
+    x: Wide<'_>,
+    u: WideMut<'_>,
+) {
+    if d_conv == 0 || tokens == 0 {
+        return;
+    }
+    let kept = d_conv - 1;
+    let weights = panels.as_chunks::<64>().0.chunks_exact(d_conv + 1);
+    let input = rows(x.m).chunks_exact(tokens).zip(x.e.chunks_exact(tokens));
+    let output = rows_mut(u.m).chunks_exact_mut(tokens).zip(u.e.chunks_exact_mut(tokens));
+    let (mut state, mut exponents) = (rows_mut(state), exponents);
+    for (w, ((x, xe), (u, ue))) in weights.zip(input.zip(output)) {
+        let (Some(past), Some(past_e)) = (state.split_off_mut(..kept), exponents.split_off_mut(..kept))
+        else {
+            return;
+        };
+        for (t, (u, ue)) in u.iter_mut().zip(ue).enumerate() {
+            let tap = |k: usize| -> (&Row, i32) {
+                match (past.get(t + k), past_e.get(t + k)) {
+                    (Some(row), Some(e)) => (row, i32::from(*e)),
+                    _ => match (t + k).checked_sub(kept).and_then(|i| Some((x.get(i)?, xe.get(i)?))) {
+                        Some((row, e)) => (row, *e),
+                        None => (&[0; 16], LOW),
+                    },
+                }
+            };
+            (*u, *ue) = convolve(w, tap);
+        }
+        // The last inputs, oldest first.
+        for j in 0..kept {
+            let (row, e) = match (past.get(tokens + j), past_e.get(tokens + j)) {
+                (Some(row), Some(e)) => (*row, *e),
+                _ => match (tokens + j).checked_sub(kept).and_then(|i| Some((x.get(i)?, xe.get(i)?))) {
+                    Some((row, e)) => (*row, (*e).clamp(LOW, -LOW) as i16),
+                    None => continue,
+                },
+            };
+            if let (Some(past), Some(past_e)) = (past.get_mut(j), past_e.get_mut(j)) {
+                (*past, *past_e) = (row, e);
+            }
+        }
+    }
+}
+
+/// `silu(bias + sum of w[k] x[k])` for sixteen channels; the bias comes after the taps.
+#[inline(always)]
+fn convolve<'a>(weights: &[[u8; 64]], tap: impl Fn(usize) -> (&'a Row, i32)) -> (Row, i32) {
+    let Some((bias, taps)) = weights.split_last() else { return ([0; 16], LOW) };
+    let bias = words(bias).map(Num::from_f32_bits);
+    // A product's exponent, and 4 bits more for the sum of 9.
+    let mut top: Row = core::array::from_fn(|i| if bias[i].m == 0 { LOW } else { bias[i].e });
+    for (k, w) in taps.iter().enumerate() {
+        let ((x, e), w) = (tap(k), words(w));
+        for i in 0..16 {
+            let used = e + Num::from_f32_bits(w[i]).e + 32;
+            top[i] = top[i].max(if x[i] == 0 { LOW } else { used });
+        }
+    }
+    let mut sum: Row = core::array::from_fn(|i| shift_right(bias[i].m, (top[i] + 4 - bias[i].e).max(1)));
+    for (k, w) in taps.iter().enumerate() {
+        let ((x, e), w) = (tap(k), words(w));
+        for i in 0..16 {
+            let w = Num::from_f32_bits(w[i]);
+            sum[i] += shift_right(mul_high(x[i], w.m), (top[i] + 4 - (e + w.e + 32)).max(1));
+        }
+    }
+    let (mut m, mut e) = ([0; 16], [0; 16]);
+    for i in 0..16 {
+        let y = silu(Num { m: sum[i], e: top[i] + 4 });
+        (m[i], e[i]) = (y.m, y.e);
+    }
+    join(&m, &e)
+}
+
+#[inline(always)]
+pub(super) fn add<S: Dot>(_: S, x: &mut [i32], from: &[i32], to: &[i32], y: Wide<'_>) {
+    let tokens = to.len().max(1);
+    let panels = rows_mut(x)
+        .chunks_exact_mut(tokens)
+        .zip(rows(y.m).chunks_exact(tokens).zip(y.e.chunks_exact(tokens)));
+    for (x, (y, e)) in panels {
+        for (((x, from), (y, e)), to) in x.iter_mut().zip(from).zip(y.iter().zip(e)).zip(to) {
+            for (x, y) in x.iter_mut().zip(y) {
+                *x = shift(*x, from - to) + shift(*y, e - to);
+            }
+        }
+    }
+}
+
+/// Vectors of up to 256 elements, such as B and C, as mantissas within +-16383 with one exponent a token.
+pub(crate) fn narrow_vectors(tokens: usize, x: Wide<'_>, q: &mut [i16], exponents: &mut [i32]) {
+    let tokens = tokens.max(1);
+    for (t, exponent) in exponents.iter_mut().enumerate() {
+        let panels = || rows(x.m).iter().zip(x.e).skip(t).step_by(tokens);
+        let top = panels().fold(LOW, |top, (x, e)| top.max(row_top(x, *e)));
+        *exponent = (top - NARROW).max(LOW);
+        for ((x, e), q) in panels().zip(q.as_chunks_mut::<16>().0.iter_mut().skip(t).step_by(tokens)) {
+            for (q, x) in q.iter_mut().zip(x) {
+                *q = narrow_one(*x, e - *exponent);
+            }
+        }
+    }
+}
+
+/// `x 2^s` within +-16383. To the left only what fits: the largest keeps within 2^14. Rounding may reach it.
+#[inline(always)]
+fn narrow_one(x: i32, s: i32) -> i16 {
+    let x = if s >= 0 { x << s.min(31) } else { shift_right(x, -s) };
+    x.clamp(1 - (1 << NARROW), (1 << NARROW) - 1) as i16
+}

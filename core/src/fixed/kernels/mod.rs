@@ -1,0 +1,355 @@
+//! The inner loops of the fixed path, for each instruction set, behind one trait.
+//!
+//! Sums of integers do not depend on their order, so every instance gives the same bits by construction: only the dot
+//! products are written for each instruction set, by hand, and the rest is left to the compiler, which has one body for all
+//! and each time an instruction set's features.
+
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
+#[cfg(all(target_arch = "arm", any(target_feature = "dsp", feature = "dsp")))]
+mod cortex_m;
+mod elementwise;
+mod matmul;
+mod scalar;
+mod scan;
+#[cfg(target_arch = "x86_64")]
+mod x86_64;
+
+use super::num::{HIGH, LOW, Row};
+use crate::format::MatrixShape;
+use crate::kernels::GROUP;
+
+#[cfg(target_arch = "aarch64")]
+pub use aarch64::Neon;
+#[cfg(all(target_arch = "arm", any(target_feature = "dsp", feature = "dsp")))]
+pub use cortex_m::Dsp;
+pub(crate) use elementwise::narrow_vectors;
+pub use matmul::LOGIT_BITS;
+pub(crate) use matmul::scale;
+pub use scalar::Scalar;
+#[cfg(target_arch = "x86_64")]
+pub use x86_64::Avx2;
+
+/// Bytes of a tile of int8, 16 rows by 4 columns, or of a pair of tiles of 4-bit values.
+pub(crate) const TILE: usize = 64;
+/// Tiles of int8 in a group of 32 columns.
+pub(crate) const TILES: usize = GROUP / 4;
+/// 32 activations of a token, see [`place`].
+pub(crate) type Activations = [i16; GROUP];
+
+/// Where column `c` of a group lies: of four, the even ones first, as the bytes of a word come apart on a Cortex-M (`sxtb16`)
+/// and by shifts on every vector unit.
+#[inline(always)]
+pub(crate) const fn place(c: usize) -> usize {
+    c & !3 | (c & 1) << 1 | (c & 2) >> 1
+}
+
+/// What a group of 32 activations is beside its mantissas.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Group {
+    /// Its exponent; once the vector is complete, how far it lies below the vector's: 0 to 31.
+    pub exponent: i32,
+    /// The sum of its mantissas.
+    pub sum: i32,
+}
+
+/// `1 / sqrt(mean(x^2) + eps)` of one token, and how large its elements are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Inverse {
+    /// Mantissa, at most 2^30.
+    pub m: i32,
+    /// Exponent.
+    pub e: i32,
+    /// Every element is within `2^top`.
+    pub top: i32,
+}
+
+/// What a matrix is multiplied with: a chunk of tokens.
+#[derive(Clone, Copy, Debug)]
+pub struct Input<'a> {
+    /// Tokens in the chunk, `T`.
+    pub tokens: usize,
+    /// Mantissas within +-16383, `[cols/32][T][32]`, each four in the order 0, 2, 1, 3.
+    pub q: &'a [i16],
+    /// `[cols/32][T]`, how far each group's exponent lies below the vector's.
+    pub groups: &'a [Group],
+    /// The vectors' exponents, `[T]`.
+    pub exponents: &'a [i32],
+}
+
+/// The exponents of a chunk `[d/16][T][16]`.
+#[derive(Clone, Copy, Debug)]
+pub enum Exponents<'a> {
+    /// One a token, `[T]`.
+    Token(&'a [i32]),
+    /// One a panel and token, `[d/16][T]`.
+    Panel(&'a [i32]),
+}
+
+/// How one channel's states are stored: values are mantissas times `2^unit`, none beyond `2^top`.
+///
+/// Both exponents are kept above the lowest there is, so that all zeros means a channel whose states are 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Range {
+    unit: u16,
+    top: u16,
+}
+
+impl Range {
+    #[inline(always)]
+    pub(super) fn new(unit: i32, top: i32) -> Self {
+        let above = |e: i32| (e.clamp(LOW, HIGH) - LOW) as u16;
+        Self { unit: above(unit), top: above(top) }
+    }
+    /// Exponent of the mantissas.
+    #[inline(always)]
+    #[must_use]
+    pub const fn unit(self) -> i32 {
+        self.unit as i32 + LOW
+    }
+    /// Exponent of a bound on the values.
+    #[inline(always)]
+    #[must_use]
+    pub const fn top(self) -> i32 {
+        self.top as i32 + LOW
+    }
+}
+
+/// The recurrent state of some channels, `[channels/16][d_state][16]`.
+#[derive(Debug)]
+pub enum SsmState<'a> {
+    /// 15 bits and sign.
+    I16(&'a mut [i16]),
+    /// 29 bits and sign.
+    I32(&'a mut [i32]),
+}
+
+/// What all channels of a scan share.
+#[derive(Clone, Copy, Debug)]
+pub struct ScanInput<'a> {
+    /// Tokens in the chunk, `T`.
+    pub tokens: usize,
+    /// States of a channel, `N`.
+    pub d_state: usize,
+    /// Mantissas of B within +-16383, `[N/16][T][16]`, the last panel padded.
+    pub b: &'a [i16],
+    /// Of C.
+    pub c: &'a [i16],
+    /// Exponents of B, `[T]`.
+    pub b_exponents: &'a [i32],
+    /// Of C.
+    pub c_exponents: &'a [i32],
+}
+
+/// Mantissas of some panels of a chunk, `[panels][T][16]` within +-2^30, and their exponents, `[panels][T]`.
+#[derive(Clone, Copy, Debug)]
+pub struct Wide<'a> {
+    /// Mantissas.
+    pub m: &'a [i32],
+    /// Exponents.
+    pub e: &'a [i32],
+}
+
+/// The same, to be written.
+#[derive(Debug)]
+pub struct WideMut<'a> {
+    /// Mantissas.
+    pub m: &'a mut [i32],
+    /// Exponents.
+    pub e: &'a mut [i32],
+}
+
+/// The kernels of one instruction set. Slices whose lengths don't fit each other are worked on as far as the shortest goes.
+pub trait Kernels: Sync {
+    /// The instruction set's name.
+    fn name(&self) -> &'static str;
+
+    /// `1 / sqrt(mean(x^2) + eps)` over `n` elements for tokens `first..first + inv.len()` of `tokens`; `eps` as the bits of an
+    /// f32.
+    fn rms_inv(
+        &self,
+        x: &[i32],
+        e: Exponents<'_>,
+        tokens: usize,
+        first: usize,
+        n: u32,
+        eps: u32,
+        inv: &mut [Inverse],
+    );
+
+    /// `x inv w` as groups of activations, for some groups; `e` and `inv` have an element a token, `weight` is
+    /// `[panels][16]` f32.
+    fn normalize(
+        &self,
+        x: &[i32],
+        e: &[i32],
+        weight: &[u8],
+        inv: &[Inverse],
+        q: &mut [i16],
+        groups: &mut [Group],
+    );
+
+    /// `x = x inv` for some panels.
+    fn rescale(&self, x: WideMut<'_>, inv: &[Inverse]);
+
+    /// Some panels as groups of activations.
+    fn narrow(&self, tokens: usize, x: Wide<'_>, q: &mut [i16], groups: &mut [Group]);
+
+    /// `y = W x + bias` for some panels of 16 rows.
+    fn matmul(&self, shape: &MatrixShape, panels: &[u8], x: &Input<'_>, y: WideMut<'_>);
+
+    /// `y = W x` for some panels of 16 rows, as `[panels][T][16]` in Q16, saturating.
+    fn logits(&self, shape: &MatrixShape, panels: &[u8], x: &Input<'_>, y: &mut [i32]);
+
+    /// Depthwise causal convolution over `d_conv` tokens and silu, for some panels of channels.
+    ///
+    /// `state` is `[panels][d_conv - 1][16]`, the last inputs, oldest first, `exponents` `[panels][d_conv - 1]`.
+    fn conv_silu(
+        &self,
+        d_conv: usize,
+        tokens: usize,
+        panels: &[u8],
+        state: &mut [i32],
+        exponents: &mut [i16],
+        x: Wide<'_>,
+        u: WideMut<'_>,
+    );
+
+    /// Selective scan with softplus of `dt` before, `D u` and the gate `silu(z)` after, for some panels of channels: the
+    /// result replaces `u`.
+    fn scan(
+        &self,
+        panels: &[u8],
+        state: SsmState<'_>,
+        ranges: &mut [Range],
+        input: &ScanInput<'_>,
+        dt: Wide<'_>,
+        z: Wide<'_>,
+        u: WideMut<'_>,
+    );
+
+    /// `x += y` for some panels; `from` are the exponents of `x`, `to` those that it gets, `[T]`, which hold the sum.
+    fn add(&self, x: &mut [i32], from: &[i32], to: &[i32], y: Wide<'_>);
+}
+
+/// What is written for each instruction set: the dot products of a group of 32 columns with `T` tokens, 16 rows for each,
+/// exactly. `sums` are the sums of `x`.
+pub(crate) trait Dot: Copy + Send + Sync + 'static {
+    const NAME: &'static str;
+    /// Whether sixteen lanes side by side are faster than one after the other.
+    const VECTORS: bool;
+
+    /// `w` is eight tiles: byte `4 r + j` of tile `k` is row `r`, column `4 k + j`.
+    fn dot_i8<const T: usize>(self, w: &[[u8; TILE]; TILES], x: &[Activations; T]) -> [Row; T];
+
+    /// `w` is four pairs of tiles: the low half of byte `4 r + j` of pair `k` is row `r`, column `8 k + j`, the high half
+    /// column `8 k + 4 + j`; each nibble less 8.
+    fn dot_u4<const T: usize>(
+        self,
+        w: &[[u8; TILE]; TILES / 2],
+        x: &[Activations; T],
+        sums: &[Group; T],
+    ) -> [Row; T];
+
+    /// Asks for weights that will be wanted soon, behind the start of `from`.
+    #[inline(always)]
+    fn prefetch(self, _from: &[u8]) {}
+}
+
+/// Implements [`Kernels`] for a token by compiling every body with the instruction set's features.
+macro_rules! instantiate {
+    ($isa:ty $(, #[$features:meta])?) => {
+        impl $crate::fixed::kernels::Kernels for $isa {
+            fn name(&self) -> &'static str {
+                <$isa as $crate::fixed::kernels::Dot>::NAME
+            }
+            instantiate!(@method $isa, [$(#[$features])?], elementwise::rms_inv,
+                rms_inv(x: &[i32], e: $crate::fixed::kernels::Exponents<'_>, tokens: usize, first: usize, n: u32, eps: u32,
+                    inv: &mut [$crate::fixed::kernels::Inverse]));
+            instantiate!(@method $isa, [$(#[$features])?], elementwise::normalize,
+                normalize(x: &[i32], e: &[i32], weight: &[u8], inv: &[$crate::fixed::kernels::Inverse], q: &mut [i16],
+                    groups: &mut [$crate::fixed::kernels::Group]));
+            instantiate!(@method $isa, [$(#[$features])?], elementwise::rescale,
+                rescale(x: $crate::fixed::kernels::WideMut<'_>, inv: &[$crate::fixed::kernels::Inverse]));
+            instantiate!(@method $isa, [$(#[$features])?], elementwise::narrow,
+                narrow(tokens: usize, x: $crate::fixed::kernels::Wide<'_>, q: &mut [i16],
+                    groups: &mut [$crate::fixed::kernels::Group]));
+            instantiate!(@method $isa, [$(#[$features])?], matmul::matmul,
+                matmul(shape: &$crate::format::MatrixShape, panels: &[u8], x: &$crate::fixed::kernels::Input<'_>,
+                    y: $crate::fixed::kernels::WideMut<'_>));
+            instantiate!(@method $isa, [$(#[$features])?], matmul::logits,
+                logits(shape: &$crate::format::MatrixShape, panels: &[u8], x: &$crate::fixed::kernels::Input<'_>,
+                    y: &mut [i32]));
+            instantiate!(@method $isa, [$(#[$features])?], elementwise::conv_silu,
+                conv_silu(d_conv: usize, tokens: usize, panels: &[u8], state: &mut [i32], exponents: &mut [i16],
+                    x: $crate::fixed::kernels::Wide<'_>, u: $crate::fixed::kernels::WideMut<'_>));
+            instantiate!(@method $isa, [$(#[$features])?], scan::scan,
+                scan(panels: &[u8], state: $crate::fixed::kernels::SsmState<'_>,
+                    ranges: &mut [$crate::fixed::kernels::Range], input: &$crate::fixed::kernels::ScanInput<'_>,
+                    dt: $crate::fixed::kernels::Wide<'_>, z: $crate::fixed::kernels::Wide<'_>,
+                    u: $crate::fixed::kernels::WideMut<'_>));
+            instantiate!(@method $isa, [$(#[$features])?], elementwise::add,
+                add(x: &mut [i32], from: &[i32], to: &[i32], y: $crate::fixed::kernels::Wide<'_>));
+        }
+    };
+    (@method $isa:ty, [$($features:tt)*], $module:ident::$body:ident, $name:ident($($arg:ident: $ty:ty),*)) => {
+        fn $name(&self, $($arg: $ty),*) {
+            $($features)*
+            fn with(isa: $isa, $($arg: $ty),*) {
+                $crate::fixed::kernels::$module::$body(isa, $($arg),*)
+            }
+            // SAFETY: the token exists only where the CPU has these features.
+            #[allow(unused_unsafe)]
+            unsafe {
+                with(*self, $($arg),*)
+            }
+        }
+    };
+}
+pub(crate) use instantiate;
+
+/// Every instruction set that this program was built with and this CPU has, from slowest to fastest.
+///
+/// The kernels are handed to `visit` one by one.
+pub fn for_each_available(visit: &mut dyn FnMut(&'static dyn Kernels)) {
+    visit(&Scalar);
+    #[cfg(target_arch = "x86_64")]
+    if let Some(isa) = Avx2::detect() {
+        visit(isa);
+    }
+    #[cfg(target_arch = "aarch64")]
+    if let Some(isa) = Neon::detect() {
+        visit(isa);
+    }
+    #[cfg(all(target_arch = "arm", any(target_feature = "dsp", feature = "dsp")))]
+    visit(&Dsp);
+}
+
+/// The best kernels for the CPU that the program runs on: detected at run time with feature `std`, else at compile time.
+#[must_use]
+pub fn detect() -> &'static dyn Kernels {
+    let mut best: &'static dyn Kernels = &Scalar;
+    for_each_available(&mut |kernels| best = kernels);
+    best
+}
+
+/// `x` as rows of sixteen; a rest shorter than that is left out.
+#[inline(always)]
+fn rows(x: &[i32]) -> &[Row] {
+    x.as_chunks().0
+}
+
+#[inline(always)]
+fn rows_mut(x: &mut [i32]) -> &mut [Row] {
+    x.as_chunks_mut().0
+}
+
+/// Sixteen little-endian words, such as f32 bits, from bytes of a model file.
+#[inline(always)]
+fn words(bytes: &[u8; 64]) -> [u32; 16] {
+    let (words, _) = bytes.as_chunks::<4>();
+    core::array::from_fn(|i| u32::from_le_bytes(words[i]))
+}

@@ -1,0 +1,245 @@
+//! The selective scan in integers.
+//!
+//! A channel's states share an exponent, which is chosen anew for every token, so that both what is left of the states
+//! and what is added stay within 2^28 units: together within 2^29. Then, for every state,
+//!
+//! ```text
+//! h = exp2(dt log2(e) A) h + dt u B        30 bits
+//! y = y + (C round(h, 15 bits)) / 2^7
+//! ```
+//!
+//! and what is kept of h is its upper 15 bits and sign, or all of it.
+
+use super::elementwise::join;
+use super::{Dot, Range, ScanInput, SsmState, Wide, WideMut, rows, rows_mut, words};
+use crate::fixed::functions::{LN_2, exp2, silu, softplus_log2};
+use crate::fixed::num::{HIGH, LOW, Num, Row, bits, magnitude, mul_high, mul_high_cut, shift_right};
+
+/// Bits of B and C without their signs, as of every activation.
+const NARROW: i32 = 14;
+/// Bits of what is left of a state and of what is added to it.
+const PART: i32 = 28;
+/// Bits by which a state exceeds what meets C.
+const FINE: i32 = 14;
+/// Products with C are cut by so many bits: 256 of 2^29 then stay within 2^30.
+const SUMMED: i32 = 7;
+
+/// How a state is kept.
+trait Hold: Copy {
+    /// Bits of a state that are not kept.
+    const CUT: i32;
+    fn get(self) -> i32;
+    /// From a state and the same rounded to 15 bits.
+    fn put(h: i32, rounded: i32) -> Self;
+}
+
+impl Hold for i16 {
+    const CUT: i32 = FINE;
+    #[inline(always)]
+    fn get(self) -> i32 {
+        i32::from(self)
+    }
+    #[inline(always)]
+    fn put(_: i32, rounded: i32) -> Self {
+        debug_assert!(i16::try_from(rounded).is_ok());
+        rounded as i16
+    }
+}
+
+impl Hold for i32 {
+    const CUT: i32 = 0;
+    #[inline(always)]
+    fn get(self) -> i32 {
+        self
+    }
+    #[inline(always)]
+    fn put(h: i32, _: i32) -> Self {
+        h
+    }
+}
+
+#[inline(always)]
+pub(super) fn scan<S: Dot>(
+    s: S,
+    panels: &[u8],
+    state: SsmState<'_>,
+    ranges: &mut [Range],
+    input: &ScanInput<'_>,
+    dt: Wide<'_>,
+    z: Wide<'_>,
+    u: WideMut<'_>,
+) {
+    match state {
+        SsmState::I16(state) => scan_panels(s, panels, state, ranges, input, dt, z, u),
+        SsmState::I32(state) => scan_panels(s, panels, state, ranges, input, dt, z, u),
+    }
+}
+
+#[inline(always)]
+fn scan_panels<S: Dot, H: Hold>(
+    s: S,
+    panels: &[u8],
+    state: &mut [H],
+    ranges: &mut [Range],
+    input: &ScanInput<'_>,
+    dt: Wide<'_>,
+    z: Wide<'_>,
+    u: WideMut<'_>,
+) {
+    let (n, tokens) = (input.d_state, input.tokens);
+    if n == 0 || tokens == 0 {
+        return;
+    }
+    let weights = panels.as_chunks::<64>().0.chunks_exact(n + 1);
+    let states = state.as_chunks_mut::<16>().0.chunks_exact_mut(n).zip(ranges.as_chunks_mut::<16>().0);
+    let dt = rows(dt.m).chunks_exact(tokens).zip(dt.e.chunks_exact(tokens));
+    let z = rows(z.m).chunks_exact(tokens).zip(z.e.chunks_exact(tokens));
+    let u = rows_mut(u.m).chunks_exact_mut(tokens).zip(u.e.chunks_exact_mut(tokens));
+    for ((w, (h, ranges)), ((dt, dte), ((z, ze), (u, ue)))) in weights.zip(states).zip(dt.zip(z.zip(u))) {
+        let Some((d, a)) = w.split_last() else { return };
+        let dt = dt.iter().zip(dte);
+        let io = dt.zip(z.iter().zip(ze)).zip(u.iter_mut().zip(ue));
+        let exponents = input.b_exponents.iter().zip(input.c_exponents);
+        for (t, ((((dt, dte), (z, ze)), (u, ue)), (be, ce))) in io.zip(exponents).enumerate() {
+            let steps = Steps::new((dt, *dte), (u, *ue), *be, ranges);
+            let mut y = [0; 16];
+            let mut largest = [0; 16];
+            for (block, (a, h)) in a.chunks(16).zip(h.chunks_mut(16)).enumerate() {
+                let place = (block * tokens + t) * 16..(block * tokens + t + 1) * 16;
+                let (Some(b), Some(c)) = (input.b.get(place.clone()), input.c.get(place)) else { return };
+                let states = a.iter().zip(h.iter_mut()).zip(b.iter().zip(c));
+                if S::VECTORS {
+                    for ((a, h), (b, c)) in states {
+                        let a = words(a);
+                        for i in 0..16 {
+                            let (kept, product) = steps.state(i, a[i], h[i], i32::from(*b), i32::from(*c));
+                            h[i] = kept;
+                            largest[i] |= magnitude(kept.get());
+                            y[i] += product;
+                        }
+                    }
+                } else {
+                    for i in 0..16 {
+                        let states = a.iter().zip(h.iter_mut()).zip(b.iter().zip(c));
+                        for ((a, h), (b, c)) in states {
+                            let a = a.as_chunks::<4>().0[i];
+                            let (kept, product) =
+                                steps.state(i, u32::from_le_bytes(a), h[i], i32::from(*b), i32::from(*c));
+                            h[i] = kept;
+                            largest[i] |= magnitude(kept.get());
+                            y[i] += product;
+                        }
+                    }
+                }
+            }
+            steps.keep(&largest, ranges, H::CUT);
+            (*u, *ue) = gated(&steps, &y, *ce, d, (u, *ue), (z, *ze));
+        }
+    }
+    let _ = s;
+}
+
+/// What the states of each of sixteen channels share in a token.
+struct Steps {
+    /// `dt log2(e)`, mantissa.
+    dt: [u32; 16],
+    /// With A's biased exponent taken off, how far `dt log2(e) A` is to be shifted to Q24.
+    down: Row,
+    /// `dt u`.
+    g: Row,
+    /// How far its product with B is to be shifted.
+    g_down: Row,
+    /// How far a kept state is to be shifted up, then down, to lie 2 bits above a state's unit.
+    up: Row,
+    cut: Row,
+    /// The exponent of a state.
+    unit: Row,
+}
+
+impl Steps {
+    #[inline(always)]
+    fn new((dt, dte): (&Row, i32), (u, ue): (&Row, i32), be: i32, ranges: &[Range; 16]) -> Self {
+        let mut steps = Self {
+            dt: [0; 16],
+            down: [0; 16],
+            g: [0; 16],
+            g_down: [0; 16],
+            up: [0; 16],
+            cut: [0; 16],
+            unit: [0; 16],
+        };
+        for i in 0..16 {
+            let (m, e) = softplus_log2(Num { m: dt[i], e: dte });
+            steps.dt[i] = m;
+            // |A| = mantissa 2^(biased exponent - 158), the product's upper half counts 2^32, Q24 2^-24.
+            steps.down[i] = 158 - 32 - 24 - e;
+
+            // dt u to 15 bits.
+            let m = mul_high_cut(m, LN_2) >> 1;
+            let u = Num { m: u[i], e: ue }.normal();
+            let g = Num { m: mul_high(m as i32, u.m), e: e + 1 + 32 + u.e }.normal();
+            steps.g[i] = shift_right(g.m, 16).clamp(-0x7fff, 0x7fff);
+            let g_e = if g.m == 0 { LOW } else { g.e + 16 };
+
+            // A unit in which what is left and what is added are within 2^28.
+            let top = ranges[i].top().max(g_e + 15 + be + NARROW);
+            let unit = (top - PART).clamp(LOW, HIGH);
+            steps.unit[i] = unit;
+            steps.g_down[i] = (unit - g_e - be).clamp(1, 31);
+            let up = ranges[i].unit() - unit + 2;
+            steps.up[i] = up.clamp(0, 31);
+            steps.cut[i] = (-up).clamp(0, 31);
+        }
+        steps
+    }
+
+    /// One state of channel `i`: what is kept, and its product with C.
+    #[inline(always)]
+    fn state<H: Hold>(&self, i: usize, a: u32, h: H, b: i32, c: i32) -> (H, i32) {
+        // A is negative by definition: its sign is not looked at. Zero and what is subnormal count as 2^-126 and a bit.
+        let product = mul_high_cut(self.dt[i], a << 8 | 1 << 31);
+        let down = (self.down[i] - (a >> 23 & 255) as i32).clamp(0, 31);
+        // From 64 on, where it would not fit, it is 64 at least all the same.
+        let decay = exp2(product >> down) as i32;
+        // The two bits that a kept state of 30 bits lacks are cut.
+        let left = mul_high((h.get() << self.up[i]) >> self.cut[i], decay);
+        let added = (self.g[i] * b + (1 << self.g_down[i] >> 1)) >> self.g_down[i];
+        let h = left + added;
+        let rounded = (h + (1 << FINE >> 1)) >> FINE;
+        (H::put(h, rounded), (rounded * c + (1 << SUMMED >> 1)) >> SUMMED)
+    }
+
+    /// Notes how the states are kept.
+    #[inline(always)]
+    fn keep(&self, largest: &[u32; 16], ranges: &mut [Range; 16], cut: i32) {
+        for i in 0..16 {
+            let unit = self.unit[i] + cut;
+            ranges[i] = Range::new(unit, unit + bits(largest[i]));
+        }
+    }
+}
+
+/// `(y + D u) silu(z)`.
+#[inline(always)]
+fn gated(
+    steps: &Steps,
+    y: &Row,
+    ce: i32,
+    d: &[u8; 64],
+    (u, ue): (&Row, i32),
+    (z, ze): (&Row, i32),
+) -> (Row, i32) {
+    let d = words(d);
+    let (mut m, mut e) = ([0; 16], [0; 16]);
+    for i in 0..16 {
+        let d = Num::from_f32_bits(d[i]);
+        let direct = Num { m: mul_high(u[i], d.m), e: ue + d.e + 32 };
+        let y_e = steps.unit[i] + FINE + ce + SUMMED;
+        let sum_e = if direct.m == 0 { y_e } else { y_e.max(direct.e) } + 1;
+        let sum = shift_right(y[i], sum_e - y_e) + shift_right(direct.m, (sum_e - direct.e).max(1));
+        let y = Num { m: sum, e: sum_e }.normal();
+        let gate = silu(Num { m: z[i], e: ze });
+        (m[i], e[i]) = (mul_high(y.m, gate.m), y.e + gate.e + 32);
+    }
+    join(&m, &e)
+}

@@ -1,0 +1,164 @@
+//! The recurrent state: all that a model remembers.
+
+use super::kernels::{Range, SsmState};
+use super::num::{HIGH, LOW, bits, magnitude};
+use crate::format::Config;
+use crate::model::StepError;
+
+/// How the recurrent state is kept. The convolution's always has 30 bits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StateKind {
+    /// 15 bits and sign, with an exponent a channel.
+    #[default]
+    I16,
+    /// 29 bits and sign, with an exponent a channel.
+    I32,
+}
+
+/// The state of all layers, borrowed. All zeros is the state before the first token.
+#[derive(Debug)]
+pub struct State<'a> {
+    /// `[n_layer][d_inner/16][d_conv - 1][16]`, the last inputs of the convolution, oldest first.
+    pub conv: &'a mut [i32],
+    /// Their exponents, `[n_layer][d_inner/16][d_conv - 1]`.
+    pub conv_exponents: &'a mut [i16],
+    /// `[n_layer][d_inner/16][d_state][16]`.
+    pub ssm: SsmState<'a>,
+    /// `[n_layer][d_inner]`.
+    pub ranges: &'a mut [Range],
+}
+
+/// Elements of a state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StateSize {
+    /// Mantissas of the convolution's part.
+    pub conv: usize,
+    /// Its exponents.
+    pub conv_exponents: usize,
+    /// Elements of the recurrent part.
+    pub ssm: usize,
+    /// Its channels.
+    pub ranges: usize,
+}
+
+impl StateSize {
+    /// The state of `layers` layers: `usize::MAX` where that many can't be counted.
+    #[must_use]
+    pub const fn of(config: &Config, layers: usize) -> Self {
+        Self {
+            conv: config.conv_state_len().saturating_mul(layers),
+            conv_exponents: (config.conv_state_len() / 16).saturating_mul(layers),
+            ssm: config.ssm_state_len().saturating_mul(layers),
+            ranges: (config.padded_inner() as usize).saturating_mul(layers),
+        }
+    }
+
+    /// Bytes of such a state.
+    #[must_use]
+    pub const fn bytes(&self, kind: StateKind) -> usize {
+        let ssm = self.ssm.saturating_mul(if matches!(kind, StateKind::I32) { 4 } else { 2 });
+        let conv = self.conv.saturating_mul(4).saturating_add(self.conv_exponents.saturating_mul(2));
+        conv.saturating_add(ssm).saturating_add(self.ranges.saturating_mul(size_of::<Range>()))
+    }
+}
+
+impl State<'_> {
+    /// The elements.
+    #[must_use]
+    pub fn size(&self) -> StateSize {
+        let ssm = match &self.ssm {
+            SsmState::I16(s) => s.len(),
+            SsmState::I32(s) => s.len(),
+        };
+        StateSize {
+            conv: self.conv.len(),
+            conv_exponents: self.conv_exponents.len(),
+            ssm,
+            ranges: self.ranges.len(),
+        }
+    }
+
+    /// How the recurrent part is kept.
+    #[must_use]
+    pub fn kind(&self) -> StateKind {
+        if matches!(self.ssm, SsmState::I16(_)) { StateKind::I16 } else { StateKind::I32 }
+    }
+
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        self.conv.fill(0);
+        self.conv_exponents.fill(0);
+        match &mut self.ssm {
+            SsmState::I16(s) => s.fill(0),
+            SsmState::I32(s) => s.fill(0),
+        }
+        self.ranges.fill(Range::default());
+    }
+
+    /// The state of one layer. `config` is the one that the state was sized by.
+    pub(super) fn layer(&mut self, config: &Config, layer: usize) -> State<'_> {
+        let one = StateSize::of(config, 1);
+        State {
+            conv: part(self.conv, one.conv, layer),
+            conv_exponents: part(self.conv_exponents, one.conv_exponents, layer),
+            ssm: match &mut self.ssm {
+                SsmState::I16(s) => SsmState::I16(part(s, one.ssm, layer)),
+                SsmState::I32(s) => SsmState::I32(part(s, one.ssm, layer)),
+            },
+            ranges: part(self.ranges, one.ranges, layer),
+        }
+    }
+
+    /// Copies from a state of the same size and kind.
+    pub(super) fn copy_from(&mut self, from: &State<'_>) {
+        copy(self.conv, from.conv);
+        copy(self.conv_exponents, from.conv_exponents);
+        match (&mut self.ssm, &from.ssm) {
+            (SsmState::I16(to), SsmState::I16(from)) => copy(to, from),
+            (SsmState::I32(to), SsmState::I32(from)) => copy(to, from),
+            _ => debug_assert!(false, "states of two kinds"),
+        }
+        copy(self.ranges, from.ranges);
+    }
+
+    /// Whether mantissas and exponents are such as a step leaves behind: only then nothing can overflow.
+    pub(super) fn check(&self, config: &Config) -> Result<(), StepError> {
+        let error = |name, index, exponent| Err(StepError::Exponent { name, index, exponent });
+        let rows = self.conv.as_chunks::<16>().0.iter().zip(self.conv_exponents.iter());
+        for (index, (row, e)) in rows.enumerate() {
+            let top = bits(row.iter().fold(0, |all, m| all | magnitude(*m)));
+            if top > 30 || !(LOW..=HIGH).contains(&i32::from(*e)) {
+                return error("the convolution state", index, i32::from(*e) + top);
+            }
+        }
+        let d_state = config.d_state as usize;
+        for (index, range) in self.ranges.iter().enumerate() {
+            let (panel, lane) = (index / 16, index % 16);
+            let places = (panel * d_state..(panel + 1) * d_state).map(|row| row * 16 + lane);
+            let (largest, most) = match &self.ssm {
+                SsmState::I16(s) => {
+                    (places.fold(0, |all, i| all | magnitude(s.get(i).map_or(0, |m| i32::from(*m)))), 15)
+                }
+                SsmState::I32(s) => {
+                    (places.fold(0, |all, i| all | magnitude(s.get(i).copied().unwrap_or(0))), 29)
+                }
+            };
+            let held = range.top() - range.unit();
+            if range.unit() > HIGH || range.top() > HIGH || bits(largest) > held || held > most {
+                return error("the recurrent state", index, range.top());
+            }
+        }
+        Ok(())
+    }
+}
+
+fn part<T>(all: &mut [T], len: usize, index: usize) -> &mut [T] {
+    all.get_mut(index * len..(index + 1) * len).unwrap_or_default()
+}
+
+fn copy<T: Copy>(to: &mut [T], from: &[T]) {
+    debug_assert_eq!(to.len(), from.len());
+    for (to, from) in to.iter_mut().zip(from) {
+        *to = *from;
+    }
+}
