@@ -3,9 +3,10 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use elapid_core::fixed;
 use elapid_core::format::{Config, FormatError, Header, Layout, Section};
 use elapid_core::kernels::{Kernels, Team, detect, for_each_available};
-use elapid_core::model::Model;
+use elapid_core::model::{Model, StepError};
 use elapid_core::source::{LayerSource, SliceSource, slice};
 
 use crate::pool::{Pool, default_threads};
@@ -42,6 +43,7 @@ pub struct Engine {
     bytes: Bytes,
     header: Header,
     kernels: &'static dyn Kernels,
+    fixed: &'static dyn fixed::kernels::Kernels,
     pool: Pool,
     /// Tells engines apart: what was checked of one file says nothing of another.
     number: u64,
@@ -67,6 +69,17 @@ fn kernels(name: Option<&str>) -> Result<&'static dyn Kernels, Error> {
         }
     });
     found.ok_or_else(|| Error::Kernels { name: name.into(), known: known.join(", ") })
+}
+
+/// The fixed path's kernels of this name, or the best: it has no variants of its own for some instruction sets.
+fn fixed_kernels(name: Option<&str>) -> &'static dyn fixed::kernels::Kernels {
+    let mut found = fixed::kernels::detect();
+    fixed::kernels::for_each_available(&mut |kernels| {
+        if name.is_some_and(|name| kernels.name().eq_ignore_ascii_case(name)) {
+            found = kernels;
+        }
+    });
+    found
 }
 
 impl Engine {
@@ -110,10 +123,11 @@ impl Engine {
         };
         let header = check().map_err(|cause| Error::Format { model: name.clone(), cause })?;
         let kernels = kernels(options.kernels.as_deref())?;
+        let fixed = fixed_kernels(options.kernels.as_deref());
         let pool = Pool::new(options.threads.unwrap_or_else(default_threads))?;
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        Ok(Self { name, bytes, header, kernels, pool, number })
+        Ok(Self { name, bytes, header, kernels, fixed, pool, number })
     }
 
     /// The file's path, or what stands for it in messages.
@@ -146,6 +160,11 @@ impl Engine {
     pub fn kernels(&self) -> &'static dyn Kernels {
         self.kernels
     }
+    /// What computes it in the fixed path.
+    #[must_use]
+    pub fn fixed_kernels(&self) -> &'static dyn fixed::kernels::Kernels {
+        self.fixed
+    }
     /// The threads that compute it.
     #[must_use]
     pub fn team(&self) -> &dyn Team {
@@ -155,6 +174,14 @@ impl Engine {
     #[must_use]
     pub fn model(&self) -> Model<'_> {
         Model::new(self.layout(), self.kernels, &self.pool)
+    }
+
+    /// The model in the fixed path, for steps by hand.
+    ///
+    /// # Errors
+    /// [`StepError::Type`] if a matrix is neither q8 nor q4.
+    pub fn fixed_model(&self) -> Result<fixed::Model<'_>, StepError> {
+        fixed::Model::new(self.layout(), self.fixed, &self.pool)
     }
 
     /// Memory for one sequence.

@@ -168,7 +168,10 @@ impl Error {
         match self {
             Self::Format { .. } | Self::Section { .. } | Self::Damaged { .. } => ExitClass::BadModel,
             Self::Step { cause: StepError::Source(_), .. } => ExitClass::BadModel,
-            Self::Step { cause: StepError::Token { .. } | StepError::NoTokens, .. } => ExitClass::Usage,
+            Self::Step {
+                cause: StepError::Token { .. } | StepError::NoTokens | StepError::Type { .. },
+                ..
+            } => ExitClass::Usage,
             Self::Usage(_) | Self::Threads { .. } | Self::Kernels { .. } | Self::NoBundled => {
                 ExitClass::Usage
             }

@@ -9,6 +9,7 @@
 mod engine;
 mod error;
 mod generate;
+mod path;
 mod pool;
 mod residency;
 mod sequence;

@@ -2,13 +2,13 @@
 
 use std::ops::ControlFlow;
 
+use elapid_core::fixed;
 use elapid_core::format::Config;
-use elapid_core::kernels::{LANES, Scale, SsmState};
-use elapid_core::model::{
-    Model, Rows, Scratch, ScratchSize, Session, State, StateKind, StateSize, StepError,
-};
+use elapid_core::kernels::LANES;
+use elapid_core::model::{Rows, StateKind, StepError};
 use elapid_core::source::SliceSource;
 
+use crate::path::{Buffers, Steps, scratch_bytes, state_bytes};
 use crate::{Engine, Error};
 
 /// Tokens of a chunk if nothing else is asked for: enough that a chunk's weights are read once for many tokens.
@@ -21,44 +21,18 @@ const CHUNK_BYTES: usize = 32 << 20;
 pub struct MemoryOptions {
     /// How the recurrent state is kept. f16 halves it, and rounds it after every token.
     pub state: StateKind,
+    /// Compute in integers, with a recurrent state of this kind; in floating point, with `state`, if left out. The model's
+    /// matrices must be q8 or q4.
+    pub fixed: Option<fixed::StateKind>,
     /// Tokens that pass a layer together; a good number for the model if left out. It changes no bit of the results.
     pub chunk: Option<usize>,
-}
-
-/// The recurrent state's elements.
-#[derive(Debug)]
-enum Ssm {
-    F32(Vec<f32>),
-    F16(Vec<u16>),
-}
-
-impl Ssm {
-    fn new(kind: StateKind, len: usize) -> Result<Self, Error> {
-        Ok(match kind {
-            StateKind::F32 => Self::F32(zeros("the state", len)?),
-            StateKind::F16 => Self::F16(zeros("the state", len)?),
-        })
-    }
-
-    fn lend(&mut self) -> SsmState<'_> {
-        match self {
-            Self::F32(state) => SsmState::F32(state),
-            Self::F16(state) => SsmState::F16(state),
-        }
-    }
 }
 
 /// The memory of one sequence: state, undo copy, working memory and logits. It outlives the sequences that use it, one
 /// after the other.
 #[derive(Debug)]
 pub struct Memory {
-    conv: Vec<f32>,
-    ssm: Ssm,
-    undo_conv: Vec<f32>,
-    undo_ssm: Ssm,
-    floats: Vec<f32>,
-    ints: Vec<i8>,
-    scales: Vec<Scale>,
+    buffers: Buffers,
     logits: Vec<f32>,
     row: Vec<f32>,
     /// Blocks of the engine's file that were checked.
@@ -68,10 +42,10 @@ pub struct Memory {
 }
 
 /// Zeros, or an error where the system has no memory for them.
-fn zeros<T: Clone + Default>(what: &'static str, len: usize) -> Result<Vec<T>, Error> {
+pub(crate) fn zeros<T: Clone + Default>(what: &'static str, len: usize) -> Result<Vec<T>, Error> {
     let mut memory = Vec::new();
     if memory.try_reserve_exact(len).is_err() {
-        let hint = if what == "the state" { ", or --state f16" } else { "" };
+        let hint = if what == "the state" { ", or --state f16 (i16 in the fixed path)" } else { "" };
         return Err(Error::Memory { what, bytes: len.saturating_mul(size_of::<T>()), hint });
     }
     memory.resize(len, T::default());
@@ -79,38 +53,29 @@ fn zeros<T: Clone + Default>(what: &'static str, len: usize) -> Result<Vec<T>, E
 }
 
 /// Tokens of a chunk whose working memory stays within [`CHUNK_BYTES`], one at least.
-fn default_chunk(config: &Config) -> usize {
-    let each = ScratchSize::of(config, 1).bytes();
+fn default_chunk(config: &Config, options: &MemoryOptions) -> usize {
+    let each = scratch_bytes(config, options, 1);
     (CHUNK_BYTES / each.max(1)).clamp(1, CHUNK)
 }
 
 /// Bytes of state and working memory that a sequence takes, weights not counted.
 #[must_use]
 pub fn memory_bytes(config: &Config, options: &MemoryOptions) -> usize {
-    let chunk = options.chunk.unwrap_or_else(|| default_chunk(config)).max(1);
-    let state = StateSize::of(config, config.n_layer as usize).bytes(options.state);
-    let undo = StateSize::of(config, 1).bytes(options.state);
+    let chunk = options.chunk.unwrap_or_else(|| default_chunk(config, options)).max(1);
+    let state = state_bytes(config, options, config.n_layer as usize);
+    let undo = state_bytes(config, options, 1);
     let logits = 4 * config.padded_vocab() as usize;
-    state.saturating_add(undo).saturating_add(ScratchSize::of(config, chunk).bytes()).saturating_add(logits)
+    state.saturating_add(undo).saturating_add(scratch_bytes(config, options, chunk)).saturating_add(logits)
 }
 
 impl Memory {
     pub(crate) fn new(engine: &Engine, options: &MemoryOptions) -> Result<Self, Error> {
         let layout = engine.layout();
         let config = layout.config();
-        let all = StateSize::of(config, config.n_layer as usize);
-        let one = StateSize::of(config, 1);
-        let chunk = options.chunk.unwrap_or_else(|| default_chunk(config)).max(1);
-        let scratch = ScratchSize::of(config, chunk);
+        let chunk = options.chunk.unwrap_or_else(|| default_chunk(config, options)).max(1);
         let working = "the working memory of a step";
         Ok(Self {
-            conv: zeros("the state", all.conv)?,
-            ssm: Ssm::new(options.state, all.ssm)?,
-            undo_conv: zeros("the state", one.conv)?,
-            undo_ssm: Ssm::new(options.state, one.ssm)?,
-            floats: zeros(working, scratch.floats)?,
-            ints: zeros(working, scratch.ints)?,
-            scales: zeros(working, scratch.scales)?,
+            buffers: Buffers::new(config, options, chunk)?,
             logits: zeros(working, config.padded_vocab() as usize)?,
             row: Vec::new(),
             checked: zeros(working, SliceSource::checked_words(layout))?,
@@ -127,15 +92,10 @@ impl Memory {
         if self.engine != engine.number() {
             return Err(engine.step_error(StepError::OtherModel));
         }
-        let model = engine.model();
-        let mut state = State { conv: &mut self.conv, ssm: self.ssm.lend() };
-        state.clear();
-        let undo = State { conv: &mut self.undo_conv, ssm: self.undo_ssm.lend() };
-        let scratch = Scratch { floats: &mut self.floats, ints: &mut self.ints, scales: &mut self.scales };
-        let session = Session::new(&model, state, undo, scratch).map_err(|cause| engine.step_error(cause))?;
+        let steps = self.buffers.steps(engine).map_err(|cause| engine.step_error(cause))?;
         let source = engine.source(&mut self.checked)?;
         let (logits, row) = (&mut self.logits, &mut self.row);
-        Ok(Sequence { engine, model, session, source, logits, row, chunk: self.chunk })
+        Ok(Sequence { engine, steps, source, logits, row, chunk: self.chunk })
     }
 }
 
@@ -157,8 +117,7 @@ pub type EachRow<'e> = dyn FnMut(usize, &[f32]) -> Result<(), Error> + 'e;
 /// One sequence: tokens go in, logits come out.
 pub struct Sequence<'a> {
     engine: &'a Engine,
-    model: Model<'a>,
-    session: Session<'a>,
+    steps: Steps<'a>,
     source: SliceSource<'a>,
     logits: &'a mut Vec<f32>,
     row: &'a mut Vec<f32>,
@@ -177,7 +136,7 @@ impl std::fmt::Debug for Sequence<'_> {
 impl Sequence<'_> {
     /// Forgets everything, an interrupted computation too.
     pub fn clear(&mut self) {
-        self.session.clear();
+        self.steps.clear();
     }
 
     /// Feeds tokens. Any number of them, in one call or many: the results are the same bits.
@@ -223,7 +182,7 @@ impl Sequence<'_> {
         self.row.resize(padded, 0.0);
         for tokens in tokens.chunks(chunk) {
             self.pass(tokens, &mut done, total, watch)?;
-            let out = self.model.logits(&mut self.session, &mut self.source, Rows::All, &mut all);
+            let out = self.steps.logits(&mut self.source, Rows::All, &mut all);
             out.map_err(|cause| self.engine.step_error(cause))?;
             let panels = all.as_chunks::<LANES>().0;
             for t in 0..tokens.len() {
@@ -245,7 +204,7 @@ impl Sequence<'_> {
     /// # Errors
     /// [`Error::Step`] if no token was fed, or as [`Sequence::feed`].
     pub fn logits(&mut self) -> Result<&mut [f32], Error> {
-        let out = self.model.logits(&mut self.session, &mut self.source, Rows::Last, self.logits);
+        let out = self.steps.logits(&mut self.source, Rows::Last, self.logits);
         out.map_err(|cause| self.engine.step_error(cause))?;
         Ok(&mut self.logits[..self.engine.config().vocab as usize])
     }
@@ -277,10 +236,10 @@ impl Sequence<'_> {
         total: u64,
         watch: &mut Watch<'_>,
     ) -> Result<(), Error> {
-        let Self { engine, model, session, source, .. } = self;
-        let mut more = model.begin(session, source, tokens).map(|()| true);
+        let Self { engine, steps, source, .. } = self;
+        let mut more = steps.begin(source, tokens).map(|()| true);
         while more.map_err(|cause| engine.step_error(cause))? {
-            more = model.advance(session, source);
+            more = steps.advance(source);
             if more.is_ok() {
                 *done += tokens.len() as u64;
                 if watch(Progress { done: *done, total }).is_break() {

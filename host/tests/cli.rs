@@ -64,6 +64,34 @@ fn a_seed_gives_a_text() {
 }
 
 #[test]
+fn the_fixed_path_computes_in_integers() {
+    let text =
+        |args: &[&str]| good(&[&["run", &small(), "My fellow", "-n", "40", "--seed", "1"], args].concat());
+    let fixed = text(&["--path", "fixed"]);
+    assert!(fixed.len() > 60, "{fixed:?}");
+    assert_eq!(fixed, text(&["--path", "fixed", "--state", "i16", "-t", "3", "--kernels", "scalar"]));
+    let logits = |args: &[&str]| {
+        floats(&json(&good(&[&["logits", &small(), "--tokens", "1,2,3", "--json"], args].concat()))["logits"])
+    };
+    let (fixed, float) = (logits(&["--path", "fixed"]), logits(&[]));
+    assert!(fixed != float && fixed != logits(&["--path", "fixed", "--state", "i32"]));
+    assert!(fixed.iter().zip(&float).all(|(a, b)| (a - b).abs() < 0.5));
+    // In units of 2^-16.
+    assert!(fixed.iter().all(|x| x * 65536.0 == (x * 65536.0).round()));
+}
+
+#[test]
+fn a_state_of_the_other_path_is_refused() {
+    let run = |args: &[&str]| elapid(&[&["run", &small(), "My"], args].concat()).output().unwrap();
+    bad(
+        run(&["--path", "fixed", "--state", "f16"]),
+        2,
+        "--state f16 is not of the fixed path: choose i16 or i32",
+    );
+    bad(run(&["--state", "i32"]), 2, "--state i32 is not of the float path: choose f32 or f16");
+}
+
+#[test]
 fn a_stop_text_ends_it() {
     let whole = good(&["run", &small(), "My fellow", "-n", "60", "--seed", "3"]);
     for (from, to) in [(20, 25), (40, 52)] {

@@ -4,6 +4,7 @@ use std::fs;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
+use elapid::core::fixed;
 use elapid::core::format::{
     Arch, Config, DataSizes, Fields, Header, Layout, Quant, Quants, Section, emit_header,
 };
@@ -43,19 +44,48 @@ fn threads_kernels_and_chunks_change_no_bit() {
     let mut kernels = Vec::new();
     for_each_available(&mut |k| kernels.push(k.name()));
     for state in [StateKind::F32, StateKind::F16] {
-        let expected = all_bits(&open(1, Some("scalar")), &MemoryOptions { state, chunk: Some(1) });
+        let expected = all_bits(
+            &open(1, Some("scalar")),
+            &MemoryOptions { state, chunk: Some(1), ..Default::default() },
+        );
         assert_eq!((expected.len(), expected[0].len()), (TOKENS.len(), 1024));
         for name in &kernels {
             for (threads, chunk) in [(1, 3), (2, 1), (3, 11), (5, 256)] {
-                let rows = all_bits(&open(threads, Some(name)), &MemoryOptions { state, chunk: Some(chunk) });
+                let rows = all_bits(
+                    &open(threads, Some(name)),
+                    &MemoryOptions { state, chunk: Some(chunk), ..Default::default() },
+                );
                 assert!(rows == expected, "{name}, {threads} threads, chunks of {chunk}, {state:?}");
             }
         }
     }
-    let f16 = all_bits(&open(1, None), &MemoryOptions { state: StateKind::F16, chunk: None });
+    let f16 = all_bits(&open(1, None), &MemoryOptions { state: StateKind::F16, ..Default::default() });
     let f32 = all_bits(&open(1, None), &MemoryOptions::default());
     assert!(f16 != f32, "the state's type is used");
+    fixed_path(&f32);
     eprintln!("ran {} kernels: {}", kernels.len(), kernels.join(", "));
+}
+
+/// The same in the fixed path, whose logits are near those of the float path.
+fn fixed_path(float: &[Vec<u32>]) {
+    let mut kinds = Vec::new();
+    for fixed in [fixed::StateKind::I16, fixed::StateKind::I32].map(Some) {
+        let expected = all_bits(
+            &open(1, Some("scalar")),
+            &MemoryOptions { fixed, chunk: Some(1), ..Default::default() },
+        );
+        for (threads, chunk) in [(1, 3), (2, 1), (3, 256)] {
+            let options = MemoryOptions { fixed, chunk: Some(chunk), ..Default::default() };
+            let rows = all_bits(&open(threads, None), &options);
+            assert!(rows == expected, "{threads} threads, chunks of {chunk}, {fixed:?}");
+        }
+        for (fixed, float) in expected.iter().flatten().zip(float.iter().flatten()) {
+            let (fixed, float) = (f32::from_bits(*fixed), f32::from_bits(*float));
+            assert!((fixed - float).abs() < 0.5, "{fixed} beside {float}");
+        }
+        kinds.push(expected);
+    }
+    assert!(kinds[0] != kinds[1] && kinds[0] != float, "path and state are used");
 }
 
 #[test]

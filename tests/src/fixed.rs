@@ -2,16 +2,15 @@
 
 use std::path::Path;
 
-use elapid_core::fixed::kernels::{Group, Inverse, Kernels, Range, SsmState};
-use elapid_core::fixed::{
-    LOGIT_BITS, Model, Scratch, ScratchSize, Session, State, StateKind, StateSize,
-};
+use elapid_core::fixed::kernels::{self, Group, Inverse, Kernels, Range, SsmState};
+use elapid_core::fixed::{LOGIT_BITS, Model, Scratch, ScratchSize, Session, State, StateKind, StateSize};
 use elapid_core::format::{Arch, Config, Header, MatrixShape, Part, Section};
 use elapid_core::kernels::Team;
 use elapid_core::model::{Rows, StepError};
 use elapid_core::source::{LayerSource, SliceSource};
 
 use crate::oracle::{Layer, Oracle};
+use crate::runner::perplexity_of;
 
 /// The elements of a state, owned.
 pub struct OwnedState {
@@ -142,17 +141,26 @@ pub fn numbers(logits: &[i32]) -> Vec<f64> {
     logits.iter().map(|x| f64::from(*x) / f64::from(1 << LOGIT_BITS)).collect()
 }
 
+/// [`perplexity`](crate::runner::perplexity) of the fixed path.
+pub fn fixed_perplexity(path: &Path, kind: StateKind, tokens: &[u32]) -> f64 {
+    let mut runner = FixedRunner::open(path, kind, 128);
+    let vocab = runner.config().vocab as usize;
+    let team = elapid::Pool::new(elapid::default_threads()).expect("threads");
+    let logits = runner.all_logits(kernels::detect(), &team, tokens).expect("the step succeeds");
+    let logits: Vec<f32> = numbers(&logits).into_iter().map(|x| x as f32).collect();
+    perplexity_of(&logits, vocab, tokens)
+}
+
 /// The reference with the weights of a packed file, as they are after packing.
 pub fn oracle(path: &Path) -> Oracle {
     let file = std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     let header = Header::parse(&file).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     let reader = Reader { file: &file, header: &header };
     let config = header.layout().config();
-    let (d_model, d_inner) = (config.d_model, config.d_inner);
+    let d_model = config.d_model;
     let layers = (0..config.n_layer).map(|i| reader.layer(i)).collect();
-    let head = (!config.tied).then(|| {
-        reader.matrix(Section::Head, Part::Head, &config.head(), rows(0, config.vocab), d_model).0
-    });
+    let head = (!config.tied)
+        .then(|| reader.matrix(Section::Head, Part::Head, &config.head(), rows(0, config.vocab), d_model).0);
     let mut oracle = Oracle {
         d_model: d_model as usize,
         d_state: config.d_state as usize,
@@ -168,7 +176,6 @@ pub fn oracle(path: &Path) -> Oracle {
         state: Vec::new(),
     };
     oracle.reset();
-    let _ = d_inner;
     oracle
 }
 

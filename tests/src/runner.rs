@@ -161,6 +161,11 @@ pub fn perplexity(path: &Path, kind: StateKind, tokens: &[u32]) -> f64 {
     let vocab = runner.config().vocab as usize;
     let team = elapid::Pool::new(elapid::default_threads()).expect("threads");
     let logits = runner.all_logits(elapid_core::kernels::detect(), &team, tokens).expect("the step succeeds");
+    perplexity_of(&logits, vocab, tokens)
+}
+
+/// The same from the logits `[tokens][vocab]` after each token.
+pub fn perplexity_of(logits: &[f32], vocab: usize, tokens: &[u32]) -> f64 {
     let losses = logits.chunks_exact(vocab).zip(&tokens[1..]).map(|(row, &next)| {
         let largest = row.iter().fold(f32::NEG_INFINITY, |m, x| m.max(*x));
         let sum: f64 = row.iter().map(|x| f64::from(x - largest).exp()).sum();

@@ -2,6 +2,7 @@
 
 use elapid_core::format::Quant;
 use elapid_core::model::StateKind;
+use elapid_tests::fixed::fixed_perplexity;
 use elapid_tests::fixture::{fixture, golden_perplexity, held_out_text};
 use elapid_tests::runner::{pack, perplexity, quant, tokens_of};
 
@@ -38,5 +39,37 @@ fn packing_costs_little_perplexity() {
         let change = found / reference - 1.0;
         println!("{name}: {found:.4}, {:+.4}% over f32's {reference:.4}", 100.0 * change);
         assert!(change.abs() < limit, "{name}: {found} beside {reference}");
+    }
+}
+
+/// How far the fixed path's perplexity may be from the float path's on the same file.
+const FIXED_LIMIT: f64 = 0.003;
+
+#[test]
+fn the_fixed_path_costs_no_perplexity() {
+    let Some(text) = held_out_text() else {
+        println!("skipped: the held-out text is not there");
+        return;
+    };
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    // The documentation has them over 16,384 tokens.
+    for (name, count) in [("address-300k", 8192), ("address-4m", 2048)] {
+        let Some(model) = fixture(name) else {
+            println!("skipped: {name} is not there");
+            continue;
+        };
+        for quant_as in [Quant::Q8, Quant::Q4] {
+            let path = pack(&model.checkpoint, folder.path(), &quant(quant_as));
+            let tokens = &tokens_of(&path, &text)[..count];
+            let float = perplexity(&path, StateKind::F32, tokens);
+            let fixed = fixed_perplexity(&path, elapid_core::fixed::StateKind::I16, tokens);
+            let change = fixed / float - 1.0;
+            println!(
+                "{name} {}: fixed {fixed:.4}, {:+.4}% over float's {float:.4}",
+                quant_as.name(),
+                100.0 * change
+            );
+            assert!(change.abs() < FIXED_LIMIT, "{name} {}: {fixed} beside {float}", quant_as.name());
+        }
     }
 }

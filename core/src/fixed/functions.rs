@@ -74,11 +74,12 @@ pub const fn reciprocal_1p(x: u32) -> u32 {
 #[must_use]
 pub const fn rsqrt(x: u32) -> u32 {
     let x = x as u64;
-    let mut y = 1_433_894_133 - (x * (1_763_813_450 - (x * 879_700_126 >> 24)) >> 24) << 1;
+    let linear = 1_763_813_450 - ((x * 879_700_126) >> 24);
+    let mut y = (1_433_894_133 - ((x * linear) >> 24)) << 1;
     let mut i = 0;
     while i < 3 {
-        let square = (y * y >> 30) * x >> 24;
-        y = y * ((3 << 30) - square) >> 31;
+        let square = (((y * y) >> 30) * x) >> 24;
+        y = (y * ((3 << 30) - square)) >> 31;
         i += 1;
     }
     y as u32

@@ -150,7 +150,9 @@ impl PartGeometry {
     /// Blocks of the part.
     #[must_use]
     pub const fn blocks(&self) -> u32 {
-        self.panels.div_ceil(self.panels_per_block)
+        // Never 0 in a layout; said here so that no panic is compiled for it.
+        let per_block = if self.panels_per_block == 0 { 1 } else { self.panels_per_block };
+        self.panels.div_ceil(per_block)
     }
     /// The part's blocks, counted within the section.
     #[must_use]

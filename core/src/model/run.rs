@@ -34,7 +34,7 @@ impl<'a> Run<'a> {
     /// The bytes of some panels, counted within the run: stretches of panels that lie together, each with the range it
     /// covers counted from `panels.start`.
     pub fn pieces(&self, panels: Range<usize>) -> impl Iterator<Item = (Range<usize>, &'a [u8])> + use<'a> {
-        let per_block = self.geometry.panels_per_block as usize;
+        let per_block = (self.geometry.panels_per_block as usize).max(1);
         let (stride, size) = (self.geometry.block_stride as usize, self.geometry.panel_bytes as usize);
         let (bytes, start) = (self.bytes, panels.start);
         let mut at = start;
@@ -61,7 +61,8 @@ pub(crate) fn embedding_panel<'s>(
 ) -> Result<&'s [u8], SourceError> {
     let geometry = layout.part(Part::Embedding);
     let panel = token / LANES as u32;
-    let (block, within) = (panel / geometry.panels_per_block, panel % geometry.panels_per_block);
+    let per_block = geometry.panels_per_block.max(1);
+    let (block, within) = (panel / per_block, panel % per_block);
     let bytes = source.lend(Section::Embedding, block..block + 1)?;
     let start = (within * geometry.panel_bytes) as usize;
     bytes.get(start..start + geometry.panel_bytes as usize).ok_or_else(|| {

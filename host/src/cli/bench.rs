@@ -140,7 +140,7 @@ fn most_likely(logits: &[f32]) -> u32 {
 pub(super) fn run(args: &Args) -> Result<(), Error> {
     let engine = args.compute.open(args.model.as_deref())?;
     let vocab = engine.config().vocab;
-    let mut memory = engine.memory(&args.state.memory())?;
+    let mut memory = engine.memory(&args.state.memory()?)?;
     let mut sequence = memory.sequence(&engine)?;
     interrupt::listen();
 
@@ -197,7 +197,7 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
         ratio: read_gbps / machine_read_gbps,
         peak_rss_bytes: peak_rss(),
         threads: engine.team().size(),
-        kernels: engine.kernels().name(),
+        kernels: args.state.kernels(&engine),
         prompt_tokens: args.p,
         decoded_tokens: args.n,
     };

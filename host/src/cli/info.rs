@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::path::PathBuf;
 
+use elapid::core::fixed;
 use elapid::core::format::{Config, Layout, Quant, Section};
 use elapid::core::model::{StateKind, StateSize};
 use elapid::{Error, MemoryOptions, memory_bytes};
@@ -71,6 +72,9 @@ struct Dimensions {
 struct StateBytes {
     f32: usize,
     f16: usize,
+    /// In the fixed path, with its exponents.
+    i16: usize,
+    i32: usize,
 }
 
 #[derive(Serialize)]
@@ -128,6 +132,7 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
     let generation =
         engine.generation()?.map(|g| Generation { eos: g.eos.iter().collect(), bos: g.bos, pad: g.pad });
     let state = StateSize::of(config, config.n_layer as usize);
+    let fixed_state = fixed::StateSize::of(config, config.n_layer as usize);
     let name = Quant::name;
     let q = &config.quants;
     let info = Info {
@@ -145,7 +150,12 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
         parameters: parameters(config),
         bits_per_weight: 8.0 * weight_bytes(layout) as f64 / parameters(config) as f64,
         file_bytes: layout.file_bytes(),
-        state_bytes: StateBytes { f32: state.bytes(StateKind::F32), f16: state.bytes(StateKind::F16) },
+        state_bytes: StateBytes {
+            f32: state.bytes(StateKind::F32),
+            f16: state.bytes(StateKind::F16),
+            i16: fixed_state.bytes(fixed::StateKind::I16),
+            i32: fixed_state.bytes(fixed::StateKind::I32),
+        },
         memory_bytes: memory_bytes(config, &MemoryOptions::default()),
         vocabulary,
         generation,
@@ -174,7 +184,7 @@ fn dimensions(c: &Config) -> Dimensions {
 
 fn table(info: &Info) -> Result<(), Error> {
     let c = &info.config;
-    let q = &info.quants;
+    let (q, state) = (&info.quants, &info.state_bytes);
     let yes = |flag: bool| if flag { "yes" } else { "no" };
     let rows = [
         ("arch", info.arch.to_owned()),
@@ -201,7 +211,13 @@ fn table(info: &Info) -> Result<(), Error> {
             },
         ),
         ("file", format!("{} bytes, blocks of up to {}", info.file_bytes, c.block_bytes)),
-        ("state", format!("{} bytes in f32, {} in f16", info.state_bytes.f32, info.state_bytes.f16)),
+        (
+            "state",
+            format!(
+                "{} bytes in f32, {} in f16, {} in i16, {} in i32",
+                state.f32, state.f16, state.i16, state.i32
+            ),
+        ),
         ("memory", format!("{} bytes a sequence beside the weights", info.memory_bytes)),
     ];
     let mut out = output::stdout();

@@ -74,7 +74,7 @@ fn rows(
 pub(super) fn run(args: &Args) -> Result<(), Error> {
     let engine = args.compute.open(args.model.as_deref())?;
     let tokens = tokens(args, &engine)?;
-    let mut memory = engine.memory(&args.state.memory())?;
+    let mut memory = engine.memory(&args.state.memory()?)?;
     let mut sequence = memory.sequence(&engine)?;
     interrupt::listen();
     if let Some(path) = &args.output {

@@ -6,14 +6,26 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
+use elapid::core::fixed;
 use elapid::core::model::StateKind;
 use elapid::{Engine, EngineOptions, Error, MAX_THREADS, MemoryOptions};
+
+/// How a model is computed.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum PathArg {
+    /// In floating point
+    Float,
+    /// In integers: for q8 and q4 models, the same bits also on machines without floating point
+    Fixed,
+}
 
 /// How the recurrent state is kept.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum StateArg {
     F32,
     F16,
+    I16,
+    I32,
 }
 
 /// Options of all commands that compute.
@@ -50,18 +62,41 @@ fn open(model: Option<&Path>, options: &EngineOptions) -> Result<Engine, Error> 
 /// Options of all commands that keep a state.
 #[derive(clap::Args)]
 pub(super) struct StateArgs {
-    /// How the recurrent state is kept: f16 halves its memory and rounds it after every token
-    #[arg(long, value_enum, default_value = "f32")]
-    state: StateArg,
+    /// Whether to compute in floating point or in integers
+    #[arg(long, value_enum, default_value = "float")]
+    path: PathArg,
+    /// How the recurrent state is kept: f32, or f16, which halves its memory and rounds it after every token; in the fixed
+    /// path i16, or i32
+    #[arg(long, value_enum)]
+    state: Option<StateArg>,
 }
 
 impl StateArgs {
-    pub(super) fn memory(&self) -> MemoryOptions {
-        let state = match self.state {
-            StateArg::F32 => StateKind::F32,
-            StateArg::F16 => StateKind::F16,
-        };
-        MemoryOptions { state, ..MemoryOptions::default() }
+    pub(super) fn memory(&self) -> Result<MemoryOptions, Error> {
+        let of = |state, fixed| Ok(MemoryOptions { state, fixed, ..MemoryOptions::default() });
+        let (float, other) = (StateKind::default(), |state: &str, path: &str, has: &str| {
+            Err(Error::Usage(format!(
+                "--state {state} is not of the {path} path: choose {has}, or the other --path"
+            )))
+        });
+        match (self.path, self.state) {
+            (PathArg::Float, None | Some(StateArg::F32)) => of(StateKind::F32, None),
+            (PathArg::Float, Some(StateArg::F16)) => of(StateKind::F16, None),
+            (PathArg::Float, Some(StateArg::I16)) => other("i16", "float", "f32 or f16"),
+            (PathArg::Float, Some(StateArg::I32)) => other("i32", "float", "f32 or f16"),
+            (PathArg::Fixed, None | Some(StateArg::I16)) => of(float, Some(fixed::StateKind::I16)),
+            (PathArg::Fixed, Some(StateArg::I32)) => of(float, Some(fixed::StateKind::I32)),
+            (PathArg::Fixed, Some(StateArg::F32)) => other("f32", "fixed", "i16 or i32"),
+            (PathArg::Fixed, Some(StateArg::F16)) => other("f16", "fixed", "i16 or i32"),
+        }
+    }
+
+    /// The name of the kernels that compute.
+    pub(super) fn kernels(&self, engine: &Engine) -> &'static str {
+        match self.path {
+            PathArg::Float => engine.kernels().name(),
+            PathArg::Fixed => engine.fixed_kernels().name(),
+        }
     }
 }
 

@@ -65,7 +65,7 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
     if context.is_empty() {
         return Err(Error::Usage(format!("{}: only one token: give 2 at least", args.file.display())));
     }
-    let mut memory = engine.memory(&args.state.memory())?;
+    let mut memory = engine.memory(&args.state.memory()?)?;
     let mut sequence = memory.sequence(&engine)?;
     interrupt::listen();
     let bar = Bar::new("reading the text");

@@ -136,7 +136,7 @@ pub(super) fn run(args: Args) -> Result<(), Error> {
         eos: engine.generation()?.map_or(Vec::new(), |g| g.eos.iter().collect()),
         stop: args.stop,
     };
-    let mut memory = engine.memory(&args.state.memory())?;
+    let mut memory = engine.memory(&args.state.memory()?)?;
     let mut sequence = memory.sequence(&engine)?;
     interrupt::listen();
     let mut stream =

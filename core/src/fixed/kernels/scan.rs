@@ -90,7 +90,7 @@ fn scan_panels<S: Dot, H: Hold>(
     if n == 0 || tokens == 0 {
         return;
     }
-    let weights = panels.as_chunks::<64>().0.chunks_exact(n + 1);
+    let weights = panels.as_chunks::<64>().0.chunks_exact(n.saturating_add(1));
     let states = state.as_chunks_mut::<16>().0.chunks_exact_mut(n).zip(ranges.as_chunks_mut::<16>().0);
     let dt = rows(dt.m).chunks_exact(tokens).zip(dt.e.chunks_exact(tokens));
     let z = rows(z.m).chunks_exact(tokens).zip(z.e.chunks_exact(tokens));
