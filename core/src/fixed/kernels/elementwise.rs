@@ -1,6 +1,6 @@
 //! Norms, narrowing to activations, convolution, the residual.
 
-use super::{Dot, Exponents, Group, Inverse, Wide, WideMut, place, rows, rows_mut, words};
+use super::{Dot, Exponents, Group, Inverse, Wide, WideMut, numbers, place, rows, rows_mut, words};
 use crate::fixed::functions::{add as add_magnitudes, inverse_sqrt, silu};
 use crate::fixed::num::{LOW, Num, Row, bits, magnitude, mul_high, shift, shift_right};
 use crate::kernels::GROUP;
@@ -140,11 +140,14 @@ pub(super) fn normalize<S: Dot>(
         for (((low, high), (q, group)), (e, inv)) in io.zip(e.iter().zip(inv)) {
             // x, as large as fits, times 1 / rms, times w: 2^30, 2^30 and 2^31 give 27 bits.
             let up = (e + WIDE - inv.top).clamp(0, WIDE);
-            let product = |x: &Row, w: &Row| -> Row {
-                core::array::from_fn(|i| mul_high(mul_high(x[i] << up, inv.m), w[i]))
-            };
             let e = e - up + inv.e + 64;
-            *group = narrow_group(&product(low, &low_w), e + low_we, &product(high, &high_w), e + high_we, q);
+            let mut products = [[0; 16]; 2];
+            for i in 0..16 {
+                products[0][i] = mul_high(mul_high(low[i] << up, inv.m), low_w[i]);
+                products[1][i] = mul_high(mul_high(high[i] << up, inv.m), high_w[i]);
+            }
+            let [low, high] = &products;
+            *group = narrow_group(low, e + low_we, high, e + high_we, q);
         }
     }
 }
@@ -152,9 +155,13 @@ pub(super) fn normalize<S: Dot>(
 /// Sixteen f32 from a model file with the exponent of the largest; of smaller ones what lies below 2^-31 of it is cut.
 #[inline(always)]
 fn shared(w: &[u8; 64]) -> (Row, i32) {
-    let w = words(w).map(Num::from_f32_bits);
+    let w = numbers(w);
     let e = w.iter().fold(LOW, |e, w| e.max(if w.m == 0 { LOW } else { w.e }));
-    (w.map(|w| w.m >> (e - w.e).clamp(0, 31)), e)
+    let mut row = [0; 16];
+    for i in 0..16 {
+        row[i] = w[i].m >> (e - w[i].e).clamp(0, 31);
+    }
+    (row, e)
 }
 
 #[inline(always)]
@@ -244,9 +251,14 @@ pub(super) fn conv_silu<S: Dot>(
 #[inline(always)]
 fn convolve<'a>(weights: &[[u8; 64]], tap: impl Fn(usize) -> (&'a Row, i32)) -> (Row, i32) {
     let Some((bias, taps)) = weights.split_last() else { return ([0; 16], LOW) };
-    let bias = words(bias).map(Num::from_f32_bits);
+    let bias = numbers(bias);
     // A product's exponent, and 4 bits more for the sum of 9.
-    let mut top: Row = core::array::from_fn(|i| if bias[i].m == 0 { LOW } else { bias[i].e });
+    let (mut top, mut sum) = ([LOW; 16], [0; 16]);
+    for i in 0..16 {
+        if bias[i].m != 0 {
+            top[i] = bias[i].e;
+        }
+    }
     for (k, w) in taps.iter().enumerate() {
         let ((x, e), w) = (tap(k), words(w));
         for i in 0..16 {
@@ -254,7 +266,9 @@ fn convolve<'a>(weights: &[[u8; 64]], tap: impl Fn(usize) -> (&'a Row, i32)) -> 
             top[i] = top[i].max(if x[i] == 0 { LOW } else { used });
         }
     }
-    let mut sum: Row = core::array::from_fn(|i| shift_right(bias[i].m, (top[i] + 4 - bias[i].e).max(1)));
+    for i in 0..16 {
+        sum[i] = shift_right(bias[i].m, (top[i] + 4 - bias[i].e).max(1));
+    }
     for (k, w) in taps.iter().enumerate() {
         let ((x, e), w) = (tap(k), words(w));
         for i in 0..16 {

@@ -5,8 +5,8 @@
 //! 64 bits, exactly: 4096 groups, the most that a configuration can have, stay below 2^63.
 
 use super::elementwise::WIDE;
-use super::{Activations, Dot, Group, Input, TILE, TILES, WideMut, rows_mut, words};
-use crate::fixed::num::{LOW, Num, Row, saturated, shift_long};
+use super::{Activations, Dot, Group, Input, TILE, TILES, WideMut, numbers, rows_mut};
+use crate::fixed::num::{LOW, Row, saturated, shift_long};
 use crate::format::{MatrixShape, Quant};
 use crate::kernels::GROUP;
 
@@ -82,7 +82,11 @@ impl<'a> Panel<'a> {
 #[inline(always)]
 fn scales(bytes: &[u8; 32]) -> Row {
     let (bytes, _) = bytes.as_chunks::<2>();
-    core::array::from_fn(|i| scale(u16::from_le_bytes(bytes[i])))
+    let mut scales = [0; 16];
+    for i in 0..16 {
+        scales[i] = scale(u16::from_le_bytes(bytes[i]));
+    }
+    scales
 }
 
 /// One of them.
@@ -194,7 +198,7 @@ fn chunk<T, const N: usize>(x: &[T], first: usize) -> Option<&[T; N]> {
 fn wide(sums: &Sums, mut e: i32, bias: Option<&[u8; 64]>) -> (Row, i32) {
     let mut sums = *sums;
     if let Some(bias) = bias {
-        let bias = words(bias).map(Num::from_f32_bits);
+        let bias = numbers(bias);
         // A bias of 31 bits shifted up by 30, and sums of 62 bits, fit together.
         let top = bias.iter().fold(LOW, |top, b| top.max(if b.m == 0 { LOW } else { b.e }));
         let unit = e.max(top - 30).max(e + long_bits(&sums) - 62);
@@ -209,7 +213,11 @@ fn wide(sums: &Sums, mut e: i32, bias: Option<&[u8; 64]>) -> (Row, i32) {
         return ([0; 16], LOW);
     }
     let up = WIDE - bits;
-    (sums.map(|sum| shift_long(sum, up) as i32), e - up)
+    let mut row = [0; 16];
+    for i in 0..16 {
+        row[i] = shift_long(sums[i], up) as i32;
+    }
+    (row, e - up)
 }
 
 /// The least `b` with all of them within `2^b`.

@@ -15,7 +15,7 @@ mod scan;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
-use super::num::{HIGH, LOW, Row};
+use super::num::{HIGH, LOW, Num, Row};
 use crate::format::MatrixShape;
 use crate::kernels::GROUP;
 
@@ -350,6 +350,22 @@ fn rows_mut(x: &mut [i32]) -> &mut [Row] {
 /// Sixteen little-endian words, such as f32 bits, from bytes of a model file.
 #[inline(always)]
 fn words(bytes: &[u8; 64]) -> [u32; 16] {
-    let (words, _) = bytes.as_chunks::<4>();
-    core::array::from_fn(|i| u32::from_le_bytes(words[i]))
+    // Loops, here and elsewhere: what is made by closures is not always inlined, and then lacks the features.
+    let (bytes, _) = bytes.as_chunks::<4>();
+    let mut words = [0; 16];
+    for i in 0..16 {
+        words[i] = u32::from_le_bytes(bytes[i]);
+    }
+    words
+}
+
+/// Sixteen f32 from bytes of a model file, as mantissas and exponents.
+#[inline(always)]
+fn numbers(bytes: &[u8; 64]) -> [Num; 16] {
+    let words = words(bytes);
+    let mut numbers = [Num { m: 0, e: LOW }; 16];
+    for i in 0..16 {
+        numbers[i] = Num::from_f32_bits(words[i]);
+    }
+    numbers
 }
