@@ -11,6 +11,7 @@ mod exec;
 mod fixtures;
 mod libtest;
 mod models;
+mod peer;
 mod programs;
 mod steps;
 mod table;
@@ -89,7 +90,19 @@ enum Task {
         from: PathBuf,
     },
     /// Measures random models of real size and prints a table in Markdown
-    Bench,
+    Bench {
+        /// Measure beside llama.cpp, which is downloaded and built for it (5 to 45 minutes, the first time)
+        #[arg(long)]
+        peer: bool,
+        /// With --peer: the presets of `elapid-pack --random` to measure
+        #[arg(long, requires = "peer", value_delimiter = ',', default_value = "mamba-130m")]
+        model: Vec<String>,
+        /// With --peer: the numbers of threads
+        #[arg(short, long, requires = "peer", value_delimiter = ',', default_value = "1,2")]
+        threads: Vec<u32>,
+        #[arg(long, default_value = "python3")]
+        python: String,
+    },
     /// Makes tests/fixtures anew with the reference implementation in Python (PyTorch: some gigabytes)
     Fixtures {
         #[arg(long, default_value = "python3")]
@@ -113,7 +126,10 @@ fn main() -> ExitCode {
             check_real::check_real(&folder, quant.as_deref(), wiki.as_deref())
         }
         Task::Bundle { from } => models::bundle(&toolchain::root().join(from)).map(done),
-        Task::Bench => models::bench().map(done),
+        Task::Bench { peer: true, model, threads, python } => {
+            peer::bench(&python, &model, &threads).map(done)
+        }
+        Task::Bench { .. } => models::bench().map(done),
         Task::Fixtures { python } => fixtures::fixtures(&python).map(done),
     };
     result.unwrap_or_else(|error| {

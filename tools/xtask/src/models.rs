@@ -1,6 +1,6 @@
 //! `cargo xtask bundle` and `cargo xtask bench`: the models that come with the project, and models to measure.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
@@ -44,18 +44,24 @@ pub fn bundle(checkpoints: &Path) -> Result<()> {
 /// Measures every model of `MEASURED` and prints a table in Markdown.
 pub fn bench() -> Result<()> {
     let elapid = Program::Elapid.build()?;
-    let folder = Toolchain::Current.target_dir().join("bench");
     let mut lines = vec![heading()];
     for (preset, quant) in MEASURED {
-        let file = folder.join(format!("{preset}-{quant}.elp"));
-        // A file of an older format is made anew.
-        if !file.is_file() || !elapid.command().arg("verify").arg(&file).status().is_ok_and(|s| s.success()) {
-            pack(&Program::Pack.build()?, &["--random".as_ref(), preset.as_ref()], &file, quant)?;
-        }
+        let file = random_model(preset, quant)?;
         lines.push(measure(&elapid, &file, &format!("{preset} {quant}"))?);
     }
     println!("\n{}", lines.join("\n"));
     Ok(())
+}
+
+/// A model of random weights, packed once and kept.
+pub fn random_model(preset: &str, quant: &str) -> Result<PathBuf> {
+    let file = Toolchain::Current.target_dir().join("bench").join(format!("{preset}-{quant}.elp"));
+    // A file of an older format is made anew.
+    let elapid = Program::Elapid.build()?;
+    if !file.is_file() || !elapid.command().arg("verify").arg(&file).status().is_ok_and(|s| s.success()) {
+        pack(&Program::Pack.build()?, &["--random".as_ref(), preset.as_ref()], &file, quant)?;
+    }
+    Ok(file)
 }
 
 fn measure(elapid: &Built, file: &Path, name: &str) -> Result<String> {
