@@ -265,7 +265,7 @@ fn scan_panels<S: Isa, H: Hold<S>>(
                 t += 2;
             }
         } else {
-            while t + 4 <= range.end {
+            while S::SCAN_BLOCK >= 4 && t + 4 <= range.end {
                 scan_block::<S, H, 4, 1>(s, w, h, input, t, dt, z, u);
                 t += 4;
             }

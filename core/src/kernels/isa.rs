@@ -25,6 +25,9 @@ pub trait Isa: Float + Send + Sync + 'static {
     /// Exponentials of sixteen lanes that the scan computes in lockstep: 1, 2 or 4. See [`exp_each`](crate::num::exp_each).
     const LOCKSTEP: usize;
 
+    /// Tokens that the scan takes at once: 4, or 1 where the lanes are in no registers and code must be small.
+    const SCAN_BLOCK: usize = 4;
+
     /// The name shown to users.
     const NAME: &'static str;
 
