@@ -5,6 +5,12 @@ use core::ops::Range;
 
 use crate::format::{FormatError, Header, Layout, Section, checksum};
 
+#[cfg(feature = "embedded-storage")]
+mod flash;
+
+#[cfg(feature = "embedded-storage")]
+pub use flash::{FlashError, FlashSource, read_header};
+
 /// Lends the blocks of a file in order.
 ///
 /// The step doesn't know which source it has; a source checks what it lends, so that no weight is used unverified.
@@ -16,6 +22,20 @@ pub trait LayerSource {
     /// # Errors
     /// Says which block could not be had, and why. The call may be repeated.
     fn lend(&mut self, section: Section, blocks: Range<u32>) -> Result<&[u8], SourceError>;
+
+    /// Lends some bytes of one block. A source that reads may read less than the block for it.
+    ///
+    /// # Errors
+    /// As [`LayerSource::lend`]; [`Fault::NoSuchBlock`] if the block ends before the bytes do.
+    fn lend_within(
+        &mut self,
+        section: Section,
+        block: u32,
+        bytes: Range<usize>,
+    ) -> Result<&[u8], SourceError> {
+        let lent = self.lend(section, block..block + 1)?;
+        lent.get(bytes).ok_or(SourceError { section, block, offset: 0, fault: Fault::NoSuchBlock })
+    }
 }
 
 /// A block that could not be lent.
@@ -41,6 +61,8 @@ pub enum Fault {
     NoSuchBlock,
     /// The storage failed, with its own code for the reason.
     Storage(i32),
+    /// The storage ends before the block does.
+    Truncated,
 }
 
 impl fmt::Display for SourceError {
@@ -53,6 +75,7 @@ impl fmt::Display for SourceError {
             }
             Fault::NoSuchBlock => f.write_str("there is no such block"),
             Fault::Storage(code) => write!(f, "the storage failed with code {code}"),
+            Fault::Truncated => f.write_str("the file ends before it: it was cut short while in use"),
         }
     }
 }
@@ -94,6 +117,11 @@ impl<'a> SliceSource<'a> {
             slice(file, place.offset..place.offset + place.length).ok_or(FormatError::ChecksumTable)?;
         header.check_checksums(checksums)?;
         Ok(Self { file, layout, checksums, checked })
+    }
+
+    /// Forgets what was checked: every block is checked again when it is lent next.
+    pub fn forget(&mut self) {
+        self.checked.fill(0);
     }
 
     /// Checks one block, unless that was done before.

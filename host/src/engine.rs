@@ -1,6 +1,7 @@
 //! A model, opened: its checked header, its bytes, and what computes it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use elapid_core::fixed;
@@ -10,8 +11,8 @@ use elapid_core::model::{Model, StepError};
 use elapid_core::source::{LayerSource, SliceSource, slice};
 
 use crate::pool::{Pool, default_threads};
-use crate::residency::{Bytes, Map};
-use crate::{Error, Memory, MemoryOptions};
+use crate::residency::{Bytes, DirectFile, Map, Source, Streamed, Streamer, Wish, available};
+use crate::{Error, Incidents, Memory, MemoryOptions, Plan, Ram, Storage, Verify};
 
 /// The bundled model's name in messages.
 const BUNDLED: &str = "the bundled model";
@@ -23,6 +24,13 @@ pub struct EngineOptions {
     pub threads: Option<usize>,
     /// The name of the kernels; the best for this CPU if left out.
     pub kernels: Option<String>,
+    /// The memory that the process may take. A model that does not fit is streamed from its file, see [`Engine::plan`]; without
+    /// a cap it is mapped.
+    pub ram: Option<Ram>,
+    /// When checksums are checked.
+    pub verify: Verify,
+    /// Read with threads also where io_uring is there: for comparing.
+    pub plain_reads: bool,
 }
 
 /// A model, opened: it can be shared by any number of sequences.
@@ -45,6 +53,9 @@ pub struct Engine {
     kernels: &'static dyn Kernels,
     fixed: &'static dyn fixed::kernels::Kernels,
     pool: Pool,
+    /// The cap in bytes.
+    cap: Option<u64>,
+    options: EngineOptions,
     /// Tells engines apart: what was checked of one file says nothing of another.
     number: u64,
 }
@@ -55,6 +66,18 @@ impl std::fmt::Debug for Engine {
         let mut out = f.debug_struct("Engine");
         out.field("name", name).field("header", header).field("kernels", &kernels.name());
         out.field("pool", pool).finish_non_exhaustive()
+    }
+}
+
+/// Bytes of a cap.
+fn cap(ram: Ram) -> Result<u64, Error> {
+    match ram {
+        Ram::Bytes(bytes) => Ok(bytes),
+        Ram::Auto => available().ok_or_else(|| {
+            Error::Usage(
+                "this system does not say how much memory is free: give a size, such as --ram 512M".into(),
+            )
+        }),
     }
 }
 
@@ -83,20 +106,46 @@ fn fixed_kernels(name: Option<&str>) -> &'static dyn fixed::kernels::Kernels {
 }
 
 impl Engine {
-    /// Opens a packed file by mapping it. The file must stay as it is until the engine is dropped: replace it by renaming
-    /// another over it, never by writing into it.
+    /// Opens a packed file. Without a cap it is mapped: the file must then stay as it is until the engine is dropped; replace
+    /// it by renaming another over it, never by writing into it.
     ///
     /// # Errors
     /// If the file can't be read, its header is not that of a model, or the options ask for what there is not.
     pub fn open(path: &Path, options: &EngineOptions) -> Result<Self, Error> {
         let name = path.display().to_string();
+        if options.ram.is_some() {
+            return Self::stream(name, Arc::new(DirectFile::open(path)?), Some(path.into()), options);
+        }
         match Map::open(path)? {
-            Some(map) => Self::new(name, Bytes::Map(map), options),
+            Some(map) => Self::whole(name, Bytes::Map(map), options),
             None => Err(Error::Format {
                 model: name,
                 cause: FormatError::Short { have: 0, need: Header::BYTES as u64 },
             }),
         }
+    }
+
+    /// Opens a packed file that is read from any storage, under [`EngineOptions::ram`] (or all that is free).
+    ///
+    /// # Errors
+    /// As [`Engine::open`].
+    pub fn open_storage(
+        name: &str,
+        storage: Arc<dyn Storage>,
+        options: &EngineOptions,
+    ) -> Result<Self, Error> {
+        Self::stream(name.into(), storage, None, options)
+    }
+
+    fn stream(
+        name: String,
+        storage: Arc<dyn Storage>,
+        path: Option<PathBuf>,
+        options: &EngineOptions,
+    ) -> Result<Self, Error> {
+        let cap = cap(options.ram.unwrap_or(Ram::Auto))?;
+        let (streamed, header) = Streamed::open(&name, storage, path, cap)?;
+        Self::new(name, Bytes::Streamed(Box::new(streamed)), header, Some(cap), options)
     }
 
     /// Opens the model that is part of the program.
@@ -105,7 +154,7 @@ impl Engine {
     /// [`Error::NoBundled`] if it was built without feature `bundled`, or as [`Engine::open`].
     pub fn bundled(options: &EngineOptions) -> Result<Self, Error> {
         #[cfg(feature = "bundled")]
-        let engine = Self::new(BUNDLED.into(), Bytes::Program(crate::residency::bundled()), options);
+        let engine = Self::whole(BUNDLED.into(), Bytes::Program(crate::residency::bundled()), options);
         #[cfg(not(feature = "bundled"))]
         let engine = {
             let _ = (BUNDLED, options);
@@ -114,20 +163,33 @@ impl Engine {
         engine
     }
 
-    fn new(name: String, bytes: Bytes, options: &EngineOptions) -> Result<Self, Error> {
+    fn whole(name: String, bytes: Bytes, options: &EngineOptions) -> Result<Self, Error> {
+        let whole = bytes.whole().unwrap_or_default();
         let check = || {
-            let header = Header::parse(&bytes)?;
+            let header = Header::parse(whole)?;
             // Checks the length and both tables.
-            SliceSource::new(&bytes, &header, &mut [])?;
+            SliceSource::new(whole, &header, &mut [])?;
             Ok(header)
         };
         let header = check().map_err(|cause| Error::Format { model: name.clone(), cause })?;
+        let cap = options.ram.map(cap).transpose()?;
+        Self::new(name, bytes, header, cap, options)
+    }
+
+    fn new(
+        name: String,
+        bytes: Bytes,
+        header: Header,
+        cap: Option<u64>,
+        options: &EngineOptions,
+    ) -> Result<Self, Error> {
         let kernels = kernels(options.kernels.as_deref())?;
         let fixed = fixed_kernels(options.kernels.as_deref());
         let pool = Pool::new(options.threads.unwrap_or_else(default_threads))?;
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        Ok(Self { name, bytes, header, kernels, fixed, pool, number })
+        let options = options.clone();
+        Ok(Self { name, bytes, header, kernels, fixed, pool, cap, options, number })
     }
 
     /// The file's path, or what stands for it in messages.
@@ -150,10 +212,10 @@ impl Engine {
     pub fn header(&self) -> &Header {
         &self.header
     }
-    /// The whole file. Only its header and tables are checked.
+    /// The whole file, or [`None`] where it is streamed. Only its header and tables are checked.
     #[must_use]
-    pub fn bytes(&self) -> &[u8] {
-        &self.bytes
+    pub fn bytes(&self) -> Option<&[u8]> {
+        self.bytes.whole()
     }
     /// What computes the model.
     #[must_use]
@@ -184,13 +246,49 @@ impl Engine {
         fixed::Model::new(self.layout(), self.fixed, &self.pool)
     }
 
-    /// Memory for one sequence.
+    /// Memory for one sequence. Under a cap, all that the plan says is allocated now, and reading begins.
     ///
     /// # Errors
-    /// [`Error::Memory`] if there is not enough.
+    /// [`Error::Memory`] if there is not enough, [`Error::Cap`] as [`Engine::plan`].
     pub fn memory(&self, options: &MemoryOptions) -> Result<Memory, Error> {
+        let plan = self.plan(options)?;
+        if let (Bytes::Streamed(streamed), Some(Plan { mapped: true, .. })) = (&self.bytes, &plan) {
+            streamed.map_whole()?;
+        }
         self.bytes.expect_reads();
-        Memory::new(self, options)
+        let streamer = match (&self.bytes, &plan) {
+            (Bytes::Streamed(streamed), Some(plan)) if !plan.mapped => {
+                Some(streamed.streamer(&self.header, &self.options, plan)?)
+            }
+            _ => None,
+        };
+        let chunk = plan.map(|plan| plan.chunk as usize);
+        Memory::new(self, &MemoryOptions { chunk: chunk.or(options.chunk), ..*options }, streamer)
+    }
+
+    /// What memory for one sequence will be used for, or [`None`] without a cap. The cap is the process', so it has room for one
+    /// such memory at a time.
+    ///
+    /// # Errors
+    /// [`Error::Cap`] names the least cap that works.
+    pub fn plan(&self, options: &MemoryOptions) -> Result<Option<Plan>, Error> {
+        let Some(cap) = self.cap else { return Ok(None) };
+        let wish = Wish { cap, threads: self.pool.size() as u64, options: *options };
+        let streamable = match &self.bytes {
+            Bytes::Streamed(streamed) => Some(streamed.can_map()),
+            _ => None,
+        };
+        let plan = Plan::new(self.layout(), &wish, streamable);
+        plan.map(Some).map_err(|least| Error::Cap { model: self.name.clone(), cap, least })
+    }
+
+    /// What reading the weights had to put up with so far.
+    #[must_use]
+    pub fn incidents(&self) -> Incidents {
+        match &self.bytes {
+            Bytes::Streamed(streamed) => streamed.log().incidents(),
+            _ => Incidents::default(),
+        }
     }
 
     /// The bytes of a section that holds no weights, checked; empty if the model has none.
@@ -202,26 +300,46 @@ impl Engine {
         if place.blocks == 0 {
             return Ok(&[]);
         }
+        if let Bytes::Streamed(streamed) = &self.bytes {
+            return Ok(streamed.data(section));
+        }
         let mut checked = vec![0; SliceSource::checked_words(self.layout())];
-        let mut source = self.source(&mut checked)?;
+        let mut source = self.slice(&mut checked)?;
         source.lend(section, 0..place.blocks).map_err(|cause| self.step_error(cause))?;
         // The source lends only as long as it lives; the file lives as long as the engine.
-        Ok(slice(&self.bytes, place.offset..place.offset + place.length).unwrap_or_default())
+        let whole = self.bytes.whole().unwrap_or_default();
+        Ok(slice(whole, place.offset..place.offset + place.length).unwrap_or_default())
     }
 
-    /// The file as a source that checks each block once, by a bitmap of [`SliceSource::checked_words`].
-    pub(crate) fn source<'a>(&'a self, checked: &'a mut [u32]) -> Result<SliceSource<'a>, Error> {
-        SliceSource::new(&self.bytes, &self.header, checked)
+    /// The whole file as a source that checks each block once, by a bitmap of [`SliceSource::checked_words`].
+    fn slice<'a>(&'a self, checked: &'a mut [u32]) -> Result<SliceSource<'a>, Error> {
+        SliceSource::new(self.bytes.whole().unwrap_or_default(), &self.header, checked)
             .map_err(|cause| Error::Format { model: self.name.clone(), cause })
     }
 
-    /// An error of the core, with the model's name.
+    /// The source of a sequence's weights.
+    pub(crate) fn source<'a>(
+        &'a self,
+        checked: &'a mut [u32],
+        streamer: Option<&'a mut Streamer>,
+    ) -> Result<Source<'a>, Error> {
+        if let Some(streamer) = streamer {
+            return Ok(Source::Stream(streamer));
+        }
+        let checked = if self.options.verify == Verify::Never { &mut [] } else { checked };
+        Ok(Source::Slice(self.slice(checked)?, self.options.verify))
+    }
+
     /// A number that no other engine of this process has.
     pub(crate) fn number(&self) -> u64 {
         self.number
     }
 
-    pub(crate) fn step_error(&self, cause: impl Into<elapid_core::model::StepError>) -> Error {
-        Error::Step { model: self.name.clone(), cause: cause.into() }
+    /// An error of the core, with the model's name.
+    pub(crate) fn step_error(&self, cause: impl Into<StepError>) -> Error {
+        match cause.into() {
+            StepError::Source(cause) => Error::source(&self.name, cause),
+            cause => Error::Step { model: self.name.clone(), cause },
+        }
     }
 }

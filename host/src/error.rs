@@ -3,9 +3,10 @@
 use std::io;
 use std::path::PathBuf;
 
-use elapid_core::format::FormatError;
+use elapid_core::format::{FormatError, Section};
 use elapid_core::model::StepError;
 use elapid_core::sample::SampleError;
+use elapid_core::source::{Fault, SourceError};
 use elapid_core::tokenizer::TokenizerError;
 
 use crate::pool::MAX_THREADS;
@@ -109,6 +110,37 @@ pub enum Error {
         /// What else helps.
         hint: &'static str,
     },
+    /// A model that does not work within a cap.
+    #[error(
+        "{model}: it cannot run in {cap} bytes of memory: it needs {mib} MiB at least, give --ram {mib}M (--state f16 needs \
+         less)",
+        mib = least.div_ceil(1 << 20)
+    )]
+    Cap {
+        /// The model's file or name.
+        model: String,
+        /// The cap.
+        cap: u64,
+        /// The least cap that works.
+        least: u64,
+    },
+    /// Weights could not be read. A sequence that was being fed can go on, see [`crate::Sequence::resume`].
+    #[error(
+        "{model}: block {block} of section {section} (offset {offset}) cannot be read: {cause}: {}",
+        advice(cause)
+    )]
+    Storage {
+        /// The model's file or name.
+        model: String,
+        /// The section.
+        section: Section,
+        /// The block, counted within the section.
+        block: u32,
+        /// Its offset in the file.
+        offset: u64,
+        /// The system's reason.
+        cause: io::Error,
+    },
     /// A number of threads that can't be.
     #[error("cannot run on {given} threads: give 1 to {MAX_THREADS} with -t")]
     Threads {
@@ -153,6 +185,13 @@ fn hint(cause: &io::Error) -> &'static str {
     }
 }
 
+fn advice(cause: &io::Error) -> &'static str {
+    match cause.kind() {
+        io::ErrorKind::UnexpectedEof => "it was cut short while in use, copy it again",
+        _ => "check the drive or card and its cable, or copy the file to another one",
+    }
+}
+
 fn more(others: usize) -> String {
     match others {
         0 => String::new(),
@@ -176,9 +215,20 @@ impl Error {
                 ExitClass::Usage
             }
             Self::Sample { cause: SampleError::Setting { .. } } => ExitClass::Usage,
-            Self::Memory { .. } => ExitClass::Memory,
+            Self::Memory { .. } | Self::Cap { .. } => ExitClass::Memory,
             _ => ExitClass::Failure,
         }
+    }
+
+    /// An error of a source, with the model's name.
+    pub(crate) fn source(model: &str, error: SourceError) -> Self {
+        let SourceError { section, block, offset, fault } = error;
+        let cause = match fault {
+            Fault::Storage(code) => io::Error::from_raw_os_error(code),
+            Fault::Truncated => io::Error::new(io::ErrorKind::UnexpectedEof, "the file ends before it"),
+            _ => return Self::Step { model: model.into(), cause: StepError::Source(error) },
+        };
+        Self::Storage { model: model.into(), section, block, offset, cause }
     }
 
     /// An error of reading or writing `path`.

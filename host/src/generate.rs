@@ -65,7 +65,12 @@ pub trait Listener {
         let _ = progress;
     }
 
-    /// Asked after every token, and every layer of the prompt: [`ControlFlow::Break`] ends the generation.
+    /// How far a token has come, told after every layer.
+    fn token(&mut self, progress: Progress) {
+        let _ = progress;
+    }
+
+    /// Asked after every token and every layer: [`ControlFlow::Break`] ends the generation.
     fn next(&mut self) -> ControlFlow<()> {
         ControlFlow::Continue(())
     }
@@ -121,7 +126,14 @@ pub fn generate(
         } else if listener.next().is_break() {
             Some(End::Interrupted)
         } else {
-            sequence.feed(&[token])?;
+            let fed = sequence.feed_watched(&[token], &mut |progress| {
+                listener.token(progress);
+                listener.next()
+            });
+            if let Err(Error::Interrupted) = fed {
+                break End::Interrupted;
+            }
+            fed?;
             if history.len() == PENALTY_WINDOW {
                 history.remove(0);
             }

@@ -202,6 +202,13 @@ impl Steps<'_> {
         on_both!(self, |_model, session| session.clear());
     }
 
+    /// The layer that a suspended step goes on from, and its tokens.
+    pub(crate) fn suspended(&self) -> Option<(u32, usize)> {
+        on_both!(self, |_model, session| session
+            .suspended_at()
+            .map(|layer| (layer, session.suspended_tokens())))
+    }
+
     /// Begins a step.
     pub(crate) fn begin(&mut self, source: &mut dyn LayerSource, tokens: &[u32]) -> Result<(), StepError> {
         on_both!(self, |model, session| model.begin(session, source, tokens))

@@ -1,6 +1,7 @@
 //! One sequence of tokens: its memory, and the steps over it.
 
 use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
 
 use elapid_core::fixed;
 use elapid_core::format::Config;
@@ -9,6 +10,7 @@ use elapid_core::model::{Rows, StateKind, StepError};
 use elapid_core::source::SliceSource;
 
 use crate::path::{Buffers, Steps, scratch_bytes, state_bytes};
+use crate::residency::{Source, Streamer};
 use crate::{Engine, Error};
 
 /// Tokens of a chunk if nothing else is asked for: enough that a chunk's weights are read once for many tokens.
@@ -26,6 +28,10 @@ pub struct MemoryOptions {
     pub fixed: Option<fixed::StateKind>,
     /// Tokens that pass a layer together; a good number for the model if left out. It changes no bit of the results.
     pub chunk: Option<usize>,
+    /// Logits of every token will be wanted ([`Sequence::feed_each`]): their memory is planned and allocated beforehand.
+    pub rows: bool,
+    /// Bytes that the caller holds, such as a prompt: a cap is for all of the process.
+    pub held: usize,
 }
 
 /// The memory of one sequence: state, undo copy, working memory and logits. It outlives the sequences that use it, one
@@ -35,6 +41,10 @@ pub struct Memory {
     buffers: Buffers,
     logits: Vec<f32>,
     row: Vec<f32>,
+    /// Logits of a chunk's tokens.
+    all: Vec<f32>,
+    /// What reads the weights, where they are streamed.
+    streamer: Option<Streamer>,
     /// Blocks of the engine's file that were checked.
     checked: Vec<u32>,
     engine: u64,
@@ -53,9 +63,14 @@ pub(crate) fn zeros<T: Clone + Default>(what: &'static str, len: usize) -> Resul
 }
 
 /// Tokens of a chunk whose working memory stays within [`CHUNK_BYTES`], one at least.
-fn default_chunk(config: &Config, options: &MemoryOptions) -> usize {
+pub(crate) fn default_chunk(config: &Config, options: &MemoryOptions) -> usize {
     let each = scratch_bytes(config, options, 1);
     (CHUNK_BYTES / each.max(1)).clamp(1, CHUNK)
+}
+
+/// Tokens of a chunk whose logits are wanted.
+fn rows_chunk(chunk: usize, padded_vocab: usize) -> usize {
+    chunk.min((CHUNK_BYTES / (4 * padded_vocab)).max(1))
 }
 
 /// Bytes of state and working memory that a sequence takes, weights not counted.
@@ -69,15 +84,23 @@ pub fn memory_bytes(config: &Config, options: &MemoryOptions) -> usize {
 }
 
 impl Memory {
-    pub(crate) fn new(engine: &Engine, options: &MemoryOptions) -> Result<Self, Error> {
+    pub(crate) fn new(
+        engine: &Engine,
+        options: &MemoryOptions,
+        streamer: Option<Streamer>,
+    ) -> Result<Self, Error> {
         let layout = engine.layout();
         let config = layout.config();
         let chunk = options.chunk.unwrap_or_else(|| default_chunk(config, options)).max(1);
         let working = "the working memory of a step";
+        let padded = config.padded_vocab() as usize;
+        let (row, rows) = if options.rows { (padded, rows_chunk(chunk, padded) * padded) } else { (0, 0) };
         Ok(Self {
             buffers: Buffers::new(config, options, chunk)?,
             logits: zeros(working, config.padded_vocab() as usize)?,
-            row: Vec::new(),
+            row: zeros(working, row)?,
+            all: zeros("logits", rows)?,
+            streamer,
             checked: zeros(working, SliceSource::checked_words(layout))?,
             engine: engine.number(),
             chunk,
@@ -93,9 +116,9 @@ impl Memory {
             return Err(engine.step_error(StepError::OtherModel));
         }
         let steps = self.buffers.steps(engine).map_err(|cause| engine.step_error(cause))?;
-        let source = engine.source(&mut self.checked)?;
-        let (logits, row) = (&mut self.logits, &mut self.row);
-        Ok(Sequence { engine, steps, source, logits, row, chunk: self.chunk })
+        let source = engine.source(&mut self.checked, self.streamer.as_mut())?;
+        let (logits, row, all) = (&mut self.logits, &mut self.row, &mut self.all);
+        Ok(Sequence { engine, steps, source, logits, row, all, chunk: self.chunk, fed: 0, started: 0 })
     }
 }
 
@@ -106,6 +129,8 @@ pub struct Progress {
     pub done: u64,
     /// What there is to do.
     pub total: u64,
+    /// Bytes of weights that came from storage since it was begun; 0 where they are in memory.
+    pub read: u64,
 }
 
 /// Told of progress after every layer of a chunk; [`ControlFlow::Break`] ends the computation.
@@ -118,10 +143,15 @@ pub type EachRow<'e> = dyn FnMut(usize, &[f32]) -> Result<(), Error> + 'e;
 pub struct Sequence<'a> {
     engine: &'a Engine,
     steps: Steps<'a>,
-    source: SliceSource<'a>,
+    source: Source<'a>,
     logits: &'a mut Vec<f32>,
     row: &'a mut Vec<f32>,
+    all: &'a mut Vec<f32>,
     chunk: usize,
+    /// Tokens of the last call that were fed.
+    fed: usize,
+    /// What the source had read when that call began.
+    started: u64,
 }
 
 impl std::fmt::Debug for Sequence<'_> {
@@ -153,13 +183,27 @@ impl Sequence<'_> {
     /// # Errors
     /// As [`Sequence::feed`], and [`Error::Interrupted`] if `watch` breaks; then only [`Sequence::clear`] helps.
     pub fn feed_watched(&mut self, tokens: &[u32], watch: &mut Watch<'_>) -> Result<(), Error> {
-        self.check(tokens)?;
+        self.begin(tokens)?;
+        self.source.expect_bare((tokens.len() - 1) / self.chunk);
         let total = self.work(tokens.len());
         let mut done = 0;
         for chunk in tokens.chunks(self.chunk) {
             self.pass(chunk, &mut done, total, watch)?;
         }
         Ok(())
+    }
+
+    /// Goes on after weights could not be read ([`Error::Storage`], or damage), from the layer where that was. Returns how many
+    /// tokens of the call that failed have been fed when it succeeds: feed the others then.
+    ///
+    /// # Errors
+    /// As [`Sequence::feed_watched`].
+    pub fn resume(&mut self, watch: &mut Watch<'_>) -> Result<usize, Error> {
+        let Some((layer, tokens)) = self.steps.suspended() else { return Ok(self.fed) };
+        let (mut done, total) = (tokens as u64 * u64::from(layer), self.work(tokens));
+        self.started = self.source.read_bytes();
+        self.advance(tokens, &mut done, total, watch, Ok(true))?;
+        Ok(self.fed)
     }
 
     /// Feeds tokens and calls `each` with the place and the logits `[vocab]` of every one.
@@ -172,19 +216,22 @@ impl Sequence<'_> {
         watch: &mut Watch<'_>,
         each: &mut EachRow<'_>,
     ) -> Result<(), Error> {
-        self.check(tokens)?;
+        self.begin(tokens)?;
+        self.source.expect_bare(0);
         let (vocab, padded) =
             (self.engine.config().vocab as usize, self.engine.config().padded_vocab() as usize);
         let total = self.work(tokens.len());
         let (mut done, mut place) = (0, 0);
-        let chunk = self.chunk.min((CHUNK_BYTES / (4 * padded)).max(1)).min(tokens.len());
-        let mut all = zeros("logits", chunk * padded)?;
+        let chunk = rows_chunk(self.chunk, padded).min(tokens.len());
+        if self.all.len() < chunk * padded {
+            *self.all = zeros("logits", chunk * padded)?;
+        }
         self.row.resize(padded, 0.0);
         for tokens in tokens.chunks(chunk) {
             self.pass(tokens, &mut done, total, watch)?;
-            let out = self.steps.logits(&mut self.source, Rows::All, &mut all);
+            let out = self.steps.logits(&mut self.source, Rows::All, &mut self.all[..padded * tokens.len()]);
             out.map_err(|cause| self.engine.step_error(cause))?;
-            let panels = all.as_chunks::<LANES>().0;
+            let panels = self.all[..padded * tokens.len()].as_chunks::<LANES>().0;
             for t in 0..tokens.len() {
                 // `[vocab/16][T][16]` to `[vocab]`.
                 for (to, panel) in
@@ -207,6 +254,33 @@ impl Sequence<'_> {
         let out = self.steps.logits(&mut self.source, Rows::Last, self.logits);
         out.map_err(|cause| self.engine.step_error(cause))?;
         Ok(&mut self.logits[..self.engine.config().vocab as usize])
+    }
+
+    /// Bytes of weights that came from storage since the memory was made; 0 where they are in memory.
+    #[must_use]
+    pub fn read_bytes(&self) -> u64 {
+        self.source.read_bytes()
+    }
+
+    /// Only reads the weights, as a token's computation would, for at least `time` or once through. Returns bytes that came from
+    /// storage, and the time. Only between whole calls of the others; it changes no state.
+    ///
+    /// # Errors
+    /// [`Error::Storage`], or damage.
+    pub fn skim(&mut self, time: Duration) -> Result<(u64, Duration), Error> {
+        let (start, before) = (Instant::now(), self.source.read_bytes());
+        self.source.expect_bare(0);
+        let skimmed = self.source.skim(self.engine.layout(), &mut || start.elapsed() < time);
+        skimmed.map_err(|cause| self.engine.step_error(cause))?;
+        Ok((self.source.read_bytes() - before, start.elapsed()))
+    }
+
+    /// Begins a call.
+    fn begin(&mut self, tokens: &[u32]) -> Result<(), Error> {
+        self.check(tokens)?;
+        self.fed = 0;
+        self.started = self.source.read_bytes();
+        Ok(())
     }
 
     /// Tokens times layers.
@@ -236,17 +310,32 @@ impl Sequence<'_> {
         total: u64,
         watch: &mut Watch<'_>,
     ) -> Result<(), Error> {
-        let Self { engine, steps, source, .. } = self;
-        let mut more = steps.begin(source, tokens).map(|()| true);
+        self.source.begin_pass();
+        let begun = self.steps.begin(&mut self.source, tokens).map(|()| true);
+        self.advance(tokens.len(), done, total, watch, begun)
+    }
+
+    /// Lets `tokens` tokens pass the layers that are left.
+    fn advance(
+        &mut self,
+        tokens: usize,
+        done: &mut u64,
+        total: u64,
+        watch: &mut Watch<'_>,
+        mut more: Result<bool, StepError>,
+    ) -> Result<(), Error> {
+        let Self { engine, steps, source, started, .. } = self;
         while more.map_err(|cause| engine.step_error(cause))? {
             more = steps.advance(source);
             if more.is_ok() {
-                *done += tokens.len() as u64;
-                if watch(Progress { done: *done, total }).is_break() {
+                *done += tokens as u64;
+                let read = source.read_bytes() - *started;
+                if watch(Progress { done: *done, total, read }).is_break() {
                     return Err(Error::Interrupted);
                 }
             }
         }
+        self.fed += tokens;
         Ok(())
     }
 }

@@ -59,6 +59,8 @@ impl std::fmt::Display for Damage {
 /// Checks the checksum of every block, on all threads of the engine, and that what lies between sections is 0. Header,
 /// section table and the table of checksums were checked when the engine was opened.
 ///
+/// The engine must have been opened without a cap: a file that is streamed is not there to be looked at as a whole.
+///
 /// Returns what is damaged, in the order of the file. `watch` is told of the bytes of every block, by any thread.
 ///
 /// # Errors
@@ -67,7 +69,7 @@ pub fn verify(
     engine: &Engine,
     watch: &(dyn Fn(u64) -> ControlFlow<()> + Sync),
 ) -> Result<Vec<Damage>, Error> {
-    let (layout, file) = (engine.layout(), engine.bytes());
+    let (layout, file) = (engine.layout(), engine.bytes().unwrap_or_default());
     let table = layout.section(Section::Checksums);
     let sums = slice(file, table.offset..table.offset + table.length).unwrap_or_default().as_chunks::<4>().0;
     let blocks: Vec<(Section, u32)> =
@@ -99,7 +101,7 @@ pub fn verify(
 
 /// The first byte that is not 0 of each stretch between sections.
 fn paddings(engine: &Engine) -> Vec<Damage> {
-    let (layout, file) = (engine.layout(), engine.bytes());
+    let (layout, file) = (engine.layout(), engine.bytes().unwrap_or_default());
     let mut damaged = Vec::new();
     let mut check = |after, start, end| {
         if let Some(at) = slice(file, start..end).unwrap_or_default().iter().position(|byte| *byte != 0) {

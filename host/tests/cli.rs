@@ -148,7 +148,7 @@ fn bad_prompts_are_refused() {
     {
         bad(run(&[&["hello"], &option[..]].concat()), 2, "");
     }
-    bad(run(&["hello", "--ram", "1M"]), 2, "--ram");
+    bad(run(&["hello", "--ram", "1M"]), 4, "give --ram");
     bad(run(&["hello", "--kernels", "6502"]), 2, "scalar");
 }
 

@@ -19,7 +19,8 @@ fn path(name: &str) -> PathBuf {
 }
 
 fn open(threads: usize, kernels: Option<&str>) -> Engine {
-    let options = EngineOptions { threads: Some(threads), kernels: kernels.map(Into::into) };
+    let options =
+        EngineOptions { threads: Some(threads), kernels: kernels.map(Into::into), ..Default::default() };
     Engine::open(&path("address-300k.elp"), &options).unwrap()
 }
 
@@ -144,8 +145,8 @@ fn an_interrupted_sequence_can_be_cleared() {
 #[cfg(feature = "bundled")]
 fn the_bundled_model_is_the_file() {
     let engine = Engine::bundled(&EngineOptions::default()).unwrap();
-    assert_eq!(engine.bytes(), fs::read(path("address-4m.elp")).unwrap());
-    assert_eq!(engine.bytes().as_ptr().addr() % 64, 0);
+    assert_eq!(engine.bytes().unwrap(), fs::read(path("address-4m.elp")).unwrap());
+    assert_eq!(engine.bytes().unwrap().as_ptr().addr() % 64, 0);
     assert!(engine.tokenizer().is_ok());
 }
 
@@ -155,7 +156,7 @@ fn open_bytes(bytes: &[u8]) -> Result<Engine, Error> {
     let file = folder.path().join("model.elp");
     fs::write(&file, bytes).unwrap();
     // The mapping outlives the name.
-    Engine::open(&file, &EngineOptions { threads: Some(1), kernels: None })
+    Engine::open(&file, &EngineOptions { threads: Some(1), ..Default::default() })
 }
 
 #[track_caller]

@@ -4,3 +4,4 @@ pub mod fixed;
 pub mod fixture;
 pub mod oracle;
 pub mod runner;
+pub mod storage;

@@ -129,6 +129,12 @@ impl Header {
         Ok(())
     }
 
+    /// The checksum of section [`Section::Checksums`], for who reads it in parts.
+    #[must_use]
+    pub const fn checksums_checksum(&self) -> u32 {
+        self.checksums
+    }
+
     /// Checks the bytes of section [`Section::Checksums`].
     ///
     /// # Errors

@@ -63,12 +63,8 @@ pub(crate) fn embedding_panel<'s>(
     let panel = token / LANES as u32;
     let per_block = geometry.panels_per_block.max(1);
     let (block, within) = (panel / per_block, panel % per_block);
-    let bytes = source.lend(Section::Embedding, block..block + 1)?;
     let start = (within * geometry.panel_bytes) as usize;
-    bytes.get(start..start + geometry.panel_bytes as usize).ok_or_else(|| {
-        let offset = layout.block(Section::Embedding, block).map_or(0, |b| b.offset);
-        SourceError { section: Section::Embedding, block, offset, fault: Fault::NoSuchBlock }
-    })
+    source.lend_within(Section::Embedding, block, start..start + geometry.panel_bytes as usize)
 }
 
 /// Calls `work` with all panels of a part, in as many runs as the source needs.

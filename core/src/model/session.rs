@@ -161,4 +161,10 @@ impl<'s> Session<'s> {
     pub fn suspended_at(&self) -> Option<u32> {
         if let Cursor::Layer { layer, .. } = self.cursor { Some(layer) } else { None }
     }
+
+    /// The tokens of a suspended step; 0 if no step is suspended.
+    #[must_use]
+    pub fn suspended_tokens(&self) -> usize {
+        if let Cursor::Layer { tokens, .. } = self.cursor { tokens } else { 0 }
+    }
 }

@@ -7,11 +7,11 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use elapid::core::format::{Layout, Part, Section};
-use elapid::{Engine, Error, Progress};
+use elapid::{Engine, Error, MemoryOptions, Progress, Sequence};
 use serde::Serialize;
 
 use super::bar::Bar;
-use super::model::{ComputeArgs, StateArgs};
+use super::model::{ComputeArgs, StateArgs, report_incidents};
 use super::{interrupt, output};
 
 /// Tokens generated between two passes over the weights that only read.
@@ -20,7 +20,8 @@ const INTERLEAVE: u32 = 8;
 /// Measures speed, and this machine's read rate beside it
 ///
 /// A token's weights are read once in decoding, so tokens/s times bytes a token is a read rate; it is compared with
-/// that of the same threads only reading the same bytes, the best of several passes between the tokens.
+/// that of the same threads only reading the same bytes, the best of several passes between the tokens. With --ram, where
+/// weights are streamed, both are of what comes from storage, and the pass is one by the same reader without computing.
 #[derive(clap::Args)]
 pub(super) struct Args {
     /// A packed model; the bundled one if left out
@@ -31,6 +32,9 @@ pub(super) struct Args {
     /// Tokens to decode
     #[arg(short, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     n: u32,
+    /// Instead, generate so many tokens and say how speed and memory were on the way
+    #[arg(long, value_name = "TOKENS", conflicts_with_all = ["p", "n"], value_parser = clap::value_parser!(u32).range(1000..=100_000_000))]
+    long: Option<u32>,
     /// Print JSON: prefill_tps, decode_tps, bytes_per_token, read_gbps, machine_read_gbps, peak_rss_bytes, …
     #[arg(long)]
     json: bool,
@@ -49,6 +53,13 @@ struct Report {
     read_gbps: f64,
     machine_read_gbps: f64,
     ratio: f64,
+    /// What a token reads from storage, and the tokens/s that the plan promises at the storage's rate.
+    streamed_bytes_per_token: u64,
+    promised_tps: Option<f64>,
+    /// The cap, and what is kept of the weights in it, where they are streamed.
+    cap_bytes: Option<u64>,
+    pinned_bytes: Option<u64>,
+    chunk: Option<u64>,
     /// Absent where the system does not tell.
     peak_rss_bytes: Option<u64>,
     threads: usize,
@@ -108,7 +119,7 @@ fn read(bytes: &[u8]) -> u64 {
 
 /// One pass of all threads over a decode step's weights, shared out as the step shares them.
 fn read_pass(engine: &Engine, parts: &[(Section, Part)]) -> Duration {
-    let (layout, team, file) = (engine.layout(), engine.team(), engine.bytes());
+    let (layout, team, file) = (engine.layout(), engine.team(), engine.bytes().unwrap_or_default());
     let members = team.size() as u64;
     let start = Instant::now();
     team.run(&|member| {
@@ -132,22 +143,29 @@ fn peak_rss() -> Option<u64> {
 }
 
 /// The token with the largest logit.
-fn most_likely(logits: &[f32]) -> u32 {
+pub(super) fn most_likely(logits: &[f32]) -> u32 {
     let best = logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
     best.map_or(0, |(token, _)| token as u32)
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Error> {
     let engine = args.compute.open(args.model.as_deref())?;
+    if let Some(tokens) = args.long {
+        interrupt::listen();
+        return super::long::run(&engine, &args.state.memory()?, tokens, args.json);
+    }
     let vocab = engine.config().vocab;
-    let mut memory = engine.memory(&args.state.memory()?)?;
+    let options = MemoryOptions { held: 4 * args.p as usize, ..args.state.memory()? };
+    let plan = engine.plan(&options)?;
+    let streamed = plan.filter(|plan| !plan.mapped);
+    let mut memory = engine.memory(&options)?;
     let mut sequence = memory.sequence(&engine)?;
     interrupt::listen();
 
     // Touches and checks all weights once, so that neither is measured.
     let prompt: Vec<u32> = (0..args.p).map(|i| (i.wrapping_mul(2_654_435_761) >> 8) % vocab).collect();
     let bar = Bar::new("loading");
-    sequence.feed_watched(&prompt[..1], &mut |Progress { done, total }| {
+    sequence.feed_watched(&prompt[..1], &mut |Progress { done, total, .. }| {
         bar.set(done, total);
         interrupt::check()
     })?;
@@ -157,7 +175,7 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
 
     let bar = Bar::new("reading a prompt");
     let start = Instant::now();
-    sequence.feed_watched(&prompt, &mut |Progress { done, total }| {
+    sequence.feed_watched(&prompt, &mut |Progress { done, total, .. }| {
         bar.set(done, total);
         interrupt::check()
     })?;
@@ -168,26 +186,43 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
     let parts = parts(engine.layout());
     let (mut decode, mut fastest_read) = (Duration::ZERO, Duration::MAX);
     let mut token = most_likely(sequence.logits()?);
+    let mut skim = |sequence: &mut Sequence<'_>| -> Result<(), Error> {
+        let time = match streamed {
+            // Per byte of a token, so that both kinds of pass compare alike.
+            Some(plan) => {
+                let (bytes, time) = sequence.skim(Duration::MAX)?;
+                time.mul_f64(plan.streamed_bytes as f64 / bytes.max(1) as f64)
+            }
+            None => read_pass(&engine, &parts),
+        };
+        fastest_read = fastest_read.min(time);
+        Ok(())
+    };
+    let mut streamed_bytes = 0;
     for i in 0..args.n {
         if i % INTERLEAVE == 0 {
-            fastest_read = fastest_read.min(read_pass(&engine, &parts));
+            skim(&mut sequence)?;
         }
-        let start = Instant::now();
+        let (start, before) = (Instant::now(), sequence.read_bytes());
         sequence.feed(&[token])?;
         token = most_likely(sequence.logits()?);
         decode += start.elapsed();
+        streamed_bytes += sequence.read_bytes() - before;
         bar.set(u64::from(i), u64::from(args.n));
         if interrupt::check() == ControlFlow::Break(()) {
             return Err(Error::Interrupted);
         }
     }
-    fastest_read = fastest_read.min(read_pass(&engine, &parts));
+    skim(&mut sequence)?;
     drop(bar);
 
-    let bytes = bytes_per_token(engine.layout());
+    let streamed_bytes = streamed_bytes / u64::from(args.n);
+    let bytes = if streamed.is_some() { streamed_bytes } else { bytes_per_token(engine.layout()) };
+    let counted = streamed.map_or(bytes, |plan| plan.streamed_bytes);
     let decode_tps = f64::from(args.n) / decode.as_secs_f64();
     let read_gbps = bytes as f64 * decode_tps / 1e9;
-    let machine_read_gbps = bytes as f64 / fastest_read.as_secs_f64() / 1e9;
+    let machine_read_gbps = counted as f64 / fastest_read.as_secs_f64() / 1e9;
+    report_incidents(&engine);
     let report = Report {
         prefill_tps: f64::from(args.p) / prefill.as_secs_f64(),
         decode_tps,
@@ -195,6 +230,11 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
         read_gbps,
         machine_read_gbps,
         ratio: read_gbps / machine_read_gbps,
+        streamed_bytes_per_token: streamed_bytes,
+        promised_tps: streamed.map(|plan| 1.0 / plan.seconds_per_token(1e9 * machine_read_gbps)),
+        cap_bytes: plan.map(|plan| plan.cap_bytes),
+        pinned_bytes: streamed.map(|plan| plan.pinned_bytes),
+        chunk: plan.map(|plan| plan.chunk),
         peak_rss_bytes: peak_rss(),
         threads: engine.team().size(),
         kernels: args.state.kernels(&engine),
@@ -215,12 +255,23 @@ fn table(engine: &Engine, r: &Report) -> Result<(), Error> {
         ("a token reads", format!("{:.1} MB", r.bytes_per_token as f64 / 1e6)),
         ("read rate", format!("{:.2} GB/s", r.read_gbps)),
         (
-            "machine's",
+            if r.promised_tps.is_some() { "storage's" } else { "machine's" },
             format!("{:.2} GB/s, of which decode reaches {:.0}%", r.machine_read_gbps, 100.0 * r.ratio),
         ),
         ("peak memory", rss),
     ];
-    for (name, value) in rows {
+    let plan = match (r.cap_bytes, r.pinned_bytes, r.promised_tps) {
+        (Some(cap), Some(pinned), Some(promised)) => Some((
+            "plan",
+            format!(
+                "{:.1} MB at most, {:.1} MB of weights kept, {promised:.2} tokens/s at the storage's rate",
+                cap as f64 / 1e6,
+                pinned as f64 / 1e6
+            ),
+        )),
+        _ => None,
+    };
+    for (name, value) in rows.into_iter().chain(plan) {
         writeln!(out, "{name:<15}{value}").map_err(output::failed)?;
     }
     output::finish(out)

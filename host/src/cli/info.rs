@@ -2,14 +2,15 @@
 
 use std::io::Write;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use elapid::core::fixed;
 use elapid::core::format::{Config, Layout, Quant, Section};
 use elapid::core::model::{StateKind, StateSize};
-use elapid::{Error, MemoryOptions, memory_bytes};
+use elapid::{Engine, Error, MemoryOptions, Plan, memory_bytes};
 use serde::Serialize;
 
-use super::model::open_to_read;
+use super::model::{ComputeArgs, StateArgs, open_to_read, report_incidents};
 use super::output;
 
 /// Says what a model file holds
@@ -20,6 +21,35 @@ pub(super) struct Args {
     /// Print JSON: arch, quant, config, sections, …
     #[arg(long)]
     json: bool,
+
+    #[command(flatten)]
+    state: StateArgs,
+    #[command(flatten)]
+    compute: ComputeArgs,
+}
+
+/// How long the storage's rate is measured.
+const MEASURE: Duration = Duration::from_secs(2);
+
+/// Storage of boards, in bytes a second.
+const BOARDS: [(&str, f64); 5] = [
+    ("Pi Zero 2 W, Pi 3: card", 23e6),
+    ("Pi 4: card", 45e6),
+    ("Pi 5: card", 90e6),
+    ("Pi 5: NVMe, PCIe 2", 450e6),
+    ("Pi 5: NVMe, PCIe 3", 900e6),
+];
+
+/// A plan, and how long a token takes by it where reading bounds it.
+#[derive(Serialize)]
+struct Planned {
+    #[serde(flatten)]
+    plan: Plan,
+    total_bytes: u64,
+    /// Absent where nothing is streamed.
+    storage_bytes_per_second: Option<f64>,
+    expected_tps: Option<f64>,
+    seconds_per_token: Vec<(&'static str, f64)>,
 }
 
 #[derive(Serialize)]
@@ -37,6 +67,8 @@ struct Info {
     memory_bytes: usize,
     vocabulary: Option<u32>,
     generation: Option<Generation>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    plan: Option<Planned>,
     sections: Vec<SectionInfo>,
 }
 
@@ -117,7 +149,11 @@ fn weight_bytes(layout: &Layout) -> u64 {
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Error> {
-    let engine = open_to_read(args.model.as_deref())?;
+    let engine = match args.compute.capped() {
+        true => args.compute.open(args.model.as_deref())?,
+        false => open_to_read(args.model.as_deref())?,
+    };
+    let plan = planned(&engine, &args.state.memory()?)?;
     let (layout, config) = (engine.layout(), engine.config());
     let sections = layout.sections().map(|s| {
         let place = layout.section(s);
@@ -159,9 +195,72 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
         memory_bytes: memory_bytes(config, &MemoryOptions::default()),
         vocabulary,
         generation,
+        plan,
         sections,
     };
     if args.json { output::json(&info) } else { table(&info) }
+}
+
+/// The plan under a cap, with the rate of the storage measured by the reader that will stream from it.
+fn planned(engine: &Engine, options: &MemoryOptions) -> Result<Option<Planned>, Error> {
+    let Some(plan) = engine.plan(options)? else { return Ok(None) };
+    let mut planned = Planned {
+        plan,
+        total_bytes: plan.total_bytes(),
+        storage_bytes_per_second: None,
+        expected_tps: None,
+        seconds_per_token: Vec::new(),
+    };
+    if !plan.mapped {
+        let mut memory = engine.memory(options)?;
+        let (bytes, time) = memory.sequence(engine)?.skim(MEASURE)?;
+        let rate = bytes as f64 / time.as_secs_f64().max(1e-9);
+        planned.storage_bytes_per_second = Some(rate);
+        planned.expected_tps = Some(1.0 / plan.seconds_per_token(rate).max(1e-9));
+        planned.seconds_per_token =
+            BOARDS.iter().map(|(name, rate)| (*name, plan.seconds_per_token(*rate))).collect();
+        report_incidents(engine);
+    }
+    Ok(Some(planned))
+}
+
+/// The lines of a plan.
+fn plan_rows(planned: &Planned) -> Vec<(String, String)> {
+    let plan = &planned.plan;
+    let mb = |bytes: u64| format!("{:>9.2} MiB", bytes as f64 / f64::from(1 << 20));
+    let mut rows = vec![
+        ("cap", mb(plan.cap_bytes)),
+        ("program", format!("{}  code, stacks, prompt, margin", mb(plan.program_bytes))),
+        (
+            "tables",
+            format!("{}  tokenizer, checksums, places, a block of the embedding", mb(plan.tables_bytes)),
+        ),
+        ("state", format!("{}  all layers, and an undo copy of one", mb(plan.state_bytes))),
+        ("working", format!("{}  chunks of {} tokens, and logits", mb(plan.working_bytes), plan.chunk)),
+    ];
+    if plan.mapped {
+        rows.push(("weights", format!("{}  the whole file, mapped", mb(plan.file_bytes))));
+    } else {
+        let share = 100.0 * plan.pinned_bytes as f64 / plan.weights_bytes as f64;
+        let ring = format!("{}  {} buffers, {} readers", mb(plan.ring_bytes), plan.slots, plan.readers);
+        rows.push(("ring", ring));
+        rows.push((
+            "kept",
+            format!("{}  {share:.1}% of the weights, spread over all layers", mb(plan.pinned_bytes)),
+        ));
+        rows.push(("a token reads", mb(plan.streamed_bytes)));
+    }
+    rows.push(("in all", mb(planned.total_bytes)));
+    let mut rows: Vec<_> = rows.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    if let (Some(rate), Some(tps)) = (planned.storage_bytes_per_second, planned.expected_tps) {
+        let measured =
+            format!("{:.1} MB/s, measured: {tps:.3} tokens/s, {:.2} s a token", rate / 1e6, 1.0 / tps);
+        rows.push(("this storage".into(), measured));
+    }
+    for (board, seconds) in &planned.seconds_per_token {
+        rows.push(((*board).into(), format!("{seconds:.1} s a token")));
+    }
+    rows
 }
 
 fn dimensions(c: &Config) -> Dimensions {
@@ -224,6 +323,12 @@ fn table(info: &Info) -> Result<(), Error> {
     let mut write = || {
         for (name, value) in &rows {
             writeln!(out, "{name:<12}{value}")?;
+        }
+        if let Some(planned) = &info.plan {
+            writeln!(out, "\nplan")?;
+            for (name, value) in plan_rows(planned) {
+                writeln!(out, "{name:<26}{value}")?;
+            }
         }
         writeln!(out, "\n{:<22}{:>14}{:>14}{:>9}", "section", "offset", "bytes", "blocks")?;
         for s in &info.sections {

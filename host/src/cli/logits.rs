@@ -5,10 +5,10 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use elapid::core::tokenizer::EncodeOptions;
-use elapid::{Engine, Error, Progress, Sequence, encode};
+use elapid::{Engine, Error, MemoryOptions, Progress, Sequence, encode};
 
 use super::bar::Bar;
-use super::model::{ComputeArgs, StateArgs};
+use super::model::{ComputeArgs, StateArgs, report_incidents};
 use super::npy::Writer;
 use super::{interrupt, output};
 
@@ -60,7 +60,7 @@ fn rows(
     mut each: impl FnMut(usize, &[f32]) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let bar = Bar::new("computing");
-    let mut watch = |Progress { done, total }: Progress| -> ControlFlow<()> {
+    let mut watch = |Progress { done, total, .. }: Progress| -> ControlFlow<()> {
         bar.set(done, total);
         interrupt::check()
     };
@@ -74,7 +74,8 @@ fn rows(
 pub(super) fn run(args: &Args) -> Result<(), Error> {
     let engine = args.compute.open(args.model.as_deref())?;
     let tokens = tokens(args, &engine)?;
-    let mut memory = engine.memory(&args.state.memory()?)?;
+    let held = args.text.as_ref().map_or(0, String::len) + 4 * tokens.len();
+    let mut memory = engine.memory(&MemoryOptions { rows: args.all, held, ..args.state.memory()? })?;
     let mut sequence = memory.sequence(&engine)?;
     interrupt::listen();
     if let Some(path) = &args.output {
@@ -82,6 +83,7 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
         let shape = [tokens.len(), vocab];
         let mut file = Writer::create(path, if args.all { &shape } else { &shape[1..] })?;
         rows(&mut sequence, &tokens, args.all, |_, row| file.extend(row))?;
+        report_incidents(&engine);
         return file.finish();
     }
     // Nothing is written before there is something to write, so that what fails leaves no half of a line.
@@ -94,6 +96,7 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
         out.write_all(between.as_bytes()).map_err(output::failed)?;
         serde_json::to_writer(&mut out, row).map_err(|e| output::failed(e.into()))
     })?;
+    report_incidents(&engine);
     writeln!(out, "{}", if args.all { "]}" } else { "}" }).map_err(output::failed)?;
     output::finish(out)
 }

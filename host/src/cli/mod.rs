@@ -5,6 +5,7 @@ mod bench;
 mod info;
 mod interrupt;
 mod logits;
+mod long;
 mod model;
 mod npy;
 mod output;

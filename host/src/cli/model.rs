@@ -2,13 +2,13 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use elapid::core::fixed;
 use elapid::core::model::StateKind;
-use elapid::{Engine, EngineOptions, Error, MAX_THREADS, MemoryOptions};
+use elapid::{Engine, EngineOptions, Error, MAX_THREADS, MemoryOptions, Ram, Verify};
 
 /// How a model is computed.
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -38,11 +38,77 @@ pub(super) struct ComputeArgs {
     /// The instruction set by its name, for tests: it changes no bit of the results
     #[arg(long, hide = true)]
     kernels: Option<String>,
+
+    #[command(flatten)]
+    ram: RamArgs,
+}
+
+/// Options of memory.
+#[derive(clap::Args)]
+struct RamArgs {
+    /// The memory that the program may take, such as 512M or 2G, or auto for what is free: a model that does not fit is
+    /// read from its file again for every token
+    #[arg(long, value_name = "SIZE", value_parser = ram)]
+    ram: Option<Ram>,
+
+    /// Check weights when they are used first, and what is read again at every read (auto), at every use, or never
+    #[arg(long, value_enum, default_value = "auto")]
+    verify: VerifyArg,
+
+    /// Read with threads, not through io_uring: for comparing
+    #[arg(long, hide = true)]
+    plain_reads: bool,
+}
+
+/// When checksums are checked.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum VerifyArg {
+    Auto,
+    Always,
+    Never,
+}
+
+/// A size: a number, and K, M, G or T (of 1024), with or without B or iB.
+fn ram(text: &str) -> Result<Ram, String> {
+    if text.eq_ignore_ascii_case("auto") {
+        return Ok(Ram::Auto);
+    }
+    let upper = text.to_ascii_uppercase();
+    let bare = upper.strip_suffix("IB").or_else(|| upper.strip_suffix('B')).unwrap_or(&upper);
+    let (digits, shift) = match bare.char_indices().last() {
+        Some((at, 'K')) => (&bare[..at], 10),
+        Some((at, 'M')) => (&bare[..at], 20),
+        Some((at, 'G')) => (&bare[..at], 30),
+        Some((at, 'T')) => (&bare[..at], 40),
+        _ => (bare, 0),
+    };
+    let number: Option<f64> = digits.parse().ok().filter(|n: &f64| n.is_finite() && *n > 0.0);
+    let bytes = number.map(|n| n * f64::from(1u32 << (shift / 2)) * f64::from(1u32 << (shift / 2)));
+    // A float holds every number of bytes below 2^53; more than that, no machine has.
+    let bytes = bytes.filter(|bytes| (1.0..9e15).contains(bytes)).map(|bytes| bytes as u64);
+    bytes.map(Ram::Bytes).ok_or_else(|| "give a size, such as 512M, 1.5G, or auto".into())
 }
 
 impl ComputeArgs {
-    fn options(&self) -> EngineOptions {
-        EngineOptions { threads: self.threads.map(usize::from), kernels: self.kernels.clone() }
+    pub(super) fn options(&self) -> EngineOptions {
+        let verify = match self.ram.verify {
+            VerifyArg::Auto => Verify::Auto,
+            VerifyArg::Always => Verify::Always,
+            VerifyArg::Never => Verify::Never,
+        };
+        let threads = self.threads.map(usize::from);
+        EngineOptions {
+            threads,
+            kernels: self.kernels.clone(),
+            ram: self.ram.ram,
+            verify,
+            plain_reads: self.ram.plain_reads,
+        }
+    }
+
+    /// Whether memory is capped.
+    pub(super) fn capped(&self) -> bool {
+        self.ram.ram.is_some()
     }
 
     /// Opens a file, or the bundled model.
@@ -102,7 +168,7 @@ impl StateArgs {
 
 /// Opens a model to look at it only: on one thread.
 pub(super) fn open_to_read(model: Option<&Path>) -> Result<Engine, Error> {
-    open(model, &EngineOptions { threads: Some(1), kernels: None })
+    open(model, &EngineOptions { threads: Some(1), ..EngineOptions::default() })
 }
 
 /// Whether an argument that may be a model or a text is a model: it ends in `.elp`, or such a file exists.
@@ -148,4 +214,43 @@ pub(super) fn read_text(path: &Path) -> Result<String, Error> {
 
 fn not_utf8(what: &str, at: usize) -> Error {
     Error::Usage(format!("{what} is not UTF-8 text (byte {at} is not valid): convert it to UTF-8 first"))
+}
+
+/// Says on standard error what reading the weights had to put up with, if it was anything.
+pub(super) fn report_incidents(engine: &Engine) {
+    let seen = engine.incidents();
+    if seen.retried + seen.reread > 0 {
+        let name = engine.name();
+        // Nobody may be there to read it.
+        let _ = writeln!(
+            io::stderr(),
+            "warning: {name}: {} reads failed and were repeated, {} blocks were read again for their checksum: the drive or \
+             card may be failing",
+            seen.retried,
+            seen.reread
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read() {
+        for (text, bytes) in [
+            ("512M", 512 << 20),
+            ("1.5g", 3 << 29),
+            ("64MiB", 64 << 20),
+            ("100KB", 100 << 10),
+            ("1048576", 1 << 20),
+            ("2T", 2 << 40),
+        ] {
+            assert_eq!(ram(text), Ok(Ram::Bytes(bytes)), "{text}");
+        }
+        assert_eq!(ram("Auto"), Ok(Ram::Auto));
+        for text in ["", "M", "-1M", "0", "1X", "nan", "infM", "99999999T", "1 M", "é"] {
+            assert!(ram(text).is_err(), "{text}");
+        }
+    }
 }

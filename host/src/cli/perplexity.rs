@@ -5,11 +5,11 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use elapid::core::tokenizer::EncodeOptions;
-use elapid::{Error, Progress, encode};
+use elapid::{Error, MemoryOptions, Progress, encode};
 use serde::Serialize;
 
 use super::bar::Bar;
-use super::model::{ComputeArgs, StateArgs, read_text};
+use super::model::{ComputeArgs, StateArgs, read_text, report_incidents};
 use super::{interrupt, output};
 
 /// Measures how well a model predicts a text: exp of the mean of -ln p(token) over all tokens but the first
@@ -65,11 +65,12 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
     if context.is_empty() {
         return Err(Error::Usage(format!("{}: only one token: give 2 at least", args.file.display())));
     }
-    let mut memory = engine.memory(&args.state.memory()?)?;
+    let held = text.len() + 4 * tokens.capacity();
+    let mut memory = engine.memory(&MemoryOptions { rows: true, held, ..args.state.memory()? })?;
     let mut sequence = memory.sequence(&engine)?;
     interrupt::listen();
     let bar = Bar::new("reading the text");
-    let mut watch = |Progress { done, total }: Progress| -> ControlFlow<()> {
+    let mut watch = |Progress { done, total, .. }: Progress| -> ControlFlow<()> {
         bar.set(done, total);
         interrupt::check()
     };
@@ -79,6 +80,7 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
         Ok(())
     })?;
     drop(bar);
+    report_incidents(&engine);
     let report = Report { perplexity: (sum / context.len() as f64).exp(), tokens: tokens.len() };
     if args.json {
         return output::json(&report);

@@ -7,10 +7,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use elapid::core::sample::Settings;
 use elapid::core::tokenizer::EncodeOptions;
-use elapid::{End, Error, GenerateOptions, Generated, Listener, Progress, encode, generate};
+use elapid::{End, Error, GenerateOptions, Generated, Listener, MemoryOptions, Progress, encode, generate};
 
-use super::bar::Bar;
-use super::model::{ComputeArgs, StateArgs, model_and_text, text, utf8};
+use super::bar::{Bar, Status};
+use super::model::{ComputeArgs, StateArgs, model_and_text, report_incidents, text, utf8};
 use super::{interrupt, output};
 
 /// Writes text that goes on from a prompt, as it is generated
@@ -63,12 +63,14 @@ pub(super) struct Args {
 struct Stream {
     out: StdoutLock<'static>,
     bar: Option<Bar>,
+    status: Status,
     newline: bool,
 }
 
 impl Listener for Stream {
     fn text(&mut self, text: &str) -> Result<(), Error> {
         self.bar = None;
+        self.status.clear();
         self.newline = text.ends_with('\n');
         self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush()).map_err(output::failed)
     }
@@ -76,8 +78,15 @@ impl Listener for Stream {
     fn prompt(&mut self, progress: Progress) {
         match &self.bar {
             Some(bar) if progress.done < progress.total => bar.set(progress.done, progress.total),
-            _ => self.bar = None,
+            _ => {
+                self.bar = None;
+                self.status.clear();
+            }
         }
+    }
+
+    fn token(&mut self, progress: Progress) {
+        self.status.set(progress);
     }
 
     fn next(&mut self) -> ControlFlow<()> {
@@ -136,15 +145,18 @@ pub(super) fn run(args: Args) -> Result<(), Error> {
         eos: engine.generation()?.map_or(Vec::new(), |g| g.eos.iter().collect()),
         stop: args.stop,
     };
-    let mut memory = engine.memory(&args.state.memory()?)?;
+    let held = prompt.len() + 4 * tokens.capacity();
+    let mut memory = engine.memory(&MemoryOptions { held, ..args.state.memory()? })?;
     let mut sequence = memory.sequence(&engine)?;
     interrupt::listen();
-    let mut stream =
-        Stream { out: io::stdout().lock(), bar: Some(Bar::new("reading the prompt")), newline: false };
+    let bar = Some(Bar::new("reading the prompt"));
+    let status = Status::new(engine.config().n_layer);
+    let mut stream = Stream { out: io::stdout().lock(), bar, status, newline: false };
     let generated = generate(&mut sequence, &tokenizer, &tokens, &options, &mut stream)?;
     if !stream.newline && stream.out.is_terminal() {
         writeln!(stream.out).map_err(output::failed)?;
     }
+    report_incidents(&engine);
     if args.verbose || io::stderr().is_terminal() {
         // The text is out: that it can't be reported on is no failure.
         let _ = writeln!(io::stderr(), "{}", summary(&generated, tokens.len(), options.seed));

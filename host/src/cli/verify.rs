@@ -21,6 +21,9 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> Result<(), Error> {
     let engine = args.compute.open(args.model.as_deref())?;
+    if engine.bytes().is_none() {
+        return Err(Error::Usage("verify looks at the whole file: leave out --ram".into()));
+    }
     interrupt::listen();
     let (bar, done) = (Bar::bytes("verifying"), AtomicU64::new(0));
     let total = engine.layout().file_bytes();

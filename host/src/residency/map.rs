@@ -1,8 +1,6 @@
 //! A file mapped into memory.
 #![allow(unsafe_code)]
 
-use std::fs::File;
-use std::io;
 use std::ops::Deref;
 use std::path::Path;
 
@@ -22,18 +20,8 @@ impl Map {
     /// Maps all of a regular file. An empty one is [`None`]: there is nothing to map.
     pub(crate) fn open(path: &Path) -> Result<Option<Self>, Error> {
         let fail = |action| Error::file(path, action);
-        let file = File::open(path).map_err(fail("open"))?;
+        let file = super::open_regular(path)?;
         let kind = file.metadata().map_err(fail("read"))?;
-        if kind.is_dir() {
-            return Err(Error::Usage(format!(
-                "{}: a folder, not a model file: pack it with `elapid-pack {0} -o model.elp`",
-                path.display()
-            )));
-        }
-        if !kind.is_file() {
-            let cause = io::Error::new(io::ErrorKind::InvalidInput, "not a regular file");
-            return Err(fail("map")(cause));
-        }
         if kind.len() == 0 {
             return Ok(None);
         }

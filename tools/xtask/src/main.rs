@@ -8,6 +8,7 @@ mod check_real;
 mod cross;
 mod error;
 mod exec;
+mod figures;
 mod fixtures;
 mod libtest;
 mod models;
@@ -103,6 +104,18 @@ enum Task {
         #[arg(long, default_value = "python3")]
         python: String,
     },
+    /// Measures and draws the figures of docs/ (a falcon-mamba-7b of random weights is made: 4.3 GB)
+    Figures {
+        /// Figures to measure: long, prompt, cap; all if left out
+        #[arg(long, value_delimiter = ',', value_name = "FIGURE")]
+        only: Vec<String>,
+        /// Measure nothing: draw the data that is there
+        #[arg(long)]
+        draw: bool,
+        /// A packed falcon-mamba-7b, instead of a random one
+        #[arg(long, value_name = "FILE")]
+        large: Option<PathBuf>,
+    },
     /// Makes tests/fixtures anew with the reference implementation in Python (PyTorch: some gigabytes)
     Fixtures {
         #[arg(long, default_value = "python3")]
@@ -130,6 +143,7 @@ fn main() -> ExitCode {
             peer::bench(&python, &model, &threads).map(done)
         }
         Task::Bench { .. } => models::bench().map(done),
+        Task::Figures { only, draw, large } => figures::figures(&only, draw, large.as_deref()).map(done),
         Task::Fixtures { python } => fixtures::fixtures(&python).map(done),
     };
     result.unwrap_or_else(|error| {

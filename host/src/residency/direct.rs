@@ -1,0 +1,85 @@
+//! A file read past the page cache.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::path::Path;
+
+use super::storage::Storage;
+use crate::Error;
+
+/// A file whose reads leave nothing in the page cache: by direct I/O, or, on a file system without it, by dropping the
+/// pages after every read. Either way the memory that streaming takes is that of its own buffers.
+#[derive(Debug)]
+pub(crate) struct DirectFile {
+    file: File,
+    /// Reads go through the page cache, and their pages are dropped.
+    cached: bool,
+}
+
+impl DirectFile {
+    /// Opens a regular file.
+    pub(crate) fn open(path: &Path) -> Result<Self, Error> {
+        let fail = |action| Error::file(path, action);
+        let file = super::open_regular(path)?;
+        #[cfg(target_os = "linux")]
+        {
+            use std::os::unix::fs::OpenOptionsExt;
+            let flag = rustix::fs::OFlags::DIRECT.bits() as i32;
+            if let Ok(direct) = OpenOptions::new().read(true).custom_flags(flag).open(path) {
+                // Some file systems take the flag and refuse the reads.
+                let mut page = super::storage::Buffer::new("reading", 4096)?;
+                use std::os::unix::fs::FileExt;
+                if direct.read_at(&mut page, 0).is_ok() {
+                    return Ok(Self { file: direct, cached: false });
+                }
+            }
+        }
+        let this = Self { file, cached: true };
+        this.advise_random().map_err(fail("read"))?;
+        Ok(this)
+    }
+
+    /// The system need not read ahead: the reader does.
+    #[cfg(target_os = "linux")]
+    fn advise_random(&self) -> io::Result<()> {
+        Ok(rustix::fs::fadvise(&self.file, 0, None, rustix::fs::Advice::Random)?)
+    }
+    #[cfg(not(target_os = "linux"))]
+    fn advise_random(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    #[cfg(target_os = "linux")]
+    fn drop_pages(&self, offset: u64, length: usize) {
+        // Only advice: where it is not taken, the system drops them when it wants the memory.
+        let length = std::num::NonZero::new(length as u64);
+        let _ = rustix::fs::fadvise(&self.file, offset, length, rustix::fs::Advice::DontNeed);
+    }
+    #[cfg(not(target_os = "linux"))]
+    fn drop_pages(&self, _: u64, _: usize) {}
+}
+
+impl Storage for DirectFile {
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    #[cfg(unix)]
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        use std::os::unix::fs::FileExt;
+        let read = self.file.read_at(buffer, offset)?;
+        if self.cached {
+            self.drop_pages(offset, buffer.len());
+        }
+        Ok(read)
+    }
+    #[cfg(windows)]
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        use std::os::windows::fs::FileExt;
+        self.file.seek_read(buffer, offset)
+    }
+
+    fn file(&self) -> Option<&File> {
+        (!self.cached).then_some(&self.file)
+    }
+}

@@ -1,0 +1,315 @@
+//! From a cap on memory to what is kept where: all that a model will take, before any of it is allocated.
+
+use elapid_core::format::Layout;
+
+use super::panels::panels_bytes;
+use super::schedule::{READ, Schedule, Segment, segments, slot_bytes};
+use crate::MemoryOptions;
+use crate::path::{scratch_bytes, state_bytes};
+use crate::sequence::default_chunk;
+
+/// The program itself: the pages of its code and data that are in memory, the allocator, the main thread. Measured, with room to
+/// spare, see docs/streaming.md.
+const PROGRAM: u64 = 5 << 20;
+/// A thread's stack, as far as it is used, and what the system keeps of it.
+const THREAD: u64 = 96 << 10;
+/// What is never planned: a page here and there where buffers end, tables of pages.
+const MARGIN: u64 = 512 << 10;
+/// One part in so many of the cap is left alone too, for the system's tables of its pages.
+const MARGIN_SHARE: u64 = 128;
+/// What a buffer is rounded up by at most: it has whole pages, and blocks are whole pages of 4 KiB.
+const ROUNDED: u64 = if cfg!(target_arch = "x86_64") { 0 } else { 12 << 10 };
+/// Tokens of a chunk at most, whatever is asked for.
+const MOST_CHUNK: u64 = 1 << 16;
+/// Blocks of the ring: at the least one that is computed with, one that is there and one that comes.
+const LEAST_SLOTS: u64 = 3;
+/// Blocks of the ring where there is room: some megabytes of reading ahead hide the pauses of a computation.
+const MOST_SLOTS: u64 = 16;
+/// Reads under way at a time.
+const READERS: u64 = 4;
+
+/// What a plan is made from, beside the model.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wish {
+    /// Bytes that the process may take, all together.
+    pub cap: u64,
+    pub threads: u64,
+    pub options: MemoryOptions,
+}
+
+/// Where a model's bytes and all that it needs will be, in bytes of memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[non_exhaustive]
+pub struct Plan {
+    /// The most that the process may take.
+    pub cap_bytes: u64,
+    /// The whole file is mapped: nothing is streamed, and the fields about reading are 0.
+    pub mapped: bool,
+    /// The program, its threads' stacks, what the caller holds, and a margin.
+    pub program_bytes: u64,
+    /// Tokenizer, tables of checksums and segments, and the block through which the embedding is read.
+    pub tables_bytes: u64,
+    /// State of all layers, and the undo copy of one.
+    pub state_bytes: u64,
+    /// Working memory of a chunk, and logits.
+    pub working_bytes: u64,
+    /// Tokens of a chunk of a prompt.
+    pub chunk: u64,
+    /// The ring of blocks.
+    pub ring_bytes: u64,
+    /// Buffers of the ring.
+    pub slots: u64,
+    /// Bytes of each.
+    pub slot_bytes: u64,
+    /// Bytes read at once, where blocks are smaller.
+    pub read_bytes: u64,
+    /// Threads that read.
+    pub readers: usize,
+    /// Weights that stay in memory.
+    pub pinned_bytes: u64,
+    /// Weights that a token needs: layers and head.
+    pub weights_bytes: u64,
+    /// Those that are read from storage for every token.
+    pub streamed_bytes: u64,
+    /// Bytes of the file.
+    pub file_bytes: u64,
+}
+
+/// All that does not depend on the cap.
+struct Fixed {
+    program: u64,
+    state: u64,
+    held: u64,
+}
+
+impl Plan {
+    /// Plans for a model. `mappable` is whether a file that is streamed could be mapped, and [`None`] where all of it is in
+    /// memory anyway.
+    ///
+    /// # Errors
+    /// The least cap that works, where the one given does not.
+    pub(crate) fn new(layout: &Layout, wish: &Wish, mappable: Option<bool>) -> Result<Self, u64> {
+        let (config, options) = (layout.config(), &wish.options);
+        let most_chunk = options.chunk.unwrap_or_else(|| default_chunk(config, options)) as u64;
+        let most_chunk = most_chunk.clamp(1, MOST_CHUNK);
+        let one = state_bytes(config, options, 1) as u64;
+        let all = state_bytes(config, options, config.n_layer as usize) as u64;
+        let program = PROGRAM + THREAD * (wish.threads + READERS);
+        let fixed = Fixed { program, state: one.saturating_add(all), held: options.held as u64 };
+        let cap = (wish.cap - wish.cap / MARGIN_SHARE).saturating_sub(MARGIN);
+        let margin = wish.cap - cap;
+        if mappable != Some(false)
+            && let Some(plan) = Self::mapped(layout, wish, &fixed, (cap, margin), most_chunk)
+        {
+            return Ok(plan);
+        }
+        if mappable.is_none() {
+            let least = mapped_bytes(layout, wish, &fixed, 1);
+            return Err(with_margin(least));
+        }
+
+        // The least: a chunk of one token, a short ring, nothing pinned. Small slots only where large ones do not fit.
+        let least_of = |read: u64| {
+            let slot = slot_bytes(layout, read);
+            let tables = tables_bytes(layout, segments(layout, read).count() as u64);
+            let known = fixed.program.saturating_add(fixed.state).saturating_add(fixed.held);
+            let least = known.saturating_add(tables).saturating_add(working_bytes(layout, wish, 1));
+            (read, slot, tables, least.saturating_add(LEAST_SLOTS * slot))
+        };
+        let small = least_of(1);
+        let (read, slot, tables, least) = [least_of(READ), least_of(READ / 4), small]
+            .into_iter()
+            .find(|least| least.3 <= cap)
+            .ok_or_else(|| with_margin(small.3.min(least_of(READ).3)))?;
+
+        let mut rest = cap - least;
+        let slots = LEAST_SLOTS + (rest / 2 / slot).min(MOST_SLOTS - LEAST_SLOTS);
+        rest -= (slots - LEAST_SLOTS) * slot;
+        let each = working_bytes(layout, wish, 2) - working_bytes(layout, wish, 1);
+        let chunk = 1 + (rest / 4 / each.max(1)).min(most_chunk - 1);
+        rest -= (chunk - 1) * each;
+        // Buffers are whole pages, of up to 16 KiB.
+        let count = segments(layout, read).count() as u64;
+        let schedule = Schedule::new(layout, read, rest.saturating_sub(count.min(rest / slot + 1) * ROUNDED));
+        Ok(Self {
+            cap_bytes: wish.cap,
+            mapped: false,
+            program_bytes: fixed.program + margin + fixed.held,
+            tables_bytes: tables,
+            state_bytes: fixed.state,
+            working_bytes: working_bytes(layout, wish, chunk),
+            chunk,
+            ring_bytes: slots * slot,
+            slots,
+            slot_bytes: slot,
+            read_bytes: read,
+            readers: READERS.min(slots - 1) as usize,
+            pinned_bytes: schedule.pinned_bytes,
+            weights_bytes: schedule.bytes,
+            streamed_bytes: schedule.streamed_bytes(),
+            file_bytes: layout.file_bytes(),
+        })
+    }
+
+    /// The plan for a file that fits as a whole.
+    fn mapped(
+        layout: &Layout,
+        wish: &Wish,
+        fixed: &Fixed,
+        (cap, margin): (u64, u64),
+        most_chunk: u64,
+    ) -> Option<Self> {
+        let room = |chunk: &u64| mapped_bytes(layout, wish, fixed, *chunk) <= cap;
+        let chunk = [most_chunk, most_chunk / 4, 1].into_iter().map(|chunk| chunk.max(1)).find(room)?;
+        Some(Self {
+            cap_bytes: wish.cap,
+            mapped: true,
+            program_bytes: fixed.program + margin + fixed.held,
+            tables_bytes: tables_bytes(layout, 0),
+            state_bytes: fixed.state,
+            working_bytes: working_bytes(layout, wish, chunk),
+            chunk,
+            ring_bytes: 0,
+            slots: 0,
+            slot_bytes: 0,
+            read_bytes: 0,
+            readers: 0,
+            pinned_bytes: 0,
+            weights_bytes: segments(layout, READ).map(|segment| u64::from(segment.len)).sum(),
+            streamed_bytes: 0,
+            file_bytes: layout.file_bytes(),
+        })
+    }
+
+    /// Seconds that a token takes where storage of `rate` bytes a second bounds it.
+    #[must_use]
+    pub fn seconds_per_token(&self, rate: f64) -> f64 {
+        self.streamed_bytes as f64 / rate
+    }
+
+    /// All memory of the plan, the margin included.
+    #[must_use]
+    pub fn total_bytes(&self) -> u64 {
+        let file = if self.mapped { self.file_bytes } else { 0 };
+        let weights = self.ring_bytes + self.pinned_bytes + file;
+        self.program_bytes + self.tables_bytes + self.state_bytes + self.working_bytes + weights
+    }
+}
+
+/// Bytes of all but the margin where a file is in memory as a whole.
+fn mapped_bytes(layout: &Layout, wish: &Wish, fixed: &Fixed, chunk: u64) -> u64 {
+    let known = fixed.program.saturating_add(fixed.state).saturating_add(fixed.held);
+    let file = layout.file_bytes().saturating_add(tables_bytes(layout, 0));
+    known.saturating_add(file).saturating_add(working_bytes(layout, wish, chunk))
+}
+
+/// The cap, in whole MiB, as caps are given, within which `bytes` and the margin fit.
+fn with_margin(bytes: u64) -> u64 {
+    let bytes = bytes.saturating_add(MARGIN);
+    let cap = bytes.saturating_add(bytes / (MARGIN_SHARE - 1) + 1);
+    cap.checked_next_multiple_of(1 << 20).unwrap_or(u64::MAX)
+}
+
+/// Tokenizer and other data, header, checksums, segments, the embedding's panels.
+fn tables_bytes(layout: &Layout, count: u64) -> u64 {
+    let d = layout.config().data;
+    let data = [d.tokenizer, d.chat_template, d.role_table, d.generation].into_iter().map(u64::from);
+    let checksums = 4 * u64::from(layout.block_count());
+    // A segment, and the places of its buffer with the readers and with the computation.
+    let segment = (size_of::<Segment>() + 2 * size_of::<Option<super::storage::Buffer>>()) as u64;
+    let panels = if count > 0 { panels_bytes(layout) } else { 0 };
+    data.sum::<u64>() + layout.header_bytes() + 2 * checksums + count * segment + panels
+}
+
+/// Working memory of chunks of `chunk` tokens, and the logits.
+fn working_bytes(layout: &Layout, wish: &Wish, chunk: u64) -> u64 {
+    let row = 4 * u64::from(layout.config().padded_vocab());
+    let options = &wish.options;
+    let scratch = scratch_bytes(layout.config(), options, usize::try_from(chunk).unwrap_or(usize::MAX));
+    // The fixed path's logits are integers first.
+    let each = if options.fixed.is_some() { 2 } else { 1 };
+    let rows = if options.rows { 1 + each * chunk } else { 0 };
+    (scratch as u64).saturating_add(row.saturating_mul(1 + rows))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use elapid_core::fixed;
+    use elapid_core::format::{Arch, Config, DataSizes, Fields, Quant, Quants};
+    use elapid_core::model::StateKind;
+
+    /// falcon-mamba-7b in q4.
+    fn falcon() -> Layout {
+        let (q4, q8) = (Quant::Q4, Quant::Q8);
+        let quants = Quants { embedding: q4, in_proj: q4, x_proj: q8, dt_proj: q8, out_proj: q4, head: q4 };
+        let config = Config::new(Fields {
+            arch: Arch::FalconMamba,
+            d_model: 4096,
+            d_inner: 8192,
+            d_state: 16,
+            d_conv: 4,
+            dt_rank: 256,
+            n_layer: 64,
+            vocab: 65024,
+            norm_eps: 1e-5,
+            bcdt_eps: Some(1e-6),
+            tied: false,
+            bias: false,
+            conv_bias: true,
+            quants,
+            block_bytes: 1 << 20,
+            data: DataSizes { tokenizer: 3 << 20, ..DataSizes::default() },
+        });
+        Layout::new(config.unwrap()).unwrap()
+    }
+
+    fn wish(cap: u64, state: StateKind) -> Wish {
+        let options = MemoryOptions { state, chunk: Some(256), ..MemoryOptions::default() };
+        Wish { cap, threads: 4, options }
+    }
+
+    #[test]
+    fn plans_stay_within_the_cap_and_use_it() {
+        let layout = falcon();
+        let mut streamed = u64::MAX;
+        for mb in [96, 128, 200, 256, 512, 1024, 2048, 3500, 4000, 4600, 8000] {
+            let plan = Plan::new(&layout, &wish(mb << 20, StateKind::F32), Some(true)).unwrap();
+            let total = plan.total_bytes();
+            assert!(total <= mb << 20, "{mb}: {plan:?}");
+            assert!(plan.mapped || total + (3 << 20) + (mb << 13) > mb << 20, "{mb}: wasted, {plan:?}");
+            assert!(plan.streamed_bytes <= streamed);
+            streamed = plan.streamed_bytes;
+            assert_eq!(plan.mapped, mb >= 4600, "{mb}");
+            if !plan.mapped {
+                assert_eq!(plan.streamed_bytes + plan.pinned_bytes, plan.weights_bytes);
+            }
+        }
+    }
+
+    #[test]
+    fn the_least_is_the_least() {
+        let layout = falcon();
+        for state in [StateKind::F32, StateKind::F16] {
+            let least = Plan::new(&layout, &wish(1, state), Some(true)).unwrap_err();
+            assert!((20 << 20..80 << 20).contains(&least), "{least}");
+            let plan = Plan::new(&layout, &wish(least, state), Some(true)).unwrap();
+            assert!(plan.slots >= 3 && plan.chunk >= 1);
+            assert_eq!(Plan::new(&layout, &wish(least - (2 << 20), state), Some(true)), Err(least));
+        }
+    }
+
+    #[test]
+    fn sizes_that_cannot_be_had_do_not_overflow() {
+        let layout = falcon();
+        let most = MemoryOptions { chunk: Some(usize::MAX), rows: true, ..MemoryOptions::default() };
+        for options in [MemoryOptions { held: usize::MAX, ..most }, most] {
+            assert!(Plan::new(&layout, &Wish { cap: 1 << 20, threads: 4, options }, Some(true)).is_err());
+        }
+        let fixed = MemoryOptions { fixed: Some(fixed::StateKind::I16), ..most };
+        for options in [most, fixed] {
+            let wish = Wish { cap: u64::MAX, threads: 4, options };
+            assert!(Plan::new(&layout, &wish, Some(true)).is_ok_and(|plan| plan.mapped));
+        }
+    }
+}

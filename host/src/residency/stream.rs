@@ -1,0 +1,354 @@
+//! Weights that are read from storage while they are computed with, in a fixed amount of memory.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+
+use elapid_core::format::{Layout, Section, checksum};
+use elapid_core::source::{Fault, LayerSource, SourceError};
+
+use super::panels::Panels;
+use super::plan::Plan;
+use super::ring::{Arrival, Found, Order, Ring};
+use super::schedule::Schedule;
+use super::storage::{Buffer, Log, Storage, read_full};
+use crate::{Error, Verify};
+
+/// How often a block whose checksum does not match is read again: memory or a cable may have been at fault.
+pub(super) const REREADS: u32 = 2;
+/// A reader's stack: it calls the system and sums bytes.
+const STACK: usize = 128 << 10;
+
+/// What readers need, and what they share.
+pub(super) struct Shared {
+    pub layout: Layout,
+    pub schedule: Schedule,
+    pub checksums: Arc<[u32]>,
+    pub storage: Arc<dyn Storage>,
+    pub log: Arc<Log>,
+    pub verify: Verify,
+    ring: Mutex<Ring>,
+    /// There may be something to read.
+    work: Condvar,
+    /// Something has come.
+    ready: Condvar,
+    /// Ends what waits for a storage that fails.
+    pub stop: AtomicBool,
+}
+
+impl Shared {
+    pub(super) fn ring(&self) -> MutexGuard<'_, Ring> {
+        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn wait_for_work<'a>(&self, ring: MutexGuard<'a, Ring>) -> MutexGuard<'a, Ring> {
+        self.work.wait(ring).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes what a reader brings.
+    pub(super) fn deliver(&self, order: Order, outcome: Result<(), (u32, Fault)>) {
+        let arrival: Arrival = match outcome {
+            Ok(()) => Ok(order.buffer),
+            Err((block, fault)) => Err((order.buffer, block, fault)),
+        };
+        // A buffer that nobody waited for is free again: the reader looks itself, in its next round.
+        self.ring().deliver(order.ticket, order.segment, arrival, &self.schedule);
+        self.ready.notify_one();
+    }
+
+    fn error(&self, section: Section, block: u32, fault: Fault) -> SourceError {
+        let offset = self.layout.block(section, block).map_or(0, |place| place.offset);
+        SourceError { section, block, offset, fault }
+    }
+
+    /// The first of some blocks, `bytes` being all of them, that is not as it was written.
+    pub(super) fn damaged(&self, section: Section, blocks: Range<u32>, bytes: &[u8]) -> Option<u32> {
+        let mut rest = bytes;
+        blocks.into_iter().find(|block| {
+            let Some(place) = self.layout.block(section, *block) else { return true };
+            let Some(bytes) = rest.split_off(..place.length as usize) else { return true };
+            self.checksums.get(place.checksum as usize) != Some(&checksum(bytes))
+        })
+    }
+
+    /// Whether blocks may be lent as they are.
+    pub(super) fn sound(&self, section: Section, blocks: Range<u32>, bytes: &[u8]) -> bool {
+        self.verify == Verify::Never || self.damaged(section, blocks, bytes).is_none()
+    }
+
+    /// Reads blocks into `bytes` until they are as they were written. The error names the block.
+    pub(super) fn fetch(
+        &self,
+        section: Section,
+        blocks: Range<u32>,
+        bytes: &mut [u8],
+    ) -> Result<(), (u32, Fault)> {
+        let place = self.layout.block(section, blocks.start);
+        let offset = place.ok_or((blocks.start, Fault::NoSuchBlock))?.offset;
+        let mut tries = 0;
+        loop {
+            let read = read_full(&*self.storage, bytes, offset, &self.log, &self.stop);
+            read.map_err(|(done, fault)| (self.block_at(section, blocks.clone(), offset + done), fault))?;
+            if self.verify == Verify::Never {
+                return Ok(());
+            }
+            let Some(block) = self.damaged(section, blocks.clone(), bytes) else { return Ok(()) };
+            if tries == REREADS {
+                return Err((block, Fault::Checksum));
+            }
+            tries += 1;
+            self.log.reread();
+        }
+    }
+
+    fn block_at(&self, section: Section, blocks: Range<u32>, offset: u64) -> u32 {
+        let ends_before =
+            |block: &u32| self.layout.block(section, *block).is_none_or(|b| b.offset + b.length <= offset);
+        blocks.clone().find(|block| !ends_before(block)).unwrap_or(blocks.start)
+    }
+
+    /// A reader's life.
+    fn read(&self) {
+        loop {
+            let mut ring = self.ring();
+            let mut order = loop {
+                if ring.stop {
+                    return;
+                }
+                match ring.order(&self.schedule) {
+                    Some(order) => break order,
+                    None => ring = self.wait_for_work(ring),
+                }
+            };
+            drop(ring);
+            let segment = &self.schedule.segments[order.segment];
+            let bytes = &mut order.buffer[..segment.len as usize];
+            let outcome = self.fetch(segment.section, segment.first..segment.end, bytes);
+            self.deliver(order, outcome);
+        }
+    }
+}
+
+/// Lends the blocks of a file that readers bring, and of those that stay in memory.
+pub(crate) struct Streamer {
+    shared: Arc<Shared>,
+    readers: Vec<JoinHandle<()>>,
+    /// The segment of the ring that is lent, and its bytes.
+    held: Option<(usize, Buffer)>,
+    /// Pinned segments that were read, by segment.
+    pinned: Vec<Option<Buffer>>,
+    /// The segment lent last.
+    at: usize,
+    panels: Panels,
+    /// Bytes that came from storage.
+    read_bytes: u64,
+}
+
+impl std::fmt::Debug for Streamer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Streamer").field("readers", &self.readers.len()).finish_non_exhaustive()
+    }
+}
+
+impl Streamer {
+    /// Allocates all that `plan` says and begins to read: through io_uring, if it is there and reads shall not be `plain`.
+    pub(crate) fn new(
+        layout: &Layout,
+        checksums: Arc<[u32]>,
+        storage: Arc<dyn Storage>,
+        log: Arc<Log>,
+        verify: Verify,
+        plan: &Plan,
+        plain: bool,
+    ) -> Result<Self, Error> {
+        let schedule = Schedule::new(layout, plan.read_bytes, plan.pinned_bytes);
+        let (ring, kept) = ("the ring of blocks", "blocks kept in memory");
+        let free = (0..plan.slots).map(|_| Buffer::new(ring, plan.slot_bytes as usize));
+        let unloaded = schedule
+            .segments
+            .iter()
+            .map(|segment| segment.pinned.then(|| Buffer::new(kept, segment.len as usize)).transpose());
+        let ring = Ring::new(free.collect::<Result<_, _>>()?, unloaded.collect::<Result<_, _>>()?);
+        let pinned = schedule.segments.iter().map(|_| None).collect();
+        let panels = Panels::new(layout)?;
+        let shared = Arc::new(Shared {
+            layout: *layout,
+            schedule,
+            checksums,
+            storage,
+            log,
+            verify,
+            ring: Mutex::new(ring),
+            work: Condvar::new(),
+            ready: Condvar::new(),
+            stop: AtomicBool::new(false),
+        });
+        let readers = Vec::with_capacity(plan.readers);
+        let mut streamer = Self { shared, readers, held: None, pinned, at: 0, panels, read_bytes: 0 };
+        #[cfg(target_os = "linux")]
+        if let Some(queue) =
+            (!plain).then(|| super::uring::queue(&*streamer.shared.storage, plan.readers)).flatten()
+        {
+            let depth = plan.readers;
+            streamer.start(0, 1, move |shared| super::uring::read(shared, queue, depth))?;
+            return Ok(streamer);
+        }
+        for reader in 0..plan.readers {
+            streamer.start(reader, plan.readers, Shared::read)?;
+        }
+        Ok(streamer)
+    }
+
+    fn start(
+        &mut self,
+        reader: usize,
+        threads: usize,
+        read: impl FnOnce(&Shared) + Send + 'static,
+    ) -> Result<(), Error> {
+        let shared = Arc::clone(&self.shared);
+        let thread = thread::Builder::new().name(format!("elapid-read-{reader}")).stack_size(STACK);
+        let thread = thread.spawn(move || read(&shared));
+        let member = reader + 1;
+        self.readers.push(thread.map_err(|cause| Error::StartThread { member, threads, cause })?);
+        Ok(())
+    }
+
+    /// Bytes that came from storage so far.
+    pub(crate) fn read_bytes(&self) -> u64 {
+        self.read_bytes
+    }
+
+    /// Says that the next `passes` passes end with the layers, and the one after them with the head. It is only a hint: what
+    /// was read in vain costs time.
+    pub(crate) fn expect_bare(&self, passes: u64) {
+        self.shared.ring().expect_bare(passes);
+    }
+
+    /// Makes sure that a segment is in memory: held or pinned.
+    fn get(&mut self, wanted: usize) -> Result<(), SourceError> {
+        self.at = wanted;
+        if self.pinned[wanted].is_some() || self.held.as_ref().is_some_and(|(held, _)| *held == wanted) {
+            return Ok(());
+        }
+        let Self { shared, held, pinned, read_bytes, .. } = self;
+        let schedule = &shared.schedule;
+        let segment = &schedule.segments[wanted];
+        let mut ring = shared.ring();
+        if let Some((segment, buffer)) = held.take() {
+            ring.give_back(segment, buffer, schedule);
+        }
+        loop {
+            // Every turn of this loop may have made room.
+            shared.work.notify_all();
+            match ring.ask(wanted, schedule) {
+                Found::Here(Ok(buffer)) => {
+                    *read_bytes += u64::from(segment.len);
+                    if segment.pinned {
+                        pinned[wanted] = Some(buffer);
+                    } else {
+                        *held = Some((wanted, buffer));
+                    }
+                    return Ok(());
+                }
+                Found::Here(Err((buffer, block, fault))) => {
+                    ring.give_back(wanted, buffer, schedule);
+                    // Nothing is read until somebody asks again.
+                    ring.seek(None, schedule, |i, buffer| pinned[i] = Some(buffer));
+                    return Err(shared.error(segment.section, block, fault));
+                }
+                Found::Coming => {}
+                Found::Elsewhere => {
+                    ring.seek(Some(wanted), schedule, |i, buffer| pinned[i] = Some(buffer));
+                    if pinned[wanted].is_some() {
+                        return Ok(());
+                    }
+                    // A pinned segment may still be with a reader that was sent before the seek: its buffer comes back, and
+                    // is asked for again.
+                    shared.work.notify_all();
+                }
+            }
+            ring = shared.ready.wait(ring).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Blocks of a segment that [`Streamer::get`] has brought.
+    fn lent(&self, at: usize, blocks: Range<u32>) -> Option<&[u8]> {
+        let segment = self.shared.schedule.segments.get(at)?;
+        let held = || self.held.as_ref().filter(|(held, _)| *held == at).map(|(_, buffer)| buffer);
+        let bytes = self.pinned.get(at)?.as_ref().or_else(held)?;
+        let range = self.shared.layout.blocks(segment.section, blocks.start..blocks.end.min(segment.end))?;
+        bytes.get((range.start - segment.offset) as usize..(range.end - segment.offset) as usize)
+    }
+
+    /// Checks pinned blocks again, and has them read again if they are no longer as they were.
+    fn recheck(&mut self, at: usize) -> Result<(), SourceError> {
+        let segment = self.shared.schedule.segments[at];
+        let blocks = segment.first..segment.end;
+        for _ in 0..=REREADS {
+            let bytes = self.pinned[at].as_deref();
+            let Some(bytes) = bytes.and_then(|bytes| bytes.get(..segment.len as usize)) else {
+                return Ok(());
+            };
+            if self.shared.damaged(segment.section, blocks.clone(), bytes).is_none() {
+                return Ok(());
+            }
+            self.shared.log.reread();
+            if let Some(buffer) = self.pinned[at].take() {
+                self.shared.ring().give_back(at, buffer, &self.shared.schedule);
+            }
+            self.get(at)?;
+        }
+        Err(self.shared.error(segment.section, segment.first, Fault::Checksum))
+    }
+
+    fn find(&self, section: Section, block: u32) -> Option<usize> {
+        self.shared.schedule.find(section, block, self.at)
+    }
+}
+
+impl LayerSource for Streamer {
+    fn lend(&mut self, section: Section, blocks: Range<u32>) -> Result<&[u8], SourceError> {
+        let missing = self.shared.error(section, blocks.start, Fault::NoSuchBlock);
+        let Some(at) = self.find(section, blocks.start) else {
+            // Not part of a pass: the embedding of a model with a head of its own.
+            let read = self.panels.block(&self.shared, section, blocks.start);
+            let read = read.map_err(|(block, fault)| self.shared.error(section, block, fault));
+            return read.inspect(|bytes| self.read_bytes += bytes.len() as u64);
+        };
+        self.get(at)?;
+        if self.shared.verify == Verify::Always && self.pinned[at].is_some() {
+            self.recheck(at)?;
+        }
+        self.lent(at, blocks).ok_or(missing)
+    }
+
+    fn lend_within(
+        &mut self,
+        section: Section,
+        block: u32,
+        bytes: Range<usize>,
+    ) -> Result<&[u8], SourceError> {
+        let missing = self.shared.error(section, block, Fault::NoSuchBlock);
+        let at = self.find(section, block);
+        let pinned = at.is_some_and(|at| self.pinned[at].is_some());
+        if section == Section::Embedding && !pinned {
+            let read = self.panels.panel(&self.shared, block, bytes);
+            let read = read.map_err(|(block, fault)| self.shared.error(section, block, fault));
+            return read.inspect(|(_, read)| self.read_bytes += read).map(|(bytes, _)| bytes);
+        }
+        self.lend(section, block..block + 1)?.get(bytes).ok_or(missing)
+    }
+}
+
+impl Drop for Streamer {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        self.shared.ring().stop = true;
+        self.shared.work.notify_all();
+        for reader in self.readers.drain(..) {
+            // A reader that panicked has nothing to say to who goes.
+            let _ = reader.join();
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! The program under a cap on its memory.
+#![cfg(target_os = "linux")]
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use elapid_pack::checkpoint::{Arch, ModelConfig};
+
+/// A model of random weights, 16 MB in blocks of 64 KiB, on a disk: a folder that goes away with the next clean build.
+fn model() -> &'static Path {
+    static MODEL: LazyLock<std::path::PathBuf> = LazyLock::new(|| {
+        let config = ModelConfig {
+            arch: Arch::FalconMamba,
+            d_model: 256,
+            n_layer: 24,
+            d_inner: 768,
+            d_state: 16,
+            d_conv: 4,
+            dt_rank: 16,
+            vocab_size: 1024,
+            norm_eps: 1e-5,
+            mixer_rms_eps: Some(1e-6),
+            use_bias: false,
+            use_conv_bias: true,
+            tied: false,
+        };
+        let options = elapid_pack::Options { block_bytes: 64 << 10, ..Default::default() };
+        let plan = elapid_pack::Plan::random(&config, 3, &options).expect("a valid configuration");
+        // Another process of this test may make the same file: each renames its own over it.
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("ram.elp");
+        plan.write(&path, &options, &()).expect("a packed file");
+        path
+    });
+    &MODEL
+}
+
+fn elapid(command: &str, args: &[&str]) -> Command {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_elapid"));
+    program.arg(command).arg(model()).args(args).stdin(Stdio::null());
+    program
+}
+
+fn output(command: &str, args: &[&str]) -> Output {
+    elapid(command, args).output().expect("the program starts")
+}
+
+#[track_caller]
+fn good(command: &str, args: &[&str]) -> String {
+    let output = output(command, args);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!((output.status.code(), &*error), (Some(0), ""), "{command} {args:?}");
+    String::from_utf8(output.stdout).expect("text")
+}
+
+/// The least cap in MiB, by the message that names it.
+fn least(args: &[&str]) -> u64 {
+    let output = output("logits", &[&["--tokens", "1", "--ram", "1M", "-t", "2"], args].concat());
+    let error = String::from_utf8(output.stderr).expect("text");
+    assert_eq!(output.status.code(), Some(4), "{error}");
+    assert_eq!(error.lines().count(), 1, "{error}");
+    let after = error.split("give --ram ").nth(1).unwrap_or_else(|| panic!("{error}"));
+    after.split('M').next().and_then(|n| n.parse().ok()).unwrap_or_else(|| panic!("{error}"))
+}
+
+#[test]
+fn the_least_that_is_named_works_and_all_caps_give_the_same_bits() {
+    for state in ["f32", "f16"] {
+        let args = ["--tokens", "1,2,3,4,5,900", "--all", "-t", "2", "--state", state];
+        let expected = good("logits", &args);
+        let least = least(&["--all", "--state", state]);
+        let mut streamed = 0;
+        for cap in [least, least + 3, least + 8, 1000] {
+            let cap = format!("{cap}M");
+            for verify in ["auto", "always", "never"] {
+                let under = ["--ram", &cap, "--verify", verify];
+                assert!(good("logits", &[&args[..], &under].concat()) == expected, "{cap} {verify} {state}");
+            }
+            let plan = &json(&good("info", &["--ram", &cap, "--state", state, "--json"]))["plan"];
+            streamed += u64::from(plan["mapped"] == false);
+        }
+        assert!((1..4).contains(&streamed), "some caps stream and some do not: {streamed}");
+        assert_eq!(good("logits", &[&args[..], &["--ram", "auto"]].concat()), expected);
+    }
+}
+
+fn json(text: &str) -> serde_json::Value {
+    serde_json::from_str(text).expect("JSON")
+}
+
+#[test]
+fn the_process_stays_within_its_cap() {
+    let least = least(&[]);
+    for cap in [least, least + 3, least + 8, least + 40] {
+        let report =
+            good("bench", &["--ram", &format!("{cap}M"), "-t", "2", "-p", "40", "-n", "10", "--json"]);
+        let report = json(&report);
+        let peak = report["peak_rss_bytes"].as_u64().expect("Linux tells");
+        assert!(peak <= cap << 20, "{peak} bytes of {cap} MiB: {report}");
+        assert_eq!(report["cap_bytes"].as_u64(), Some(cap << 20));
+    }
+}
+
+#[test]
+fn a_kill_at_any_moment_leaves_nothing_behind() {
+    let before = fs::read(model()).expect("the model");
+    let cap = format!("{}M", least(&[]));
+    for round in 0..12u64 {
+        let args = ["--ram", &cap, "-n", "1000000", "-p", "1"];
+        let mut child = elapid("bench", &args).stdout(Stdio::null()).spawn().expect("the program starts");
+        std::thread::sleep(Duration::from_millis(3 * round * round));
+        child.kill().expect("it runs");
+        child.wait().expect("it ended");
+    }
+    assert!(fs::read(model()).expect("the model") == before);
+    let args = ["--tokens", "1,2,3"];
+    assert_eq!(good("logits", &[&args[..], &["--ram", &cap]].concat()), good("logits", &args));
+}
+
+#[test]
+fn what_makes_no_sense_is_said() {
+    let refused = |command: &str, args: &[&str], code, says: &str| {
+        let output = output(command, args);
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{error}");
+        assert!(error.contains(says) && error.lines().count() == 1, "{error}");
+    };
+    refused("info", &["--ram", "much"], 2, "512M");
+    refused("info", &["--ram", "0"], 2, "512M");
+    refused("verify", &["--ram", "100M"], 2, "leave out --ram");
+    refused("info", &["--ram", "2M"], 4, "give --ram");
+}

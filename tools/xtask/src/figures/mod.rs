@@ -1,0 +1,224 @@
+//! `cargo xtask figures`: runs what the figures of docs/ show, keeps the data beside them, and draws them.
+
+mod draw;
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use crate::error::{Context, Error, Result};
+use crate::programs::{Built, Program, pack};
+use crate::toolchain::{Toolchain, root};
+use draw::{Axis, Chart, Series};
+
+/// Tokens of the long generation.
+const LONG: u64 = 131_072;
+/// Lengths of prompts.
+const PROMPTS: [u64; 7] = [1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000];
+/// Caps for the 7B model.
+const CAPS: [&str; 8] = ["64M", "128M", "256M", "512M", "1G", "2G", "3G", "5G"];
+/// What is measured, in the order in which it is.
+pub const FIGURES: [&str; 3] = ["long", "prompt", "cap"];
+
+/// Measures the figures of `only` (all if it is empty), unless `draw_only`, and draws all whose data is there. `large` is a packed
+/// falcon-mamba-7b; a random one is made if it is left out.
+pub fn figures(only: &[String], draw_only: bool, large: Option<&Path>) -> Result<()> {
+    if let Some(unknown) = only.iter().find(|name| !FIGURES.contains(&name.as_str())) {
+        return Err(Error::new(format!("no figure named {unknown}: choose of {}", FIGURES.join(", "))));
+    }
+    let folder = root().join("docs/figures");
+    std::fs::create_dir_all(&folder).context(|| format!("cannot make {}", folder.display()))?;
+    let wanted = |name: &str| !draw_only && (only.is_empty() || only.iter().any(|o| o == name));
+    if FIGURES.into_iter().any(wanted) {
+        let elapid = Program::Elapid.build()?;
+        if wanted("long") {
+            write(&folder, "long", &long(&elapid)?)?;
+        }
+        if wanted("prompt") {
+            write(&folder, "prompt", &prompt(&elapid)?)?;
+        }
+        if wanted("cap") {
+            write(&folder, "cap", &cap(&elapid, large)?)?;
+        }
+    }
+    type Draw = fn(&Value) -> Result<Vec<Chart>>;
+    let draws: [(&str, Draw); 3] = [("long", long_charts), ("prompt", prompt_charts), ("cap", cap_charts)];
+    for (name, charts) in draws {
+        let data = folder.join(format!("{name}.json"));
+        let Ok(text) = std::fs::read_to_string(&data) else {
+            println!("skipped: {name}: not measured yet (cargo xtask figures --only {name})");
+            continue;
+        };
+        let value = serde_json::from_str(&text).context(|| format!("{} is not JSON", data.display()))?;
+        let picture = folder.join(format!("{name}.svg"));
+        draw::draw(&picture, &charts(&value)?)?;
+        println!("drew {}", picture.display());
+    }
+    Ok(())
+}
+
+fn write(folder: &Path, name: &str, value: &Value) -> Result<()> {
+    let path = folder.join(format!("{name}.json"));
+    let text = format!("{value:#}\n");
+    std::fs::write(&path, text).context(|| format!("cannot write {}", path.display()))
+}
+
+fn run<'a>(elapid: &Built, arguments: impl IntoIterator<Item = &'a OsStr>) -> Result<Value> {
+    let text = elapid.output(arguments)?;
+    serde_json::from_str(&text)
+        .context(|| format!("`elapid --json` printed something else than JSON: {text}"))
+}
+
+/// A random model in the target folder, made if it is not there.
+fn random(preset: &str, quant: &str) -> Result<PathBuf> {
+    let file = Toolchain::Current.target_dir().join("bench").join(format!("{preset}-{quant}.elp"));
+    if !file.is_file() {
+        pack(&Program::Pack.build()?, &["--random".as_ref(), preset.as_ref()], &file, quant)?;
+    }
+    Ok(file)
+}
+
+fn long(elapid: &Built) -> Result<Value> {
+    let mut runs = Vec::new();
+    let small = root().join("models/address-4m.elp");
+    for (name, file) in [("bundled", small), ("mamba-130m, q4", random("mamba-130m", "q4")?)] {
+        let tokens = LONG.to_string();
+        let bench =
+            ["bench".as_ref(), file.as_os_str(), "--json".as_ref(), "--long".as_ref(), tokens.as_ref()];
+        let run_of = run(elapid, bench)?;
+        let info = run(elapid, ["info".as_ref(), file.as_os_str(), "--json".as_ref()])?;
+        runs.push(json!({ "model": name, "config": info["config"], "run": run_of }));
+    }
+    Ok(json!({ "tokens": LONG, "runs": runs }))
+}
+
+fn prompt(elapid: &Built) -> Result<Value> {
+    let mut runs = Vec::new();
+    for length in PROMPTS {
+        let length = length.to_string();
+        let bench = ["bench", "models/address-4m.elp", "-n", "1", "--json", "-p", &length];
+        runs.push(run(elapid, bench.map(OsStr::new))?);
+    }
+    Ok(json!({ "model": "bundled", "runs": runs }))
+}
+
+fn cap(elapid: &Built, large: Option<&Path>) -> Result<Value> {
+    let file = large.map_or_else(|| random("falcon-mamba-7b", "q4"), |file| Ok(file.into()))?;
+    let mut runs = Vec::new();
+    for cap in CAPS {
+        let bench = ["bench", "-p", "8", "-n", "3", "--json", "--ram", cap].map(OsStr::new);
+        runs.push(run(elapid, bench.into_iter().chain([file.as_os_str()]))?);
+    }
+    Ok(json!({ "model": "falcon-mamba-7b, q4", "runs": runs }))
+}
+
+fn number(value: &Value, key: &str) -> Result<f64> {
+    value
+        .get(key)
+        .and_then(Value::as_f64)
+        .ok_or_else(|| Error::new(format!("the data has no number `{key}`")))
+}
+
+fn list<'a>(value: &'a Value, key: &str) -> Result<&'a Vec<Value>> {
+    value
+        .get(key)
+        .and_then(Value::as_array)
+        .ok_or_else(|| Error::new(format!("the data has no list `{key}`")))
+}
+
+/// Bytes a token that a transformer of the same size keeps: keys and values in f16, of half as many layers (one of its layers
+/// has the parameters of two of Mamba's), without grouping.
+fn cache_bytes(config: &Value) -> Result<f64> {
+    Ok(2.0 * 2.0 * number(config, "d_model")? * number(config, "n_layer")? / 2.0)
+}
+
+const MB: f64 = 1e6;
+
+fn long_charts(data: &Value) -> Result<Vec<Chart>> {
+    let mut memory = Chart::new("memory while generating", Axis::linear("tokens generated"), Axis::log("MB"));
+    let mut speed =
+        Chart::new("speed while generating", Axis::linear("tokens generated"), Axis::log("tokens/s"));
+    for run in list(data, "runs")? {
+        let name = run["model"].as_str().unwrap_or("?");
+        let samples = list(&run["run"], "samples")?;
+        let cache = cache_bytes(&run["config"])?;
+        let file = number(&run["run"], "file_bytes")?;
+        let (mut resident, mut transformer, mut rates) = (Vec::new(), Vec::new(), Vec::new());
+        for pair in samples.windows(2) {
+            let (tokens, before) = (number(&pair[1], "tokens")?, number(&pair[0], "tokens")?);
+            let seconds = number(&pair[1], "seconds")? - number(&pair[0], "seconds")?;
+            rates.push((tokens, (tokens - before) / seconds));
+            resident.push((tokens, number(&pair[1], "resident_bytes")? / MB));
+            transformer.push((tokens, (file + cache * tokens) / MB));
+        }
+        memory.series.push(Series { name: name.into(), points: resident, dashed: false });
+        let name = format!("a transformer of the size of {name}: weights and cache");
+        memory.series.push(Series { name, points: transformer, dashed: true });
+        let name = run["model"].as_str().unwrap_or("?").into();
+        speed.series.push(Series { name, points: rates, dashed: false });
+    }
+    Ok(vec![memory, speed])
+}
+
+fn prompt_charts(data: &Value) -> Result<Vec<Chart>> {
+    let mut time = Chart::new("reading a prompt", Axis::log("tokens of the prompt"), Axis::log("seconds"));
+    let mut memory = Chart::new("memory by then", Axis::log("tokens of the prompt"), Axis::linear("peak MB"));
+    let (mut seconds, mut peak) = (Vec::new(), Vec::new());
+    for run in list(data, "runs")? {
+        let tokens = number(run, "prompt_tokens")?;
+        seconds.push((tokens, tokens / number(run, "prefill_tps")?));
+        peak.push((tokens, number(run, "peak_rss_bytes")? / MB));
+    }
+    time.series.push(Series { name: "bundled model".into(), points: seconds, dashed: false });
+    let ids = peak.first().copied().unwrap_or_default();
+    let only_ids = peak.iter().map(|(tokens, _)| (*tokens, ids.1 + 4.0 * (tokens - ids.0) / MB)).collect();
+    memory.series.push(Series { name: "bundled model, prompt included".into(), points: peak, dashed: false });
+    memory.series.push(Series { name: "4 bytes a token: the prompt".into(), points: only_ids, dashed: true });
+    Ok(vec![time, memory])
+}
+
+fn cap_charts(data: &Value) -> Result<Vec<Chart>> {
+    let name = data["model"].as_str().unwrap_or("?");
+    let mut speed = Chart::new(&format!("{name}: speed"), Axis::log("cap, MB"), Axis::log("tokens/s"));
+    let mut memory = Chart::new(&format!("{name}: memory"), Axis::log("cap, MB"), Axis::log("peak MB"));
+    let (mut measured, mut promised, mut peak, mut caps) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for run in list(data, "runs")? {
+        let cap = number(run, "cap_bytes")? / MB;
+        measured.push((cap, number(run, "decode_tps")?));
+        if let Ok(tps) = number(run, "promised_tps") {
+            promised.push((cap, tps));
+        }
+        peak.push((cap, number(run, "peak_rss_bytes")? / MB));
+        caps.push((cap, cap));
+    }
+    speed.series.push(Series { name: "measured".into(), points: measured, dashed: false });
+    speed.series.push(Series {
+        name: "by the plan, at the drive's rate".into(),
+        points: promised,
+        dashed: true,
+    });
+    memory.series.push(Series { name: "peak".into(), points: peak, dashed: false });
+    memory.series.push(Series { name: "the cap".into(), points: caps, dashed: true });
+    Ok(vec![speed, memory])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn data_becomes_charts_and_what_lacks_is_named() {
+        let run = json!({
+            "cap_bytes": 128e6, "decode_tps": 0.2, "promised_tps": 0.21, "peak_rss_bytes": 120e6,
+        });
+        let charts = cap_charts(&json!({ "model": "m", "runs": [run] })).unwrap();
+        assert_eq!(charts[0].series[0].points, [(128.0, 0.2)]);
+        assert_eq!(charts[1].series[1].points, [(128.0, 128.0)]);
+        let error = cap_charts(&json!({ "runs": [{}] })).err().unwrap().to_string();
+        assert!(error.contains("cap_bytes"), "{error}");
+        // falcon-mamba-7b beside a transformer of 32 layers: 512 KiB a token.
+        let config = json!({ "d_model": 4096, "n_layer": 64 });
+        assert_eq!(cache_bytes(&config).unwrap(), f64::from(512 << 10));
+    }
+}
