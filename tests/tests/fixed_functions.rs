@@ -79,19 +79,20 @@ fn logarithm_and_reciprocal_are_right() {
 #[test]
 fn square_root_is_right() {
     let root = |x| (f64::from(rsqrt(x)) / Q30 * (f64::from(x) / Q24).sqrt() - 1.0).abs();
-    check("1 / sqrt(x), relative", largest(1 << 22..1 << 24, root), 1.9e-9);
+    check("1 / sqrt(x), relative", largest(1 << 22..1 << 24, root), 9.4e-10);
     // With an argument of 32 bits, cut to 24: every 16th of them, of both parities.
     let whole = |x: u32| {
         let (m, e) = (x << 4 | 1 << 31, (x & 1) as i32 - 31);
         let y = inverse_sqrt(m, e);
         (f64::from(y.m) * f64::from(y.e).exp2() * (f64::from(m) * f64::from(e).exp2()).sqrt() - 1.0).abs()
     };
-    check("1 / sqrt(m 2^e), relative", largest(0..1 << 27, whole), 5.99e-8);
+    check("1 / sqrt(m 2^e), relative", largest(0..1 << 27, whole), 1.13e-7);
 }
 
-/// Every mantissa of 16 bits with every exponent for which the result is more than a shift of another's.
+/// Every mantissa of 16 bits with every exponent from where the result is a shift of another's up to 128 in magnitude: from 178
+/// on `e^-|x|` stays at 2^-256.
 fn numbers() -> Range<u32> {
-    0..(2 * 52) << 15
+    0..(2 * 51) << 15
 }
 
 fn number(i: u32) -> (Num, f64) {

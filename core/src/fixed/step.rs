@@ -241,7 +241,7 @@ impl<'m> Model<'m> {
             let (integer, bits) = shape.quantized(panel, token, (p * LANES + i) as u32);
             i64::from(integer) * i64::from(scale(bits))
         };
-        let rows = || b.x.len() / (LANES * tokens.max(1));
+        let rows = || b.x.len() / LANES / tokens.max(1);
         let largest = (0..rows()).flat_map(|p| (0..LANES).map(move |i| (p, i)));
         let largest = largest.fold(0, |all, (p, i)| all | element(p, i).unsigned_abs());
         // Within 2^30: shifted down by 3 at most.

@@ -107,8 +107,9 @@ fn narrow_group(low: &Row, low_e: i32, high: &Row, high_e: i32, q: &mut [i16; GR
 #[inline(always)]
 pub(super) fn narrow<S: Dot>(_: S, tokens: usize, x: Wide<'_>, q: &mut [i16], groups: &mut [Group]) {
     let tokens = tokens.max(1);
-    let panels =
-        rows(x.m).chunks_exact(tokens.saturating_mul(2)).zip(x.e.chunks_exact(tokens.saturating_mul(2)));
+    let panels = rows(x.m)
+        .chunks_exact(tokens.saturating_mul(2).max(1))
+        .zip(x.e.chunks_exact(tokens.saturating_mul(2).max(1)));
     let out = q.as_chunks_mut::<GROUP>().0.chunks_exact_mut(tokens).zip(groups.chunks_exact_mut(tokens));
     for ((x, e), (q, groups)) in panels.zip(out) {
         let ((low, high), (low_e, high_e)) = (x.split_at(tokens), e.split_at(tokens));
@@ -130,8 +131,9 @@ pub(super) fn normalize<S: Dot>(
     groups: &mut [Group],
 ) {
     let tokens = inv.len().max(1);
-    let panels =
-        rows(x).chunks_exact(tokens.saturating_mul(2)).zip(weight.as_chunks::<64>().0.as_chunks::<2>().0);
+    let panels = rows(x)
+        .chunks_exact(tokens.saturating_mul(2).max(1))
+        .zip(weight.as_chunks::<64>().0.as_chunks::<2>().0);
     let out = q.as_chunks_mut::<GROUP>().0.chunks_exact_mut(tokens).zip(groups.chunks_exact_mut(tokens));
     for ((x, [low_w, high_w]), (q, groups)) in panels.zip(out) {
         let ((low_w, low_we), (high_w, high_we)) = (shared(low_w), shared(high_w));
