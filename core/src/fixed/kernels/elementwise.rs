@@ -112,7 +112,8 @@ pub(super) fn narrow<S: Dot>(_: S, tokens: usize, x: Wide<'_>, q: &mut [i16], gr
         .zip(x.e.chunks_exact(tokens.saturating_mul(2).max(1)));
     let out = q.as_chunks_mut::<GROUP>().0.chunks_exact_mut(tokens).zip(groups.chunks_exact_mut(tokens));
     for ((x, e), (q, groups)) in panels.zip(out) {
-        let ((low, high), (low_e, high_e)) = (x.split_at(tokens), e.split_at(tokens));
+        let (low, high) = x.split_at_checked(tokens).unwrap_or_default();
+        let (low_e, high_e) = e.split_at_checked(tokens).unwrap_or_default();
         let low = low.iter().zip(low_e).zip(high.iter().zip(high_e));
         for (((low, low_e), (high, high_e)), (q, group)) in low.zip(q.iter_mut().zip(groups)) {
             *group = narrow_group(low, *low_e, high, *high_e, q);
@@ -137,7 +138,7 @@ pub(super) fn normalize<S: Dot>(
     let out = q.as_chunks_mut::<GROUP>().0.chunks_exact_mut(tokens).zip(groups.chunks_exact_mut(tokens));
     for ((x, [low_w, high_w]), (q, groups)) in panels.zip(out) {
         let ((low_w, low_we), (high_w, high_we)) = (shared(low_w), shared(high_w));
-        let (low, high) = x.split_at(tokens);
+        let (low, high) = x.split_at_checked(tokens).unwrap_or_default();
         let io = low.iter().zip(high).zip(q.iter_mut().zip(groups));
         for (((low, high), (q, group)), (e, inv)) in io.zip(e.iter().zip(inv)) {
             // x, as large as fits, times 1 / rms, times w: 2^30, 2^30 and 2^31 give 27 bits.
