@@ -54,7 +54,7 @@ pub trait Board: Sync {
 }
 
 /// Every board.
-pub const BOARDS: &[&dyn Board] = &[&mps2::AN500, &built::STEP_SIZE];
+pub const BOARDS: &[&dyn Board] = &[&mps2::AN500, &mps2::AN385, &built::STEP_SIZE, &built::TEMPLATE];
 
 /// What is done with a board.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -130,6 +130,20 @@ pub const STEPS: &[Step] = &[
         work: Work::Board { name: "mps2-an500" },
     },
     Step {
+        name: "mps2-an385",
+        group: "boards",
+        shows: "Cortex-M3 without floating point or heap: the host's tokens and logits, in the fixed path",
+        required: true,
+        work: Work::Board { name: "mps2-an385" },
+    },
+    Step {
+        name: "template",
+        group: "boards",
+        shows: "where a new board begins builds",
+        required: false,
+        work: Work::Board { name: "template" },
+    },
+    Step {
         name: "step-size",
         group: "boards",
         shows: "core's step without tokenizer and sampler is under 72 KB of code on a Cortex-M7",

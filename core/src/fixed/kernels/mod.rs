@@ -99,6 +99,9 @@ pub struct Range {
 }
 
 impl Range {
+    /// That of a channel whose states are 0.
+    pub const ZERO: Self = Self { unit: 0, top: 0 };
+
     #[inline(always)]
     pub(super) fn new(unit: i32, top: i32) -> Self {
         let above = |e: i32| (e.clamp(LOW, HIGH) - LOW) as u16;

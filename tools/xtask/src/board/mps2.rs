@@ -23,3 +23,24 @@ pub const AN500: Mcu = Mcu {
     instructions_a_tick: 40,
     instructions: 40_000_000,
 };
+
+/// Cortex-M3 without FPU and DSP instructions: the fixed path, no heap.
+pub const AN385: Mcu = Mcu {
+    name: "mps2-an385",
+    target: "thumbv7m-none-eabi",
+    cpu: "cortex-m3",
+    model: "address-300k.elp",
+    model_at: 0x2100_0000,
+    other_size: Some("address-4m.elp"),
+    compute: &["--path", "fixed"],
+    // `alloc` is only compiled, for one and the same library for all boards: nothing links it.
+    build_std: "core,alloc",
+    memories: [
+        Memory { name: "code memory", start: 0, bytes: 4 << 20 },
+        Memory { name: "RAM", start: 0x2000_0000, bytes: 4 << 20 },
+    ],
+    logs: None,
+    stack: 12 << 10,
+    instructions_a_tick: 40,
+    instructions: 4_500_000,
+};
