@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 use elapid::core::fixed;
 use elapid::core::model::StateKind;
-use elapid::{Engine, EngineOptions, Error, MAX_THREADS, MemoryOptions, Ram, Verify};
+use elapid::{Engine, EngineOptions, Error, MAX_THREADS, MemoryOptions, Ram, Verify, default_threads};
 
 /// How a model is computed.
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -113,6 +113,14 @@ impl ComputeArgs {
 
     /// Opens a file, or the bundled model.
     pub(super) fn open(&self, model: Option<&Path>) -> Result<Engine, Error> {
+        let (threads, cores) = (self.threads.map_or(0, usize::from), default_threads());
+        if threads > cores {
+            let _ = writeln!(
+                io::stderr(),
+                "warning: {threads} threads on {cores} core{s}: they wait for each other; -t {cores} is faster",
+                s = if cores == 1 { "" } else { "s" }
+            );
+        }
         open(model, &self.options())
     }
 }
