@@ -2,6 +2,7 @@
 
 pub mod fixed;
 pub mod fixture;
+pub mod forge;
 pub mod oracle;
 pub mod runner;
 pub mod storage;
