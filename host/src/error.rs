@@ -141,6 +141,11 @@ pub enum Error {
         /// The system's reason.
         cause: io::Error,
     },
+    /// Several sequences were to step together in the fixed path.
+    #[error(
+        "sequences step together in floating point only: give each a memory of its own in the fixed path"
+    )]
+    FixedBatch,
     /// A number of threads that can't be.
     #[error("cannot run on {given} threads: give 1 to {MAX_THREADS} with -t")]
     Threads {
@@ -211,9 +216,11 @@ impl Error {
                 cause: StepError::Token { .. } | StepError::NoTokens | StepError::Type { .. },
                 ..
             } => ExitClass::Usage,
-            Self::Usage(_) | Self::Threads { .. } | Self::Kernels { .. } | Self::NoBundled => {
-                ExitClass::Usage
-            }
+            Self::Usage(_)
+            | Self::FixedBatch
+            | Self::Threads { .. }
+            | Self::Kernels { .. }
+            | Self::NoBundled => ExitClass::Usage,
             Self::Sample { cause: SampleError::Setting { .. } } => ExitClass::Usage,
             Self::Memory { .. } | Self::Cap { .. } => ExitClass::Memory,
             _ => ExitClass::Failure,

@@ -6,6 +6,7 @@
 //! What the program `elapid` does, this library does; the program adds options and terminals.
 #![deny(unsafe_code)]
 
+mod batch;
 mod engine;
 mod error;
 mod generate;
@@ -18,6 +19,7 @@ mod verify;
 
 pub use elapid_core as core;
 
+pub use batch::{Batch, EachSequence};
 pub use engine::{Engine, EngineOptions};
 pub use error::{Error, ExitClass};
 pub use generate::{End, GenerateOptions, Generated, Listener, generate};

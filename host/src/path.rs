@@ -19,7 +19,7 @@ const WORKING: &str = "the working memory of a step";
 /// Bytes of the working memory for chunks of `tokens` tokens.
 pub(crate) fn scratch_bytes(config: &Config, options: &MemoryOptions, tokens: usize) -> usize {
     match options.fixed {
-        None => ScratchSize::of(config, tokens).bytes(),
+        None => ScratchSize::of(config, tokens.max(options.sequences)).bytes(),
         // Logits are made floats once they are complete.
         Some(_) => {
             fixed::ScratchSize::of(config, tokens).bytes().saturating_add(4 * config.padded_vocab() as usize)
@@ -27,10 +27,10 @@ pub(crate) fn scratch_bytes(config: &Config, options: &MemoryOptions, tokens: us
     }
 }
 
-/// Bytes of the state of `layers` layers.
+/// Bytes of the state of `layers` layers, of all sequences.
 pub(crate) fn state_bytes(config: &Config, options: &MemoryOptions, layers: usize) -> usize {
     match options.fixed {
-        None => StateSize::of(config, layers).bytes(options.state),
+        None => StateSize::of(config, layers.saturating_mul(options.sequences.max(1))).bytes(options.state),
         Some(kind) => fixed::StateSize::of(config, layers).bytes(kind),
     }
 }
@@ -109,10 +109,11 @@ impl FixedState {
     }
 }
 
-/// State, undo copy and working memory of one sequence.
+/// State, undo copy and working memory of one sequence, or in floating point of several.
 #[derive(Debug)]
 pub(crate) enum Buffers {
     Float {
+        sequences: usize,
         state: FloatState,
         undo: FloatState,
         floats: Vec<f32>,
@@ -135,10 +136,12 @@ impl Buffers {
         let layers = config.n_layer as usize;
         Ok(match options.fixed {
             None => {
-                let scratch = ScratchSize::of(config, chunk);
+                let sequences = options.sequences.max(1);
+                let scratch = ScratchSize::of(config, chunk.max(sequences));
                 Self::Float {
-                    state: FloatState::new(config, layers, options.state)?,
-                    undo: FloatState::new(config, 1, options.state)?,
+                    sequences,
+                    state: FloatState::new(config, layers.saturating_mul(sequences), options.state)?,
+                    undo: FloatState::new(config, sequences, options.state)?,
                     floats: zeros(WORKING, scratch.floats)?,
                     ints: zeros(WORKING, scratch.ints)?,
                     scales: zeros(WORKING, scratch.scales)?,
@@ -162,10 +165,11 @@ impl Buffers {
     /// The steps of a new sequence.
     pub(crate) fn steps<'a>(&'a mut self, engine: &'a Engine) -> Result<Steps<'a>, StepError> {
         match self {
-            Self::Float { state, undo, floats, ints, scales } => {
+            Self::Float { sequences, state, undo, floats, ints, scales } => {
                 let model = engine.model();
                 let scratch = Scratch { floats, ints, scales };
-                let mut session = Session::new(&model, state.lend(), undo.lend(), scratch)?;
+                let mut session =
+                    Session::with_slots(&model, *sequences, state.lend(), undo.lend(), scratch)?;
                 session.clear();
                 Ok(Steps::Float { model, session })
             }

@@ -11,7 +11,7 @@ use elapid_core::source::SliceSource;
 
 use crate::path::{Buffers, Steps, scratch_bytes, state_bytes};
 use crate::residency::{Source, Streamer};
-use crate::{Engine, Error};
+use crate::{Batch, Engine, Error};
 
 /// Tokens of a chunk if nothing else is asked for: enough that a chunk's weights are read once for many tokens.
 const CHUNK: usize = 256;
@@ -32,6 +32,8 @@ pub struct MemoryOptions {
     pub rows: bool,
     /// Bytes that the caller holds, such as a prompt: a cap is for all of the process.
     pub held: usize,
+    /// Sequences that can step together, see [`Batch`](crate::Batch): at most 64, and in floating point only. 0 and 1 are one.
+    pub sequences: usize,
 }
 
 /// The memory of one sequence: state, undo copy, working memory and logits. It outlives the sequences that use it, one
@@ -79,7 +81,7 @@ pub fn memory_bytes(config: &Config, options: &MemoryOptions) -> usize {
     let chunk = options.chunk.unwrap_or_else(|| default_chunk(config, options)).max(1);
     let state = state_bytes(config, options, config.n_layer as usize);
     let undo = state_bytes(config, options, 1);
-    let logits = 4 * config.padded_vocab() as usize;
+    let logits = options.sequences.max(1).saturating_mul(4 * config.padded_vocab() as usize);
     state.saturating_add(undo).saturating_add(scratch_bytes(config, options, chunk)).saturating_add(logits)
 }
 
@@ -97,8 +99,8 @@ impl Memory {
         let (row, rows) = if options.rows { (padded, rows_chunk(chunk, padded) * padded) } else { (0, 0) };
         Ok(Self {
             buffers: Buffers::new(config, options, chunk)?,
-            logits: zeros(working, config.padded_vocab() as usize)?,
-            row: zeros(working, row)?,
+            logits: zeros(working, options.sequences.max(1).saturating_mul(padded))?,
+            row: zeros(working, if options.sequences > 1 { padded } else { row })?,
             all: zeros("logits", rows)?,
             streamer,
             checked: zeros(working, SliceSource::checked_words(layout))?,
@@ -112,13 +114,45 @@ impl Memory {
     /// # Errors
     /// [`Error::Step`] if it was made by another.
     pub fn sequence<'a>(&'a mut self, engine: &'a Engine) -> Result<Sequence<'a>, Error> {
+        let Parts { steps, source, logits, row, all, chunk } = self.parts(engine)?;
+        Ok(Sequence { engine, steps, source, logits, row, all, chunk, fed: 0, started: 0 })
+    }
+
+    /// Begins new sequences that can step together: as many as [`MemoryOptions::sequences`] says.
+    ///
+    /// # Errors
+    /// As [`Memory::sequence`]; [`Error::FixedBatch`] in the fixed path.
+    pub fn batch<'a>(&'a mut self, engine: &'a Engine) -> Result<Batch<'a>, Error> {
+        Batch::new(engine, self.parts(engine)?)
+    }
+
+    /// What sequences of the engine are made of, with their state cleared.
+    fn parts<'a>(&'a mut self, engine: &'a Engine) -> Result<Parts<'a>, Error> {
         if self.engine != engine.number() {
             return Err(engine.step_error(StepError::OtherModel));
         }
         let steps = self.buffers.steps(engine).map_err(|cause| engine.step_error(cause))?;
         let source = engine.source(&mut self.checked, self.streamer.as_mut())?;
         let (logits, row, all) = (&mut self.logits, &mut self.row, &mut self.all);
-        Ok(Sequence { engine, steps, source, logits, row, all, chunk: self.chunk, fed: 0, started: 0 })
+        Ok(Parts { steps, source, logits, row, all, chunk: self.chunk })
+    }
+}
+
+/// What sequences are made of.
+pub(crate) struct Parts<'a> {
+    pub steps: Steps<'a>,
+    pub source: Source<'a>,
+    /// Logits of a token each, `[sequences][padded vocab]`.
+    pub logits: &'a mut Vec<f32>,
+    pub row: &'a mut Vec<f32>,
+    pub all: &'a mut Vec<f32>,
+    pub chunk: usize,
+}
+
+/// Row `t` of logits `[vocab/16][T][16]`.
+pub(crate) fn row_of(panels: &[[f32; LANES]], tokens: usize, t: usize, row: &mut [f32]) {
+    for (to, panel) in row.as_chunks_mut::<LANES>().0.iter_mut().zip(panels.chunks_exact(tokens)) {
+        *to = panel[t];
     }
 }
 
@@ -233,12 +267,7 @@ impl Sequence<'_> {
             out.map_err(|cause| self.engine.step_error(cause))?;
             let panels = self.all[..padded * tokens.len()].as_chunks::<LANES>().0;
             for t in 0..tokens.len() {
-                // `[vocab/16][T][16]` to `[vocab]`.
-                for (to, panel) in
-                    self.row.as_chunks_mut::<LANES>().0.iter_mut().zip(panels.chunks_exact(tokens.len()))
-                {
-                    *to = panel[t];
-                }
+                row_of(panels, tokens.len(), t, self.row);
                 each(place, &self.row[..vocab])?;
                 place += 1;
             }

@@ -90,6 +90,41 @@ fn fixed_path(float: &[Vec<u32>]) {
 }
 
 #[test]
+fn sequences_step_together_with_the_bits_of_each_alone() {
+    let engine = open(2, None);
+    let mut memory =
+        engine.memory(&MemoryOptions { sequences: 3, chunk: Some(2), ..Default::default() }).unwrap();
+    let mut batch = memory.batch(&engine).unwrap();
+    assert_eq!(batch.sequences(), 3);
+    batch.feed(0, &TOKENS[..3]).unwrap();
+    batch.feed(2, &TOKENS[3..8]).unwrap();
+    let mut got = Vec::new();
+    let mut each = |sequence: usize, logits: &mut [f32]| {
+        got.push((sequence, logits.to_vec()));
+        Ok(())
+    };
+    batch.step(&[(0, TOKENS[3]), (2, TOKENS[8])], &mut each).unwrap();
+    batch.clear(0).unwrap();
+    batch.step(&[(0, 5), (1, 6), (2, TOKENS[9])], &mut each).unwrap();
+    for at in [3, 5] {
+        assert!(matches!(batch.step(&[(at, 1)], &mut |_, _| Ok(())), Err(Error::Step { .. })));
+    }
+    assert!(matches!(batch.feed(3, &[1]), Err(Error::Step { .. })));
+    assert!(matches!(batch.feed(0, &[1, 1 << 20]), Err(Error::Step { .. })));
+    let alone: [(usize, &[u32]); 5] =
+        [(0, &TOKENS[..4]), (2, &TOKENS[3..9]), (0, &[5]), (1, &[6]), (2, &TOKENS[3..10])];
+    for ((sequence, logits), (number, tokens)) in got.iter().zip(alone) {
+        assert_eq!(*sequence, number);
+        let mut memory = engine.memory(&MemoryOptions::default()).unwrap();
+        let mut one = memory.sequence(&engine).unwrap();
+        one.feed(tokens).unwrap();
+        let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+        assert!(bits(one.logits().unwrap()) == bits(logits), "sequence {number} after {tokens:?}");
+    }
+    assert_eq!(got.len(), alone.len());
+}
+
+#[test]
 fn a_memory_serves_one_sequence_after_the_other() {
     let engine = open(2, None);
     let mut memory = engine.memory(&MemoryOptions::default()).unwrap();

@@ -125,7 +125,9 @@ impl Plan {
         let mut rest = cap - least;
         let slots = LEAST_SLOTS + (rest / 2 / slot).min(MOST_SLOTS - LEAST_SLOTS);
         rest -= (slots - LEAST_SLOTS) * slot;
-        let each = working_bytes(layout, wish, 2) - working_bytes(layout, wish, 1);
+        // Beyond the tokens that step together.
+        let together = (options.sequences.max(1) as u64).min(MOST_CHUNK);
+        let each = working_bytes(layout, wish, together + 1) - working_bytes(layout, wish, together);
         let chunk = 1 + (rest / 4 / each.max(1)).min(most_chunk - 1);
         rest -= (chunk - 1) * each;
         // Buffers are whole pages, of up to 16 KiB.
@@ -229,7 +231,10 @@ fn working_bytes(layout: &Layout, wish: &Wish, chunk: u64) -> u64 {
     // The fixed path's logits are integers first.
     let each = if options.fixed.is_some() { 2 } else { 1 };
     let rows = if options.rows { 1 + each * chunk } else { 0 };
-    (scratch as u64).saturating_add(row.saturating_mul(1 + rows))
+    let sequences = options.sequences.max(1) as u64;
+    // A row to take them from, where several step together.
+    let logits = row.saturating_mul(sequences.saturating_add(u64::from(sequences > 1)).saturating_add(rows));
+    (scratch as u64).saturating_add(logits)
 }
 
 #[cfg(test)]
