@@ -131,14 +131,24 @@ pub fn golden_perplexity(model: &str) -> Perplexity {
 ///
 /// The split is that of `tools/train/train.py`. `None` (said on standard error) where `../shared` is absent.
 pub fn held_out_text() -> Option<String> {
-    let mut held_out = String::new();
+    texts(|text, trained_on| text.chars().skip(trained_on).collect())
+}
+
+/// What the bundled models were trained on: the rest of the texts.
+pub fn training_text() -> Option<String> {
+    texts(|text, trained_on| text.chars().take(trained_on).collect())
+}
+
+/// A part of each training text, joined.
+fn texts(part: impl Fn(&str, usize) -> String) -> Option<String> {
+    let mut joined = String::new();
     for name in ["sotu.txt", "moby-dick.txt"] {
         let path = shared(&Path::new("text").join(name))?;
         let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         let trained_on = (text.chars().count() as f64 * 0.98) as usize;
-        held_out.extend(text.chars().skip(trained_on));
+        joined += &part(&text, trained_on);
     }
-    Some(held_out)
+    Some(joined)
 }
 
 /// A path of `../shared/data`, or `None` with a word on standard error.

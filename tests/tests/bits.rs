@@ -132,6 +132,8 @@ fn every_machine_gives_the_same_bits() {
             (Quant::Q8, None),
             (Quant::Q4, None),
             (Quant::Q4, Some(Quant::Q8)),
+            (Quant::Q3, None),
+            (Quant::Q4, Some(Quant::Q5)),
         ] {
             let path = pack_as(&fixture, folder.path(), quant, head, 64 << 10);
             let file = checksum(&std::fs::read(&path).expect("the packed file"));

@@ -84,7 +84,9 @@ impl<'m> Model<'m> {
         for (matrix, quant) in matrices {
             match quant {
                 Quant::Q8 | Quant::Q4 => {}
-                Quant::F32 | Quant::F16 => return Err(StepError::Type { matrix, quant }),
+                Quant::F32 | Quant::F16 | Quant::Q5 | Quant::Q3 => {
+                    return Err(StepError::Type { matrix, quant });
+                }
             }
         }
         Ok(Self { layout, kernels, team })

@@ -175,11 +175,11 @@ impl Config {
             return Err(FormatError::Unknown { field: "bcdt_eps", value: bcdt_eps.to_bits() });
         }
         let q = &f.quants;
-        if matches!(q.x_proj, Quant::Q4) {
-            return Err(FormatError::Unknown { field: "x_proj type", value: Quant::Q4 as u32 });
+        if q.x_proj.is_coarse() {
+            return Err(FormatError::Unknown { field: "x_proj type", value: q.x_proj as u32 });
         }
-        if matches!(q.dt_proj, Quant::Q4) {
-            return Err(FormatError::Unknown { field: "dt_proj type", value: Quant::Q4 as u32 });
+        if q.dt_proj.is_coarse() {
+            return Err(FormatError::Unknown { field: "dt_proj type", value: q.dt_proj as u32 });
         }
         if f.tied && q.head as u32 != q.embedding as u32 {
             return Err(FormatError::Unknown { field: "type of a tied head", value: q.head as u32 });

@@ -15,11 +15,15 @@ pub enum Quant {
     Q8 = 3,
     /// 4 bits with an f16 scale a row and 32 columns: 4.5 bits a weight.
     Q4 = 4,
+    /// 3 bits with an f16 scale a row and 32 columns: 3.5 bits a weight.
+    Q3 = 5,
+    /// 5 bits with an f16 scale a row and 32 columns: 5.5 bits a weight.
+    Q5 = 6,
 }
 
 impl Quant {
     /// All, by number.
-    pub const ALL: [Self; 4] = [Self::F32, Self::F16, Self::Q8, Self::Q4];
+    pub const ALL: [Self; 6] = [Self::F32, Self::F16, Self::Q8, Self::Q4, Self::Q3, Self::Q5];
 
     /// The quantization with the number `id`.
     ///
@@ -44,20 +48,28 @@ impl Quant {
             Self::F16 => "f16",
             Self::Q8 => "q8",
             Self::Q4 => "q4",
+            Self::Q3 => "q3",
+            Self::Q5 => "q5",
         }
     }
 
     /// Whether activations are quantized to int8 before they meet such a matrix.
     #[must_use]
     pub const fn is_integer(self) -> bool {
-        matches!(self, Self::Q8 | Self::Q4)
+        matches!(self, Self::Q8) || self.is_coarse()
+    }
+
+    /// Whether it has fewer than 8 bits: too coarse for x_proj and dt_proj, which are small and decide how the state changes.
+    #[must_use]
+    pub const fn is_coarse(self) -> bool {
+        matches!(self, Self::Q5 | Self::Q4 | Self::Q3)
     }
 }
 
 /// Shape and storage of a matrix, `[rows, cols]`.
 ///
 /// Rows are padded to 16 and columns to 32, with zeros. A panel is `[scales | weights | bias]`: f16 scales
-/// `[cols/32][16]` padded to 64 bytes (q8 and q4 only), the weights of 16 rows, and 16 f32 of bias if there is one.
+/// `[cols/32][16]` padded to 64 bytes (of integers only), the weights of 16 rows, and 16 f32 of bias if there is one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MatrixShape {
     rows: u32,
@@ -111,6 +123,8 @@ impl MatrixShape {
             Quant::F16 => weights * 2,
             Quant::Q8 => weights,
             Quant::Q4 => weights / 2,
+            Quant::Q3 => weights / 8 * 3,
+            Quant::Q5 => weights / 8 * 5,
         }
     }
     /// Bytes of a panel, a multiple of 64.
@@ -147,10 +161,12 @@ impl MatrixShape {
                 let nibble = if c % 8 < 4 { pair & 15 } else { pair >> 4 };
                 (f32::from(nibble) - 8.0) * scale()
             }
+            Quant::Q3 => f32::from(three_bits(byte, r, c)) * scale(),
+            Quant::Q5 => f32::from(five_bits(byte, r, c)) * scale(),
         }
     }
 
-    /// Element `[row, col]` of a q8 or q4 matrix as an integer and its scale, the bits of an f16.
+    /// Element `[row, col]` of a matrix of integers as an integer and its scale, the bits of an f16.
     ///
     /// 0 where `col` is out of range, `panel` too short or the type another.
     #[must_use]
@@ -168,7 +184,25 @@ impl MatrixShape {
                 let pair = byte(c / 8 * 64 + 4 * r + c % 4);
                 (if c % 8 < 4 { pair & 15 } else { pair >> 4 }) as i8 - 8
             }
+            Quant::Q3 => three_bits(byte, r, c),
+            Quant::Q5 => five_bits(byte, r, c),
         };
         (integer, u16::from_le_bytes(scale.unwrap_or_default()))
     }
+}
+
+/// Row `r`, column `c` of a panel of q3: two lines with the lower two bits of 16 columns each, and one with the third bit.
+fn three_bits(byte: impl Fn(usize) -> u8, r: usize, c: usize) -> i8 {
+    let (group, tile, within) = (c / GROUP * 192, c % GROUP / 4, 4 * r + c % 4);
+    let low = byte(group + tile / 4 * 64 + within) >> (2 * (tile % 4)) & 3;
+    let high = byte(group + 128 + within) >> tile & 1;
+    (low | high << 2) as i8 - 4
+}
+
+/// The same of q5: four pairs of tiles as in q4, and a line with the fifth bit.
+fn five_bits(byte: impl Fn(usize) -> u8, r: usize, c: usize) -> i8 {
+    let (group, tile, within) = (c / GROUP * 320, c % GROUP / 4, 4 * r + c % 4);
+    let low = byte(group + tile / 2 * 64 + within) >> (4 * (tile % 2)) & 15;
+    let high = byte(group + 256 + within) >> tile & 1;
+    (low | high << 4) as i8 - 16
 }

@@ -167,6 +167,8 @@ impl Isa for CortexM {
         zero_bits() -> Self::I;
         prefetch(line: &[u8; TILE]) -> ();
         bare_dot(acc: Self::I, w: Self::I, x: Self::I) -> Self::I;
+        dot_u3<const T: usize>(w: &[[u8; TILE]; 3], x: &[[i8; GROUP]; T], sums: &[Scale; T]) -> [Self::I; T];
+        dot_u5<const T: usize>(w: &[[u8; TILE]; 5], x: &[[i8; GROUP]; T], sums: &[Scale; T]) -> [Self::I; T];
     }
     #[inline(always)]
     fn dot_i8<const T: usize>(

@@ -79,6 +79,28 @@ pub trait Isa: Float + Send + Sync + 'static {
         sums: &[Scale; T],
     ) -> [Self::I; T];
 
+    /// The same for 3-bit weights, each less 4.
+    ///
+    /// `w` is two lines of low bits and one of high bits: bits `2 i` and `2 i + 1` of byte `4 r + j` of line `p` belong to row
+    /// `r`, column `16 p + 4 i + j`; bit `k` of byte `4 r + j` of the last line to row `r`, column `4 k + j`.
+    fn dot_u3<const T: usize>(
+        self,
+        w: &[[u8; TILE]; 3],
+        x: &[[i8; GROUP]; T],
+        sums: &[Scale; T],
+    ) -> [Self::I; T];
+
+    /// The same for 5-bit weights, each less 16.
+    ///
+    /// `w` is four pairs of tiles with the lower four bits, as in [`Isa::dot_u4`], and a line with the fifth: bit `k` of byte
+    /// `4 r + j` of that belongs to row `r`, column `4 k + j`.
+    fn dot_u5<const T: usize>(
+        self,
+        w: &[[u8; TILE]; 5],
+        x: &[[i8; GROUP]; T],
+        sums: &[Scale; T],
+    ) -> [Self::I; T];
+
     /// `acc[r] + sum over j of w[4 r + j] x[4 r + j]` by as few instructions as there are for it, for benchmarks: exact
     /// where an ISA's own way of handling signs is not needed.
     fn bare_dot(self, acc: Self::I, w: Self::I, x: Self::I) -> Self::I;

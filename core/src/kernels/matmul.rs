@@ -61,6 +61,40 @@ impl<S: Isa> Packed<S> for Q4 {
     }
 }
 
+struct Q3;
+impl<S: Isa> Packed<S> for Q3 {
+    type Group = [[u8; TILE]; 3];
+    #[inline(always)]
+    fn lines(group: &Self::Group) -> &[[u8; TILE]] {
+        group
+    }
+    #[inline(always)]
+    fn groups(bytes: &[u8]) -> &[Self::Group] {
+        bytes.as_chunks().0.as_chunks().0
+    }
+    #[inline(always)]
+    fn dot<const T: usize>(s: S, w: &Self::Group, x: &[[i8; GROUP]; T], sums: &[Scale; T]) -> [S::I; T] {
+        s.dot_u3(w, x, sums)
+    }
+}
+
+struct Q5;
+impl<S: Isa> Packed<S> for Q5 {
+    type Group = [[u8; TILE]; 5];
+    #[inline(always)]
+    fn lines(group: &Self::Group) -> &[[u8; TILE]] {
+        group
+    }
+    #[inline(always)]
+    fn groups(bytes: &[u8]) -> &[Self::Group] {
+        bytes.as_chunks().0.as_chunks().0
+    }
+    #[inline(always)]
+    fn dot<const T: usize>(s: S, w: &Self::Group, x: &[[i8; GROUP]; T], sums: &[Scale; T]) -> [S::I; T] {
+        s.dot_u5(w, x, sums)
+    }
+}
+
 /// One panel, cut into its parts.
 struct Panel<'a> {
     scales: &'a [u8],
@@ -126,6 +160,8 @@ pub(super) fn matmul<S: Isa>(s: S, shape: &MatrixShape, panels: &[u8], x: &Input
     match shape.quant() {
         Quant::Q8 => int_panels::<S, Q8>(s, shape, panels, x, y),
         Quant::Q4 => int_panels::<S, Q4>(s, shape, panels, x, y),
+        Quant::Q3 => int_panels::<S, Q3>(s, shape, panels, x, y),
+        Quant::Q5 => int_panels::<S, Q5>(s, shape, panels, x, y),
         Quant::F32 => float_panels::<S, WideF32>(s, shape, panels, x, y),
         Quant::F16 => float_panels::<S, WideF16>(s, shape, panels, x, y),
     }

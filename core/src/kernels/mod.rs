@@ -47,10 +47,10 @@ pub struct Input<'a> {
     pub tokens: usize,
     /// `[cols/16][T][16]`, read by f32 and f16 matrices.
     pub x: &'a [f32],
-    /// Within +-127, read by q8 and q4 matrices: blocks of [`TOKEN_BLOCK`] tokens one after the other, the last one
+    /// Within +-127, read by matrices of integers: blocks of [`TOKEN_BLOCK`] tokens one after the other, the last one
     /// perhaps with fewer, each of `B` tokens as `[cols/32][B][32]`.
     pub q: &'a [i8],
-    /// Blocks of `[cols/32][B]`, read by q8 and q4 matrices.
+    /// Blocks of `[cols/32][B]`, read by matrices of integers.
     pub scales: &'a [Scale],
 }
 

@@ -180,6 +180,36 @@ impl Isa for Scalar {
         };
         lanes!(|acc, w, x| acc.wrapping_add(dot(w, x)))
     }
+    #[inline(always)]
+    fn dot_u3<const T: usize>(
+        self,
+        w: &[[u8; TILE]; 3],
+        x: &[[i8; GROUP]; T],
+        _sums: &[Scale; T],
+    ) -> [Self::I; T] {
+        core::array::from_fn(|t| {
+            let mut acc = [0i32; LANES];
+            for k in 0..TILES {
+                add_tile(&mut acc, four(&x[t], k), |i| three_bits(w, k, i) as i8 - 4);
+            }
+            acc.map(|x| x as u32)
+        })
+    }
+    #[inline(always)]
+    fn dot_u5<const T: usize>(
+        self,
+        w: &[[u8; TILE]; 5],
+        x: &[[i8; GROUP]; T],
+        _sums: &[Scale; T],
+    ) -> [Self::I; T] {
+        core::array::from_fn(|t| {
+            let mut acc = [0i32; LANES];
+            for k in 0..TILES {
+                add_tile(&mut acc, four(&x[t], k), |i| five_bits(w, k, i) as i8 - 16);
+            }
+            acc.map(|x| x as u32)
+        })
+    }
 }
 
 /// `acc[r] += sum over j of w(4 r + j) x[j]`.
@@ -190,4 +220,17 @@ fn add_tile(acc: &mut [i32; LANES], x: &[i8; 4], w: impl Fn(usize) -> i8) {
             *acc += i32::from(w(4 * r + j)) * i32::from(*x);
         }
     }
+}
+
+/// Byte `at` of tile `k` of a group of 3-bit weights: 0 to 7.
+#[inline(always)]
+fn three_bits([first, second, high]: &[[u8; TILE]; 3], k: usize, at: usize) -> u8 {
+    let low = if k < TILES / 2 { first } else { second };
+    low[at] >> (2 * (k % 4)) & 3 | (high[at] >> k & 1) << 2
+}
+
+/// The same of 5-bit weights: 0 to 31.
+#[inline(always)]
+fn five_bits(w: &[[u8; TILE]; 5], k: usize, at: usize) -> u8 {
+    w[(k / 2) & 3][at] >> (4 * (k % 2)) & 15 | (w[4][at] >> k & 1) << 4
 }

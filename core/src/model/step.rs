@@ -6,7 +6,7 @@ use super::run::embedding_panel;
 use super::scratch::Buffers;
 use super::session::{Cursor, Members};
 use super::spread::cost;
-use super::{Session, State, StepError};
+use super::{Scratch, ScratchSize, Session, State, StateSize, StepError};
 use crate::format::{Config, Layout, Part, Section};
 use crate::kernels::{Kernels, LANES, ScanInput, Team, share, split};
 use crate::source::LayerSource;
@@ -128,7 +128,7 @@ impl<'m> Model<'m> {
             return Err(StepError::Token { position, token, vocab });
         }
         if !session.scratch.fits(config, count) {
-            let need = super::ScratchSize::of(config, count).floats;
+            let need = ScratchSize::of(config, count).floats;
             let have = session.scratch.size().floats;
             return Err(StepError::Buffer { name: "the working memory for a chunk", have, need });
         }
@@ -184,6 +184,43 @@ impl<'m> Model<'m> {
         session.cursor =
             if done { Cursor::Done { tokens } } else { Cursor::Layer { layer: next, tokens, members } };
         Ok(!done)
+    }
+
+    /// Lets tokens pass one layer outside of any session, for tools that work on a model layer by layer.
+    ///
+    /// `x` is the residual stream `[d_model/16][T][16]`, replaced by what leaves the layer; `state` is that of all layers, of
+    /// which this one's is used.
+    ///
+    /// # Errors
+    /// [`StepError::NoTokens`] or [`StepError::Buffer`] before anything is changed; after any other, `x` and `state` mean
+    /// nothing.
+    pub fn pass_layer(
+        &self,
+        source: &mut dyn LayerSource,
+        layer: u32,
+        x: &mut [f32],
+        state: &mut State<'_>,
+        scratch: &mut Scratch<'_>,
+    ) -> Result<(), StepError> {
+        let config = self.config();
+        let width = config.padded_model() as usize;
+        let tokens = x.len() / width;
+        if tokens == 0 {
+            return Err(StepError::NoTokens);
+        }
+        let (have, need) = (state.size(), StateSize::of(config, config.n_layer as usize));
+        let (space, floor) = (scratch.size(), ScratchSize::of(config, tokens));
+        let fits = [
+            ("the residual stream", x.len(), tokens * width, x.len() == tokens * width),
+            ("the convolution state", have.conv, need.conv, have.conv == need.conv),
+            ("the recurrent state", have.ssm, need.ssm, have.ssm == need.ssm),
+            ("the working memory", space.floats, floor.floats, scratch.fits(config, tokens)),
+        ];
+        if let Some((name, have, need, _)) = fits.into_iter().find(|(.., fits)| !fits) {
+            return Err(StepError::Buffer { name, have, need });
+        }
+        let buffers = Buffers { x, ..scratch.cut(config, tokens) };
+        self.layer(source, layer, tokens, Members::One(0), state, buffers)
     }
 
     /// Computes logits for the tokens of the last step. May be called again, for other rows too.

@@ -85,7 +85,7 @@ struct Matmul {
 
 pub fn matmul(random: &mut Random, kind: Kind, index: usize) -> Box<dyn Case> {
     let tokens = tokens_of(index);
-    let quant = Quant::ALL[index / 29 % 4];
+    let quant = Quant::ALL[index / 29 % Quant::ALL.len()];
     // Now and then so wide that a kernel works on stretches of columns.
     let wide = index.is_multiple_of(5);
     let (rows, cols) = if wide {
@@ -93,7 +93,7 @@ pub fn matmul(random: &mut Random, kind: Kind, index: usize) -> Box<dyn Case> {
     } else {
         (random.between(1, 70), random.between(1, 200))
     };
-    let shape = MatrixShape::new(rows as u32, cols as u32, quant, index / 29 / 4 % 2 == 1);
+    let shape = MatrixShape::new(rows as u32, cols as u32, quant, index / 29 / Quant::ALL.len() % 2 == 1);
     let (rows, cols) = (shape.rows() as usize, shape.cols() as usize);
     let mut panels = Vec::new();
     // Now and then all weights are -128, the one integer without an opposite.
@@ -107,11 +107,11 @@ pub fn matmul(random: &mut Random, kind: Kind, index: usize) -> Box<dyn Case> {
                 Quant::F32 => panels.extend(random.float(kind).to_le_bytes()),
                 Quant::F16 => panels.extend(random.f16(kind).to_le_bytes()),
                 Quant::Q8 => panels.push(if lowest { 0x80 } else { random.bits() as u8 }),
-                Quant::Q4 => {}
+                Quant::Q5 | Quant::Q4 | Quant::Q3 => {}
             }
         }
-        if quant == Quant::Q4 {
-            panels.extend((0..cols * LANES / 2).map(|_| if lowest { 0 } else { random.bits() as u8 }));
+        if quant.is_coarse() {
+            panels.extend((0..shape.weight_bytes()).map(|_| if lowest { 0 } else { random.bits() as u8 }));
         }
         if shape.has_bias() {
             panels.extend(bytes_of(&random.floats(LANES, kind)));
@@ -214,6 +214,19 @@ impl Weights<'_> {
         let weights = &self.panel[self.shape.scale_bytes() as usize..];
         if self.shape.quant() == Quant::Q8 {
             return i32::from(weights[column / 4 * 64 + 4 * self.row + column % 4] as i8);
+        }
+        let (tile, at) = (column % GROUP / 4, 4 * self.row + column % 4);
+        if self.shape.quant() == Quant::Q5 {
+            let group = &weights[column / GROUP * 320..];
+            let low = group[64 * (tile / 2) + at] >> (4 * (tile % 2)) & 15;
+            let high = group[256 + at] >> tile & 1;
+            return i32::from(low + 16 * high) - 16;
+        }
+        if self.shape.quant() == Quant::Q3 {
+            let group = &weights[column / GROUP * 192..];
+            let low = group[64 * (tile / 4) + at] >> (2 * (tile % 4)) & 3;
+            let high = group[128 + at] >> tile & 1;
+            return i32::from(low + 4 * high) - 4;
         }
         let byte = weights[column / 8 * 64 + 4 * self.row + column % 4];
         i32::from(if column % 8 < 4 { byte & 15 } else { byte >> 4 }) - 8

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use elapid_core::format::FormatError;
 use elapid_core::format::data::DataError;
+use elapid_core::model::StepError;
 
 use crate::tokenizer::CompileError;
 
@@ -244,6 +245,17 @@ pub enum PackError {
         name: String,
         /// The presets.
         known: String,
+    },
+    /// The model could not compute the calibration's text.
+    #[error("calibration: {0}")]
+    Step(StepError),
+    /// The calibration's text can't be used.
+    #[error("{}: {reason}", path.display())]
+    Calibration {
+        /// The text.
+        path: PathBuf,
+        /// What is wrong with it and what to do.
+        reason: String,
     },
     /// The user gave up.
     #[error("interrupted; nothing was written")]

@@ -26,11 +26,11 @@ struct Args {
     output: PathBuf,
 
     /// How the large matrices are stored
-    #[arg(long, value_parser = quant, default_value = "q8", value_name = "f32|f16|q8|q4")]
+    #[arg(long, value_parser = quant, default_value = "q8", value_name = "f32|f16|q8|q5|q4|q3")]
     quant: Quant,
 
     /// How head and embedding are stored, if not as --quant
-    #[arg(long, value_parser = quant, value_name = "f32|f16|q8|q4")]
+    #[arg(long, value_parser = quant, value_name = "f32|f16|q8|q5|q4|q3")]
     head: Option<Quant>,
 
     /// Bytes of a block: 16K to 1M, a multiple of 16K; small ones suit boards with little memory
@@ -45,6 +45,14 @@ struct Args {
     #[arg(long, default_value_t = 0, requires = "random")]
     seed: u64,
 
+    /// Text like what the model will read: q5, q4 and q3 are then chosen for what comes of the weights on it
+    #[arg(long, value_name = "FILE", conflicts_with = "random")]
+    calibrate: Option<PathBuf>,
+
+    /// Tokens of that text to use, spread over all of it
+    #[arg(long, default_value_t = 32_768, requires = "calibrate", value_name = "N")]
+    calibrate_tokens: usize,
+
     /// Threads that quantize (all cores if left out)
     #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..=256))]
     threads: Option<u16>,
@@ -52,7 +60,7 @@ struct Args {
 
 fn quant(text: &str) -> Result<Quant, String> {
     let known = Quant::ALL.into_iter().find(|q| q.name() == text);
-    known.ok_or_else(|| "choose f32, f16, q8 or q4".into())
+    known.ok_or_else(|| "choose f32, f16, q8, q5, q4 or q3".into())
 }
 
 fn block_bytes(text: &str) -> Result<u32, String> {
@@ -112,7 +120,13 @@ fn run(args: &Args) -> Result<(), PackError> {
     }
     match (&args.random, &args.source) {
         (Some(name), _) => write(&Plan::random(&random_model(name)?, args.seed, &options)?, args, &options),
-        (None, Some(folder)) => write(&Plan::checkpoint(folder, &options)?, args, &options),
+        (None, Some(folder)) => {
+            let mut plan = Plan::checkpoint(folder, &options)?;
+            if let Some(text) = &args.calibrate {
+                plan.calibrate(text, args.calibrate_tokens)?;
+            }
+            write(&plan, args, &options)
+        }
         (None, None) => Ok(()),
     }
 }

@@ -41,7 +41,7 @@ impl Options {
     pub fn config(&self, model: &ModelConfig, data: &DataSections) -> Result<Config, PackError> {
         let size = |bytes: &[u8]| u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        let small = if self.quant == Quant::Q4 { Quant::Q8 } else { self.quant };
+        let small = if self.quant.is_coarse() { Quant::Q8 } else { self.quant };
         let head = self.head.unwrap_or(self.quant);
         let fields = Fields {
             arch: match model.arch {
@@ -99,9 +99,26 @@ pub struct Plan<W> {
     config: Config,
     data: DataSections,
     layout: Layout,
+    /// Pieces of text for calibration, as tokens.
+    pieces: Vec<Vec<u32>>,
 }
 
 impl Plan<Checkpoint> {
+    /// Has the file calibrated on `tokens` tokens of a text.
+    ///
+    /// # Errors
+    /// If the text can't be read or is too short, the checkpoint has no tokenizer, or nothing is stored in few bits.
+    pub fn calibrate(&mut self, text: &Path, tokens: usize) -> Result<(), PackError> {
+        let quants = self.config.quants;
+        if ![quants.in_proj, quants.out_proj, quants.head].into_iter().any(Quant::is_coarse) {
+            let reason =
+                "nothing is packed in so few bits that a text could help: choose q5, q4 or q3".into();
+            return Err(PackError::Calibration { path: text.to_owned(), reason });
+        }
+        self.pieces = crate::calibrate::pieces(&self.data.tokenizer, text, tokens)?;
+        Ok(())
+    }
+
     /// Reads a checkpoint's configuration, tokenizer and templates, and checks its tensors' shapes.
     ///
     /// # Errors
@@ -110,7 +127,7 @@ impl Plan<Checkpoint> {
         let checkpoint = Checkpoint::open(folder)?;
         let data = data_sections(&checkpoint)?;
         let config = options.config(checkpoint.config(), &data)?;
-        Ok(Self { layout: Layout::new(config)?, weights: checkpoint, config, data })
+        Ok(Self { layout: Layout::new(config)?, weights: checkpoint, config, data, pieces: Vec::new() })
     }
 }
 
@@ -123,7 +140,7 @@ impl Plan<RandomWeights> {
         let data = DataSections::default();
         let config = options.config(model, &data)?;
         let weights = RandomWeights::new(model.clone(), seed);
-        Ok(Self { layout: Layout::new(config)?, weights, config, data })
+        Ok(Self { layout: Layout::new(config)?, weights, config, data, pieces: Vec::new() })
     }
 }
 
@@ -138,7 +155,7 @@ impl<W: crate::weights::Weights> Plan<W> {
     /// # Errors
     /// What could not be read, stored or written. No file is left behind.
     pub fn write(&self, target: &Path, options: &Options, progress: &dyn Progress) -> Result<(), PackError> {
-        write_file(self.config, &self.weights, &self.data, target, options.threads, progress)?;
+        write_file(self.config, &self.weights, &self.data, &self.pieces, target, options.threads, progress)?;
         Ok(())
     }
 }

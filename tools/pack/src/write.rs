@@ -12,6 +12,7 @@ use elapid_core::format::{
 use elapid_core::kernels::LANES;
 
 use crate::PackError;
+use crate::calibrate::{Objective, Objectives, Walk};
 use crate::checkpoint::{LayerTensor, TensorKind};
 use crate::quantize::{TooLarge, write_panel};
 use crate::weights::{MatrixSource, Weights};
@@ -45,10 +46,10 @@ impl Progress for () {
 }
 
 /// One block to be written.
-struct Job {
-    section: Section,
-    part: Part,
-    block: u32,
+pub(crate) struct Job {
+    pub(crate) section: Section,
+    pub(crate) part: Part,
+    pub(crate) block: u32,
 }
 
 /// A file under a temporary name, removed unless it is finished.
@@ -97,7 +98,10 @@ impl Drop for Unfinished<'_> {
 
 /// Packs `weights` into the file `target`, which appears only when it is complete.
 ///
-/// Memory: a block and a panel's rows for each thread.
+/// `pieces` are tokens of text to calibrate on, each piece of the same length, a multiple of 32; none to pack each weight for
+/// itself.
+///
+/// Memory: a block and a panel's rows for each thread; see [`crate::calibrate`] for what calibration takes.
 ///
 /// # Errors
 /// What could not be read, stored or written. No file is left behind.
@@ -105,6 +109,7 @@ pub fn write_file(
     config: Config,
     weights: &dyn Weights,
     data: &DataSections,
+    pieces: &[Vec<u32>],
     target: &Path,
     threads: usize,
     progress: &dyn Progress,
@@ -121,7 +126,22 @@ pub fn write_file(
     out.file.set_len(layout.file_bytes()).map_err(PackError::io(target))?;
     let checksums: Vec<AtomicU32> = (0..layout.block_count()).map(|_| AtomicU32::new(0)).collect();
 
-    write_blocks(&layout, weights, &out, &checksums, threads.max(1), progress)?;
+    let threads = threads.max(1);
+    let write = |sections: &mut dyn Iterator<Item = Section>, objectives: &Objectives| {
+        write_blocks(&layout, weights, sections, objectives, &out, &checksums, threads, progress)
+    };
+    if pieces.is_empty() {
+        write(&mut layout.sections(), &Vec::new())?;
+    } else {
+        let mut walk = Walk::new(&config, weights, pieces, threads, progress)?;
+        for layer in 0..config.n_layer {
+            let objectives = walk.objectives(layer)?;
+            write(&mut std::iter::once(Section::Layer(layer)), &objectives)?;
+            walk.pass(&layout, &out.file, layer)?;
+        }
+        let head = walk.head()?;
+        write(&mut layout.sections().filter(|s| !matches!(s, Section::Layer(_))), &head)?;
+    }
     write_data(&layout, data, &out, &checksums)?;
 
     let table: Vec<u8> = checksums.iter().flat_map(|sum| sum.load(Ordering::Relaxed).to_le_bytes()).collect();
@@ -159,12 +179,14 @@ fn write_data(
 fn write_blocks(
     layout: &Layout,
     weights: &dyn Weights,
+    sections: &mut dyn Iterator<Item = Section>,
+    objectives: &Objectives,
     out: &Unfinished<'_>,
     checksums: &[AtomicU32],
     threads: usize,
     progress: &dyn Progress,
 ) -> Result<(), PackError> {
-    let jobs = jobs(layout);
+    let jobs = jobs(layout, sections);
     let next = AtomicUsize::new(0);
     let stop = AtomicBool::new(false);
     let failure = Mutex::new(None);
@@ -179,7 +201,8 @@ fn write_blocks(
             let done = if progress.cancelled() {
                 Err(PackError::Cancelled)
             } else {
-                write_block(layout, weights, job, out, checksums, &mut scratch)
+                let objective = objectives.iter().find(|(part, _)| *part == job.part).map(|(_, o)| o);
+                write_block(layout, weights, job, objective, out, checksums, &mut scratch)
             };
             match done {
                 Ok(bytes) => progress.advance(bytes),
@@ -201,10 +224,10 @@ fn write_blocks(
     failure.map_or(Ok(()), Err)
 }
 
-/// All blocks of weights, in file order.
-fn jobs(layout: &Layout) -> Vec<Job> {
+/// The blocks of weights in some sections, in file order.
+fn jobs(layout: &Layout, sections: &mut dyn Iterator<Item = Section>) -> Vec<Job> {
     let mut jobs = Vec::new();
-    for section in layout.sections() {
+    for section in sections {
         let parts: &[Part] = match section {
             Section::Layer(_) => &Part::LAYER,
             Section::Embedding => &[Part::Embedding],
@@ -221,8 +244,9 @@ fn jobs(layout: &Layout) -> Vec<Job> {
 
 /// Buffers of a thread.
 #[derive(Default)]
-struct Scratch {
-    block: Vec<u8>,
+pub(crate) struct Scratch {
+    /// The block that was made.
+    pub(crate) block: Vec<u8>,
     rows: Vec<f32>,
     bias: [f32; LANES],
 }
@@ -231,11 +255,27 @@ fn write_block(
     layout: &Layout,
     weights: &dyn Weights,
     job: &Job,
+    objective: Option<&Objective>,
     out: &Unfinished<'_>,
     checksums: &[AtomicU32],
     scratch: &mut Scratch,
 ) -> Result<u64, PackError> {
     let Some(place) = layout.block(job.section, job.block) else { return Ok(0) };
+    make_block(layout, weights, job, objective, scratch)?;
+    out.write(&scratch.block, place.offset)?;
+    checksums[place.checksum as usize].store(checksum(&scratch.block), Ordering::Relaxed);
+    Ok(place.length)
+}
+
+/// Makes a block, which the layout must have, in `scratch.block`.
+pub(crate) fn make_block(
+    layout: &Layout,
+    weights: &dyn Weights,
+    job: &Job,
+    objective: Option<&Objective>,
+    scratch: &mut Scratch,
+) -> Result<(), PackError> {
+    let Some(place) = layout.block(job.section, job.block) else { return Ok(()) };
     let geometry = layout.part(job.part);
     let first = geometry.first_panel(job.block) as usize;
     scratch.block.clear();
@@ -243,11 +283,9 @@ fn write_block(
     let Scratch { block, rows, bias } = scratch;
     let panels = block.chunks_exact_mut(geometry.panel_bytes as usize);
     for (i, panel) in panels.take(geometry.panels_in(job.block) as usize).enumerate() {
-        make_panel(layout.config(), weights, job, first + i, rows, bias, panel)?;
+        make_panel(layout.config(), weights, job, objective, first + i, rows, bias, panel)?;
     }
-    out.write(block, place.offset)?;
-    checksums[place.checksum as usize].store(checksum(block), Ordering::Relaxed);
-    Ok(place.length)
+    Ok(())
 }
 
 /// Says which rows a block will need.
@@ -278,6 +316,7 @@ fn make_panel(
     config: &Config,
     weights: &dyn Weights,
     job: &Job,
+    objective: Option<&Objective>,
     index: usize,
     rows: &mut Vec<f32>,
     bias: &mut [f32; LANES],
@@ -297,15 +336,15 @@ fn make_panel(
         weights.read(kind, range.clone(), 1, &mut bias[..range.len()])?;
     }
     let shape = shape(config, job.part);
-    write_panel(&shape, rows, source.columns, bias, panel).map_err(|TooLarge { row, col, value }| {
-        PackError::TooLarge {
+    write_panel(&shape, rows, source.columns, bias, objective, panel).map_err(
+        |TooLarge { row, col, value }| PackError::TooLarge {
             tensor: weights.name(source.weight),
             row: range.start + row,
             col,
             value,
             quant: shape.quant().name(),
-        }
-    })
+        },
+    )
 }
 
 /// A panel of values for sixteen channels: norm weights, the convolution with its bias, or A with D.

@@ -77,7 +77,7 @@ enum Task {
     CheckReal {
         /// A folder with config.json, weights and tokenizer
         folder: PathBuf,
-        /// How to pack it: f32, f16, q8 or q4; what suits the model if left out
+        /// How to pack it: f32, f16, q8, q5, q4 or q3; what suits the model if left out
         #[arg(long)]
         quant: Option<String>,
         /// wikitext-2's wiki.test.raw, to compare the perplexity too

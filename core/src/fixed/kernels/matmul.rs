@@ -133,7 +133,7 @@ pub(super) fn matmul<S: Dot>(s: S, shape: &MatrixShape, panels: &[u8], x: &Input
             Quant::Q8 => in_token_blocks!(tokens, |t| block::<Q8>(s, &panel, x, t, &mut put)),
             Quant::Q4 => in_token_blocks!(tokens, |t| block::<Q4>(s, &panel, x, t, &mut put)),
             // No model of the fixed path has such a matrix.
-            Quant::F32 | Quant::F16 => return,
+            Quant::F32 | Quant::F16 | Quant::Q5 | Quant::Q3 => return,
         }
     }
 }
@@ -151,7 +151,7 @@ pub(super) fn logits<S: Dot>(s: S, shape: &MatrixShape, panels: &[u8], x: &Input
         match shape.quant() {
             Quant::Q8 => in_token_blocks!(tokens, |t| block::<Q8>(s, &panel, x, t, &mut put)),
             Quant::Q4 => in_token_blocks!(tokens, |t| block::<Q4>(s, &panel, x, t, &mut put)),
-            Quant::F32 | Quant::F16 => return,
+            Quant::F32 | Quant::F16 | Quant::Q5 | Quant::Q3 => return,
         }
     }
 }

@@ -27,3 +27,30 @@ fn quarter(tile: &[u8; TILE], quarter: usize) -> int8x16_t {
     // SAFETY: NEON is part of every AArch64 that this compiles for; the array has the 16 bytes read.
     unsafe { vld1q_s8(tile.as_chunks::<16>().0[quarter & 3].as_ptr().cast()) }
 }
+
+/// Four rows of tile `k` of a group of 3-bit weights, as bytes from 0 to 7.
+#[inline(always)]
+fn three_bits(w: &[[u8; TILE]; 3], k: usize, q: usize) -> int8x16_t {
+    let low = quarter(if k < 4 { &w[0] } else { &w[1] }, q);
+    let high = quarter(&w[2], q);
+    // SAFETY: NEON is there. Shifts by a constant, once `k` is known: to the right where negative.
+    unsafe {
+        let low = vshlq_u8(vreinterpretq_u8_s8(low), vdupq_n_s8(-2 * (k as i8 % 4)));
+        let high = vshlq_u8(vreinterpretq_u8_s8(high), vdupq_n_s8(2 - k as i8));
+        let low = vandq_u8(low, vdupq_n_u8(3));
+        vreinterpretq_s8_u8(vorrq_u8(low, vandq_u8(high, vdupq_n_u8(4))))
+    }
+}
+
+/// The same of 5-bit weights, from 0 to 31.
+#[inline(always)]
+fn five_bits(w: &[[u8; TILE]; 5], k: usize, q: usize) -> int8x16_t {
+    let (low, high) = (quarter(&w[(k / 2) & 3], q), quarter(&w[4], q));
+    // SAFETY: NEON is there. Shifts as above.
+    unsafe {
+        let low = vshlq_u8(vreinterpretq_u8_s8(low), vdupq_n_s8(-4 * (k as i8 % 2)));
+        let high = vshlq_u8(vreinterpretq_u8_s8(high), vdupq_n_s8(4 - k as i8));
+        let low = vandq_u8(low, vdupq_n_u8(15));
+        vreinterpretq_s8_u8(vorrq_u8(low, vandq_u8(high, vdupq_n_u8(16))))
+    }
+}

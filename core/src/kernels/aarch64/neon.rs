@@ -265,6 +265,24 @@ macro_rules! neon {
             fn bare_dot(self, acc: Self::I, w: Self::I, x: Self::I) -> Self::I {
                 quarters!(|acc, w, x| $dot::bare(acc, vreinterpretq_s8_u32(w), vreinterpretq_s8_u32(x)))
             }
+            #[inline(always)]
+            fn dot_u3<const T: usize>(
+                self,
+                w: &[[u8; TILE]; 3],
+                x: &[[i8; GROUP]; T],
+                sums: &[Scale; T],
+            ) -> [Self::I; T] {
+                $dot::u3(w, x, sums)
+            }
+            #[inline(always)]
+            fn dot_u5<const T: usize>(
+                self,
+                w: &[[u8; TILE]; 5],
+                x: &[[i8; GROUP]; T],
+                sums: &[Scale; T],
+            ) -> [Self::I; T] {
+                $dot::u5(w, x, sums)
+            }
         }
     };
 }

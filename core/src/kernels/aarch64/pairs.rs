@@ -3,7 +3,7 @@
 use core::arch::aarch64::*;
 use core::arch::asm;
 
-use super::quarter;
+use super::{five_bits, quarter, three_bits};
 use crate::kernels::Scale;
 use crate::kernels::isa::{GROUP, TILE, TILES, four};
 
@@ -131,6 +131,70 @@ pub(super) fn u4<const T: usize>(
         let mut acc = [[vdupq_n_u32(0); 4]; T];
         for t in 0..T {
             let start = vdupq_n_u32(sums[t].sum.wrapping_mul(-8) as u32);
+            for q in 0..4 {
+                let rows = join(vpaddlq_s16(low[t][q]), vpaddlq_s16(high[t][q]));
+                acc[t][q] = vaddq_u32(rows, start);
+            }
+        }
+        acc
+    }
+}
+
+/// Eight products of 3 bits and an int8 reach 8 * 7 * 128 = 7,168: a whole group fits an i16.
+#[inline(always)]
+pub(super) fn u3<const T: usize>(
+    w: &[[u8; TILE]; 3],
+    x: &[[i8; GROUP]; T],
+    sums: &[Scale; T],
+) -> [[uint32x4_t; 4]; T] {
+    // SAFETY: NEON is there.
+    unsafe {
+        let mut low = [[vdupq_n_s16(0); 4]; T];
+        let mut high = low;
+        for pair in 0..TILES / 2 {
+            for q in 0..4 {
+                let (a, b) = (three_bits(w, 2 * pair, q), three_bits(w, 2 * pair + 1, q));
+                for t in 0..T {
+                    let (xa, xb) = (columns(&x[t], 2 * pair), columns(&x[t], 2 * pair + 1));
+                    add_nibbles((&mut low[t][q], &mut high[t][q]), (a, xa), (b, xb));
+                }
+            }
+        }
+        let mut acc = [[vdupq_n_u32(0); 4]; T];
+        for t in 0..T {
+            let start = vdupq_n_u32(sums[t].sum.wrapping_mul(-4) as u32);
+            for q in 0..4 {
+                let rows = join(vpaddlq_s16(low[t][q]), vpaddlq_s16(high[t][q]));
+                acc[t][q] = vaddq_u32(rows, start);
+            }
+        }
+        acc
+    }
+}
+
+/// Eight products of 5 bits and an int8 reach 8 * 31 * 128 = 31,744: a whole group fits an i16.
+#[inline(always)]
+pub(super) fn u5<const T: usize>(
+    w: &[[u8; TILE]; 5],
+    x: &[[i8; GROUP]; T],
+    sums: &[Scale; T],
+) -> [[uint32x4_t; 4]; T] {
+    // SAFETY: NEON is there.
+    unsafe {
+        let mut low = [[vdupq_n_s16(0); 4]; T];
+        let mut high = low;
+        for pair in 0..TILES / 2 {
+            for q in 0..4 {
+                let (a, b) = (five_bits(w, 2 * pair, q), five_bits(w, 2 * pair + 1, q));
+                for t in 0..T {
+                    let (xa, xb) = (columns(&x[t], 2 * pair), columns(&x[t], 2 * pair + 1));
+                    add_nibbles((&mut low[t][q], &mut high[t][q]), (a, xa), (b, xb));
+                }
+            }
+        }
+        let mut acc = [[vdupq_n_u32(0); 4]; T];
+        for t in 0..T {
+            let start = vdupq_n_u32(sums[t].sum.wrapping_mul(-16) as u32);
             for q in 0..4 {
                 let rows = join(vpaddlq_s16(low[t][q]), vpaddlq_s16(high[t][q]));
                 acc[t][q] = vaddq_u32(rows, start);

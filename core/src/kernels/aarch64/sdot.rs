@@ -3,7 +3,7 @@
 use core::arch::aarch64::*;
 use core::arch::asm;
 
-use super::quarter;
+use super::{five_bits, quarter, three_bits};
 use crate::kernels::Scale;
 use crate::kernels::isa::{GROUP, TILE, TILES};
 
@@ -121,5 +121,57 @@ pub(super) fn u4<const T: usize>(
     let (low, high) = nibbles(&w[3]);
     add_tile::<2, T>(&mut acc, low, &x1);
     add_tile::<3, T>(&mut acc, high, &x1);
+    acc
+}
+
+/// 3 bits are taken as they are; 4 times the sum of the activations is taken from the start.
+#[inline(always)]
+pub(super) fn u3<const T: usize>(
+    w: &[[u8; TILE]; 3],
+    x: &[[i8; GROUP]; T],
+    sums: &[Scale; T],
+) -> [[uint32x4_t; 4]; T] {
+    // SAFETY: NEON is there.
+    let mut acc = [[unsafe { vdupq_n_u32(0) }; 4]; T];
+    for t in 0..T {
+        // SAFETY: NEON is there.
+        acc[t] = [unsafe { vdupq_n_u32(sums[t].sum.wrapping_mul(-4) as u32) }; 4];
+    }
+    let tile = |k| core::array::from_fn(|q| three_bits(w, k, q));
+    let [first, second] = [activations(x, 0), activations(x, 1)];
+    add_tile::<0, T>(&mut acc, tile(0), &first);
+    add_tile::<1, T>(&mut acc, tile(1), &first);
+    add_tile::<2, T>(&mut acc, tile(2), &first);
+    add_tile::<3, T>(&mut acc, tile(3), &first);
+    add_tile::<0, T>(&mut acc, tile(4), &second);
+    add_tile::<1, T>(&mut acc, tile(5), &second);
+    add_tile::<2, T>(&mut acc, tile(6), &second);
+    add_tile::<3, T>(&mut acc, tile(7), &second);
+    acc
+}
+
+/// 5 bits are taken as they are; 16 times the sum of the activations is taken from the start.
+#[inline(always)]
+pub(super) fn u5<const T: usize>(
+    w: &[[u8; TILE]; 5],
+    x: &[[i8; GROUP]; T],
+    sums: &[Scale; T],
+) -> [[uint32x4_t; 4]; T] {
+    // SAFETY: NEON is there.
+    let mut acc = [[unsafe { vdupq_n_u32(0) }; 4]; T];
+    for t in 0..T {
+        // SAFETY: NEON is there.
+        acc[t] = [unsafe { vdupq_n_u32(sums[t].sum.wrapping_mul(-16) as u32) }; 4];
+    }
+    let tile = |k| core::array::from_fn(|q| five_bits(w, k, q));
+    let [first, second] = [activations(x, 0), activations(x, 1)];
+    add_tile::<0, T>(&mut acc, tile(0), &first);
+    add_tile::<1, T>(&mut acc, tile(1), &first);
+    add_tile::<2, T>(&mut acc, tile(2), &first);
+    add_tile::<3, T>(&mut acc, tile(3), &first);
+    add_tile::<0, T>(&mut acc, tile(4), &second);
+    add_tile::<1, T>(&mut acc, tile(5), &second);
+    add_tile::<2, T>(&mut acc, tile(6), &second);
+    add_tile::<3, T>(&mut acc, tile(7), &second);
     acc
 }

@@ -3,7 +3,7 @@
 use core::arch::x86_64::*;
 
 use super::has;
-use super::ymm::{halves, lanes, load_tile, nibbles, op, splat_bits};
+use super::ymm::{five_bits, halves, lanes, load_tile, nibbles, op, splat_bits, three_bits};
 use crate::kernels::isa::{GROUP, Isa, LANES, TILE, TILES, word};
 use crate::kernels::{Scale, instantiate};
 use crate::num::Float;
@@ -21,7 +21,7 @@ impl Avx2 {
 }
 
 instantiate!(Avx2, #[target_feature(enable = "avx2,fma,f16c")]);
-lanes!(Avx2, "AVX2", 4, dot_i8, dot_u4, dot);
+lanes!(Avx2, "AVX2", 4, dot_i8, dot_u4, dot_u3, dot_u5, dot);
 
 /// `acc[r] + sum over j of w[4 r + j] x[j]` for unsigned `w` and signed `x` whose pairs of products fit an i16.
 #[inline(always)]
@@ -71,6 +71,40 @@ fn dot_u4<const T: usize>(
     for t in 0..T {
         let (start, words) = (op!(_mm256_set1_epi32(sums[t].sum.wrapping_mul(-8))), words[t]);
         acc[t] = halves!(|words| _mm256_add_epi32(start, _mm256_madd_epi16(words, _mm256_set1_epi16(1))));
+    }
+    acc
+}
+
+/// As nibbles: sixteen products of 3 bits and an int8 reach 16 * 7 * 127 = 14,224, so a whole group fits an i16.
+#[inline(always)]
+fn dot_u3<const T: usize>(w: &[[u8; TILE]; 3], x: &[[i8; GROUP]; T], sums: &[Scale; T]) -> [[__m256i; 2]; T] {
+    let mut words = [splat_bits(0); T];
+    for (k, w) in three_bits(w).into_iter().enumerate() {
+        for t in 0..T {
+            let (x, sums) = (op!(_mm256_set1_epi32(word(&x[t], k))), words[t]);
+            words[t] = halves!(|sums, w| _mm256_add_epi16(sums, _mm256_maddubs_epi16(w, x)));
+        }
+    }
+    let mut acc = words;
+    for t in 0..T {
+        let (start, words) = (op!(_mm256_set1_epi32(sums[t].sum.wrapping_mul(-4))), words[t]);
+        acc[t] = halves!(|words| _mm256_add_epi32(start, _mm256_madd_epi16(words, _mm256_set1_epi16(1))));
+    }
+    acc
+}
+
+/// Sixteen products of 5 bits would not fit an i16, two do; 16 times the sum of the activations is taken from the start.
+#[inline(always)]
+fn dot_u5<const T: usize>(w: &[[u8; TILE]; 5], x: &[[i8; GROUP]; T], sums: &[Scale; T]) -> [[__m256i; 2]; T] {
+    let mut acc = [splat_bits(0); T];
+    for t in 0..T {
+        acc[t] = splat_bits(sums[t].sum.wrapping_mul(-16));
+    }
+    for (k, w) in five_bits(w).into_iter().enumerate() {
+        for t in 0..T {
+            let x = op!(_mm256_set1_epi32(word(&x[t], k)));
+            acc[t] = [dot(acc[t][0], w[0], x), dot(acc[t][1], w[1], x)];
+        }
     }
     acc
 }

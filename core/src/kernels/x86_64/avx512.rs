@@ -198,4 +198,91 @@ impl Isa for Avx512 {
     fn bare_dot(self, acc: __m512i, w: __m512i, x: __m512i) -> __m512i {
         op!(_mm512_dpbusd_epi32(acc, w, x))
     }
+    #[inline(always)]
+    fn dot_u3<const T: usize>(
+        self,
+        w: &[[u8; TILE]; 3],
+        x: &[[i8; GROUP]; T],
+        sums: &[Scale; T],
+    ) -> [__m512i; T] {
+        let mut acc = [self.zero_bits(); T];
+        for t in 0..T {
+            acc[t] = op!(_mm512_set1_epi32(sums[t].sum.wrapping_mul(-4)));
+        }
+        for (k, w) in three_bits(w).into_iter().enumerate() {
+            for t in 0..T {
+                acc[t] = op!(_mm512_dpbusd_epi32(acc[t], w, _mm512_set1_epi32(word(&x[t], k))));
+            }
+        }
+        acc
+    }
+    #[inline(always)]
+    fn dot_u5<const T: usize>(
+        self,
+        w: &[[u8; TILE]; 5],
+        x: &[[i8; GROUP]; T],
+        sums: &[Scale; T],
+    ) -> [__m512i; T] {
+        let mut acc = [self.zero_bits(); T];
+        for t in 0..T {
+            acc[t] = op!(_mm512_set1_epi32(sums[t].sum.wrapping_mul(-16)));
+        }
+        for (k, w) in five_bits(w).into_iter().enumerate() {
+            for t in 0..T {
+                acc[t] = op!(_mm512_dpbusd_epi32(acc[t], w, _mm512_set1_epi32(word(&x[t], k))));
+            }
+        }
+        acc
+    }
+}
+
+/// A group of 3-bit weights as eight tiles of bytes.
+#[inline(always)]
+fn three_bits(w: &[[u8; TILE]; 3]) -> [__m512i; TILES] {
+    let line = |line: &[u8; TILE]| op!(_mm512_loadu_si512(line.as_ptr().cast()));
+    let (first, second, high) = (line(&w[0]), line(&w[1]), line(&w[2]));
+    macro_rules! tile {
+        ($low:ident >> $shift:literal, $place:ident::<$to:literal>) => {
+            op!(_mm512_or_si512(
+                _mm512_and_si512(_mm512_srli_epi16::<$shift>($low), _mm512_set1_epi8(3)),
+                _mm512_and_si512($place::<$to>(high), _mm512_set1_epi8(4)),
+            ))
+        };
+    }
+    [
+        tile!(first >> 0, _mm512_slli_epi16::<2>),
+        tile!(first >> 2, _mm512_slli_epi16::<1>),
+        tile!(first >> 4, _mm512_srli_epi16::<0>),
+        tile!(first >> 6, _mm512_srli_epi16::<1>),
+        tile!(second >> 0, _mm512_srli_epi16::<2>),
+        tile!(second >> 2, _mm512_srli_epi16::<3>),
+        tile!(second >> 4, _mm512_srli_epi16::<4>),
+        tile!(second >> 6, _mm512_srli_epi16::<5>),
+    ]
+}
+
+/// A group of 5-bit weights as eight tiles of bytes.
+#[inline(always)]
+fn five_bits(w: &[[u8; TILE]; 5]) -> [__m512i; TILES] {
+    let line = |line: &[u8; TILE]| op!(_mm512_loadu_si512(line.as_ptr().cast()));
+    let pairs = [line(&w[0]), line(&w[1]), line(&w[2]), line(&w[3])];
+    let high = line(&w[4]);
+    macro_rules! tile {
+        ($pair:literal >> $shift:literal, $place:ident::<$to:literal>) => {
+            op!(_mm512_or_si512(
+                _mm512_and_si512(_mm512_srli_epi16::<$shift>(pairs[$pair]), _mm512_set1_epi8(15)),
+                _mm512_and_si512($place::<$to>(high), _mm512_set1_epi8(16)),
+            ))
+        };
+    }
+    [
+        tile!(0 >> 0, _mm512_slli_epi16::<4>),
+        tile!(0 >> 4, _mm512_slli_epi16::<3>),
+        tile!(1 >> 0, _mm512_slli_epi16::<2>),
+        tile!(1 >> 4, _mm512_slli_epi16::<1>),
+        tile!(2 >> 0, _mm512_srli_epi16::<0>),
+        tile!(2 >> 4, _mm512_srli_epi16::<1>),
+        tile!(3 >> 0, _mm512_srli_epi16::<2>),
+        tile!(3 >> 4, _mm512_srli_epi16::<3>),
+    ]
 }

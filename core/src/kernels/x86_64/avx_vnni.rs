@@ -3,7 +3,7 @@
 use core::arch::x86_64::*;
 
 use super::has;
-use super::ymm::{halves, lanes, load_tile, nibbles, op, splat_bits};
+use super::ymm::{five_bits, halves, lanes, load_tile, nibbles, op, splat_bits, three_bits};
 use crate::kernels::isa::{GROUP, Isa, LANES, TILE, TILES, word};
 use crate::kernels::{Scale, instantiate};
 use crate::num::Float;
@@ -21,7 +21,7 @@ impl AvxVnni {
 }
 
 instantiate!(AvxVnni, #[target_feature(enable = "avx2,fma,f16c,avxvnni")]);
-lanes!(AvxVnni, "AVX-VNNI", 4, dot_i8, dot_u4, dot);
+lanes!(AvxVnni, "AVX-VNNI", 4, dot_i8, dot_u4, dot_u3, dot_u5, dot);
 
 /// `acc[r] + sum over j of w[4 r + j] x[j]` for unsigned `w` and signed `x`.
 #[inline(always)]
@@ -70,6 +70,38 @@ fn dot_u4<const T: usize>(
                 let (x, sums) = (op!(_mm256_set1_epi32(word(&x[t], k))), acc[t]);
                 acc[t] = [dot(sums[0], w[0], x), dot(sums[1], w[1], x)];
             }
+        }
+    }
+    acc
+}
+
+/// 3 bits are unsigned as they are; 4 times the sum of the activations is taken from the start.
+#[inline(always)]
+fn dot_u3<const T: usize>(w: &[[u8; TILE]; 3], x: &[[i8; GROUP]; T], sums: &[Scale; T]) -> [[__m256i; 2]; T] {
+    let mut acc = [splat_bits(0); T];
+    for t in 0..T {
+        acc[t] = splat_bits(sums[t].sum.wrapping_mul(-4));
+    }
+    for (k, w) in three_bits(w).into_iter().enumerate() {
+        for t in 0..T {
+            let x = op!(_mm256_set1_epi32(word(&x[t], k)));
+            acc[t] = [dot(acc[t][0], w[0], x), dot(acc[t][1], w[1], x)];
+        }
+    }
+    acc
+}
+
+/// 5 bits are unsigned as they are; 16 times the sum of the activations is taken from the start.
+#[inline(always)]
+fn dot_u5<const T: usize>(w: &[[u8; TILE]; 5], x: &[[i8; GROUP]; T], sums: &[Scale; T]) -> [[__m256i; 2]; T] {
+    let mut acc = [splat_bits(0); T];
+    for t in 0..T {
+        acc[t] = splat_bits(sums[t].sum.wrapping_mul(-16));
+    }
+    for (k, w) in five_bits(w).into_iter().enumerate() {
+        for t in 0..T {
+            let x = op!(_mm256_set1_epi32(word(&x[t], k)));
+            acc[t] = [dot(acc[t][0], w[0], x), dot(acc[t][1], w[1], x)];
         }
     }
     acc

@@ -3,7 +3,7 @@
 use core::arch::x86_64::*;
 
 use super::AHEAD;
-use crate::kernels::isa::TILE;
+use crate::kernels::isa::{TILE, TILES};
 
 /// Calls intrinsics that need only the token's features.
 macro_rules! op {
@@ -26,7 +26,8 @@ pub(super) use halves;
 
 /// Implements the lanes for a token with AVX2, FMA and F16C; only the dot product differs.
 macro_rules! lanes {
-    ($token:ty, $name:literal, $block:literal, $dot_i8:ident, $dot_u4:ident, $dot:ident) => {
+    ($token:ty, $name:literal, $block:literal,
+     $dot_i8:ident, $dot_u4:ident, $dot_u3:ident, $dot_u5:ident, $dot:ident) => {
         impl Float for $token {
             type F = [__m256; 2];
             type I = [__m256i; 2];
@@ -193,6 +194,24 @@ macro_rules! lanes {
             fn bare_dot(self, acc: Self::I, w: Self::I, x: Self::I) -> Self::I {
                 [$dot(acc[0], w[0], x[0]), $dot(acc[1], w[1], x[1])]
             }
+            #[inline(always)]
+            fn dot_u3<const T: usize>(
+                self,
+                w: &[[u8; TILE]; 3],
+                x: &[[i8; GROUP]; T],
+                sums: &[Scale; T],
+            ) -> [Self::I; T] {
+                $dot_u3(w, x, sums)
+            }
+            #[inline(always)]
+            fn dot_u5<const T: usize>(
+                self,
+                w: &[[u8; TILE]; 5],
+                x: &[[i8; GROUP]; T],
+                sums: &[Scale; T],
+            ) -> [Self::I; T] {
+                $dot_u5(w, x, sums)
+            }
         }
     };
 }
@@ -224,5 +243,59 @@ pub(super) fn nibbles(pair: &[u8; TILE]) -> [[__m256i; 2]; 2] {
     [
         halves!(|bytes| _mm256_and_si256(bytes, _mm256_set1_epi8(15))),
         halves!(|bytes| _mm256_and_si256(_mm256_srli_epi16::<4>(bytes), _mm256_set1_epi8(15))),
+    ]
+}
+
+/// A group of 3-bit weights as eight tiles of bytes.
+#[inline(always)]
+pub(super) fn three_bits(w: &[[u8; TILE]; 3]) -> [[__m256i; 2]; TILES] {
+    let (first, second, high) = (load_tile(&w[0]), load_tile(&w[1]), load_tile(&w[2]));
+    macro_rules! tile {
+        ($low:ident >> $shift:literal, $place:ident::<$to:literal>) => {
+            halves!(|$low, high| _mm256_or_si256(
+                _mm256_and_si256(_mm256_srli_epi16::<$shift>($low), _mm256_set1_epi8(3)),
+                _mm256_and_si256($place::<$to>(high), _mm256_set1_epi8(4)),
+            ))
+        };
+    }
+    [
+        tile!(first >> 0, _mm256_slli_epi16::<2>),
+        tile!(first >> 2, _mm256_slli_epi16::<1>),
+        tile!(first >> 4, _mm256_srli_epi16::<0>),
+        tile!(first >> 6, _mm256_srli_epi16::<1>),
+        tile!(second >> 0, _mm256_srli_epi16::<2>),
+        tile!(second >> 2, _mm256_srli_epi16::<3>),
+        tile!(second >> 4, _mm256_srli_epi16::<4>),
+        tile!(second >> 6, _mm256_srli_epi16::<5>),
+    ]
+}
+
+/// A group of 5-bit weights as eight tiles of bytes.
+#[inline(always)]
+pub(super) fn five_bits(w: &[[u8; TILE]; 5]) -> [[__m256i; 2]; TILES] {
+    let [first, second, third, fourth, high] = w;
+    let high = load_tile(high);
+    macro_rules! tile {
+        ($low:expr, $place:ident::<$to:literal>) => {{
+            let low = $low;
+            halves!(|low, high| _mm256_or_si256(
+                low,
+                _mm256_and_si256($place::<$to>(high), _mm256_set1_epi8(16))
+            ))
+        }};
+    }
+    let [a, b] = nibbles(first);
+    let [c, d] = nibbles(second);
+    let [e, f] = nibbles(third);
+    let [g, h] = nibbles(fourth);
+    [
+        tile!(a, _mm256_slli_epi16::<4>),
+        tile!(b, _mm256_slli_epi16::<3>),
+        tile!(c, _mm256_slli_epi16::<2>),
+        tile!(d, _mm256_slli_epi16::<1>),
+        tile!(e, _mm256_srli_epi16::<0>),
+        tile!(f, _mm256_srli_epi16::<1>),
+        tile!(g, _mm256_srli_epi16::<2>),
+        tile!(h, _mm256_srli_epi16::<3>),
     ]
 }

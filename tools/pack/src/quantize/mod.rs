@@ -1,8 +1,14 @@
 //! From rows of floats to the bytes of a panel.
 
+mod feedback;
+mod range;
+
 use elapid_core::format::{MatrixShape, Quant};
 use elapid_core::kernels::{GROUP, LANES};
 use half::f16;
+
+use crate::calibrate::Objective;
+use range::{Q3, Q4, Q5, Q8};
 
 /// Why a value can't be stored.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -15,83 +21,11 @@ pub struct TooLarge {
     pub value: f32,
 }
 
-/// A group of weights that shares a scale.
-type Group = [f32; GROUP];
-
-/// `1.5 * 2^23`: adding and taking it away rounds to an integer, ties to even.
-const ROUND_MAGIC: f32 = 12_582_912.0;
-
-#[inline]
-fn round(x: f32) -> f32 {
-    (x + ROUND_MAGIC) - ROUND_MAGIC
-}
-
-/// Range of the integers of a quantized type.
-#[derive(Debug, Clone, Copy)]
-struct Range {
-    low: f32,
-    high: f32,
-    /// Scales that are tried: the group's largest element is put at `low`, or at `-low`, times these.
-    tried: &'static [f32],
-}
-
-/// int8 without -128.
-const Q8: Range = Range { low: -127.0, high: 127.0, tried: &[1.0, 0.998, 0.995, 0.99] };
-/// Nibbles. The range is lopsided, so the sign of the scale matters and both are tried.
-const Q4: Range = Range {
-    low: -8.0,
-    high: 7.0,
-    tried: &[
-        1.12, 1.08, 1.04, 1.0, 0.975, 0.95, 0.925, 0.9, 0.875, 0.85, 0.825, 0.8, 0.77, 0.74, 0.71, 0.68, 0.64,
-    ],
-};
-
-impl Range {
-    /// The nearest integers for `w * inverse`, with the sums of `w q` and `q q`.
-    #[inline]
-    fn integers(&self, w: &Group, inverse: f32) -> (Group, f32, f32) {
-        let mut q = [0.0; GROUP];
-        let (mut wq, mut qq) = ([0.0f32; 8], [0.0f32; 8]);
-        for i in 0..GROUP {
-            q[i] = round((w[i] * inverse).clamp(self.low, self.high));
-            wq[i % 8] += w[i] * q[i];
-            qq[i % 8] += q[i] * q[i];
-        }
-        (q, wq.iter().sum(), qq.iter().sum())
-    }
-
-    /// The scale and integers with the least squared error among those tried.
-    ///
-    /// For given integers the best scale is `sum(w q) / sum(q q)`, and the error `sum(w w) - sum(w q)^2 / sum(q q)`;
-    /// what is left is the search over integers, by dividing by trial scales.
-    fn fit(&self, w: &Group) -> (f16, [i8; GROUP]) {
-        let extreme = w.iter().fold(0.0f32, |m, x| if x.abs() > m.abs() { *x } else { m });
-        if extreme == 0.0 {
-            return (f16::ZERO, [0; GROUP]);
-        }
-        let (mut best, mut best_scale) = (f32::NEG_INFINITY, extreme / self.low);
-        let lopsided = self.low != -self.high;
-        for &factor in self.tried {
-            for end in [self.low, -self.low] {
-                let (_, wq, qq) = self.integers(w, end * factor / extreme);
-                if qq > 0.0 && wq * wq > best * qq {
-                    (best, best_scale) = (wq * wq / qq, wq / qq);
-                }
-                if !lopsided {
-                    break;
-                }
-            }
-        }
-        let scale = f16::from_f32(best_scale);
-        let inverse = if scale == f16::ZERO { 0.0 } else { 1.0 / scale.to_f32() };
-        let (q, _, _) = self.integers(w, inverse);
-        (scale, q.map(|q| q as i8))
-    }
-}
-
 /// Writes the panel of `shape` that holds up to 16 rows of `columns` floats, and 16 biases where the shape has them.
 ///
-/// `rows` may be fewer than 16 and narrower than the shape: the rest is zeros. `panel` is overwritten whole.
+/// `rows` may be fewer than 16 and narrower than the shape: the rest is zeros. `panel` is overwritten whole. With an
+/// `objective`, of as many columns as the shape, q4 and q3 are chosen for what comes of the weights rather than for the
+/// weights themselves.
 ///
 /// # Errors
 /// [`TooLarge`] for a value that f16, or a scale in f16, can't hold.
@@ -100,19 +34,23 @@ pub fn write_panel(
     rows: &[f32],
     columns: usize,
     bias: &[f32],
+    objective: Option<&Objective>,
     panel: &mut [u8],
 ) -> Result<(), TooLarge> {
     panel.fill(0);
     let (scales, rest) = panel.split_at_mut(shape.scale_bytes() as usize);
     let (weights, bias_out) = rest.split_at_mut(shape.weight_bytes() as usize);
-    for (r, row) in rows.chunks_exact(columns).enumerate() {
-        match shape.quant() {
-            Quant::F32 => {
+    let mut integers = Integers { rows, columns, scales, weights };
+    match shape.quant() {
+        Quant::F32 => {
+            for (r, row) in rows.chunks_exact(columns).enumerate() {
                 for (c, w) in row.iter().enumerate() {
                     weights[(c * LANES + r) * 4..][..4].copy_from_slice(&w.to_le_bytes());
                 }
             }
-            Quant::F16 => {
+        }
+        Quant::F16 => {
+            for (r, row) in rows.chunks_exact(columns).enumerate() {
                 for (c, w) in row.iter().enumerate() {
                     let half = f16::from_f32(*w);
                     if half.is_infinite() {
@@ -121,34 +59,82 @@ pub fn write_panel(
                     weights[(c * LANES + r) * 2..][..2].copy_from_slice(&half.to_le_bytes());
                 }
             }
-            Quant::Q8 | Quant::Q4 => {
-                for (g, group) in row.chunks(GROUP).enumerate() {
-                    let mut w = [0.0; GROUP];
-                    w[..group.len()].copy_from_slice(group);
-                    let is_q8 = shape.quant() == Quant::Q8;
-                    let (scale, q) = if is_q8 { Q8.fit(&w) } else { Q4.fit(&w) };
-                    if !scale.is_finite() {
-                        let larger = |a: usize, b: usize| if w[b].abs() > w[a].abs() { b } else { a };
-                        let extreme = (0..GROUP).fold(0, larger);
-                        return Err(TooLarge { row: r, col: g * GROUP + extreme, value: w[extreme] });
-                    }
-                    scales[(g * LANES + r) * 2..][..2].copy_from_slice(&scale.to_le_bytes());
-                    if is_q8 {
-                        put_bytes(&mut weights[g * GROUP * LANES..][..GROUP * LANES], r, &q);
-                    } else {
-                        put_nibbles(&mut weights[g * GROUP * LANES / 2..][..GROUP * LANES / 2], r, &q);
-                    }
-                }
-            }
         }
-    }
-    if shape.quant() == Quant::Q4 {
-        fill_nibbles(weights, rows.len() / columns.max(1), columns.div_ceil(GROUP));
+        Quant::Q8 => integers.write(&Q8, None, put_bytes)?,
+        Quant::Q4 => {
+            // Rows that are padding hold zeros too, which are stored as 8.
+            integers.weights.fill(0x88);
+            integers.write(&Q4, objective, put_nibbles)?;
+        }
+        Quant::Q3 => {
+            // As above: stored as 4, whose only bit is in the third line.
+            for line in integers.weights.chunks_exact_mut(4 * LANES).skip(2).step_by(3) {
+                line.fill(0xff);
+            }
+            integers.write(&Q3, objective, put_three_bits)?;
+        }
+        Quant::Q5 => {
+            // As above: stored as 16, whose only bit is in the fifth line.
+            for line in integers.weights.chunks_exact_mut(4 * LANES).skip(4).step_by(5) {
+                line.fill(0xff);
+            }
+            integers.write(&Q5, objective, put_five_bits)?;
+        }
     }
     for (to, bias) in bias_out.chunks_exact_mut(4).zip(bias) {
         to.copy_from_slice(&bias.to_le_bytes());
     }
     Ok(())
+}
+
+/// A panel of integers to be written.
+struct Integers<'a> {
+    rows: &'a [f32],
+    columns: usize,
+    scales: &'a mut [u8],
+    weights: &'a mut [u8],
+}
+
+impl Integers<'_> {
+    /// Quantizes all groups; `put` stores row `r` of one in the bytes of its 16 rows.
+    fn write(
+        &mut self,
+        range: &range::Range,
+        objective: Option<&Objective>,
+        put: fn(&mut [u8], usize, &[i8; GROUP]),
+    ) -> Result<(), TooLarge> {
+        let groups = self.columns.div_ceil(GROUP);
+        let bytes = self.weights.len() / groups;
+        let fitted = objective.map(|objective| {
+            let mut w = vec![[0.0; LANES]; groups * GROUP];
+            for (r, row) in self.rows.chunks_exact(self.columns).enumerate() {
+                for (w, x) in w.iter_mut().zip(row) {
+                    w[r] = *x;
+                }
+            }
+            range.fit_panel(objective, &w)
+        });
+        for (r, row) in self.rows.chunks_exact(self.columns).enumerate() {
+            for (g, group) in row.chunks(GROUP).enumerate() {
+                let (scale, q) = match &fitted {
+                    Some(fitted) => fitted.group(g, r),
+                    None => {
+                        let mut w = [0.0; GROUP];
+                        w[..group.len()].copy_from_slice(group);
+                        range.fit(&w)
+                    }
+                };
+                if !scale.is_finite() {
+                    let larger = |a: usize, b: usize| if group[b].abs() > group[a].abs() { b } else { a };
+                    let extreme = (0..group.len()).fold(0, larger);
+                    return Err(TooLarge { row: r, col: g * GROUP + extreme, value: group[extreme] });
+                }
+                self.scales[(g * LANES + r) * 2..][..2].copy_from_slice(&scale.to_le_bytes());
+                put(&mut self.weights[g * bytes..][..bytes], r, &q);
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Row `r` of a group of int8: tiles of 16 rows by 4 columns, the columns of a row adjacent.
@@ -169,18 +155,33 @@ fn put_nibbles(group: &mut [u8], r: usize, q: &[i8; GROUP]) {
     }
 }
 
-/// Padding rows and groups of nibbles hold zeros too, which are stored as 8.
-fn fill_nibbles(weights: &mut [u8], rows: usize, groups: usize) {
-    for (g, group) in weights.chunks_exact_mut(GROUP * LANES / 2).enumerate() {
-        for pair in group.chunks_exact_mut(4 * LANES) {
-            let from = if g < groups { 4 * rows } else { 0 };
-            pair[from..].fill(0x88);
-        }
+/// Row `r` of a group of 3 bits: two lines with the lower two bits of 16 columns each, then one with the third bit of all 32.
+/// A value is stored 4 higher.
+fn put_three_bits(group: &mut [u8], r: usize, q: &[i8; GROUP]) {
+    for line in group.chunks_exact_mut(4 * LANES) {
+        line[4 * r..][..4].fill(0);
+    }
+    for (c, q) in q.iter().enumerate() {
+        let (tile, at, stored) = (c / 4, 4 * r + c % 4, (q + 4) as u8);
+        group[tile / 4 * 64 + at] |= (stored & 3) << (2 * (tile % 4));
+        group[128 + at] |= (stored >> 2) << tile;
+    }
+}
+
+/// Row `r` of a group of 5 bits: the lower four as nibbles, then a line with the fifth of all columns. A value is stored 16
+/// higher.
+fn put_five_bits(group: &mut [u8], r: usize, q: &[i8; GROUP]) {
+    let (nibbles, high) = group.split_at_mut(GROUP * LANES / 2);
+    put_nibbles(nibbles, r, &q.map(|q| ((q + 16) & 15) - 8));
+    high[4 * r..][..4].fill(0);
+    for (c, q) in q.iter().enumerate() {
+        high[4 * r + c % 4] |= ((q + 16) as u8 >> 4) << (c / 4);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::range::round;
     use super::*;
 
     /// Pseudo-random weights, roughly normal.
@@ -198,7 +199,7 @@ mod tests {
         let w = weights((rows * columns) as usize, 7);
         let bias: Vec<f32> = (0..16).map(|i| i as f32).collect();
         let mut panel = vec![0xff; shape.panel_bytes() as usize];
-        write_panel(&shape, &w, columns as usize, &bias, &mut panel).unwrap();
+        write_panel(&shape, &w, columns as usize, &bias, None, &mut panel).unwrap();
         let (mut error, mut total) = (0.0, 0.0);
         for r in 0..16 {
             for c in 0..shape.cols() {
@@ -220,6 +221,10 @@ mod tests {
         assert!(error(Quant::Q8) < 6e-3);
         let q4 = error(Quant::Q4);
         assert!((0.03..0.085).contains(&q4), "q4 error {q4}");
+        let q5 = error(Quant::Q5);
+        assert!((0.015..0.043).contains(&q5), "q5 error {q5}");
+        let q3 = error(Quant::Q3);
+        assert!((0.06..0.19).contains(&q3), "q3 error {q3}");
     }
 
     #[test]
@@ -244,7 +249,7 @@ mod tests {
         let mut w = vec![0.0; 64];
         w[33] = 1e6;
         let mut panel = vec![0; shape.panel_bytes() as usize];
-        let found = write_panel(&shape, &w, 32, &[], &mut panel);
+        let found = write_panel(&shape, &w, 32, &[], None, &mut panel);
         assert_eq!(found, Err(TooLarge { row: 1, col: 1, value: 1e6 }));
     }
 }
