@@ -96,22 +96,22 @@ impl<S: Isa> Packed<S> for Q5 {
 }
 
 /// One panel, cut into its parts.
-struct Panel<'a> {
-    scales: &'a [u8],
-    weights: &'a [u8],
+pub(super) struct Panel<'a> {
+    pub(super) scales: &'a [u8],
+    pub(super) weights: &'a [u8],
     bias: Option<&'a [u8; 4 * LANES]>,
 }
 
 impl<'a> Panel<'a> {
     #[inline(always)]
-    fn new(shape: &MatrixShape, bytes: &'a [u8]) -> Self {
+    pub(super) fn new(shape: &MatrixShape, bytes: &'a [u8]) -> Self {
         let (scales, rest) = bytes.split_at(shape.scale_bytes() as usize);
         let (weights, bias) = rest.split_at(shape.weight_bytes() as usize);
         Self { scales, weights, bias: bias.first_chunk() }
     }
 
     #[inline(always)]
-    fn start<S: Isa, const T: usize>(&self, s: S) -> [S::F; T] {
+    pub(super) fn start<S: Isa, const T: usize>(&self, s: S) -> [S::F; T] {
         match self.bias {
             Some(bias) => [s.load_f32_bytes(bias); T],
             None => [s.splat(0.0); T],
@@ -211,20 +211,20 @@ fn stretches(all: usize, stretch: usize) -> impl Iterator<Item = Range<usize>> {
 }
 
 /// The int8 activations of a block of tokens, for some groups of columns.
-struct Block<'a> {
-    tokens: usize,
+pub(super) struct Block<'a> {
+    pub(super) tokens: usize,
     /// Whether there is no other block.
     alone: bool,
     /// `[groups][tokens][32]`
-    q: &'a [[i8; GROUP]],
+    pub(super) q: &'a [[i8; GROUP]],
     /// `[groups][tokens]`
-    scales: &'a [Scale],
+    pub(super) scales: &'a [Scale],
 }
 
 impl<'a> Block<'a> {
     /// `groups` of the `all` that there are, for the block that begins with token `start`.
     #[inline(always)]
-    fn new(x: &Input<'a>, start: usize, all: usize, groups: &Range<usize>) -> Option<Self> {
+    pub(super) fn new(x: &Input<'a>, start: usize, all: usize, groups: &Range<usize>) -> Option<Self> {
         let tokens = TOKEN_BLOCK.min(x.tokens - start);
         let alone = tokens == x.tokens;
         let range = start * all + groups.start * tokens..start * all + groups.end * tokens;
