@@ -282,7 +282,10 @@ mod tests {
             let plan = Plan::new(&layout, &wish(mb << 20, StateKind::F32), Some(true)).unwrap();
             let total = plan.total_bytes();
             assert!(total <= mb << 20, "{mb}: {plan:?}");
-            assert!(plan.mapped || total + (3 << 20) + (mb << 13) > mb << 20, "{mb}: wasted, {plan:?}");
+            // What the buffers of pinned segments may be rounded up by is left alone.
+            let rounded = (plan.pinned_bytes / (1 << 20) * 103 / 100 + 4) * ROUNDED;
+            let idle = (3 << 20) + (mb << 13) + rounded;
+            assert!(plan.mapped || total + idle > mb << 20, "{mb}: wasted, {plan:?}");
             assert!(plan.streamed_bytes <= streamed);
             streamed = plan.streamed_bytes;
             assert_eq!(plan.mapped, mb >= 4600, "{mb}");
