@@ -22,6 +22,8 @@ pub enum Work {
     HostTests { arguments: &'static [&'static str] },
     /// `core` for a machine without an operating system.
     Bare { target: &'static str, rustflags: &'static str },
+    /// The fixed path compiled for a microcontroller, looked at instruction by instruction.
+    Integers { target: &'static str, rustflags: &'static str },
     /// Tests for aarch64 Linux, on an emulated CPU.
     Emulated { cpu: &'static str, tests: &'static [&'static [&'static str]] },
     /// A board's program, against the host's own output.
@@ -109,6 +111,13 @@ pub const STEPS: &[Step] = &[
         work: Work::Bare { target: "thumbv8m.main-none-eabihf", rustflags: "-C target-cpu=cortex-m33" },
     },
     Step {
+        name: "integers-m3",
+        group: "integers",
+        shows: "the fixed path has no floats, no panic, no recursion and little stack on Cortex-M3",
+        required: true,
+        work: Work::Integers { target: "thumbv7m-none-eabi", rustflags: "-Ctarget-cpu=cortex-m3" },
+    },
+    Step {
         name: "aarch64-a53",
         group: "aarch64",
         shows: "the same bits on a Raspberry Pi 3's CPU, without the dot product instructions",
@@ -148,6 +157,10 @@ const EMULATED: &[&[&str]] = &[
         "elapid-tests",
         "--test",
         "bits",
+        "--test",
+        "fixed",
+        "--test",
+        "fixed_functions",
         "--test",
         "functions",
         "--test",
