@@ -4,6 +4,7 @@
 //! * [`num`]: the functions of the float path, as sequences of exactly rounded operations.
 //! * [`kernels`]: the inner loops, for each instruction set, with the same bits.
 //! * [`model`]: the Mamba step over borrowed weights, state and scratch.
+//! * [`sized`]: state and working memory of a size known to the compiler, for a `static`.
 //! * [`source`]: where the weights come from.
 //! * [`tokenizer`], [`sample`]: text to tokens and back, logits to a token.
 #![no_std]
@@ -15,5 +16,6 @@ pub mod kernels;
 pub mod model;
 pub mod num;
 pub mod sample;
+pub mod sized;
 pub mod source;
 pub mod tokenizer;

@@ -123,7 +123,7 @@ impl Config {
     /// # Errors
     /// [`FormatError::OutOfRange`] names the field, its value and its range; [`FormatError::Unknown`] a value that is never
     /// valid (block size, epsilon, type).
-    pub fn new(fields: Fields) -> Result<Self, FormatError> {
+    pub const fn new(fields: Fields) -> Result<Self, FormatError> {
         let f = &fields;
         let limits = [
             ("d_model", f.d_model, 1, 1 << 16),
@@ -139,28 +139,45 @@ impl Config {
             ("role table bytes", f.data.role_table, 0, 1 << 16),
             ("generation defaults bytes", f.data.generation, 0, 1 << 16),
         ];
-        for (field, value, min, max) in limits {
+        // Loops by hand: this runs in the compiler too, where there are no iterators.
+        let mut i = 0;
+        while i < limits.len() {
+            let (field, value, min, max) = limits[i];
             if value < min || value > max {
                 return Err(FormatError::OutOfRange(Limit { field, value, min, max }));
             }
+            i += 1;
         }
         if !f.block_bytes.is_multiple_of(1 << 14) {
             return Err(FormatError::Unknown { field: "block_bytes", value: f.block_bytes });
         }
-        for (field, eps) in [("norm_eps", Some(f.norm_eps)), ("bcdt_eps", f.bcdt_eps)] {
-            if eps.is_some_and(|e| !(e.is_finite() && e >= 0.0)) {
-                return Err(FormatError::Unknown { field, value: eps.unwrap_or(0.0).to_bits() });
-            }
+        let bcdt_eps = match f.bcdt_eps {
+            Some(eps) => eps,
+            None => 0.0,
+        };
+        if !(f.norm_eps.is_finite() && f.norm_eps >= 0.0) {
+            return Err(FormatError::Unknown { field: "norm_eps", value: f.norm_eps.to_bits() });
         }
-        for (field, quant) in [("x_proj type", f.quants.x_proj), ("dt_proj type", f.quants.dt_proj)] {
-            if quant == Quant::Q4 {
-                return Err(FormatError::Unknown { field, value: quant as u32 });
-            }
+        if !(bcdt_eps.is_finite() && bcdt_eps >= 0.0) {
+            return Err(FormatError::Unknown { field: "bcdt_eps", value: bcdt_eps.to_bits() });
         }
-        if f.tied && f.quants.head != f.quants.embedding {
-            return Err(FormatError::Unknown { field: "type of a tied head", value: f.quants.head as u32 });
+        let q = &f.quants;
+        if matches!(q.x_proj, Quant::Q4) {
+            return Err(FormatError::Unknown { field: "x_proj type", value: Quant::Q4 as u32 });
+        }
+        if matches!(q.dt_proj, Quant::Q4) {
+            return Err(FormatError::Unknown { field: "dt_proj type", value: Quant::Q4 as u32 });
+        }
+        if f.tied && q.head as u32 != q.embedding as u32 {
+            return Err(FormatError::Unknown { field: "type of a tied head", value: q.head as u32 });
         }
         Ok(Self(fields))
+    }
+
+    /// The fields, also in the compiler, where `Deref` can't be used.
+    #[must_use]
+    pub const fn fields(&self) -> &Fields {
+        &self.0
     }
 
     /// `d_model` padded to 32, as every vector of that width is.

@@ -83,6 +83,29 @@ impl Header {
         Ok(Self { layout, checksums })
     }
 
+    /// The configuration in the first bytes of a file, for use in the compiler: magic and version are checked, but no
+    /// checksum, and whatever follows from them must be checked when the program runs.
+    ///
+    /// # Errors
+    /// As [`Header::parse`].
+    pub const fn config(bytes: &[u8; Self::BYTES]) -> Result<Config, FormatError> {
+        let mut i = 0;
+        while i < MAGIC.len() {
+            if bytes[i] != MAGIC[i] {
+                return Err(FormatError::NotElp);
+            }
+            i += 1;
+        }
+        let version = u16::from_le_bytes([bytes[field::VERSION.start], bytes[field::VERSION.start + 1]]);
+        if version != VERSION {
+            return Err(FormatError::Version { found: version, known: VERSION });
+        }
+        match parse_fields(bytes) {
+            Ok(fields) => Config::new(fields),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Where everything lies.
     #[must_use]
     pub const fn layout(&self) -> &Layout {
@@ -115,49 +138,63 @@ impl Header {
     }
 }
 
-fn parse_fields(bytes: &[u8; Header::BYTES]) -> Result<Fields, FormatError> {
+/// `?` for what also runs in the compiler.
+macro_rules! attempt {
+    ($result:expr) => {
+        match $result {
+            Ok(value) => value,
+            Err(error) => return Err(error),
+        }
+    };
+}
+
+const fn word(bytes: &[u8; Header::BYTES], start: usize, i: usize) -> u32 {
+    let at = start + 4 * i;
+    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
+const fn parse_fields(bytes: &[u8; Header::BYTES]) -> Result<Fields, FormatError> {
     let arch = match bytes[field::ARCH] {
         1 => Arch::Mamba,
         2 => Arch::FalconMamba,
-        other => return Err(FormatError::Unknown { field: "architecture", value: u32::from(other) }),
+        other => return Err(FormatError::Unknown { field: "architecture", value: other as u32 }),
     };
     let flags = bytes[field::FLAGS];
     if flags & !flag::ALL != 0 {
-        return Err(FormatError::Unknown { field: "flags", value: u32::from(flags) });
+        return Err(FormatError::Unknown { field: "flags", value: flags as u32 });
     }
-    let quant = |i: usize, name| Quant::from_id(bytes[field::QUANTS.start + i], name);
-    let word = |start: usize, i: usize| u32_at(bytes, start + 4 * i..start + 4 * i + 4);
-    let dimension = |i| word(field::DIMENSIONS.start, i);
-    let size = |i| word(field::DATA_SIZES.start, i);
-    let bcdt_eps = f32::from_bits(u32_at(bytes, field::BCDT_EPS));
+    const DIMENSIONS: usize = field::DIMENSIONS.start;
+    const QUANTS: usize = field::QUANTS.start;
+    const SIZES: usize = field::DATA_SIZES.start;
+    let bcdt_eps = f32::from_bits(word(bytes, field::BCDT_EPS.start, 0));
     Ok(Fields {
         arch,
-        d_model: dimension(0),
-        d_inner: dimension(1),
-        d_state: dimension(2),
-        d_conv: dimension(3),
-        dt_rank: dimension(4),
-        n_layer: dimension(5),
-        vocab: dimension(6),
-        norm_eps: f32::from_bits(u32_at(bytes, field::NORM_EPS)),
-        bcdt_eps: (flags & flag::BCDT_NORM != 0).then_some(bcdt_eps),
+        d_model: word(bytes, DIMENSIONS, 0),
+        d_inner: word(bytes, DIMENSIONS, 1),
+        d_state: word(bytes, DIMENSIONS, 2),
+        d_conv: word(bytes, DIMENSIONS, 3),
+        dt_rank: word(bytes, DIMENSIONS, 4),
+        n_layer: word(bytes, DIMENSIONS, 5),
+        vocab: word(bytes, DIMENSIONS, 6),
+        norm_eps: f32::from_bits(word(bytes, field::NORM_EPS.start, 0)),
+        bcdt_eps: if flags & flag::BCDT_NORM != 0 { Some(bcdt_eps) } else { None },
         tied: flags & flag::TIED != 0,
         bias: flags & flag::BIAS != 0,
         conv_bias: flags & flag::CONV_BIAS != 0,
         quants: Quants {
-            embedding: quant(0, "embedding type")?,
-            in_proj: quant(1, "in_proj type")?,
-            x_proj: quant(2, "x_proj type")?,
-            dt_proj: quant(3, "dt_proj type")?,
-            out_proj: quant(4, "out_proj type")?,
-            head: quant(5, "head type")?,
+            embedding: attempt!(Quant::from_id(bytes[QUANTS], "embedding type")),
+            in_proj: attempt!(Quant::from_id(bytes[QUANTS + 1], "in_proj type")),
+            x_proj: attempt!(Quant::from_id(bytes[QUANTS + 2], "x_proj type")),
+            dt_proj: attempt!(Quant::from_id(bytes[QUANTS + 3], "dt_proj type")),
+            out_proj: attempt!(Quant::from_id(bytes[QUANTS + 4], "out_proj type")),
+            head: attempt!(Quant::from_id(bytes[QUANTS + 5], "head type")),
         },
-        block_bytes: u32_at(bytes, field::BLOCK_BYTES),
+        block_bytes: word(bytes, field::BLOCK_BYTES.start, 0),
         data: DataSizes {
-            tokenizer: size(0),
-            chat_template: size(1),
-            role_table: size(2),
-            generation: size(3),
+            tokenizer: word(bytes, SIZES, 0),
+            chat_template: word(bytes, SIZES, 1),
+            role_table: word(bytes, SIZES, 2),
+            generation: word(bytes, SIZES, 3),
         },
     })
 }

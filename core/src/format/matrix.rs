@@ -25,9 +25,15 @@ impl Quant {
     ///
     /// # Errors
     /// [`FormatError::Unknown`] naming `field`.
-    pub fn from_id(id: u8, field: &'static str) -> Result<Self, FormatError> {
-        let known = Self::ALL.into_iter().find(|q| *q as u8 == id);
-        known.ok_or(FormatError::Unknown { field, value: u32::from(id) })
+    pub const fn from_id(id: u8, field: &'static str) -> Result<Self, FormatError> {
+        let mut i = 0;
+        while i < Self::ALL.len() {
+            if Self::ALL[i] as u8 == id {
+                return Ok(Self::ALL[i]);
+            }
+            i += 1;
+        }
+        Err(FormatError::Unknown { field, value: id as u32 })
     }
 
     /// The name used on command lines.

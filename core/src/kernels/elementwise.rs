@@ -256,7 +256,7 @@ fn scan_panels<S: Isa, H: Hold<S>>(
     let inputs = rows(dt).chunks_exact(tokens).zip(rows(z).chunks_exact(tokens));
     for (((w, h), (dt, z)), u) in weights.zip(state).zip(inputs).zip(rows_mut(u).chunks_exact_mut(tokens)) {
         let mut t = range.start;
-        while t + 4 <= range.end {
+        while S::SCAN_BLOCK >= 4 && t + 4 <= range.end {
             scan_block::<S, H, 4>(s, w, h, input, t, dt, z, u);
             t += 4;
         }

@@ -22,6 +22,9 @@ pub trait Isa: Float + Send + Sync + 'static {
     /// Tokens whose sums fit the registers beside a panel's weights: 2, 3, 4 or 12.
     const BLOCK: usize;
 
+    /// Tokens that the scan takes at once: 4, or 1 where the lanes are in no registers and code must be small.
+    const SCAN_BLOCK: usize = 4;
+
     /// The name shown to users.
     const NAME: &'static str;
 

@@ -6,6 +6,8 @@
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
+#[cfg(all(target_arch = "arm", feature = "dsp", feature = "fpu"))]
+mod cortex_m;
 mod elementwise;
 mod isa;
 mod matmul;
@@ -16,6 +18,8 @@ mod x86_64;
 
 #[cfg(target_arch = "aarch64")]
 pub use aarch64::{Neon, NeonDot};
+#[cfg(all(target_arch = "arm", feature = "dsp", feature = "fpu"))]
+pub use cortex_m::CortexM;
 pub use isa::{GROUP, Isa, LANES, TOKEN_BLOCK};
 pub use scalar::Scalar;
 pub use share::{Share, Solo, Team, share, split, split_rows};
@@ -204,6 +208,8 @@ pub fn for_each_available(visit: &mut dyn FnMut(&'static dyn Kernels)) {
     x86_64::for_each_available(visit);
     #[cfg(target_arch = "aarch64")]
     aarch64::for_each_available(visit);
+    #[cfg(all(target_arch = "arm", feature = "dsp", feature = "fpu"))]
+    visit(CortexM::new());
 }
 
 /// The best kernels for the CPU that the program runs on: detected at run time with feature `std`, else at compile

@@ -4,9 +4,11 @@
 //! emulator ([`qemu`]), reading what a program reports and comparing it with the host's own output ([`report`]), model
 //! files with a fault in them ([`fault`]).
 
-#![allow(dead_code, reason = "the skeleton of the boards that come next")]
-
+mod built;
+mod elf;
 pub mod fault;
+mod mcu;
+mod mps2;
 pub mod qemu;
 pub mod report;
 
@@ -52,7 +54,7 @@ pub trait Board: Sync {
 }
 
 /// Every board.
-pub const BOARDS: &[&dyn Board] = &[];
+pub const BOARDS: &[&dyn Board] = &[&mps2::AN500, &built::STEP_SIZE];
 
 /// What is done with a board.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -25,7 +25,6 @@ pub enum Work {
     /// Tests for aarch64 Linux, on an emulated CPU.
     Emulated { cpu: &'static str, tests: &'static [&'static [&'static str]] },
     /// A board's program, against the host's own output.
-    #[allow(dead_code, reason = "the first boards come next")]
     Board { name: &'static str },
 }
 
@@ -122,6 +121,20 @@ pub const STEPS: &[Step] = &[
         shows: "the same bits on a Raspberry Pi 5's CPU, with them",
         required: true,
         work: Work::Emulated { cpu: "cortex-a76", tests: EMULATED },
+    },
+    Step {
+        name: "mps2-an500",
+        group: "boards",
+        shows: "Cortex-M7 with external memory: the host's tokens and logits, in the float path",
+        required: true,
+        work: Work::Board { name: "mps2-an500" },
+    },
+    Step {
+        name: "step-size",
+        group: "boards",
+        shows: "core's step without tokenizer and sampler is under 48 KB of code on a Cortex-M7",
+        required: true,
+        work: Work::Board { name: "step-size" },
     },
 ];
 

@@ -1,6 +1,6 @@
 //! Packed models with a fault in them, for showing that it is found.
 
-use elapid_core::format::{Header, Layout, Part, Section, checksum, emit_header};
+use elapid_core::format::{Config, Fields, Header, Layout, Part, Section, checksum, emit_header};
 
 use crate::error::{Error, Result};
 
@@ -40,6 +40,15 @@ pub fn newer_version(file: &mut [u8]) -> Result<()> {
     Ok(())
 }
 
+/// Leaves the header of a model whose file is larger than any board's memory.
+pub fn too_large(file: &mut Vec<u8>) -> Result<()> {
+    let header = Header::parse(file).map_err(|error| Error::new(error.to_string()))?;
+    let fields = Fields { vocab: 1 << 20, ..*header.layout().config().fields() };
+    let layout = Config::new(fields).and_then(Layout::new).map_err(|error| Error::new(error.to_string()))?;
+    *file = emit_header(&layout, 0, 0).to_vec();
+    Ok(())
+}
+
 fn none() -> Error {
     Error::new("the model has no such block")
 }
@@ -74,6 +83,13 @@ mod tests {
         damaged_weight(&mut bad).unwrap();
         assert!(intact(&good) && intact(&other) && !intact(&bad));
         assert!(good != other);
+    }
+
+    #[test]
+    fn a_header_of_a_large_model_is_a_good_header() {
+        let mut file = model();
+        too_large(&mut file).unwrap();
+        assert!(Header::parse(&file).unwrap().layout().file_bytes() > 64 << 20);
     }
 
     #[test]

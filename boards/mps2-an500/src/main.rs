@@ -1,0 +1,156 @@
+//! Elapid on Arm's MPS2 board with the Cortex-M7 image (AN500).
+//!
+//! The packed model lies in external memory as it would in memory-mapped flash. The state and working memory of the model
+//! that this program is built for lie in fast memory; those of any other model that fits, and whatever is sized when
+//! the program runs, in a heap in external memory. Logs go out by defmt over semihosting.
+#![no_std]
+#![no_main]
+
+extern crate alloc;
+
+use alloc::vec::Vec;
+use core::panic::PanicInfo;
+
+use cortex_m_rt::{ExceptionFrame, entry, exception};
+use elapid_board::{Error, Float, Shell, model};
+use elapid_core::format::Config;
+use elapid_core::kernels::{self, Scale, Solo, SsmState};
+use elapid_core::model::{Model, Scratch, ScratchSize, Session, State, StateKind, StateSize};
+use elapid_core::source::SliceSource;
+use elapid_mps2::{Mps2, Uart, halt};
+use embedded_alloc::LlffHeap;
+use static_cell::ConstStaticCell;
+
+elapid_core::model! {
+    /// The larger bundled model.
+    mod bundled = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/address-4m.elp");
+}
+
+/// UART 0 (AN500, table 3-1).
+const UART0: usize = 0x4000_4000;
+/// PSRAM, 16 MB: the lower half is the heap, the upper half holds the model.
+const HEAP_AT: usize = 0x6000_0000;
+const HEAP_BYTES: usize = 8 << 20;
+const MODEL_AT: usize = 0x6080_0000;
+const MODEL_BYTES: usize = 8 << 20;
+
+const _: () = assert!(bundled::FILE_BYTES <= MODEL_BYTES, "the bundled model does not fit its memory");
+
+#[global_allocator]
+static HEAP: LlffHeap = LlffHeap::empty();
+static SHELL: ConstStaticCell<Shell> = ConstStaticCell::new(Shell::new());
+static STATE: ConstStaticCell<bundled::State<f32>> = ConstStaticCell::new(bundled::State::new());
+static SCRATCH: ConstStaticCell<bundled::Scratch> = ConstStaticCell::new(bundled::Scratch::new());
+
+#[entry]
+fn main() -> ! {
+    let Some(core) = cortex_m::Peripherals::take() else { halt() };
+    // SAFETY: the PSRAM is there on this board; nothing else refers to its lower half, and this runs once.
+    unsafe { HEAP.init(HEAP_AT, HEAP_BYTES) };
+    // SAFETY: AN500 has a CMSDK UART there; this is its only owner.
+    let mut board = Mps2::new(unsafe { Uart::new(UART0) }, core.SYST);
+    match run(&mut board) {
+        Ok(()) => halt(),
+        Err(error) => board.fail(&error),
+    }
+}
+
+fn run(board: &mut Mps2) -> Result<(), Error> {
+    // SAFETY: the PSRAM is there, readable, and nothing writes to its upper half while the program runs.
+    let memory: &'static [u8] = unsafe { core::slice::from_raw_parts(MODEL_AT as *const u8, MODEL_BYTES) };
+    let (header, file) = model::find(memory)?;
+    let (layout, kernels) = (header.layout(), kernels::detect());
+    let config = layout.config();
+    defmt::info!(
+        "model of {=usize} bytes: {=u32} layers of {=u32} channels, vocabulary {=u32}; kernels {=str}",
+        file.len(),
+        config.n_layer,
+        config.d_inner,
+        config.vocab,
+        kernels.name()
+    );
+    let model = Model::new(layout, kernels, &Solo);
+    let mut checked = zeros(SliceSource::checked_words(layout))?;
+    let text = model::text(file, &header, &mut checked)?;
+    let mut logits = zeros(config.padded_vocab() as usize)?;
+
+    let (state, scratch) = (STATE.take(), SCRATCH.take());
+    let mut external;
+    let session = match state.session(&model, scratch) {
+        Ok(session) => {
+            defmt::info!("state of {=usize} bytes in fast memory", size_of::<bundled::State<f32>>());
+            session
+        }
+        Err(_) => {
+            external = External::new(config)?;
+            defmt::warn!("another model than this program was built for: its state lies in external memory");
+            external.session(&model)?
+        }
+    };
+    let source = SliceSource::new(file, &header, &mut checked)?;
+    defmt::info!("{=usize} bytes of the heap in use, {=usize} free", HEAP.used(), HEAP.free());
+    let mut engine = Float::new(model, session, source, &mut logits);
+    SHELL.take().run(board, &mut engine, &text);
+    Ok(())
+}
+
+/// State and working memory of any model, on the heap.
+struct External {
+    conv: Vec<f32>,
+    ssm: Vec<f32>,
+    undo_conv: Vec<f32>,
+    undo_ssm: Vec<f32>,
+    floats: Vec<f32>,
+    ints: Vec<i8>,
+    scales: Vec<Scale>,
+}
+
+impl External {
+    fn new(config: &Config) -> Result<Self, Error> {
+        let (all, one) = (StateSize::of(config, config.n_layer as usize), StateSize::of(config, 1));
+        let scratch = ScratchSize::of(config, 1);
+        let bytes = [all.bytes(StateKind::F32), one.bytes(StateKind::F32), scratch.bytes()];
+        let need = bytes.into_iter().fold(0, usize::saturating_add);
+        if need > HEAP.free() {
+            return Err(Error::Memory { have: HEAP.free(), need });
+        }
+        Ok(Self {
+            conv: zeros(all.conv)?,
+            ssm: zeros(all.ssm)?,
+            undo_conv: zeros(one.conv)?,
+            undo_ssm: zeros(one.ssm)?,
+            floats: zeros(scratch.floats)?,
+            ints: zeros(scratch.ints)?,
+            scales: zeros(scratch.scales)?,
+        })
+    }
+
+    fn session<'s>(&'s mut self, model: &Model<'_>) -> Result<Session<'s>, Error> {
+        let state = State { conv: &mut self.conv, ssm: SsmState::F32(&mut self.ssm) };
+        let undo = State { conv: &mut self.undo_conv, ssm: SsmState::F32(&mut self.undo_ssm) };
+        let scratch = Scratch { floats: &mut self.floats, ints: &mut self.ints, scales: &mut self.scales };
+        Ok(Session::new(model, state, undo, scratch)?)
+    }
+}
+
+/// `count` elements of nothing on the heap.
+fn zeros<T: Clone + Default>(count: usize) -> Result<Vec<T>, Error> {
+    let (mut all, need) = (Vec::new(), count.saturating_mul(size_of::<T>()));
+    all.try_reserve_exact(count).map_err(|_| Error::Memory { have: HEAP.free(), need })?;
+    all.resize(count, T::default());
+    Ok(all)
+}
+
+/// A bug: says where, and stops.
+#[panic_handler]
+fn panic(info: &PanicInfo<'_>) -> ! {
+    // SAFETY: whoever owned the UART does not come back.
+    unsafe { elapid_mps2::stop(UART0, info) }
+}
+
+/// A fault: says where, and stops.
+#[exception]
+unsafe fn HardFault(frame: &ExceptionFrame) -> ! {
+    // SAFETY: as above.
+    unsafe { elapid_mps2::stop(UART0, &elapid_mps2::Fault(frame)) }
+}

@@ -1,0 +1,132 @@
+//! What Arm's MPS2 boards have in common: a UART of Arm's CMSDK as console, SysTick as clock, semihosting for the end.
+//!
+//! The FPGA images differ in their addresses, which each board's program gives.
+#![no_std]
+
+#[cfg(feature = "defmt")]
+mod log;
+mod stack;
+mod uart;
+
+pub use stack::used as stack_used;
+pub use uart::Uart;
+
+use core::fmt;
+
+use cortex_m::peripheral::SYST;
+use cortex_m::peripheral::syst::SystClkSource;
+use cortex_m_rt::ExceptionFrame;
+use cortex_m_semihosting::debug::{self, EXIT_FAILURE, EXIT_SUCCESS};
+use elapid_board::Platform;
+
+/// Largest value of SysTick, a counter of 24 bits that counts down.
+const RELOAD: u32 = 0x00ff_ffff;
+
+/// An MPS2 board.
+#[allow(missing_debug_implementations, reason = "SYST has none")]
+pub struct Mps2 {
+    uart: Uart,
+    _clock: SYST,
+    /// What SysTick showed when it was last looked at.
+    last: u32,
+    ticks: u64,
+}
+
+impl Mps2 {
+    /// The board, with its clock started.
+    #[must_use]
+    pub fn new(mut uart: Uart, mut clock: SYST) -> Self {
+        uart.enable();
+        clock.set_clock_source(SystClkSource::Core);
+        clock.set_reload(RELOAD);
+        clock.clear_current();
+        clock.enable_counter();
+        let last = SYST::get_current();
+        Self { uart, _clock: clock, last, ticks: 0 }
+    }
+
+    /// Says why the program can't go on, and ends it.
+    pub fn fail(&mut self, error: &dyn fmt::Display) -> ! {
+        let _ = fmt::Write::write_fmt(self, format_args!("error: {error}\n"));
+        self.exit(false);
+        halt()
+    }
+
+    /// Brings `ticks` up to date. SysTick wraps after 16.8 million ticks: a layer must take less.
+    fn count(&mut self) {
+        let now = SYST::get_current();
+        self.ticks += u64::from(self.last.wrapping_sub(now) & RELOAD);
+        self.last = now;
+    }
+}
+
+impl fmt::Write for Mps2 {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.uart.write_str(text)
+    }
+}
+
+impl Platform for Mps2 {
+    fn read(&mut self) -> u8 {
+        self.uart.read()
+    }
+
+    fn ticks(&mut self) -> u64 {
+        self.count();
+        self.ticks
+    }
+
+    fn alive(&mut self) {
+        self.count();
+    }
+
+    fn stack_used(&self) -> Option<usize> {
+        Some(stack::used())
+    }
+
+    fn exit(&mut self, success: bool) {
+        debug::exit(if success { EXIT_SUCCESS } else { EXIT_FAILURE });
+    }
+}
+
+/// Says why the program stops, and ends it: for panics and faults, where nothing else can be relied on.
+///
+/// # Safety
+/// There must be a CMSDK UART at `uart`, and whoever owned it must not run again.
+pub unsafe fn stop(uart: usize, why: &dyn fmt::Display) -> ! {
+    // SAFETY: the caller's promise.
+    let mut uart = unsafe { Uart::new(uart) };
+    let _ = fmt::Write::write_fmt(&mut uart, format_args!("\nerror: stopped: {why}\n"));
+    debug::exit(EXIT_FAILURE);
+    halt()
+}
+
+/// The registers of a hard fault, for a person.
+#[derive(Debug)]
+pub struct Fault<'f>(pub &'f ExceptionFrame);
+
+impl fmt::Display for Fault<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let frame = self.0;
+        write!(
+            f,
+            "hard fault at {:#010x}, called from {:#010x}; r0 {:#010x} r1 {:#010x} r2 {:#010x} r3 {:#010x} r12 {:#010x} \
+             xpsr {:#010x}",
+            frame.pc(),
+            frame.lr(),
+            frame.r0(),
+            frame.r1(),
+            frame.r2(),
+            frame.r3(),
+            frame.r12(),
+            frame.xpsr()
+        )
+    }
+}
+
+/// Waits for ever.
+pub fn halt() -> ! {
+    loop {
+        cortex_m::asm::wfi();
+    }
+}

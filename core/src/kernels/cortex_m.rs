@@ -1,0 +1,217 @@
+//! Cortex-M with FPU and DSP instructions (M4F, M7, M33): one lane after the other, with `vfma.f32`, `vsqrt.f32` and
+//! `smlad`. Everything else is [`Scalar`]'s.
+//!
+//! The stable compiler has no intrinsics for these, and a call of libm's fma takes a hundred times as long.
+
+use core::arch::asm;
+
+use super::isa::{GROUP, Isa, LANES, TILE, TILES, four};
+use super::{Scalar, Scale, instantiate};
+use crate::num::Float;
+
+/// A Cortex-M with FPU and DSP instructions. The features `dsp` and `fpu` of this crate promise the CPU.
+#[derive(Clone, Copy, Debug)]
+pub struct CortexM(());
+
+impl CortexM {
+    /// The token. That it can be had is decided by the crate's features.
+    #[must_use]
+    pub const fn new() -> &'static Self {
+        &Self(())
+    }
+}
+
+/// `a b + c`, rounded once.
+#[inline(always)]
+fn fma(a: f32, b: f32, mut c: f32) -> f32 {
+    // SAFETY: `fpu` promises the instruction; it reads and writes registers only.
+    unsafe {
+        asm!("vfma.f32 {c}, {a}, {b}", a = in(sreg) a, b = in(sreg) b, c = inout(sreg) c,
+            options(pure, nomem, nostack));
+    }
+    c
+}
+
+/// The square root.
+#[inline(always)]
+fn sqrt(a: f32) -> f32 {
+    let root: f32;
+    // SAFETY: as above.
+    unsafe {
+        asm!("vsqrt.f32 {root}, {a}", a = in(sreg) a, root = out(sreg) root, options(pure, nomem, nostack));
+    }
+    root
+}
+
+/// Bytes 0 and 2 of `x`, sign-extended to halves.
+#[inline(always)]
+fn even(x: u32) -> u32 {
+    let halves: u32;
+    // SAFETY: `dsp` promises the instruction; it reads and writes registers only.
+    unsafe {
+        asm!("sxtb16 {h}, {x}", x = in(reg) x, h = lateout(reg) halves,
+            options(pure, nomem, nostack, preserves_flags));
+    }
+    halves
+}
+
+/// Bytes 1 and 3 of `x`, sign-extended to halves.
+#[inline(always)]
+fn odd(x: u32) -> u32 {
+    let halves: u32;
+    // SAFETY: as above.
+    unsafe {
+        asm!("sxtb16 {h}, {x}, ror #8", x = in(reg) x, h = lateout(reg) halves,
+            options(pure, nomem, nostack, preserves_flags));
+    }
+    halves
+}
+
+/// `acc + a.low b.low + a.high b.high`.
+#[inline(always)]
+fn smlad(a: u32, b: u32, acc: i32) -> i32 {
+    let sum: i32;
+    // SAFETY: as above. It may set the flag Q, which nobody reads.
+    unsafe {
+        asm!("smlad {sum}, {a}, {b}, {acc}", a = in(reg) a, b = in(reg) b, acc = in(reg) acc,
+            sum = lateout(reg) sum, options(pure, nomem, nostack));
+    }
+    sum
+}
+
+/// Rows whose sums stay in registers.
+const ROWS: usize = 4;
+
+/// The four bytes of a row in a tile.
+#[inline(always)]
+fn row(tile: &[u8; TILE], row: usize) -> u32 {
+    u32::from_le_bytes(tile.as_chunks::<4>().0[row & (LANES - 1)])
+}
+
+/// Columns `4 k .. 4 k + 4` of a group of activations, as halves: the even ones, the odd ones.
+#[inline(always)]
+fn halves(x: &[i8; GROUP]) -> [(u32, u32); TILES] {
+    core::array::from_fn(|k| {
+        let word = u32::from_le_bytes(four(x, k).map(|x| x as u8));
+        (even(word), odd(word))
+    })
+}
+
+/// `dot(acc, r)` adds up row `r`, four rows at a time.
+#[inline(always)]
+fn all_rows(mut four_rows: impl FnMut(usize) -> [i32; ROWS]) -> [u32; LANES] {
+    let mut all = [0; LANES];
+    for (block, sums) in all.as_chunks_mut::<ROWS>().0.iter_mut().enumerate() {
+        *sums = four_rows(ROWS * block).map(|sum| sum as u32);
+    }
+    all
+}
+
+/// Methods that do what [`Scalar`]'s do.
+macro_rules! as_scalar {
+    ($($name:ident $(<const $n:ident: $t:ty>)? ($($arg:ident: $ty:ty),*) -> $ret:ty;)*) => {
+        $(#[inline(always)]
+        fn $name $(<const $n: $t>)? (self, $($arg: $ty),*) -> $ret {
+            Scalar.$name $(::<$n>)? ($($arg),*)
+        })*
+    };
+}
+
+impl Float for CortexM {
+    type F = [f32; LANES];
+    type I = [u32; LANES];
+
+    as_scalar! {
+        splat(x: f32) -> Self::F;
+        add(a: Self::F, b: Self::F) -> Self::F;
+        sub(a: Self::F, b: Self::F) -> Self::F;
+        mul(a: Self::F, b: Self::F) -> Self::F;
+        div(a: Self::F, b: Self::F) -> Self::F;
+        neg_abs(a: Self::F) -> Self::F;
+        select_lt(a: Self::F, b: Self::F, x: Self::F, y: Self::F) -> Self::F;
+        at_least(a: Self::F, floor: f32) -> Self::F;
+        to_bits(a: Self::F) -> Self::I;
+        of_bits(a: Self::I) -> Self::F;
+        add_bits(a: Self::I, b: Self::I) -> Self::I;
+        shl_bits<const N: i32>(a: Self::I) -> Self::I;
+    }
+    #[inline(always)]
+    fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        core::array::from_fn(|i| fma(a[i], b[i], c[i]))
+    }
+    #[inline(always)]
+    fn sqrt(self, a: Self::F) -> Self::F {
+        a.map(sqrt)
+    }
+}
+
+instantiate!(CortexM);
+
+impl Isa for CortexM {
+    const NAME: &'static str = "Cortex-M";
+    const BLOCK: usize = 2;
+    const SCAN_BLOCK: usize = 1;
+
+    as_scalar! {
+        load(from: &[f32; LANES]) -> Self::F;
+        store(x: Self::F, to: &mut [f32; LANES]) -> ();
+        load_f16(from: &[u16; LANES]) -> Self::F;
+        store_f16(x: Self::F, to: &mut [u16; LANES]) -> ();
+        load_f32_bytes(from: &[u8; 4 * LANES]) -> Self::F;
+        load_f16_bytes(from: &[u8; 2 * LANES]) -> Self::F;
+        int_to_float(x: Self::I) -> Self::F;
+        store_rounded_i8(x: Self::F, to: &mut [i8; LANES]) -> ();
+        accumulate_abs_bits(acc: Self::I, x: Self::F) -> Self::I;
+        max_bits(x: Self::I) -> u32;
+        zero_bits() -> Self::I;
+        prefetch(from: &[u8], ahead: usize) -> ();
+        bare_dot(acc: Self::I, w: Self::I, x: Self::I) -> Self::I;
+    }
+    #[inline(always)]
+    fn dot_i8<const T: usize>(
+        self,
+        w: &[[u8; TILE]; TILES],
+        x: &[[i8; GROUP]; T],
+        _sums: &[Scale; T],
+    ) -> [Self::I; T] {
+        core::array::from_fn(|t| {
+            let x = halves(&x[t]);
+            all_rows(|first| {
+                let mut acc = [0; ROWS];
+                for (tile, (x_even, x_odd)) in w.iter().zip(x) {
+                    for (i, acc) in acc.iter_mut().enumerate() {
+                        let w = row(tile, first + i);
+                        *acc = smlad(odd(w), x_odd, smlad(even(w), x_even, *acc));
+                    }
+                }
+                acc
+            })
+        })
+    }
+    #[inline(always)]
+    fn dot_u4<const T: usize>(
+        self,
+        w: &[[u8; TILE]; TILES / 2],
+        x: &[[i8; GROUP]; T],
+        sums: &[Scale; T],
+    ) -> [Self::I; T] {
+        /// The low halves of bytes 0 and 2.
+        const LOW: u32 = 0x000f_000f;
+        core::array::from_fn(|t| {
+            let x = halves(&x[t]);
+            let less = -8 * sums[t].sum;
+            all_rows(|first| {
+                let mut acc = [less; ROWS];
+                for (pair, x) in w.iter().zip(x.as_chunks::<2>().0) {
+                    let [(low_even, low_odd), (high_even, high_odd)] = *x;
+                    for (i, acc) in acc.iter_mut().enumerate() {
+                        let w = row(pair, first + i);
+                        let low = smlad(w >> 8 & LOW, low_odd, smlad(w & LOW, low_even, *acc));
+                        *acc = smlad(w >> 12 & LOW, high_odd, smlad(w >> 4 & LOW, high_even, low));
+                    }
+                }
+                acc
+            })
+        })
+    }
+}

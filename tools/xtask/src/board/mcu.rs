@@ -1,0 +1,280 @@
+//! Boards with a microcontroller, emulated by `qemu-system-arm`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use super::elf::{self, Memory};
+use super::qemu::{Emulated, emulate};
+use super::report::{Case, Report, measured};
+use super::{Board, Request, fault};
+use crate::apt::{Apt, Package};
+use crate::error::{Context, Error, Result};
+use crate::exec::{capture, must, shown};
+use crate::toolchain::{Toolchain, root};
+
+const QEMU: Package = Package { name: "qemu-system-arm", tool: Some("qemu-system-arm") };
+pub const LLD: Package = Package { name: "lld", tool: Some("ld.lld") };
+
+/// What every board is asked for in its test.
+const PROMPT: &str = "My fellow citizens";
+const TOKENS: usize = 64;
+/// A hang must end in an error, not in silence; a busy machine emulates slowly.
+const LIMIT: Duration = Duration::from_secs(420);
+
+/// A board with a microcontroller that QEMU knows.
+#[derive(Debug)]
+pub struct Mcu {
+    pub name: &'static str,
+    pub target: &'static str,
+    /// The CPU as the compiler knows it.
+    pub cpu: &'static str,
+    /// The model that the program is made for, in `models/`.
+    pub model: &'static str,
+    /// Where the program looks for it.
+    pub model_at: u32,
+    /// A model of another size, which the program must refuse; `None` where it runs any that fits.
+    pub other_size: Option<&'static str>,
+    /// How the host computes the same.
+    pub compute: &'static [&'static str],
+    /// Crates of the standard library that it links.
+    pub build_std: &'static str,
+    /// The linker's regions: code, then data with the stack at its end.
+    pub memories: [Memory; 2],
+    /// Words of its defmt logs, where it has them.
+    pub logs: Option<&'static str>,
+    /// Bytes of stack that it may use.
+    pub stack: u64,
+    /// Instructions that QEMU counts in a tick of the program's clock.
+    pub instructions_a_tick: u64,
+    /// Instructions that a token may take.
+    pub instructions: u64,
+}
+
+impl Mcu {
+    fn program(&self, toolchain: Toolchain) -> PathBuf {
+        toolchain.target_dir().join(self.target).join("release").join(self.name)
+    }
+
+    fn model<'a>(&self, request: &'a Request) -> std::borrow::Cow<'a, Path> {
+        match &request.model {
+            Some(model) => model.into(),
+            None => root().join("models").join(self.model).into(),
+        }
+    }
+
+    /// The emulator with `model` in the board's memory. What the program sends by semihosting goes to `logs`.
+    fn emulator(&self, toolchain: Toolchain, model: Option<&Path>, logs: &Path) -> Command {
+        let mut command = Command::new("qemu-system-arm");
+        command.args(["-M", self.name, "-display", "none", "-monitor", "none", "-serial", "stdio"]);
+        command.args(["-icount", "shift=0", "-chardev"]).arg(format!("file,id=logs,path={}", logs.display()));
+        command.args(["-semihosting-config", "enable=on,target=native,chardev=logs", "-kernel"]);
+        command.arg(self.program(toolchain));
+        if let Some(model) = model {
+            let (file, at) = (model.display(), self.model_at);
+            command.arg("-device").arg(format!("loader,file={file},addr={at:#x},force-raw=on"));
+        }
+        command
+    }
+
+    /// The defmt frames that the program sent, as text.
+    fn read_logs(&self, toolchain: Toolchain, logs: &Path) -> Result<String> {
+        // For this machine, and with its own lock file: a decoder is no part of the workspace.
+        let mut command = Toolchain::Current.cargo();
+        command.args(["run", "--quiet", "--release", "--manifest-path", "boards/Cargo.toml"]);
+        command.args(["-p", "elapid-board-log", "--target-dir"]).arg(root().join("target/boards"));
+        capture(command.arg("--").arg(self.program(toolchain)).arg(logs))
+    }
+
+    /// Runs the program with what `change` makes of the model.
+    fn with_fault(
+        &self,
+        toolchain: Toolchain,
+        model: &[u8],
+        script: &str,
+        change: impl FnOnce(&mut Vec<u8>) -> Result<()>,
+    ) -> Result<Emulated> {
+        let mut bytes = model.to_vec();
+        change(&mut bytes)?;
+        let file = scratch(&format!("{}-fault.elp", self.name))?;
+        fs::write(&file, bytes).context(|| format!("cannot write {}", file.display()))?;
+        let logs = scratch(&format!("{}-fault.logs", self.name))?;
+        emulate(&mut self.emulator(toolchain, Some(&file), &logs), script.as_bytes(), LIMIT)
+    }
+
+    /// That the program refused what it was given, with a line that has all of `words`.
+    fn refused(&self, what: &str, done: &Emulated, words: &[&str]) -> Result<()> {
+        let line = done.console.lines().find(|line| words.iter().all(|word| line.contains(word)));
+        if done.code != 0 && line.is_some_and(|line| line.contains("error: ")) {
+            return Ok(());
+        }
+        Err(Error::new(format!(
+            "{what}: {} ended with code {} and no error that has {words:?}; it wrote:\n{}",
+            self.name, done.code, done.console
+        )))
+    }
+
+    /// What the program measured, against its limits.
+    fn measurements(&self, console: &str) -> Result<()> {
+        let stack = measured(console, "stack")?;
+        let instructions = measured(console, "ticks")? * self.instructions_a_tick;
+        println!("{}: {instructions} instructions a token, {stack} bytes of stack", self.name);
+        if stack > self.stack {
+            return Err(Error::new(format!("{stack} bytes of stack were used, {} are allowed", self.stack)));
+        }
+        if instructions > self.instructions {
+            let most = self.instructions;
+            return Err(Error::new(format!("a token takes {instructions} instructions, {most} are allowed")));
+        }
+        Ok(())
+    }
+
+    /// Models that can't be run, each of which must be refused in words.
+    fn bad_models(&self, toolchain: Toolchain, model: &[u8], script: &str) -> Result<()> {
+        let logs = scratch(&format!("{}-none.logs", self.name))?;
+        let none = emulate(&mut self.emulator(toolchain, None, &logs), script.as_bytes(), LIMIT)?;
+        self.refused("no model", &none, &["not a packed model"])?;
+        let newer = self.with_fault(toolchain, model, script, |file| fault::newer_version(file))?;
+        self.refused("a newer version", &newer, &["version 2", "up to 1"])?;
+        let large = self.with_fault(toolchain, model, script, fault::too_large)?;
+        self.refused("a model too large", &large, &["the model has", "the memory for it"])?;
+        let cut = self.with_fault(toolchain, model, script, |file| {
+            file.truncate(file.len() / 2);
+            Ok(())
+        })?;
+        self.refused("a model cut short", &cut, &["checksum does not match"])?;
+        let damaged =
+            self.with_fault(toolchain, model, script, |file| fault::damaged_weight(file).map(|_| ()))?;
+        self.refused(
+            "a damaged model",
+            &damaged,
+            &["of section layer", "offset", "checksum does not match"],
+        )?;
+        if let Some(other) = self.other_size {
+            let file = root().join("models").join(other);
+            let other = emulate(&mut self.emulator(toolchain, Some(&file), &logs), script.as_bytes(), LIMIT)?;
+            self.refused("a model of another size", &other, &["built for a model of", "this one has"])?;
+        }
+        Ok(())
+    }
+}
+
+impl Board for Mcu {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn platform(&self) -> String {
+        format!("{} (QEMU {})", self.target, self.name)
+    }
+
+    fn tools(&self, apt: &mut Apt) -> Result<Toolchain> {
+        Toolchain::for_target(self.target, &[QEMU, LLD], apt)
+    }
+
+    fn build(&self, toolchain: Toolchain, _request: &Request) -> Result<()> {
+        build(toolchain, (self.target, self.cpu), self.build_std, "release", self.name)?;
+        sizes(&self.program(toolchain), self.name, &self.memories, self.stack)
+    }
+
+    fn run(&self, toolchain: Toolchain, request: &Request) -> Result<()> {
+        self.build(toolchain, request)?;
+        let logs = scratch(&format!("{}.logs", self.name))?;
+        let mut command = self.emulator(toolchain, Some(&self.model(request)), &logs);
+        println!("Type a prompt, or /exit.");
+        must(&mut command)?;
+        if self.logs.is_some() {
+            println!("{}", self.read_logs(toolchain, &logs)?);
+        }
+        Ok(())
+    }
+
+    fn test(&self, toolchain: Toolchain, request: &Request) -> Result<()> {
+        self.build(toolchain, request)?;
+        let file = self.model(request);
+        let case = Case { model: &file, prompt: PROMPT, tokens: TOKENS, seed: 1, compute: self.compute };
+        let script = case.script();
+        let logs = scratch(&format!("{}.logs", self.name))?;
+        let mut command = self.emulator(toolchain, Some(&file), &logs);
+        let done = emulate(&mut command, script.as_bytes(), LIMIT)?;
+        if done.code != 0 {
+            return Err(Error::new(format!("`{}` ended with code {}", shown(&command), done.code)));
+        }
+        let report = Report::read(&done.console)?;
+        if report.tokens.len() != TOKENS {
+            return Err(Error::new(format!("{} tokens came, not {TOKENS}", report.tokens.len())));
+        }
+        let host = case.on_host(&report)?;
+        report.compare(&host)?;
+        report.snapshot_is(self.name, request.overwrite)?;
+        self.measurements(&done.console)?;
+        if let Some(words) = self.logs {
+            let text = self.read_logs(toolchain, &logs)?;
+            println!("{text}");
+            if !text.contains(words) {
+                return Err(Error::new(format!("the logs don't say `{words}`")));
+            }
+        }
+
+        let model = fs::read(&file).context(|| format!("cannot read {}", file.display()))?;
+        let canary = self.with_fault(toolchain, &model, &script, |file| fault::another_weight(file))?;
+        if Report::read(&canary.console)?.compare(&host).is_ok() {
+            return Err(Error::new("the comparison is broken: it does not see that a weight was changed"));
+        }
+        let short = Case { tokens: 1, ..case }.script();
+        self.bad_models(toolchain, &model, &short)
+    }
+
+    fn flash(&self, _toolchain: Toolchain, _request: &Request) -> Result<()> {
+        Err(Error::new(format!(
+            "{} is an FPGA board that loads its image from an SD card; boards/{}/README.md says how. `run` runs it \
+             under QEMU",
+            self.name, self.name
+        )))
+    }
+}
+
+/// Builds the program of a microcontroller's crate.
+pub fn build(
+    toolchain: Toolchain,
+    (target, cpu): (&str, &str),
+    build_std: &str,
+    profile: &str,
+    name: &str,
+) -> Result<()> {
+    let flags = format!("-C target-cpu={cpu} -C linker=ld.lld");
+    let mut command = toolchain.cargo_for("build", target, &flags, build_std);
+    command
+        .args(["--profile", profile, "--manifest-path", "boards/Cargo.toml", "-p"])
+        .arg(format!("elapid-{name}"));
+    // Without it defmt leaves all but errors out when the program is compiled.
+    command.env("DEFMT_LOG", "info").arg("--target-dir").arg(toolchain.target_dir());
+    must(&mut command)
+}
+
+/// Checks what a program takes of its board's memories: code, then data with the stack in what is left of it.
+pub fn sizes(program: &Path, name: &str, memories: &[Memory; 2], stack: u64) -> Result<()> {
+    let mut left = 0;
+    for memory in memories {
+        let taken = elf::taken(program, memory)?;
+        println!("{name}: {taken} of {} bytes of {} taken", memory.bytes, memory.name);
+        left = memory.bytes.checked_sub(taken).ok_or_else(|| {
+            Error::new(format!(
+                "the program takes {taken} bytes of {}, which has {}",
+                memory.name, memory.bytes
+            ))
+        })?;
+    }
+    if left < stack {
+        return Err(Error::new(format!("{left} bytes are left for a stack that may take {stack}")));
+    }
+    Ok(())
+}
+
+/// A file that a test writes.
+pub fn scratch(name: &str) -> Result<PathBuf> {
+    let folder = root().join("target/boards");
+    fs::create_dir_all(&folder).context(|| format!("cannot make {}", folder.display()))?;
+    Ok(folder.join(name))
+}
