@@ -22,6 +22,10 @@ use crate::format::{Config, Header};
 use crate::kernels::{GROUP, Scale, SsmState};
 use crate::model::{self, Model, ScratchSize, Session, StateSize, StepError};
 
+mod fixed;
+
+pub use fixed::{FixedScratch, FixedState, Mantissa};
+
 mod sealed {
     pub trait Sealed {}
     impl Sealed for f32 {}
@@ -262,7 +266,7 @@ pub const fn checked_words(file: &[u8]) -> usize {
 /// ```
 ///
 /// The module has `CONFIG`, `FILE_BYTES`, `VOCAB` (padded, the length of a row of logits), `CHECKED` (words of a source's
-/// bitmap), `State<T>` and `Scratch` (for one token at a time). The file itself does not become part of the program.
+/// bitmap), `State<T>` and `Scratch` (for one token at a time), `FixedState<T>` and `FixedScratch`. The file itself does not become part of the program.
 #[macro_export]
 macro_rules! model {
     ($(#[$meta:meta])* $vis:vis mod $name:ident = $file:expr;) => {
@@ -271,6 +275,7 @@ macro_rules! model {
         $vis mod $name {
             const FILE: &[u8] = include_bytes!($file);
             const SCRATCH: $crate::model::ScratchSize = $crate::model::ScratchSize::of(&CONFIG, 1);
+            const FIXED: $crate::fixed::ScratchSize = $crate::fixed::ScratchSize::of(&CONFIG, 1);
             const DIMENSIONS: $crate::sized::Dimensions = $crate::sized::Dimensions::of(&CONFIG);
 
             /// The model's configuration.
@@ -293,6 +298,19 @@ macro_rules! model {
             /// Working memory for one token at a time.
             pub type Scratch =
                 $crate::sized::Scratch<{ SCRATCH.floats }, { SCRATCH.ints }, { SCRATCH.scales }>;
+
+            /// The state of a sequence in the fixed path, its recurrent part kept as `T`.
+            pub type FixedState<T> = $crate::sized::FixedState<
+                { DIMENSIONS.layers },
+                { DIMENSIONS.inner },
+                { DIMENSIONS.inner / 16 },
+                { DIMENSIONS.state },
+                { DIMENSIONS.conv },
+                T,
+            >;
+            /// Working memory for one token at a time in the fixed path.
+            pub type FixedScratch =
+                $crate::sized::FixedScratch<{ FIXED.words }, { FIXED.halves }, { FIXED.groups }>;
         }
     };
 }

@@ -11,7 +11,7 @@ mod line;
 pub mod model;
 mod shell;
 
-pub use engine::{Engine, Float};
+pub use engine::{Engine, Fixed, Float};
 pub use error::Error;
 pub use shell::{Settings, Shell};
 

@@ -11,6 +11,8 @@ use crate::Error;
 ///
 /// # Errors
 /// [`Error::Format`] if it is no model, [`Error::TooLarge`] with both sizes if it goes on behind the memory's end.
+// Never inlined: what it has on the stack is gone before the first prompt.
+#[inline(never)]
 pub fn find(memory: &[u8]) -> Result<(Header, &[u8]), Error> {
     let header = Header::parse(memory)?;
     let bytes = header.layout().file_bytes();
@@ -32,6 +34,8 @@ pub struct Text<'m> {
 ///
 /// # Errors
 /// Damage, or a model without a tokenizer.
+// As above.
+#[inline(never)]
 pub fn text<'m>(file: &'m [u8], header: &'m Header, checked: &mut [u32]) -> Result<Text<'m>, Error> {
     let tokenizer =
         Tokenizer::parse(section(file, header, checked, Section::Tokenizer)?.ok_or(Error::NoTokenizer)?)?;

@@ -131,10 +131,13 @@ impl Shell {
         self.tokens.clear();
         let mut decoder = Decoder::new().skip_special(true);
         let mut sum = Hasher::new();
-        let (mut made, mut began) = (0, platform.ticks());
-        let began_all = began;
+        let (mut made, mut step, began) = (0, 0, platform.ticks());
         loop {
+            let before = platform.ticks();
             let logits = engine.logits()?;
+            if made > 0 {
+                step += platform.ticks() - before;
+            }
             if check {
                 add(&mut sum, logits);
             }
@@ -150,23 +153,18 @@ impl Shell {
             if made >= tokens {
                 break;
             }
-            if made == 1 {
-                // The first token's weights are checked as they are read; the others show the speed.
-                began = platform.ticks();
-            }
+            // The prompt's blocks were checked as they were first read: what is measured here is the step alone.
+            let before = platform.ticks();
             engine.feed(token, platform)?;
+            step += platform.ticks() - before;
         }
         let end = platform.ticks();
         decoder.finish(&mut |piece| say(platform, format_args!("{piece}")));
         if check {
-            self.report(
-                platform,
-                sum.finalize(),
-                (end - began).checked_div(u64::from(made.saturating_sub(1))),
-            );
+            // The last token that is chosen is not fed.
+            self.report(platform, sum.finalize(), step.checked_div(u64::from(made.saturating_sub(1))));
         } else {
-            let ticks = end - began_all;
-            say(platform, format_args!("\n[{made} tokens in {ticks} ticks]\n"));
+            say(platform, format_args!("\n[{made} tokens in {} ticks]\n", end - began));
         }
         Ok(())
     }

@@ -8,6 +8,7 @@ use elapid::core::model::{StateKind, StateSize};
 use elapid::{Error, MemoryOptions, memory_bytes};
 use serde::Serialize;
 
+use super::board::{Board, Fit};
 use super::model::open_to_read;
 use super::output;
 
@@ -16,6 +17,9 @@ use super::output;
 pub(super) struct Args {
     /// A packed model; the bundled one if left out
     model: Option<PathBuf>,
+    /// Say whether the model fits a board of `boards/`, with the sizes that decide
+    #[arg(long, value_enum, value_name = "NAME")]
+    board: Option<Board>,
     /// Print JSON: arch, quant, config, sections, …
     #[arg(long)]
     json: bool,
@@ -36,6 +40,9 @@ struct Info {
     memory_bytes: usize,
     vocabulary: Option<u32>,
     generation: Option<Generation>,
+    /// Absent unless asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    board: Option<Fit>,
     sections: Vec<SectionInfo>,
 }
 
@@ -149,6 +156,7 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
         memory_bytes: memory_bytes(config, &MemoryOptions::default()),
         vocabulary,
         generation,
+        board: args.board.map(|board| Fit::new(board, layout)),
         sections,
     };
     if args.json { output::json(&info) } else { table(&info) }
@@ -206,7 +214,9 @@ fn table(info: &Info) -> Result<(), Error> {
     ];
     let mut out = output::stdout();
     let mut write = || {
-        for (name, value) in &rows {
+        for (name, value) in
+            rows.iter().chain(info.board.iter().flat_map(Fit::rows).collect::<Vec<_>>().iter())
+        {
             writeln!(out, "{name:<12}{value}")?;
         }
         writeln!(out, "\n{:<22}{:>14}{:>14}{:>9}", "section", "offset", "bytes", "blocks")?;

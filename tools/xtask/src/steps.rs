@@ -130,11 +130,39 @@ pub const STEPS: &[Step] = &[
         work: Work::Board { name: "mps2-an500" },
     },
     Step {
+        name: "mps2-an385",
+        group: "boards",
+        shows: "Cortex-M3 without floating point or heap: the host's tokens and logits, in the fixed path",
+        required: true,
+        work: Work::Board { name: "mps2-an385" },
+    },
+    Step {
+        name: "mps2-an505",
+        group: "boards",
+        shows: "Cortex-M33, the RP2350's core, without heap: the same",
+        required: true,
+        work: Work::Board { name: "mps2-an505" },
+    },
+    Step {
+        name: "pico2",
+        group: "boards",
+        shows: "RP2350: builds, fits, and its images hold program and model (no emulator runs it)",
+        required: false,
+        work: Work::Board { name: "pico2" },
+    },
+    Step {
         name: "step-size",
         group: "boards",
         shows: "core's step without tokenizer and sampler is under 48 KB of code on a Cortex-M7",
         required: true,
         work: Work::Board { name: "step-size" },
+    },
+    Step {
+        name: "template",
+        group: "boards",
+        shows: "where a new board begins builds",
+        required: false,
+        work: Work::Board { name: "template" },
     },
 ];
 

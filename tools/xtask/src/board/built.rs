@@ -37,6 +37,20 @@ pub const STEP_SIZE: Built = Built {
     why: "it only shows how large the step's code is",
 };
 
+/// Where a new board begins.
+pub const TEMPLATE: Built = Built {
+    name: "template",
+    target: "thumbv7m-none-eabi",
+    cpu: "cortex-m3",
+    memories: [
+        Memory { name: "flash", start: 0, bytes: 256 << 10 },
+        Memory { name: "RAM", start: 0x2000_0000, bytes: 128 << 10 },
+    ],
+    code: 256 << 10,
+    profile: "release",
+    why: "it is for no board in particular: docs/porting.md says how to make it one",
+};
+
 impl Board for Built {
     fn name(&self) -> &'static str {
         self.name

@@ -41,6 +41,22 @@ fn half(file: &[u8], at: usize) -> Option<usize> {
     Some(usize::from(u16::from_le_bytes(*file.get(at..)?.first_chunk()?)))
 }
 
+/// The bytes of a program that are stored, and where, in order of their addresses.
+pub fn stored(file: &Path) -> Result<Vec<(u64, Vec<u8>)>> {
+    let bytes = fs::read(file).context(|| format!("cannot read {}", file.display()))?;
+    let parts = segments(&bytes).and_then(|segments| {
+        let stored = segments.iter().filter(|s| s.stored > 0);
+        let part = |s: &Segment| {
+            let end = s.offset.checked_add(s.stored)?;
+            bytes.get(s.offset as usize..end as usize).map(|bytes| (s.stored_at, bytes.to_vec()))
+        };
+        stored.map(part).collect::<Option<Vec<_>>>()
+    });
+    let mut parts = parts.ok_or_else(|| not_elf(file))?;
+    parts.sort_by_key(|(at, _)| *at);
+    Ok(parts)
+}
+
 fn not_elf(file: &Path) -> Error {
     Error::new(format!("{} is no ELF file of 32 bits, or cut short", file.display()))
 }
@@ -54,6 +70,8 @@ struct Segment {
     /// Where it is stored, without that.
     stored_at: u64,
     stored: u64,
+    /// Where it lies in the file.
+    offset: u64,
 }
 
 /// Bytes of `memory` that the program in `file` takes: what is stored there and what is used there.
@@ -84,8 +102,8 @@ fn segments(file: &[u8]) -> Option<Vec<Segment>> {
         let at = table + i * size;
         if word(file, at)? == LOAD {
             let field = |n: usize| word(file, at + 4 * n).map(u64::from);
-            let [at, stored_at] = [field(2)?, field(3)?];
-            segments.push(Segment { at, bytes: field(5)?, stored_at, stored: field(4)? });
+            let [offset, at, stored_at] = [field(1)?, field(2)?, field(3)?];
+            segments.push(Segment { at, bytes: field(5)?, stored_at, stored: field(4)?, offset });
         }
     }
     Some(segments)

@@ -23,3 +23,45 @@ pub const AN500: Mcu = Mcu {
     instructions_a_tick: 40,
     instructions: 40_000_000,
 };
+
+/// Cortex-M3 without FPU and DSP instructions: the fixed path, no heap.
+pub const AN385: Mcu = Mcu {
+    name: "mps2-an385",
+    target: "thumbv7m-none-eabi",
+    cpu: "cortex-m3",
+    model: "address-300k.elp",
+    model_at: 0x2100_0000,
+    other_size: Some("address-4m.elp"),
+    compute: &["--path", "fixed"],
+    // `alloc` is only compiled, for one and the same library for all boards: nothing links it.
+    build_std: "core,alloc",
+    memories: [
+        Memory { name: "code memory", start: 0, bytes: 4 << 20 },
+        Memory { name: "RAM", start: 0x2000_0000, bytes: 4 << 20 },
+    ],
+    logs: None,
+    stack: 8 << 10,
+    instructions_a_tick: 40,
+    instructions: 3_000_000,
+};
+
+/// Cortex-M33, the RP2350's core: the fixed path with `smlad`, no heap.
+pub const AN505: Mcu = Mcu {
+    name: "mps2-an505",
+    target: "thumbv8m.main-none-eabihf",
+    cpu: "cortex-m33",
+    model: "address-300k.elp",
+    model_at: 0x8000_0000,
+    other_size: Some("address-4m.elp"),
+    compute: &["--path", "fixed"],
+    build_std: "core,alloc",
+    memories: [
+        Memory { name: "code memory", start: 0x1000_0000, bytes: 4 << 20 },
+        Memory { name: "RAM", start: 0x3800_0000, bytes: 4 << 20 },
+    ],
+    logs: None,
+    stack: 8 << 10,
+    // SysTick at 20 MHz.
+    instructions_a_tick: 50,
+    instructions: 1_500_000,
+};
