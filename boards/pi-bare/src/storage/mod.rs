@@ -1,0 +1,11 @@
+//! From blocks on a card to a model's weights.
+
+mod fat;
+mod load;
+mod plan;
+mod source;
+
+pub use fat::{Directory, DiskError, Disk, Entry, File, MAX_NAME};
+pub use load::{LoadError, Model, Weights};
+pub use plan::Plan;
+pub use source::{Bell, Channel, Reader, StreamSource, WeightSource};
