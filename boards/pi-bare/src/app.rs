@@ -40,7 +40,9 @@ impl fmt::Display for Problem {
             Self::NoModel => f.write_str(
                 "no model on the card: copy a packed model (a file that ends in .elp) into its first folder",
             ),
-            Self::NoSuchModel => f.write_str("the model that was named is not on the card: /model NAME names another"),
+            Self::NoSuchModel => {
+                f.write_str("the model that was named is not on the card: /model NAME names another")
+            }
             Self::Load(error) => error.fmt(f),
             Self::Open(error) => error.fmt(f),
         }
@@ -84,9 +86,15 @@ pub fn main() -> ! {
     let mut first = true;
     loop {
         let arena = Arena::new(regions.each_mut().map(|region| &mut **region), settings.memory);
-        if let Err(problem) =
-            open_and_talk(&mut terminal, &mut card, &mut mailbox, &mut workers, arena, &mut settings, &mut first)
-        {
+        if let Err(problem) = open_and_talk(
+            &mut terminal,
+            &mut card,
+            &mut mailbox,
+            &mut workers,
+            arena,
+            &mut settings,
+            &mut first,
+        ) {
             say!(&mut terminal, "error: {problem}");
             // Whatever was wrong with it, the card may be another one next time.
             card = None;
@@ -122,8 +130,14 @@ fn open_and_talk(
     let weights = model.weights(card, &mut arena, progress(terminal))?;
     let took = arch::now().saturating_sub(start);
     let Weights { plan, held, buffers, urgent } = weights;
-    say!(terminal, "{}: {}, {} held, read in {:.1} s", entry.name(), Size(u64::from(entry.size)), Size(plan.held),
-        took.as_secs_f32());
+    say!(
+        terminal,
+        "{}: {}, {} held, read in {:.1} s",
+        entry.name(),
+        Size(u64::from(entry.size)),
+        Size(plan.held),
+        took.as_secs_f32()
+    );
 
     let computing = (settings.cores as usize).clamp(1, CORES);
     let workers = workers.all();
@@ -155,7 +169,11 @@ fn open_and_talk(
             let mut talk = Talk::new(&model, memory, &mut source, &team)?;
             talk_until_reload(&mut talk, settings, terminal);
             let (early, late) = source.stream.as_ref().map_or((0, 0), |stream| stream.early_and_late());
-            say!(terminal, "of {} blocks from the card {early} were there when they were wanted", early + late);
+            say!(
+                terminal,
+                "of {} blocks from the card {early} were there when they were wanted",
+                early + late
+            );
             Ok(())
         },
     );
@@ -199,9 +217,8 @@ fn read_settings(
     if file.read(card, 0, &mut bytes[..length.next_multiple_of(512)]).is_err() {
         return Ok(());
     }
-    let text = core::str::from_utf8(&bytes[..length]).unwrap_or_else(|error| {
-        core::str::from_utf8(&bytes[..error.valid_up_to()]).unwrap_or("")
-    });
+    let text = core::str::from_utf8(&bytes[..length])
+        .unwrap_or_else(|error| core::str::from_utf8(&bytes[..error.valid_up_to()]).unwrap_or(""));
     for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
         match parse_setting(line, settings) {
             Ok(Command::Set | Command::Reload) => say!(terminal, "{SETTINGS_FILE}: {line}"),
@@ -222,7 +239,8 @@ fn find_model(
     let (mut chosen, mut models) = (None, 0);
     directory.for_each(card, |entry| {
         let name = entry.name();
-        let is_model = name.rsplit_once('.').is_some_and(|(_, extension)| extension.eq_ignore_ascii_case("elp"));
+        let is_model =
+            name.rsplit_once('.').is_some_and(|(_, extension)| extension.eq_ignore_ascii_case("elp"));
         models += u32::from(is_model);
         let wanted = settings.model().map_or(is_model, |wanted| name.eq_ignore_ascii_case(wanted));
         if wanted && chosen.is_none() {
@@ -238,7 +256,11 @@ fn find_model(
 
 /// Talks until a command asks for a model to be opened.
 fn talk_until_reload(talk: &mut Talk<'_, '_>, settings: &mut Settings, terminal: &mut Terminal) {
-    say!(terminal, "/help lists the commands; Ctrl-C ends a text{}", if talk.can_chat() { "; this model chats" } else { "" });
+    say!(
+        terminal,
+        "/help lists the commands; Ctrl-C ends a text{}",
+        if talk.can_chat() { "; this model chats" } else { "" }
+    );
     loop {
         let mut line = [0; 2048];
         let typed = terminal.line(PROMPT);

@@ -83,7 +83,12 @@ impl<'a> Arena<'a> {
     ///
     /// # Errors
     /// If no region has so much left; nothing is taken then.
-    pub fn take<T: Copy>(&mut self, what: &'static str, len: usize, value: T) -> Result<&'a mut [T], OutOfMemory> {
+    pub fn take<T: Copy>(
+        &mut self,
+        what: &'static str,
+        len: usize,
+        value: T,
+    ) -> Result<&'a mut [T], OutOfMemory> {
         const { assert!(align_of::<T>() <= ALIGN) };
         let bytes = len.saturating_mul(size_of::<T>());
         let have = self.largest();
@@ -129,7 +134,10 @@ mod tests {
         c.fill(1);
         assert_eq!((&*a, &*b), (&[7; 3][..], &[2.5; 5][..]));
         let error = arena.take("d", 3000, 0u8).unwrap_err();
-        assert!(error.have < 1100 && error.to_string().contains("not enough memory for d: it needs 3 KiB"), "{error}");
+        assert!(
+            error.have < 1100 && error.to_string().contains("not enough memory for d: it needs 3 KiB"),
+            "{error}"
+        );
         assert!(arena.take("all", usize::MAX, 0u64).is_err());
         let most = arena.largest() as usize;
         assert!(arena.take("e", most, 0u8).is_ok());

@@ -76,7 +76,10 @@ impl Card {
         for run in into.chunks_mut(MOST_BLOCKS * BLOCK) {
             let blocks = run.len() / BLOCK;
             let run = &mut run[..blocks * BLOCK];
-            let end = at.checked_add(blocks as u32).filter(|end| *end <= self.identity.blocks).ok_or(Fault::Range)?;
+            let end = at
+                .checked_add(blocks as u32)
+                .filter(|end| *end <= self.identity.blocks)
+                .ok_or(Fault::Range)?;
             if blocks > 0 {
                 self.read_run(at, run)?;
             }

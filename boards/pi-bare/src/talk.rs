@@ -187,8 +187,10 @@ impl<'m, 's> Talk<'m, 's> {
         let tokenizer = Tokenizer::parse(model.tokenizer).map_err(OpenError::Tokenizer)?;
         let some = |bytes: &'m [u8]| (!bytes.is_empty()).then_some(bytes);
         let roles = some(model.roles).map(RoleTable::parse).transpose().map_err(OpenError::Data)?;
-        let generation =
-            some(model.generation).map(|bytes| Generation::parse(bytes, vocab)).transpose().map_err(OpenError::Data)?;
+        let generation = some(model.generation)
+            .map(|bytes| Generation::parse(bytes, vocab))
+            .transpose()
+            .map_err(OpenError::Data)?;
         let computed = elapid_core::model::Model::new(model.layout(), detect(), team);
         let state = State { conv: memory.conv, ssm: SsmState::F32(memory.ssm) };
         let undo = State { conv: memory.undo_conv, ssm: SsmState::F32(memory.undo_ssm) };
@@ -254,15 +256,18 @@ impl<'m, 's> Talk<'m, 's> {
         let mut count = 0;
         let Self { tokenizer, tokens, scratch, roles, .. } = self;
         let mut long = false;
-        let mut add = |text: &str, options: EncodeOptions| {
-            tokenizer.encode(text, options, scratch, &mut |token| match tokens[..MOST_TOKENS].get_mut(count) {
-                Some(place) => {
-                    *place = token;
-                    count += 1;
-                }
-                None => long = true,
-            })
-        };
+        let mut add =
+            |text: &str, options: EncodeOptions| {
+                tokenizer.encode(text, options, scratch, &mut |token| match tokens[..MOST_TOKENS]
+                    .get_mut(count)
+                {
+                    Some(place) => {
+                        *place = token;
+                        count += 1;
+                    }
+                    None => long = true,
+                })
+            };
         match roles {
             Some(roles) if chat => {
                 // What the template says may be special tokens; what a user types is text.

@@ -2,12 +2,14 @@
 
 mod bar;
 mod bench;
+mod board;
 mod info;
 mod interrupt;
 mod logits;
 mod model;
 mod npy;
 mod output;
+mod package;
 mod perplexity;
 mod run;
 mod tokenize;
@@ -40,6 +42,9 @@ enum Command {
     Info(info::Args),
     Verify(verify::Args),
     Bench(bench::Args),
+    Board(board::Args),
+    #[command(hide = true)]
+    Package(package::Args),
 }
 
 /// Runs the program.
@@ -56,6 +61,8 @@ pub fn main() -> ExitCode {
         Command::Info(args) => info::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Board(args) => board::run(&args),
+        Command::Package(args) => package::run(&args),
     };
     match result {
         Ok(()) | Err(Error::ClosedOutput) => ExitCode::SUCCESS,

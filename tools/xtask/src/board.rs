@@ -6,9 +6,14 @@
 
 #![allow(dead_code, reason = "the skeleton of the boards that come next")]
 
+pub mod dialogue;
 pub mod fault;
+mod initramfs;
+mod pi_bare;
+mod pi_linux;
 pub mod qemu;
 pub mod report;
+pub mod sd_image;
 
 use std::path::PathBuf;
 
@@ -25,6 +30,10 @@ pub struct Request {
     pub model: Option<PathBuf>,
     /// Renews the stored snapshot instead of comparing with it.
     pub overwrite: bool,
+    /// The device, or the file, that `flash` writes to.
+    pub to: Option<PathBuf>,
+    /// A folder with the files that the board's makers ask for.
+    pub firmware: Option<PathBuf>,
 }
 
 /// A board: how its program is built, started and judged.
@@ -52,7 +61,7 @@ pub trait Board: Sync {
 }
 
 /// Every board.
-pub const BOARDS: &[&dyn Board] = &[];
+pub const BOARDS: &[&dyn Board] = &[&pi_bare::PiBare, &pi_linux::PiLinux];
 
 /// What is done with a board.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

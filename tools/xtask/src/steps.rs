@@ -25,7 +25,6 @@ pub enum Work {
     /// Tests for aarch64 Linux, on an emulated CPU.
     Emulated { cpu: &'static str, tests: &'static [&'static [&'static str]] },
     /// A board's program, against the host's own output.
-    #[allow(dead_code, reason = "the first boards come next")]
     Board { name: &'static str },
 }
 
@@ -122,6 +121,20 @@ pub const STEPS: &[Step] = &[
         shows: "the same bits on a Raspberry Pi 5's CPU, with them",
         required: true,
         work: Work::Emulated { cpu: "cortex-a76", tests: EMULATED },
+    },
+    Step {
+        name: "pi-bare",
+        group: "boards",
+        shows: "Raspberry Pi 3 without an operating system: the host's tokens and logits, faults told, four cores",
+        required: true,
+        work: Work::Board { name: "pi-bare" },
+    },
+    Step {
+        name: "pi-linux",
+        group: "boards",
+        shows: "Raspberry Pi with Linux: the same text on each CPU, and on a real kernel under a cap of memory",
+        required: true,
+        work: Work::Board { name: "pi-linux" },
     },
 ];
 

@@ -40,9 +40,9 @@ struct Slot {
 // SAFETY: `job` is written only where the worker does not read it, as its comment says, and what it points to is `Sync`.
 unsafe impl Sync for Slot {}
 
-static SLOTS: [Slot; CORES] = [const {
-    Slot { called: AtomicU64::new(0), finished: AtomicU64::new(0), job: UnsafeCell::new(None) }
-}; CORES];
+static SLOTS: [Slot; CORES] =
+    [const { Slot { called: AtomicU64::new(0), finished: AtomicU64::new(0), job: UnsafeCell::new(None) } };
+        CORES];
 
 /// Counts events. Whoever waits for the next one does so without using the memory or much power.
 pub struct EventCount(AtomicU64);

@@ -27,8 +27,10 @@ fn meaning(class: u64) -> &'static str {
         0x15 => "a system call",
         0x20 | 0x21 => "an instruction at an address that is not mapped or may not be run",
         0x22 => "a program counter that is not aligned",
-        0x24 | 0x25 => "an access to an address that is not mapped or may not be written (a stack that overflowed, \
-                        perhaps), or one that is not aligned",
+        0x24 | 0x25 => {
+            "an access to an address that is not mapped or may not be written (a stack that overflowed, \
+                        perhaps), or one that is not aligned"
+        }
         0x26 => "a stack pointer that is not aligned",
         0x2f => "an error on the bus",
         0x3c => "a breakpoint",

@@ -69,7 +69,8 @@ fn address(symbol: *const u8) -> u64 {
 /// What a page of the first 2 MiB is.
 fn page(at: u64) -> u64 {
     let of = |symbol: *const u8| address(symbol);
-    let (image, text, rodata) = (of(&raw const __image_start), of(&raw const __text_end), of(&raw const __rodata_end));
+    let (image, text, rodata) =
+        (of(&raw const __image_start), of(&raw const __text_end), of(&raw const __rodata_end));
     let (stacks, after) = (of(&raw const __stacks), of(&raw const __exception_stacks));
     let each = (after - stacks) / super::CORES as u64;
     let kind = match at {
@@ -96,11 +97,8 @@ pub(super) unsafe fn write_tables() {
     for (g, table) in tables.blocks.iter_mut().enumerate() {
         for (i, entry) in table.0.iter_mut().enumerate() {
             let at = (g * ENTRIES + i) as u64 * BLOCK;
-            let kind = if devices.contains(&at) {
-                bits::VALID | bits::ACCESSED | bits::DEVICE
-            } else {
-                bits::RAM
-            };
+            let kind =
+                if devices.contains(&at) { bits::VALID | bits::ACCESSED | bits::DEVICE } else { bits::RAM };
             *entry = at | kind | bits::NO_EXECUTE;
         }
     }

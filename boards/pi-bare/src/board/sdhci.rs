@@ -197,7 +197,12 @@ impl Host {
         self.set(reg::CONTROL_1, keep);
         let on = keep | field | control_1::LONGEST_TIMEOUT | control_1::CLOCK;
         self.set(reg::CONTROL_1, on);
-        self.until(reg::CONTROL_1, control_1::CLOCK_STABLE, control_1::CLOCK_STABLE, Duration::from_millis(100))?;
+        self.until(
+            reg::CONTROL_1,
+            control_1::CLOCK_STABLE,
+            control_1::CLOCK_STABLE,
+            Duration::from_millis(100),
+        )?;
         self.set(reg::CONTROL_1, on | control_1::CLOCK_TO_CARD);
         Ok(())
     }

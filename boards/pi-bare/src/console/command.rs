@@ -129,11 +129,17 @@ pub fn parse_setting<'a>(line: &'a str, settings: &mut Settings) -> Result<Comma
             settings.seed = None;
             Ok(Command::Set)
         }
-        "seed" => set(value.parse().ok().map(|seed| settings.seed = Some(seed)), "a whole number, or `clock`"),
+        "seed" => {
+            set(value.parse().ok().map(|seed| settings.seed = Some(seed)), "a whole number, or `clock`")
+        }
         "temp" => set(real(|x| x >= 0.0).map(|x| sampling.temperature = x), "a number, 0 at least"),
         "top-k" => set(value.parse().ok().map(|k| sampling.top_k = k), "a whole number"),
-        "top-p" => set(real(|x| x > 0.0 && x <= 1.0).map(|x| sampling.top_p = x), "a number above 0, at most 1"),
-        "min-p" => set(real(|x| (0.0..=1.0).contains(&x)).map(|x| sampling.min_p = x), "a number from 0 to 1"),
+        "top-p" => {
+            set(real(|x| x > 0.0 && x <= 1.0).map(|x| sampling.top_p = x), "a number above 0, at most 1")
+        }
+        "min-p" => {
+            set(real(|x| (0.0..=1.0).contains(&x)).map(|x| sampling.min_p = x), "a number from 0 to 1")
+        }
         "repeat-penalty" => set(real(|x| x > 0.0).map(|x| sampling.repeat_penalty = x), "a number above 0"),
         "chat" => set(switch().map(|on| settings.chat = on), "`on` or `off`"),
         "memory" => {
@@ -190,7 +196,10 @@ mod tests {
         for line in ["memory 2M", "cores 1", "model address-4m.elp"] {
             assert_eq!(parse_setting(line, &mut s), Ok(Command::Reload), "{line}");
         }
-        assert_eq!((s.n, s.seed, s.memory, s.cores, s.model()), (64, Some(7), 2 << 20, 1, Some("address-4m.elp")));
+        assert_eq!(
+            (s.n, s.seed, s.memory, s.cores, s.model()),
+            (64, Some(7), 2 << 20, 1, Some("address-4m.elp"))
+        );
         assert_eq!((s.sampling.temperature, s.sampling.top_k, s.sampling.top_p), (0.0, 40, 0.5));
         assert_eq!(parse_setting("seed clock", &mut s), Ok(Command::Set));
         assert_eq!((s.seed, s.chat, s.check), (None, false, true));
@@ -200,8 +209,26 @@ mod tests {
     fn what_makes_no_sense_changes_nothing() {
         let mut s = Settings::default();
         for line in [
-            "", "x", "n", "n 0", "n -1", "temp NaN", "temp -1", "top-p 0", "top-p 2", "min-p x", "chat", "chat yes",
-            "memory", "memory M", "memory 99999999999G", "memory é", "cores 0", "cores 5", "model", "top-k 1.5",
+            "",
+            "x",
+            "n",
+            "n 0",
+            "n -1",
+            "temp NaN",
+            "temp -1",
+            "top-p 0",
+            "top-p 2",
+            "min-p x",
+            "chat",
+            "chat yes",
+            "memory",
+            "memory M",
+            "memory 99999999999G",
+            "memory é",
+            "cores 0",
+            "cores 5",
+            "model",
+            "top-k 1.5",
         ] {
             assert!(parse_setting(line, &mut s).is_err(), "{line}");
         }

@@ -216,7 +216,8 @@ impl Editor {
     /// Keeps the line, and drops the oldest ones where there is no room.
     fn remember(&mut self) {
         let need = self.len + 1;
-        if self.len == 0 || self.nth_back(1).is_some_and(|range| self.history[range] == self.line[..self.len]) {
+        if self.len == 0 || self.nth_back(1).is_some_and(|range| self.history[range] == self.line[..self.len])
+        {
             return;
         }
         while self.history_len + need > HISTORY {
@@ -285,7 +286,11 @@ mod tests {
                 '\n' => (line, at) = (Vec::new(), 0),
                 '\x07' => {}
                 c => {
-                    if at == line.len() { line.push(c) } else { line[at] = c }
+                    if at == line.len() {
+                        line.push(c)
+                    } else {
+                        line[at] = c
+                    }
                     at += 1;
                 }
             }

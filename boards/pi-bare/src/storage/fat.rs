@@ -6,7 +6,9 @@
 use core::cell::RefCell;
 use core::fmt;
 
-use embedded_sdmmc::{Block, BlockCount, BlockDevice, BlockIdx, LfnBuffer, TimeSource, Timestamp, VolumeIdx, VolumeManager};
+use embedded_sdmmc::{
+    Block, BlockCount, BlockDevice, BlockIdx, LfnBuffer, TimeSource, Timestamp, VolumeIdx, VolumeManager,
+};
 
 use crate::arena::{Arena, OutOfMemory};
 
@@ -66,7 +68,10 @@ impl<F: fmt::Display> fmt::Display for DiskError<F> {
                 write!(f, "the card has no FAT file system in its first partition ({why}): write it again")
             }
             Self::Chain { cluster } => {
-                write!(f, "the card's file system is damaged (cluster {cluster:#x}): format it and copy again")
+                write!(
+                    f,
+                    "the card's file system is damaged (cluster {cluster:#x}): format it and copy again"
+                )
             }
             Self::Fragmented => write!(
                 f,
@@ -163,7 +168,8 @@ impl Geometry {
     fn read<D: Disk>(disk: &mut D) -> Result<Self, DiskError<D::Fault>> {
         let mut block = [0; BLOCK];
         let none = DiskError::NoFileSystem;
-        let u16_at = |block: &[u8; BLOCK], at: usize| u32::from(u16::from_le_bytes([block[at], block[at + 1]]));
+        let u16_at =
+            |block: &[u8; BLOCK], at: usize| u32::from(u16::from_le_bytes([block[at], block[at + 1]]));
         let u32_at = |block: &[u8; BLOCK], at: usize| u16_at(block, at) | u16_at(block, at + 2) << 16;
 
         disk.read(0, &mut block).map_err(DiskError::Card)?;
@@ -184,8 +190,13 @@ impl Geometry {
         let or = |short: u32, long: u32| if short == 0 { long } else { short };
         let table_blocks = or(u16_at(&block, 22), u32_at(&block, 36));
         let total = or(u16_at(&block, 19), u32_at(&block, 32));
-        let before = u64::from(reserved) + u64::from(tables) * u64::from(table_blocks) + u64::from(root_blocks);
-        if !cluster_blocks.is_power_of_two() || reserved == 0 || tables == 0 || before >= u64::from(total) || total > size
+        let before =
+            u64::from(reserved) + u64::from(tables) * u64::from(table_blocks) + u64::from(root_blocks);
+        if !cluster_blocks.is_power_of_two()
+            || reserved == 0
+            || tables == 0
+            || before >= u64::from(total)
+            || total > size
         {
             return Err(none("its sizes make no sense"));
         }
@@ -196,7 +207,14 @@ impl Geometry {
         if clusters < 4085 || entries < u64::from(clusters) + 2 {
             return Err(none("FAT16 and FAT32 are known, and it is neither"));
         }
-        Ok(Self { table: start + reserved, table_blocks, data: start + before, cluster_blocks, clusters, wide })
+        Ok(Self {
+            table: start + reserved,
+            table_blocks,
+            data: start + before,
+            cluster_blocks,
+            clusters,
+            wide,
+        })
     }
 }
 
@@ -229,7 +247,14 @@ struct NoTime;
 
 impl TimeSource for NoTime {
     fn get_timestamp(&self) -> Timestamp {
-        Timestamp { year_since_1970: 0, zero_indexed_month: 0, zero_indexed_day: 0, hours: 0, minutes: 0, seconds: 0 }
+        Timestamp {
+            year_since_1970: 0,
+            zero_indexed_month: 0,
+            zero_indexed_day: 0,
+            hours: 0,
+            minutes: 0,
+            seconds: 0,
+        }
     }
 }
 
@@ -252,7 +277,11 @@ impl Directory {
     ///
     /// # Errors
     /// If the card fails or the file system is damaged.
-    pub fn for_each<D: Disk>(&self, disk: &mut D, mut visit: impl FnMut(&Entry)) -> Result<(), DiskError<D::Fault>> {
+    pub fn for_each<D: Disk>(
+        &self,
+        disk: &mut D,
+        mut visit: impl FnMut(&Entry),
+    ) -> Result<(), DiskError<D::Fault>> {
         let fault = |error: embedded_sdmmc::Error<Option<D::Fault>>| match error {
             embedded_sdmmc::Error::DeviceError(Some(fault)) => DiskError::Card(fault),
             embedded_sdmmc::Error::FormatError(why) => DiskError::NoFileSystem(why),
@@ -271,7 +300,8 @@ impl Directory {
                 root.iterate_dir_lfn(&mut buffer, |entry, long| {
                     if !entry.attributes.is_directory() && !entry.attributes.is_volume() {
                         if seen == next {
-                            found = Some((named(entry, long), entry.entry_block.0, entry.entry_offset as usize));
+                            found =
+                                Some((named(entry, long), entry.entry_block.0, entry.entry_offset as usize));
                         }
                         seen += 1;
                     }
@@ -303,7 +333,8 @@ impl Directory {
         let g = &self.geometry;
         let wanted = entry.size.div_ceil(BLOCK as u32).div_ceil(g.cluster_blocks);
         let pieces = (wanted as usize).min(MOST_EXTENTS);
-        let extents = arena.take("the list of a file's pieces", pieces, Extent { at: 0, first: 0, blocks: 0 })?;
+        let extents =
+            arena.take("the list of a file's pieces", pieces, Extent { at: 0, first: 0, blocks: 0 })?;
         let (mut count, mut cluster) = (0, entry.cluster);
         let mut window = Window { bytes: [0; TABLE_BLOCKS * BLOCK], first: None };
         for i in 0..wanted {

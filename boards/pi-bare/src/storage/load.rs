@@ -121,7 +121,11 @@ impl<'a> Model<'a> {
     ///
     /// # Errors
     /// What is wrong with the file, the card, or the size of memory.
-    pub fn open<D: Disk>(disk: &mut D, file: File<'a>, arena: &mut Arena<'a>) -> Result<Self, LoadError<D::Fault>> {
+    pub fn open<D: Disk>(
+        disk: &mut D,
+        file: File<'a>,
+        arena: &mut Arena<'a>,
+    ) -> Result<Self, LoadError<D::Fault>> {
         let mut first = [0; BLOCK];
         let size = u64::from(file.size);
         if size < Header::BYTES as u64 {
@@ -219,7 +223,9 @@ impl<'a> Model<'a> {
         };
         let mut done = 0;
         progress(done, plan.held);
-        for section in layout.sections().filter(|section| is_weights(*section) && plan.holds(layout, *section)) {
+        for section in
+            layout.sections().filter(|section| is_weights(*section) && plan.holds(layout, *section))
+        {
             let bytes = self.section(disk, section, "weights", arena)?;
             done += bytes.len() as u64;
             progress(done, plan.held);

@@ -5,7 +5,7 @@ mod load;
 mod plan;
 mod source;
 
-pub use fat::{Directory, DiskError, Disk, Entry, File, MAX_NAME};
+pub use fat::{Directory, Disk, DiskError, Entry, File, MAX_NAME};
 pub use load::{LoadError, Model, Weights};
 pub use plan::Plan;
 pub use source::{Bell, Channel, Reader, StreamSource, WeightSource};

@@ -83,7 +83,8 @@ impl Plan {
         }
         plan.embedding = if config.tied { plan.head } else { hold(embedding) };
         let sections = layout.sections().filter(|section| plan.holds(layout, *section));
-        plan.held = sections.filter(|section| is_weights(*section)).map(|section| bytes(layout, section)).sum();
+        plan.held =
+            sections.filter(|section| is_weights(*section)).map(|section| bytes(layout, section)).sum();
         let not_streamed = plan.held + if config.tied || plan.embedding { 0 } else { embedding };
         plan.streamed = all - not_streamed + if plan.embedding { 0 } else { buffer };
         Ok(plan)
@@ -123,7 +124,8 @@ mod tests {
     use elapid_core::format::{Header, Layout, Section};
 
     fn layout() -> Layout {
-        let bytes = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/address-4m.elp")).unwrap();
+        let bytes =
+            std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/address-4m.elp")).unwrap();
         *Header::parse(&bytes).unwrap().layout()
     }
 
@@ -137,7 +139,8 @@ mod tests {
             let block = u64::from(layout.config().block_bytes);
             let buffers = if plan.streams() { block * (plan.buffers as u64 + 1) } else { 0 };
             assert!(plan.held + buffers <= memory, "{memory}: {plan:?}");
-            let held = (0..layout.config().n_layer).filter(|l| plan.holds(&layout, Section::Layer(*l))).count();
+            let held =
+                (0..layout.config().n_layer).filter(|l| plan.holds(&layout, Section::Layer(*l))).count();
             assert_eq!(held, plan.layers as usize);
             assert_eq!(plan.streams(), plan.streamed > 0, "{plan:?}");
             last = (plan.held.max(last.0), plan.streamed);

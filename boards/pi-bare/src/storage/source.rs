@@ -92,7 +92,8 @@ impl<'a, B: Bell> Channel<'a, B> {
         let (to_urgent, urgent_requests) = self.urgent_requests.split();
         let (to_urgent_answers, urgent_answers) = self.urgent_answers.split();
         let shared = &self.shared;
-        let reader = Reader { requests, answers: to_answers, urgent: (urgent_requests, to_urgent_answers), shared };
+        let reader =
+            Reader { requests, answers: to_answers, urgent: (urgent_requests, to_urgent_answers), shared };
         let mut source = StreamSource {
             layout,
             checksums,
@@ -169,7 +170,10 @@ fn answer<'a>(
     Answer { request, result }
 }
 
-fn fill(request: &mut Request<'_>, read: &mut dyn FnMut(u64, &mut [u8]) -> Result<(), i32>) -> Result<(), Fault> {
+fn fill(
+    request: &mut Request<'_>,
+    read: &mut dyn FnMut(u64, &mut [u8]) -> Result<(), i32>,
+) -> Result<(), Fault> {
     let length = request.place.length as usize;
     let bytes = request.buffer.get_mut(..length).ok_or(Fault::NoSuchBlock)?;
     read(request.place.offset, bytes).map_err(Fault::Storage)?;
@@ -202,7 +206,8 @@ impl Streamed {
     }
 
     fn layer_from(&self, from: u32) -> Option<Section> {
-        let streamed = |layer: &u32| self.layers[*layer as usize / 64 % self.layers.len()] >> (layer % 64) & 1 == 1;
+        let streamed =
+            |layer: &u32| self.layers[*layer as usize / 64 % self.layers.len()] >> (layer % 64) & 1 == 1;
         (from..self.n_layer).find(streamed).map(Section::Layer)
     }
 

@@ -78,7 +78,12 @@ fn with_source<R>(
 }
 
 /// What a token reads: a row of the embedding, the layers, the norm and the head.
-fn token(header: &Header, source: &mut dyn LayerSource, row: u32, head: bool) -> Result<Vec<u8>, super::SourceError> {
+fn token(
+    header: &Header,
+    source: &mut dyn LayerSource,
+    row: u32,
+    head: bool,
+) -> Result<Vec<u8>, super::SourceError> {
     let layout = header.layout();
     let mut all = source.lend(Section::Embedding, row..row + 1)?.to_vec();
     let layers = (0..layout.config().n_layer).map(Section::Layer);
@@ -105,17 +110,22 @@ fn streamed_weights_are_those_of_the_file() {
         let least = Plan::new(&layout, 0).unwrap_err();
         let mut streamed = 0;
         for memory in [least, least + 300_000, least + 1_000_000, 3 << 20, 8 << 20] {
-            with_source(&file, memory, |_| None, |source| {
-                streamed += u32::from(source.stream.is_some());
-                for (i, expected) in (0..).zip(&expected) {
-                    let found = token(&file.1, source, i % rows, i % 3 != 1).unwrap();
-                    assert!(found == *expected, "{name}, {memory} bytes, token {i}");
-                }
-                if let Some(stream) = &source.stream {
-                    let (early, late) = stream.early_and_late();
-                    assert!(early + late > 0);
-                }
-            });
+            with_source(
+                &file,
+                memory,
+                |_| None,
+                |source| {
+                    streamed += u32::from(source.stream.is_some());
+                    for (i, expected) in (0..).zip(&expected) {
+                        let found = token(&file.1, source, i % rows, i % 3 != 1).unwrap();
+                        assert!(found == *expected, "{name}, {memory} bytes, token {i}");
+                    }
+                    if let Some(stream) = &source.stream {
+                        let (early, late) = stream.early_and_late();
+                        assert!(early + late > 0);
+                    }
+                },
+            );
         }
         // The small one is smaller than the least that is needed to stream.
         assert_eq!(streamed > 0, name == "address-4m.elp", "{name}");
@@ -131,7 +141,8 @@ fn faults_are_told_and_pass() {
     let mut expected = SliceSource::new(&file.0, &file.1, &mut []).unwrap();
     let expected = token(&file.1, &mut expected, 0, true).unwrap();
     // How often it is read: every block is read twice if its checksum does not match.
-    for (code, times, fault) in [(0, 2, Some(Fault::Checksum)), (0, 1, None), (5, 1, Some(Fault::Storage(5)))] {
+    for (code, times, fault) in [(0, 2, Some(Fault::Checksum)), (0, 1, None), (5, 1, Some(Fault::Storage(5)))]
+    {
         let reads = AtomicU64::new(0);
         let fail = |offset| (offset == bad && reads.fetch_add(1, Ordering::SeqCst) < times).then_some(code);
         with_source(&file, least, fail, |source| {
@@ -153,19 +164,24 @@ fn faults_are_told_and_pass() {
 fn the_card_is_read_while_others_compute() {
     let file = model("address-4m.elp");
     let least = Plan::new(file.1.layout(), 0).unwrap_err();
-    with_source(&file, least + (1 << 20), |_| None, |source| {
-        for _ in 0..3 {
-            let layout = file.1.layout();
-            for section in (0..layout.config().n_layer).map(Section::Layer) {
-                for block in 0..layout.section(section).blocks {
-                    source.lend(section, block..block + 1).unwrap();
-                    // The computation.
-                    std::thread::sleep(std::time::Duration::from_millis(1));
+    with_source(
+        &file,
+        least + (1 << 20),
+        |_| None,
+        |source| {
+            for _ in 0..3 {
+                let layout = file.1.layout();
+                for section in (0..layout.config().n_layer).map(Section::Layer) {
+                    for block in 0..layout.section(section).blocks {
+                        source.lend(section, block..block + 1).unwrap();
+                        // The computation.
+                        std::thread::sleep(std::time::Duration::from_millis(1));
+                    }
                 }
             }
-        }
-        let Some(stream) = &source.stream else { panic!("nothing is streamed") };
-        let (early, late) = stream.early_and_late();
-        assert!(early > 3 * late, "{early} early, {late} late");
-    });
+            let Some(stream) = &source.stream else { panic!("nothing is streamed") };
+            let (early, late) = stream.early_and_late();
+            assert!(early > 3 * late, "{early} early, {late} late");
+        },
+    );
 }
