@@ -59,6 +59,24 @@ impl Apt {
         Err(Error::new(refusal(&still, "apt-get could not install them, see above")))
     }
 
+    /// Brings the lists of packages up to date for a download, where that may be done. The error says why it was not.
+    pub fn update(&mut self) -> Result<()> {
+        if !self.allowed {
+            return Err(Error::new("needs a package's files, and --no-install was given"));
+        }
+        if on_path("apt-get").is_none() {
+            return Err(Error::new("needs a package's files, and this system has no apt-get"));
+        }
+        if !self.updated {
+            // Without root the lists may still be good enough.
+            if let Some(root) = root_prefix() {
+                step(&root, &["apt-get", "update", "-q"]);
+            }
+            self.updated = true;
+        }
+        Ok(())
+    }
+
     /// Whether it worked is for the caller to see: from dpkg, not from exit codes.
     fn install(&mut self, root: &[&str], names: &[&str]) {
         if needs_arm64(names) && !has_arm64() {

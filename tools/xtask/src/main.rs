@@ -4,6 +4,7 @@
 mod apt;
 mod bare;
 mod board;
+mod bochs;
 mod check_real;
 mod cross;
 mod error;
@@ -73,6 +74,15 @@ enum Task {
         #[arg(long)]
         no_install: bool,
     },
+    /// Runs a static program in an emulated machine: how `test` runs tests for CPUs that this one is not
+    #[command(hide = true)]
+    InBochs {
+        /// Bochs' name of the CPU
+        cpu: String,
+        program: PathBuf,
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Packs a real checkpoint and compares what it writes with what is published about it
     CheckReal {
         /// A folder with config.json, weights and tokenizer
@@ -135,6 +145,7 @@ fn main() -> ExitCode {
             board::board(&name, action, &board::Request { model, overwrite }, !no_install).map(done)
         }
         Task::Cross { target, no_install } => cross::cross(&target, !no_install).map(done),
+        Task::InBochs { cpu, program, arguments } => bochs::run(&cpu, &program, &arguments),
         Task::CheckReal { folder, quant, wiki } => {
             check_real::check_real(&folder, quant.as_deref(), wiki.as_deref())
         }

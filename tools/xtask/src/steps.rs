@@ -24,6 +24,8 @@ pub enum Work {
     Bare { target: &'static str, rustflags: &'static str },
     /// Tests for aarch64 Linux, on an emulated CPU.
     Emulated { cpu: &'static str, tests: &'static [&'static [&'static str]] },
+    /// Tests for x86-64 Linux, in a machine with a CPU that Bochs emulates. `kernels` must be among those that ran.
+    Bochs { cpu: &'static str, kernels: &'static str, tests: &'static [&'static str] },
     /// A board's program, against the host's own output.
     Board { name: &'static str },
 }
@@ -123,6 +125,20 @@ pub const STEPS: &[Step] = &[
         work: Work::Emulated { cpu: "cortex-a76", tests: EMULATED },
     },
     Step {
+        name: "x86-avx512",
+        group: "x86",
+        shows: "the same bits by AVX-512 with VNNI",
+        required: false,
+        work: Work::Bochs { cpu: "corei7_icelake_u", kernels: "AVX-512 VNNI", tests: IN_BOCHS },
+    },
+    Step {
+        name: "x86-avx-vnni",
+        group: "x86",
+        shows: "the same bits by AVX-VNNI",
+        required: false,
+        work: Work::Bochs { cpu: "arrow_lake", kernels: "AVX-VNNI", tests: IN_BOCHS },
+    },
+    Step {
         name: "mps2-an500",
         group: "boards",
         shows: "Cortex-M7 with external memory: the host's tokens and logits, in the float path",
@@ -170,6 +186,9 @@ const EMULATED: &[&[&str]] = &[
         "reference",
     ],
 ];
+
+/// A whole machine is emulated, a hundred times slower than this one.
+const IN_BOCHS: &[&str] = &["-p", "elapid-tests", "--test", "bits", "--test", "kernels"];
 
 /// Seconds that one emulated test binary may take: a hang must end in a table that says so, not in silence.
 pub const EMULATED_LIMIT: u32 = 1200;

@@ -6,6 +6,7 @@ use std::time::Instant;
 use crate::apt::{Apt, Package};
 use crate::bare;
 use crate::board;
+use crate::bochs;
 use crate::error::{Error, Result};
 use crate::exec::{Finished, run, shown, tee};
 use crate::libtest::Tally;
@@ -58,6 +59,7 @@ fn perform(step: &Step, host: &str, apt: &mut Apt) -> Row {
         Work::Host { .. } | Work::HostTests { .. } => host.to_owned(),
         Work::Bare { target, .. } => (*target).to_owned(),
         Work::Emulated { cpu, .. } => format!("{AARCH64_LINUX} ({cpu})"),
+        Work::Bochs { cpu, .. } => format!("x86-64 ({cpu})"),
         Work::Board { name } => board::find(name).map_or_else(|_| (*name).into(), |board| board.platform()),
     };
     let done = match &step.work {
@@ -72,6 +74,10 @@ fn perform(step: &Step, host: &str, apt: &mut Apt) -> Row {
         }),
         Work::Emulated { cpu, tests } => match Toolchain::for_target(AARCH64_LINUX, &[QEMU_USER], apt) {
             Ok(toolchain) => run_tests(tests.iter().map(|test| emulated(toolchain, cpu, test))),
+            Err(missing) => Ok(skipped(&missing)),
+        },
+        Work::Bochs { cpu, kernels, tests } => match bochs::prepare(cpu, apt) {
+            Ok(()) => bochs::tests(cpu, tests).and_then(|command| ran_with(kernels, command)),
             Err(missing) => Ok(skipped(&missing)),
         },
         Work::Board { name } => board::find(name).and_then(|board| {
@@ -118,6 +124,25 @@ fn run_tests(commands: impl IntoIterator<Item = Command>) -> Result<Done> {
         tee(&mut command).map(|finished| (line, finished))
     });
     runs.collect::<Result<Vec<_>>>().map(judge)
+}
+
+/// Runs tests that say which kernels they ran, and fails unless some ran with `kernels`: an emulator that does not show the
+/// features would otherwise pass.
+fn ran_with(kernels: &str, mut command: Command) -> Result<Done> {
+    let line = shown(&command);
+    println!("$ {line}");
+    let finished = tee(&mut command)?;
+    let seen = finished.stdout.lines().any(|line| names(line, kernels));
+    let done = judge(vec![(line, finished)]);
+    Ok(match done.outcome {
+        Outcome::Passed if !seen => failed(format!("no test ran with {kernels}"), done.tests),
+        _ => done,
+    })
+}
+
+/// Whether a line such as `instruction sets: scalar, AVX2` has `kernels` in its list.
+fn names(line: &str, kernels: &str) -> bool {
+    line.strip_prefix("instruction sets: ").is_some_and(|sets| sets.split(", ").any(|set| set == kernels))
 }
 
 fn judge(runs: Vec<(String, Finished)>) -> Done {
@@ -189,6 +214,14 @@ mod tests {
     fn no_test_at_all_is_a_failure() {
         let none = "test result: ok. 0 passed; 0 failed; 0 ignored;";
         assert!(matches!(judge(vec![ran(true, none)]).outcome, Outcome::Failed(_)));
+    }
+
+    #[test]
+    fn kernels_are_found_by_their_whole_name() {
+        assert!(names("instruction sets: scalar, AVX2, AVX-512 VNNI", "AVX-512 VNNI"));
+        assert!(!names("instruction sets: scalar, AVX2", "AVX-512 VNNI"));
+        assert!(!names("instruction sets: scalar, AVX-VNNI2", "AVX-VNNI"));
+        assert!(!names("AVX-VNNI", "AVX-VNNI"));
     }
 
     #[test]
