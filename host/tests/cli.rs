@@ -23,11 +23,14 @@ fn utf8(bytes: Vec<u8>) -> String {
     String::from_utf8(bytes).expect("whole characters")
 }
 
-/// What a command that must succeed, with nothing to say on standard error, writes.
+/// What a command that must succeed, with nothing to say on standard error, writes. Tests use more threads than a small
+/// machine has cores.
 #[track_caller]
 fn good(args: &[&str]) -> String {
     let output = elapid(args).output().unwrap();
-    assert_eq!(utf8(output.stderr), "", "{args:?}");
+    let errors = utf8(output.stderr);
+    let said: Vec<&str> = errors.lines().filter(|line| !line.contains(" threads on ")).collect();
+    assert!(said.is_empty(), "{args:?}: {said:?}");
     assert_eq!(output.status.code(), Some(0), "{args:?}");
     utf8(output.stdout)
 }
@@ -150,6 +153,63 @@ fn bad_prompts_are_refused() {
     }
     bad(run(&["hello", "--ram", "1M"]), 2, "--ram");
     bad(run(&["hello", "--kernels", "6502"]), 2, "scalar");
+}
+
+#[test]
+fn numbers_of_threads_that_cannot_be_are_refused() {
+    for command in ["run", "bench", "perplexity", "logits"] {
+        for threads in ["-t=0", "-t=65", "-t=-1", "-t=two", "-t=70000"] {
+            let output = elapid(&[command, &small(), threads]).output().unwrap();
+            bad(output, 2, "--threads");
+        }
+    }
+}
+
+#[test]
+fn more_threads_than_cores_are_warned_of() {
+    let cores = elapid::default_threads();
+    let run = |threads: usize| {
+        let output =
+            elapid(&["logits", &small(), "--tokens", "1", "--json", "-t", &threads.to_string()]).output();
+        let output = output.unwrap();
+        assert_eq!(output.status.code(), Some(0));
+        (utf8(output.stdout), utf8(output.stderr))
+    };
+    let (logits, errors) = run(cores);
+    assert_eq!(errors, "");
+    if cores < elapid::MAX_THREADS {
+        let (same, errors) = run(cores + 1);
+        assert_eq!(same, logits);
+        assert!(errors.starts_with(&format!("warning: {} threads on {cores} core", cores + 1)), "{errors}");
+        assert_eq!(errors.matches('\n').count(), 1, "{errors}");
+    }
+}
+
+/// Where the address space is limited, some threads find their stack and the next one does not. (A limit of processes
+/// would not hold for root.)
+#[test]
+#[cfg(target_os = "linux")]
+fn a_thread_that_cannot_be_started_is_named() {
+    let run = |kilobytes: usize, threads: &str| {
+        let script = format!("ulimit -v {kilobytes} && exec \"$0\" \"$@\"");
+        let mut command = Command::new("sh");
+        command.args(["-c", &script, env!("CARGO_BIN_EXE_elapid")]);
+        command.args(["logits", &small(), "--tokens", "1", "--json", "-t", threads]).stdin(Stdio::null());
+        command.output().unwrap()
+    };
+    // The canary: the limit itself leaves room for one thread.
+    let enough = 80 << 10;
+    let one = run(enough, "1");
+    assert_eq!(one.status.code(), Some(0), "{}", utf8(one.stderr));
+
+    // 63 stacks of 2 MiB don't fit.
+    let output = run(enough, "64");
+    let errors = utf8(output.stderr);
+    let lines: Vec<&str> = errors.lines().filter(|line| !line.contains(" threads on ")).collect();
+    let [line] = lines[..] else { panic!("{errors}") };
+    assert!(line.starts_with("error: cannot start thread ") && line.contains(" of 64: "), "{line}");
+    assert!(line.ends_with(": give fewer with -t"), "{line}");
+    assert_eq!((output.status.code(), utf8(output.stdout).as_str()), (Some(1), ""), "{line}");
 }
 
 #[test]

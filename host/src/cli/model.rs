@@ -2,13 +2,13 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use elapid::core::fixed;
 use elapid::core::model::StateKind;
-use elapid::{Engine, EngineOptions, Error, MAX_THREADS, MemoryOptions};
+use elapid::{Engine, EngineOptions, Error, MAX_THREADS, MemoryOptions, default_threads};
 
 /// How a model is computed.
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -47,6 +47,14 @@ impl ComputeArgs {
 
     /// Opens a file, or the bundled model.
     pub(super) fn open(&self, model: Option<&Path>) -> Result<Engine, Error> {
+        let (threads, cores) = (self.threads.map_or(0, usize::from), default_threads());
+        if threads > cores {
+            let _ = writeln!(
+                io::stderr(),
+                "warning: {threads} threads on {cores} core{s}: they wait for each other; -t {cores} is faster",
+                s = if cores == 1 { "" } else { "s" }
+            );
+        }
         open(model, &self.options())
     }
 }

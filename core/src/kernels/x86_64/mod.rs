@@ -3,11 +3,13 @@
 mod avx2;
 mod avx512;
 mod avx_vnni;
+mod cpuid;
 mod ymm;
 
 pub use avx_vnni::AvxVnni;
 pub use avx2::Avx2;
 pub use avx512::Avx512;
+pub(super) use cpuid::missing_feature;
 
 use super::Kernels;
 
