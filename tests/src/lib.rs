@@ -2,5 +2,6 @@
 
 pub mod fixed;
 pub mod fixture;
+pub mod forge;
 pub mod oracle;
 pub mod runner;

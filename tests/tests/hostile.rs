@@ -1,10 +1,11 @@
 //! Packed files are untrusted: whatever their bytes, opening and running them gives an error or logits, never a panic.
 
-use elapid_core::format::{FormatError, Header, Quant, Section, checksum};
+use elapid_core::format::{FormatError, Header, Quant, Section};
 use elapid_core::kernels::{self, Scale, Solo, SsmState};
 use elapid_core::model::{Model, Rows, Scratch, ScratchSize, Session, State, StateSize, StepError};
 use elapid_core::source::{Fault, SliceSource};
 use elapid_tests::fixture::fixture;
+use elapid_tests::forge::{forge, forge_header};
 use elapid_tests::runner::{pack, quant};
 use proptest::prelude::*;
 
@@ -57,28 +58,6 @@ fn valid(name: &str, as_quant: Quant) -> Vec<u8> {
     let fixture = fixture(name).expect("a committed fixture");
     let options = elapid_pack::Options { block_bytes: 16 << 10, ..quant(as_quant) };
     std::fs::read(pack(&fixture.checkpoint, folder.path(), &options)).expect("the packed file")
-}
-
-/// Renews all checksums, as a forger would.
-fn forge(file: &mut [u8], header: &Header) {
-    let layout = header.layout();
-    let table = layout.section(Section::Checksums);
-    for section in layout.sections() {
-        for index in 0.. {
-            let Some(block) = layout.block(section, index) else { break };
-            let bytes = &file[block.offset as usize..][..block.length as usize];
-            let sum = checksum(bytes).to_le_bytes();
-            file[table.offset as usize + 4 * block.checksum as usize..][..4].copy_from_slice(&sum);
-        }
-    }
-    let sums = checksum(&file[table.offset as usize..][..table.length as usize]);
-    file[248..252].copy_from_slice(&sums.to_le_bytes());
-    forge_header(file);
-}
-
-fn forge_header(file: &mut [u8]) {
-    let sum = checksum(&file[..252]);
-    file[252..256].copy_from_slice(&sum.to_le_bytes());
 }
 
 #[test]
