@@ -3,7 +3,7 @@
 //! * [`format`]: the packed file, read in place.
 //! * [`num`]: the functions of the float path, as sequences of exactly rounded operations.
 //! * [`kernels`]: the inner loops, for each instruction set, with the same bits.
-//! * [`model`]: the Mamba step over borrowed weights, state and scratch.
+//! * [`mod@model`]: the Mamba step over borrowed weights, state and scratch.
 //! * [`fixed`]: the same step in integers.
 //! * [`sized`]: state and working memory of a size known to the compiler, for a `static`.
 //! * [`source`]: where the weights come from.

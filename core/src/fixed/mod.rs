@@ -1,6 +1,6 @@
 //! The Mamba step in integers: no floating point, and the same bits wherever it runs. Specified in `docs/numerics.md`.
 //!
-//! It reads the same packed files as [`crate::model`] and works over the same [`LayerSource`](crate::source::LayerSource)s, in
+//! It reads the same packed files as [`mod@crate::model`] and works over the same [`LayerSource`](crate::source::LayerSource)s, in
 //! the same way: a session borrows its state and its working memory, and a step can be resumed after a source failed.
 //!
 //! ```text

@@ -1,7 +1,7 @@
 //! Calibration: which errors of the weights matter, measured on text.
 //!
 //! The text passes the model layer by layer. Before a layer is packed, the products of what its matrices are multiplied with
-//! are summed ([`Gram`]); the layer is packed so that errors cancel where these are large ([`Objective`]); and what the
+//! are summed (`Gram`); the layer is packed so that errors cancel where these are large ([`Objective`]); and what the
 //! packed layer makes of the text is what the next one gets, so that it can make up for what was lost before it.
 //!
 //! Only in_proj, out_proj and the head, where they have fewer than 8 bits: the others lose next to nothing.
