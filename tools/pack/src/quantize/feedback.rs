@@ -333,13 +333,13 @@ mod tests {
         }
     }
 
-    /// Where nothing goes together, a weight is best stored for itself.
+    /// Where nothing goes together, a weight is best stored for itself: another search ends as near, to half a percent.
     #[test]
     fn without_activations_it_is_the_plain_search() {
         let (objective, w) = (objective(0), weights());
         for range in [&Q5, &Q4, &Q3] {
             let (fitted, plain) = (fitted(range, &objective, &w), plain(range, &objective, &w));
-            assert!(fitted < 1.001 * plain && fitted > 0.9 * plain, "{fitted} beside {plain}");
+            assert!(fitted < 1.005 * plain && fitted > 0.9 * plain, "{fitted} beside {plain}");
         }
     }
 }
