@@ -27,73 +27,37 @@ trait Packed<S: Isa> {
     fn dot<const T: usize>(s: S, w: &Self::Group, x: &[[i8; GROUP]; T], sums: &[Scale; T]) -> [S::I; T];
 }
 
-struct Q8;
-impl<S: Isa> Packed<S> for Q8 {
-    type Group = [[u8; TILE]; TILES];
-    #[inline(always)]
-    fn lines(group: &Self::Group) -> &[[u8; TILE]] {
-        group
-    }
-    #[inline(always)]
-    fn groups(bytes: &[u8]) -> &[Self::Group] {
-        bytes.as_chunks().0.as_chunks().0
-    }
-    #[inline(always)]
-    fn dot<const T: usize>(s: S, w: &Self::Group, x: &[[i8; GROUP]; T], sums: &[Scale; T]) -> [S::I; T] {
-        s.dot_i8(w, x, sums)
-    }
+/// A type whose groups are some cache lines one after the other.
+macro_rules! packed {
+    ($name:ident, $lines:expr, $dot:ident) => {
+        struct $name;
+        impl<S: Isa> Packed<S> for $name {
+            type Group = [[u8; TILE]; $lines];
+            #[inline(always)]
+            fn lines(group: &Self::Group) -> &[[u8; TILE]] {
+                group
+            }
+            #[inline(always)]
+            fn groups(bytes: &[u8]) -> &[Self::Group] {
+                bytes.as_chunks().0.as_chunks().0
+            }
+            #[inline(always)]
+            fn dot<const T: usize>(
+                s: S,
+                w: &Self::Group,
+                x: &[[i8; GROUP]; T],
+                sums: &[Scale; T],
+            ) -> [S::I; T] {
+                s.$dot(w, x, sums)
+            }
+        }
+    };
 }
 
-struct Q4;
-impl<S: Isa> Packed<S> for Q4 {
-    type Group = [[u8; TILE]; TILES / 2];
-    #[inline(always)]
-    fn lines(group: &Self::Group) -> &[[u8; TILE]] {
-        group
-    }
-    #[inline(always)]
-    fn groups(bytes: &[u8]) -> &[Self::Group] {
-        bytes.as_chunks().0.as_chunks().0
-    }
-    #[inline(always)]
-    fn dot<const T: usize>(s: S, w: &Self::Group, x: &[[i8; GROUP]; T], sums: &[Scale; T]) -> [S::I; T] {
-        s.dot_u4(w, x, sums)
-    }
-}
-
-struct Q3;
-impl<S: Isa> Packed<S> for Q3 {
-    type Group = [[u8; TILE]; 3];
-    #[inline(always)]
-    fn lines(group: &Self::Group) -> &[[u8; TILE]] {
-        group
-    }
-    #[inline(always)]
-    fn groups(bytes: &[u8]) -> &[Self::Group] {
-        bytes.as_chunks().0.as_chunks().0
-    }
-    #[inline(always)]
-    fn dot<const T: usize>(s: S, w: &Self::Group, x: &[[i8; GROUP]; T], sums: &[Scale; T]) -> [S::I; T] {
-        s.dot_u3(w, x, sums)
-    }
-}
-
-struct Q5;
-impl<S: Isa> Packed<S> for Q5 {
-    type Group = [[u8; TILE]; 5];
-    #[inline(always)]
-    fn lines(group: &Self::Group) -> &[[u8; TILE]] {
-        group
-    }
-    #[inline(always)]
-    fn groups(bytes: &[u8]) -> &[Self::Group] {
-        bytes.as_chunks().0.as_chunks().0
-    }
-    #[inline(always)]
-    fn dot<const T: usize>(s: S, w: &Self::Group, x: &[[i8; GROUP]; T], sums: &[Scale; T]) -> [S::I; T] {
-        s.dot_u5(w, x, sums)
-    }
-}
+packed!(Q8, TILES, dot_i8);
+packed!(Q5, 5, dot_u5);
+packed!(Q4, TILES / 2, dot_u4);
+packed!(Q3, 3, dot_u3);
 
 /// One panel, cut into its parts.
 struct Panel<'a> {
