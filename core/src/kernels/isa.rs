@@ -55,8 +55,8 @@ pub trait Isa: Float + Send + Sync + 'static {
     /// Zero in every lane.
     fn zero_bits(self) -> Self::I;
 
-    /// Asks for the cache line that an ISA's distance lies behind a line that is being read from memory; it need not exist.
-    fn prefetch(self, line: &[u8; TILE]);
+    /// Asks for the cache line that an ISA's distance lies behind what is being read from memory; it need not exist.
+    fn prefetch(self, from: &u8);
 
     /// Dot products of a group of 32 columns of int8 with `T` tokens: 16 rows for each token, exactly.
     ///

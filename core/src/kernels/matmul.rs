@@ -21,8 +21,8 @@ const NEAR: usize = 20 * TOKEN_BLOCK;
 trait Packed<S: Isa> {
     /// The weights of 16 rows in a group of 32 columns.
     type Group;
-    /// Its cache lines.
-    fn lines(group: &Self::Group) -> &[[u8; TILE]];
+    /// Its bytes and those of its scales.
+    const BYTES: usize = size_of::<Self::Group>() + 2 * LANES;
     fn groups(bytes: &[u8]) -> &[Self::Group];
     fn dot<const T: usize>(s: S, w: &Self::Group, x: &[[i8; GROUP]; T], sums: &[Scale; T]) -> [S::I; T];
 }
@@ -33,10 +33,6 @@ macro_rules! packed {
         struct $name;
         impl<S: Isa> Packed<S> for $name {
             type Group = [[u8; TILE]; $lines];
-            #[inline(always)]
-            fn lines(group: &Self::Group) -> &[[u8; TILE]] {
-                group
-            }
             #[inline(always)]
             fn groups(bytes: &[u8]) -> &[Self::Group] {
                 bytes.as_chunks().0.as_chunks().0
@@ -61,6 +57,7 @@ packed!(Q3, 3, dot_u3);
 
 /// One panel, cut into its parts.
 struct Panel<'a> {
+    bytes: &'a [u8],
     scales: &'a [u8],
     weights: &'a [u8],
     bias: Option<&'a [u8; 4 * LANES]>,
@@ -71,7 +68,7 @@ impl<'a> Panel<'a> {
     fn new(shape: &MatrixShape, bytes: &'a [u8]) -> Self {
         let (scales, rest) = bytes.split_at(shape.scale_bytes() as usize);
         let (weights, bias) = rest.split_at(shape.weight_bytes() as usize);
-        Self { scales, weights, bias: bias.first_chunk() }
+        Self { bytes, scales, weights, bias: bias.first_chunk() }
     }
 
     #[inline(always)]
@@ -217,6 +214,8 @@ fn int_tile<S: Isa, P: Packed<S>, const T: usize>(
     let scales = panel.scales.as_chunks::<{ 2 * LANES }>().0.get(groups.clone()).unwrap_or_default();
     let weights = P::groups(panel.weights).get(groups.clone()).unwrap_or_default();
     let activations = x.q.chunks_exact(x.tokens).zip(x.scales.chunks_exact(x.tokens));
+    // A panel's bytes in order, as many a group as it has: what lies ahead is asked for evenly and whole, scales too.
+    let mut reading = panel.bytes.get(groups.start * P::BYTES..).unwrap_or_default().chunks(P::BYTES);
     for ((w, ws), (q, xs)) in weights.iter().zip(scales).zip(activations) {
         let (Some((q, _)), Some((xs, _))) =
             (q[first..].split_first_chunk::<T>(), xs[first..].split_first_chunk::<T>())
@@ -224,7 +223,8 @@ fn int_tile<S: Isa, P: Packed<S>, const T: usize>(
             return;
         };
         if from_memory {
-            P::lines(w).iter().for_each(|line| s.prefetch(line));
+            let bytes = reading.next().unwrap_or_default();
+            bytes.iter().step_by(TILE).for_each(|byte| s.prefetch(byte));
         }
         let dot = P::dot(s, w, q, xs);
         let ws = s.load_f16_bytes(ws);

@@ -139,7 +139,7 @@ impl Isa for Scalar {
         [0; LANES]
     }
     #[inline(always)]
-    fn prefetch(self, _line: &[u8; TILE]) {}
+    fn prefetch(self, _from: &u8) {}
     #[inline(always)]
     fn dot_i8<const T: usize>(
         self,

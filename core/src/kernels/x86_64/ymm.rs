@@ -169,8 +169,8 @@ macro_rules! lanes {
                 [op!(_mm256_setzero_si256()); 2]
             }
             #[inline(always)]
-            fn prefetch(self, line: &[u8; TILE]) {
-                super::ymm::prefetch(line);
+            fn prefetch(self, from: &u8) {
+                super::ymm::prefetch(from);
             }
             #[inline(always)]
             fn dot_i8<const T: usize>(
@@ -219,8 +219,8 @@ pub(super) use lanes;
 
 /// Asks for the cache line [`AHEAD`] of one that is being read.
 #[inline(always)]
-pub(super) fn prefetch(line: &[u8; TILE]) {
-    op!(_mm_prefetch::<_MM_HINT_T2>(line.as_ptr().wrapping_add(AHEAD).cast()))
+pub(super) fn prefetch(from: &u8) {
+    op!(_mm_prefetch::<_MM_HINT_T0>(core::ptr::from_ref(from).wrapping_add(AHEAD).cast()))
 }
 
 /// The same integer in every lane of both halves.
