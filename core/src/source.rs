@@ -36,6 +36,11 @@ pub trait LayerSource {
         let lent = self.lend(section, block..block + 1)?;
         lent.get(bytes).ok_or(SourceError { section, block, offset: 0, fault: Fault::NoSuchBlock })
     }
+
+    /// Whether no block of a section can fail any more. A step then keeps no copy of the state that it overwrites.
+    fn settled(&self, _section: Section) -> bool {
+        false
+    }
 }
 
 /// A block that could not be lent.
@@ -124,14 +129,19 @@ impl<'a> SliceSource<'a> {
         self.checked.fill(0);
     }
 
+    /// Whether a block, by its place in the table of checksums, was checked or need not be.
+    fn is_checked(&self, checksum: u32) -> bool {
+        self.checked.get(checksum as usize / 32).is_none_or(|word| word >> (checksum % 32) & 1 != 0)
+    }
+
     /// Checks one block, unless that was done before.
     fn check(&mut self, section: Section, block: u32) -> Result<(), SourceError> {
         let error = |offset, fault| SourceError { section, block, offset, fault };
         let place = self.layout.block(section, block).ok_or(error(0, Fault::NoSuchBlock))?;
-        let (word, bit) = (place.checksum as usize / 32, 1 << (place.checksum % 32));
-        if self.checked.get(word).is_none_or(|word| word & bit != 0) {
+        if self.is_checked(place.checksum) {
             return Ok(());
         }
+        let (word, bit) = (place.checksum as usize / 32, 1 << (place.checksum % 32));
         let stored =
             self.checksums.as_chunks().0.get(place.checksum as usize).copied().map(u32::from_le_bytes);
         let bytes = slice(self.file, place.offset..place.offset + place.length);
@@ -150,6 +160,11 @@ impl LayerSource for SliceSource<'_> {
         }
         let bytes = self.layout.blocks(section, blocks.clone()).and_then(|range| slice(self.file, range));
         bytes.ok_or(SourceError { section, block: blocks.start, offset: 0, fault: Fault::NoSuchBlock })
+    }
+
+    fn settled(&self, section: Section) -> bool {
+        let place = self.layout.section(section);
+        (place.first_checksum..place.first_checksum + place.blocks).all(|block| self.is_checked(block))
     }
 }
 

@@ -165,7 +165,6 @@ impl Isa for CortexM {
         accumulate_abs_bits(acc: Self::I, x: Self::F) -> Self::I;
         max_bits(x: Self::I) -> u32;
         zero_bits() -> Self::I;
-        prefetch(from: &u8) -> ();
         bare_dot(acc: Self::I, w: Self::I, x: Self::I) -> Self::I;
         dot_u3<const T: usize>(w: &[[u8; TILE]; 3], x: &[[i8; GROUP]; T], sums: &[Scale; T]) -> [Self::I; T];
         dot_u5<const T: usize>(w: &[[u8; TILE]; 5], x: &[[i8; GROUP]; T], sums: &[Scale; T]) -> [Self::I; T];

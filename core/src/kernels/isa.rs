@@ -56,7 +56,8 @@ pub trait Isa: Float + Send + Sync + 'static {
     fn zero_bits(self) -> Self::I;
 
     /// Asks for the cache line that an ISA's distance lies behind what is being read from memory; it need not exist.
-    fn prefetch(self, from: &u8);
+    #[inline(always)]
+    fn prefetch<T>(self, _from: &T) {}
 
     /// Dot products of a group of 32 columns of int8 with `T` tokens: 16 rows for each token, exactly.
     ///

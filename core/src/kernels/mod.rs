@@ -63,6 +63,24 @@ pub enum SsmState<'a> {
     F16(&'a mut [u16]),
 }
 
+impl SsmState<'_> {
+    /// The same, for less long.
+    pub(crate) fn lend(&mut self) -> SsmState<'_> {
+        match self {
+            Self::F32(state) => SsmState::F32(state),
+            Self::F16(state) => SsmState::F16(state),
+        }
+    }
+
+    /// No channels, of the same kind.
+    pub(crate) fn none(&self) -> SsmState<'static> {
+        match self {
+            Self::F32(_) => SsmState::F32(&mut []),
+            Self::F16(_) => SsmState::F16(&mut []),
+        }
+    }
+}
+
 /// What all channels of a scan share.
 #[derive(Clone, Debug)]
 pub struct ScanInput<'a> {

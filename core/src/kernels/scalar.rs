@@ -139,8 +139,6 @@ impl Isa for Scalar {
         [0; LANES]
     }
     #[inline(always)]
-    fn prefetch(self, _from: &u8) {}
-    #[inline(always)]
     fn dot_i8<const T: usize>(
         self,
         w: &[[u8; TILE]; TILES],

@@ -5,7 +5,7 @@ use core::fmt;
 use crate::format::{Quant, Section};
 use crate::source::SourceError;
 
-/// Why a step could not be done. The state is as it was after the last complete layer.
+/// Why a step could not be done. Except after [`StepError::NonFinite`], the state is as it was after the last complete layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StepError {

@@ -5,6 +5,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use super::run::for_each_run;
 use super::session::Members;
+use super::state::Undo;
 use super::{Model, StepError};
 use crate::format::{MatrixShape, Part, Section};
 use crate::kernels::{
@@ -123,14 +124,15 @@ impl Model<'_> {
         finite.into_inner()
     }
 
-    /// `u = silu(conv(x))`, channel by channel. `state` is that of all layers and slots.
+    /// `u = silu(conv(x))`, channel by channel. `state` is that of all layers and slots; each core copies what it is about to
+    /// overwrite to `undo`, when it needs it in its caches anyway.
     pub(super) fn conv(
         &self,
         source: &mut dyn LayerSource,
         layer: u32,
         tokens: usize,
         members: Members,
-        state: &mut [f32],
+        (state, undo): (&mut [f32], &mut Undo<'_>),
         x: &[f32],
         u: &mut [f32],
     ) -> Result<(), StepError> {
@@ -141,18 +143,21 @@ impl Model<'_> {
             let first = run.first;
             let x = &x[first * stride..];
             let states = split_rows(state, row, within.start + first * kept..within.end, kept);
-            let parts = (states, split(&mut u[first * stride..], stride));
+            let copies = split_rows(undo.state.conv, within.len(), first * kept..within.len(), kept);
+            undo.conv = first + run.panels;
+            let parts = ((states, copies), split(&mut u[first * stride..], stride));
             share(
                 self.team,
                 run.panels,
                 cost::CONV.saturating_mul(tokens),
                 parts,
-                |range, (mut states, u)| {
+                |range, ((mut states, mut copies), u)| {
                     for (at, panels) in run.pieces(range.clone()) {
                         let x = &x[(range.start + at.start) * stride..][..at.len() * stride];
                         let u = &mut u[at.start * stride..at.end * stride];
-                        for (slot, tokens_of_slot) in members.of(tokens) {
+                        for (i, (slot, tokens_of_slot)) in members.of(tokens).enumerate() {
                             let state = &mut states.row(slot)[at.start * kept..at.end * kept];
+                            save(state, copies.row(i), at.start * kept);
                             self.kernels.conv_silu(d_conv, tokens, tokens_of_slot, panels, state, x, u);
                         }
                     }
@@ -162,13 +167,13 @@ impl Model<'_> {
         Ok(())
     }
 
-    /// The selective scan, channel by channel; `u` becomes `y silu(z)`. `state` is that of all layers and slots.
+    /// The selective scan, channel by channel; `u` becomes `y silu(z)`. `state` and `undo` as for the convolution.
     pub(super) fn scan(
         &self,
         source: &mut dyn LayerSource,
         layer: u32,
         members: Members,
-        state: &mut SsmState<'_>,
+        (state, undo): (&mut SsmState<'_>, &mut Undo<'_>),
         input: &ScanInput<'_>,
         dt: &[f32],
         z: &[f32],
@@ -182,26 +187,37 @@ impl Model<'_> {
             let u = split(&mut u[first * stride..], stride);
             // One body for both kinds of state.
             macro_rules! scan_as {
-                ($kind:path, $state:expr) => {{
+                ($kind:path, $state:expr, $copy:expr) => {{
                     let states = split_rows($state, row, within.start + first * held..within.end, held);
+                    let copies = split_rows($copy, within.len(), first * held..within.len(), held);
                     let cost = (cost::STATE * input.d_state).saturating_mul(input.tokens);
-                    share(self.team, run.panels, cost, (states, u), |range, (mut states, u)| {
-                        for (at, panels) in run.pieces(range.clone()) {
-                            let from = (range.start + at.start) * stride;
-                            let (dt, z) = (&dt[from..][..at.len() * stride], &z[from..][..at.len() * stride]);
-                            let u = &mut u[at.start * stride..at.end * stride];
-                            for (slot, range) in members.of(input.tokens) {
-                                let state = $kind(&mut states.row(slot)[at.start * held..at.end * held]);
-                                let input = ScanInput { range, ..input.clone() };
-                                self.kernels.scan(panels, state, &input, dt, z, u);
+                    share(
+                        self.team,
+                        run.panels,
+                        cost,
+                        ((states, copies), u),
+                        |range, ((mut states, mut copies), u)| {
+                            for (at, panels) in run.pieces(range.clone()) {
+                                let from = (range.start + at.start) * stride;
+                                let (dt, z) =
+                                    (&dt[from..][..at.len() * stride], &z[from..][..at.len() * stride]);
+                                let u = &mut u[at.start * stride..at.end * stride];
+                                for (i, (slot, range)) in members.of(input.tokens).enumerate() {
+                                    let state = &mut states.row(slot)[at.start * held..at.end * held];
+                                    save(state, copies.row(i), at.start * held);
+                                    let input = ScanInput { range, ..input.clone() };
+                                    self.kernels.scan(panels, $kind(state), &input, dt, z, u);
+                                }
                             }
-                        }
-                    })
+                        },
+                    )
                 }};
             }
-            match state {
-                SsmState::F32(state) => scan_as!(SsmState::F32, state),
-                SsmState::F16(state) => scan_as!(SsmState::F16, state),
+            undo.ssm = first + run.panels;
+            match (&mut *state, &mut undo.state.ssm) {
+                (SsmState::F32(state), SsmState::F32(copy)) => scan_as!(SsmState::F32, state, copy),
+                (SsmState::F16(state), SsmState::F16(copy)) => scan_as!(SsmState::F16, state, copy),
+                _ => debug_assert!(false, "states of two kinds"),
             }
         })?;
         Ok(())
@@ -211,5 +227,12 @@ impl Model<'_> {
     fn of_layer(&self, layer: u32, len: usize) -> (usize, Range<usize>) {
         let layer = layer as usize;
         (self.config().n_layer as usize * len, layer * len..(layer + 1) * len)
+    }
+}
+
+/// Copies to what begins at `from` in `to`, where there is room.
+fn save<T: Copy>(state: &[T], to: &mut [T], from: usize) {
+    for (to, from) in to.iter_mut().skip(from).zip(state) {
+        *to = *from;
     }
 }

@@ -1,7 +1,7 @@
 //! The recurrent state: all that a model remembers.
 
 use crate::format::Config;
-use crate::kernels::SsmState;
+use crate::kernels::{LANES, SsmState};
 
 /// How the recurrent state is kept. The convolution's is always f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -80,12 +80,36 @@ impl State<'_> {
         }
     }
 
-    /// Copies from a state of the same size and kind.
-    pub(super) fn copy_from(&mut self, from: &State<'_>) {
-        copy(self.conv, from.conv);
-        match (&mut self.ssm, &from.ssm) {
-            (SsmState::F32(to), SsmState::F32(from)) => copy(to, from),
-            (SsmState::F16(to), SsmState::F16(from)) => copy(to, from),
+    /// The same, for less long.
+    pub(super) fn lend(&mut self) -> State<'_> {
+        State { conv: self.conv, ssm: self.ssm.lend() }
+    }
+}
+
+/// What one layer's state was before a step, as far as the step has overwritten it: a layer that fails leaves no trace.
+pub(super) struct Undo<'u> {
+    /// Of one layer, that of the sequences that take part one behind the other; empty where nothing need be undone.
+    pub state: State<'u>,
+    /// Panels of the convolution's state that are copied.
+    pub conv: usize,
+    /// Panels of the recurrent state that are copied.
+    pub ssm: usize,
+}
+
+impl<'u> Undo<'u> {
+    /// Nothing is copied yet.
+    pub(super) const fn new(state: State<'u>) -> Self {
+        Self { state, conv: 0, ssm: 0 }
+    }
+
+    /// Gives the layer of the sequence that takes part as `i`-th its state back.
+    pub(super) fn restore(&mut self, config: &Config, i: usize, layer: &mut State<'_>) {
+        let copy = self.state.layer(config, i);
+        restore(layer.conv, copy.conv, self.conv * (config.d_conv as usize - 1) * LANES);
+        let len = self.ssm * config.d_state as usize * LANES;
+        match (&mut layer.ssm, copy.ssm) {
+            (SsmState::F32(to), SsmState::F32(from)) => restore(to, from, len),
+            (SsmState::F16(to), SsmState::F16(from)) => restore(to, from, len),
             _ => debug_assert!(false, "states of two kinds"),
         }
     }
@@ -95,9 +119,9 @@ fn part<T>(all: &mut [T], len: usize, index: usize) -> &mut [T] {
     all.get_mut(index * len..(index + 1) * len).unwrap_or_default()
 }
 
-fn copy<T: Copy>(to: &mut [T], from: &[T]) {
-    debug_assert_eq!(to.len(), from.len());
-    for (to, from) in to.iter_mut().zip(from) {
+/// Copies the first `len` elements, or all.
+fn restore<T: Copy>(to: &mut [T], from: &[T], len: usize) {
+    for (to, from) in to.iter_mut().zip(from).take(len) {
         *to = *from;
     }
 }

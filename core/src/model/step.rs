@@ -6,6 +6,7 @@ use super::run::embedding_panel;
 use super::scratch::Buffers;
 use super::session::{Cursor, Members};
 use super::spread::cost;
+use super::state::Undo;
 use super::{Scratch, ScratchSize, Session, State, StateSize, StepError};
 use crate::format::{Config, Layout, Part, Section};
 use crate::kernels::{Kernels, LANES, ScanInput, Team, share, split};
@@ -153,8 +154,8 @@ impl<'m> Model<'m> {
     /// Lets the tokens of a step pass one more layer. Returns whether there are more.
     ///
     /// # Errors
-    /// If the layer could not be computed. Its state is then what it was before: after [`StepError::Source`] it may be
-    /// tried again, after [`StepError::NonFinite`] only [`Session::clear`] helps. [`StepError::NotReady`] if no step was
+    /// If the layer could not be computed. After [`StepError::Source`] its state is what it was before, and it may be
+    /// tried again; after [`StepError::NonFinite`] only [`Session::clear`] helps. [`StepError::NotReady`] if no step was
     /// begun.
     pub fn advance(
         &self,
@@ -169,13 +170,19 @@ impl<'m> Model<'m> {
         };
         let config = self.config();
         let (layers, at) = (config.n_layer as usize, layer as usize);
-        for (i, (slot, _)) in members.of(tokens).enumerate() {
-            session.undo.layer(config, i).copy_from(&session.state.layer(config, slot * layers + at));
-        }
+        // What can't fail in the middle needs no way back; after a value that is not finite there is none.
+        let copy = if source.settled(Section::Layer(layer)) {
+            State { conv: &mut [], ssm: session.undo.ssm.none() }
+        } else {
+            session.undo.lend()
+        };
+        let mut undo = Undo::new(copy);
         let buffers = session.scratch.cut(config, tokens);
-        if let Err(error) = self.layer(source, layer, tokens, members, &mut session.state, buffers) {
+        if let Err(error) =
+            self.layer(source, layer, tokens, members, (&mut session.state, &mut undo), buffers)
+        {
             for (i, (slot, _)) in members.of(tokens).enumerate() {
-                session.state.layer(config, slot * layers + at).copy_from(&session.undo.layer(config, i));
+                undo.restore(config, i, &mut session.state.layer(config, slot * layers + at));
             }
             return Err(error);
         }
@@ -220,7 +227,8 @@ impl<'m> Model<'m> {
             return Err(StepError::Buffer { name, have, need });
         }
         let buffers = Buffers { x, ..scratch.cut(config, tokens) };
-        self.layer(source, layer, tokens, Members::One(0), state, buffers)
+        let nothing = State { conv: &mut [], ssm: state.ssm.none() };
+        self.layer(source, layer, tokens, Members::One(0), (state, &mut Undo::new(nothing)), buffers)
     }
 
     /// Computes logits for the tokens of the last step. May be called again, for other rows too.
@@ -292,7 +300,7 @@ impl<'m> Model<'m> {
         layer: u32,
         tokens: usize,
         members: Members,
-        state: &mut State<'_>,
+        (state, undo): (&mut State<'_>, &mut Undo<'_>),
         b: Buffers<'_>,
     ) -> Result<(), StepError> {
         let config = self.config();
@@ -309,7 +317,7 @@ impl<'m> Model<'m> {
         let z = &z[..d_inner];
 
         // u = silu(conv(x))
-        self.conv(source, layer, tokens, members, state.conv, xc, u)?;
+        self.conv(source, layer, tokens, members, (state.conv, undo), xc, u)?;
 
         // dt, B, C = x_proj(u), each normed in a Falcon Mamba
         self.project(source, (section, Part::XProj), &config.x_proj(), tokens, u, (q, scales), dbc)?;
@@ -328,7 +336,7 @@ impl<'m> Model<'m> {
         let dt = xc;
         self.project(source, (section, Part::DtProj), &config.dt_proj(), tokens, dt_low, (q, scales), dt)?;
         let input = ScanInput { tokens, range: 0..tokens, d_state: config.d_state as usize, b, c };
-        self.scan(source, layer, members, &mut state.ssm, &input, dt, z, u)?;
+        self.scan(source, layer, members, (&mut state.ssm, undo), &input, dt, z, u)?;
 
         // x = x + out_proj(y)
         self.project(source, (section, Part::OutProj), &config.out_proj(), tokens, u, (q, scales), xn)?;

@@ -172,6 +172,13 @@ impl LayerSource for Source<'_> {
             Self::Stream(streamer) => streamer.lend_within(section, block, bytes),
         }
     }
+
+    fn settled(&self, section: Section) -> bool {
+        match self {
+            Self::Slice(slice, _) => slice.settled(section),
+            Self::Stream(streamer) => streamer.settled(section),
+        }
+    }
 }
 
 /// A model file within the program, where the kernels want weights: on a cache line.

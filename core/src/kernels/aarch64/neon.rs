@@ -242,8 +242,6 @@ macro_rules! neon {
             }
             /// Nothing: the hardware follows a sequential stream, and the instruction would not be free.
             #[inline(always)]
-            fn prefetch(self, _from: &u8) {}
-            #[inline(always)]
             fn dot_i8<const T: usize>(
                 self,
                 w: &[[u8; TILE]; TILES],

@@ -145,7 +145,7 @@ impl Isa for Avx512 {
         op!(_mm512_setzero_si512())
     }
     #[inline(always)]
-    fn prefetch(self, from: &u8) {
+    fn prefetch<T>(self, from: &T) {
         op!(_mm_prefetch::<_MM_HINT_T0>(core::ptr::from_ref(from).wrapping_add(AHEAD).cast()))
     }
     /// `vpdpbusd` wants unsigned weights: w + 128, from which 128 times the sum of the activations is taken.

@@ -169,7 +169,7 @@ macro_rules! lanes {
                 [op!(_mm256_setzero_si256()); 2]
             }
             #[inline(always)]
-            fn prefetch(self, from: &u8) {
+            fn prefetch<T>(self, from: &T) {
                 super::ymm::prefetch(from);
             }
             #[inline(always)]
@@ -219,7 +219,7 @@ pub(super) use lanes;
 
 /// Asks for the cache line [`AHEAD`] of one that is being read.
 #[inline(always)]
-pub(super) fn prefetch(from: &u8) {
+pub(super) fn prefetch<T>(from: &T) {
     op!(_mm_prefetch::<_MM_HINT_T0>(core::ptr::from_ref(from).wrapping_add(AHEAD).cast()))
 }
 
