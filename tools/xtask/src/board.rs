@@ -4,6 +4,7 @@
 //! emulator ([`qemu`]), reading what a program reports and comparing it with the host's own output ([`report`]), model
 //! files with a fault in them ([`fault`]).
 
+mod bits;
 mod built;
 mod elf;
 pub mod fault;
@@ -54,7 +55,8 @@ pub trait Board: Sync {
 }
 
 /// Every board.
-pub const BOARDS: &[&dyn Board] = &[&mps2::AN500, &mps2::AN385, &built::STEP_SIZE, &built::TEMPLATE];
+pub const BOARDS: &[&dyn Board] =
+    &[&mps2::AN500, &mps2::AN385, &bits::M3, &bits::M7, &built::STEP_SIZE, &built::TEMPLATE];
 
 /// What is done with a board.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

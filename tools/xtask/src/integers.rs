@@ -14,17 +14,32 @@ use crate::toolchain::Toolchain;
 /// Bytes of stack that a step may take.
 const STACK: u64 = 4096;
 
+/// Beginnings and ends of the names of what is read: `core`, and the checksums that a source computes.
+const FILES: [(&str, &str); 2] = [("elapid_core-", ".o"), ("libcrc32fast-", ".rlib")];
+
 /// Parts of the names of the functions that the check begins at.
 const ROOTS: &[&str] = &[
+    // What is shared out among cores is a closure of the step, and has its name.
     "elapid_core::fixed::step::",
     "elapid_core::fixed::kernels::",
     "elapid_core::source::SliceSource",
-    "elapid_core::kernels::share::",
+    "elapid_core::kernels::share::Solo",
 ];
-/// The same of the float path, which must not pass.
-const FLOAT_ROOTS: &[&str] = &["elapid_core::kernels::scalar::", "elapid_core::kernels::elementwise::"];
+/// Parts of the names of functions that may call through a pointer: what lies behind is one of the roots.
+const DYN: [&str; 2] = ["elapid_core::fixed::step::", "elapid_core::kernels::share::"];
 /// Parts of names that are no part of the step though they match: finding kernels, formatting.
 const NOT_ROOTS: [&str; 4] = ["for_each_available", "fixed::kernels::detect", "::fmt", "SliceSource>::new"];
+
+/// Ends of the names of the compiler's helpers for floats.
+const FLOAT_ENDS: [&str; 8] = ["sf2", "sf3", "df2", "df3", "sfsi", "dfsi", "sisf", "sidf"];
+/// Beginnings of the names of its other helpers, which copy memory, shift, multiply and divide integers of 64 bits.
+const HELPERS: [&str; 4] = ["mem", "__aeabi_mem", "__aeabi_l", "__aeabi_ul"];
+/// Bytes of stack that one of those is taken to need.
+const HELPER_STACK: u64 = 64;
+
+const FLOATS: &str = "computes with floats";
+const PANICS: &str = "can panic";
+const RECURSION: &str = "calls itself";
 
 /// One compiled function.
 #[derive(Debug, Default)]
@@ -32,33 +47,57 @@ struct Function {
     calls: BTreeSet<String>,
     /// Whether it calls through a pointer.
     indirect: bool,
+    /// Whether the disassembler did not know an instruction.
+    unread: bool,
     /// Its first instruction that computes with floats.
     float: Option<String>,
-    stack: u64,
+    stack: Option<u64>,
 }
 
 type Functions = BTreeMap<String, Function>;
 
-/// Compiles `core` for `target` and checks its fixed path.
-pub fn check(toolchain: Toolchain, target: &str, rustflags: &str) -> Result<()> {
-    let flags = format!("{rustflags} -Zemit-stack-sizes").trim().to_owned();
+/// Compiles `core` for `target` and checks its fixed path, of which the module `kernels` must be a part.
+pub fn check(toolchain: Toolchain, target: &str, cpu: &str, kernels: &str) -> Result<()> {
+    // Both for the compiler's stack sizes and for `dsp`, which stable ones don't let programs see.
+    let flags = format!("-Ctarget-cpu={cpu} -Zemit-stack-sizes");
     let mut build = toolchain.cargo_for("rustc", target, &flags, "core");
     build.args(["-p", "elapid-core", "--no-default-features", "--release", "--target-dir"]);
     let folder = toolchain.target_dir().join("integers");
-    build.arg(&folder).args(["--", "--emit=obj", "-Ccodegen-units=1"]).env("RUSTC_BOOTSTRAP", "1");
+    build.arg(&folder).args(["--", "--emit=obj", "-Ccodegen-units=1", "-Zmerge-functions=disabled"]);
+    // An object of machine code, not of what a linker would compile.
+    build.env("CARGO_PROFILE_RELEASE_LTO", "off").env("RUSTC_BOOTSTRAP", "1");
     must(&mut build)?;
-    let functions = read(&newest_object(&folder.join(target).join("release/deps"))?)?;
-    // The canary: in the same object, the float path computes with floats.
-    match walk(&functions, FLOAT_ROOTS) {
-        Err(error) if error.to_string().contains("computes with floats") => {}
-        other => {
-            let other = other.map(|depths| depths.len());
-            return Err(Error::new(format!("the check is broken: of the float path it says {other:?}")));
-        }
+    let folder = folder.join(target).join("release/deps");
+    let mut functions = Functions::new();
+    for (begin, end) in FILES {
+        functions.extend(read(&newest(&folder, begin, end)?, cpu)?);
     }
-    let found = judge(&functions)?;
-    println!("{target}: {} functions in the fixed path's step, {} bytes of stack at most", found.reached, found.stack);
+    let canaries = canaries(&functions)?;
+    let found = judge(&functions, kernels)?;
+    println!(
+        "{target}: {} functions in the fixed path's step, {} bytes of stack at most. What is not allowed there is seen \
+         elsewhere:\n    {}",
+        found.reached,
+        found.stack,
+        canaries.join("\n    ")
+    );
     Ok(())
+}
+
+/// An example in the same object of all that the step must not have: the float path computes with floats, the tokenizer
+/// sorts by recursion. Where none is found, the check no longer sees it.
+fn canaries(functions: &Functions) -> Result<Vec<String>> {
+    let examples = [FLOATS, PANICS, RECURSION].map(|what| {
+        let seen = functions.keys().find_map(|name| {
+            let error = Walk::new(functions).depth(name).err()?.to_string();
+            let first = error.lines().next()?;
+            first.contains(what).then(|| first.to_owned())
+        });
+        seen.ok_or_else(|| {
+            Error::new(format!("the check is broken: it finds nothing in the object that {what}"))
+        })
+    });
+    examples.into_iter().collect()
 }
 
 /// What the step came to.
@@ -68,28 +107,32 @@ struct Found {
     stack: u64,
 }
 
-fn newest_object(folder: &Path) -> Result<PathBuf> {
+fn newest(folder: &Path, begin: &str, end: &str) -> Result<PathBuf> {
     let entries = std::fs::read_dir(folder).context(|| format!("cannot read {}", folder.display()))?;
-    let objects = entries.filter_map(|entry| {
+    let files = entries.filter_map(|entry| {
         let path = entry.ok()?.path();
         let name = path.file_name()?.to_str()?;
-        let ours = name.starts_with("elapid_core-") && name.ends_with(".o");
+        let ours = name.starts_with(begin) && name.ends_with(end);
         ours.then(|| Some((path.metadata().ok()?.modified().ok()?, path)))?
     });
-    let newest = objects.max().map(|(_, path)| path);
-    newest.ok_or_else(|| Error::new(format!("no object of elapid-core in {}", folder.display())))
+    let newest = files.max().map(|(_, path)| path);
+    newest.ok_or_else(|| Error::new(format!("{} has no {begin}…{end}", folder.display())))
 }
 
-fn read(object: &Path) -> Result<Functions> {
+fn read(object: &Path, cpu: &str) -> Result<Functions> {
     let mut disassembly = Command::new("llvm-objdump");
-    let listing = capture(disassembly.args(["-d", "-r", "--no-show-raw-insn", "--demangle"]).arg(object))?;
+    disassembly
+        .args(["-d", "-r", "--no-show-raw-insn", "--demangle"])
+        .arg(format!("--mcpu={cpu}"))
+        .arg(object);
+    let listing = capture(&mut disassembly)?;
     let sizes = capture(Command::new("llvm-readelf").args(["--stack-sizes", "--demangle"]).arg(object))?;
     let mut functions = disassembled(&listing);
     if functions.is_empty() {
         return Err(Error::new(format!("no function could be read from {}", object.display())));
     }
     for (name, size) in stack_sizes(&sizes) {
-        functions.entry(name).or_default().stack = size;
+        functions.entry(name).or_default().stack = Some(size);
     }
     Ok(functions)
 }
@@ -98,34 +141,51 @@ fn read(object: &Path) -> Result<Functions> {
 fn disassembled(listing: &str) -> Functions {
     let mut functions = Functions::new();
     let mut current = None;
-    for line in listing.lines() {
+    let mut lines = listing.lines().peekable();
+    while let Some(line) = lines.next() {
         if let Some(name) = header(line) {
             current = Some(name.to_owned());
             functions.entry(name.to_owned()).or_default();
             continue;
         }
-        let Some(function) = current.as_ref().and_then(|name| functions.get_mut(name)) else { continue };
-        if let Some((_, symbol)) = line.split_once("R_ARM_THM_CALL").or_else(|| line.split_once("R_ARM_THM_JUMP24")) {
-            function.calls.insert(symbol.trim().to_owned());
+        let Some((name, function)) = current.as_ref().and_then(|name| Some((name, functions.get_mut(name)?)))
+        else {
+            continue;
+        };
+        if let Some(symbol) = called(line) {
+            function.calls.insert(symbol.to_owned());
             continue;
         }
-        let Some((_, instruction)) = line.split_once(":\t") else { continue };
+        let Some((_, instruction)) = line.split_once(':') else { continue };
         let instruction = instruction.trim().replace('\t', " ");
         let (mnemonic, operands) = instruction.split_once(' ').unwrap_or((&instruction, ""));
-        if mnemonic.starts_with("blx") || (mnemonic.starts_with("bx") && !operands.starts_with("lr")) {
-            function.indirect = true;
-        }
-        if computes_with_floats(mnemonic) && function.float.is_none() {
-            function.float = Some(instruction.clone());
+        match mnemonic {
+            "<unknown>" => function.unread = true,
+            // What the assembler knew: each function has a section of its own, so it calls itself.
+            "bl" if lines.peek().and_then(|next| called(next)).is_none() => {
+                function.calls.insert(name.clone());
+            }
+            _ if mnemonic.starts_with("blx") => function.indirect = true,
+            _ if mnemonic.starts_with("bx") && !operands.starts_with("lr") => function.indirect = true,
+            _ if computes_with_floats(mnemonic) && function.float.is_none() => {
+                function.float = Some(instruction.clone());
+            }
+            _ => {}
         }
     }
     functions
 }
 
-/// `00000010 <name>:`.
+/// The symbol of a call that the linker completes.
+fn called(line: &str) -> Option<&str> {
+    let (_, symbol) = line.split_once("R_ARM_THM_CALL").or_else(|| line.split_once("R_ARM_THM_JUMP24"))?;
+    Some(symbol.trim())
+}
+
+/// `00000010 <name>:`, but not the marks between code and data within a function, `<$t>` and `<$d>`.
 fn header(line: &str) -> Option<&str> {
     let (address, name) = line.split_once(" <")?;
-    let name = name.strip_suffix(">:")?;
+    let name = name.strip_suffix(">:").filter(|name| !name.starts_with('$'))?;
     address.bytes().all(|b| b.is_ascii_hexdigit()).then_some(name)
 }
 
@@ -144,39 +204,40 @@ fn stack_sizes(listing: &str) -> Vec<(String, u64)> {
     lines.collect()
 }
 
-fn is_root(name: &str, roots: &[&str]) -> bool {
-    roots.iter().any(|root| name.contains(root)) && !NOT_ROOTS.iter().any(|not| name.contains(not))
+fn is_root(name: &str) -> bool {
+    ROOTS.iter().any(|root| name.contains(root)) && !NOT_ROOTS.iter().any(|not| name.contains(not))
 }
 
 /// Why a function that is called is refused, if it is.
 fn refused(name: &str) -> Option<&'static str> {
     let helper = |prefix: &str| name.strip_prefix(prefix).and_then(|rest| rest.chars().next());
-    if name.contains("panic") || name.contains("slice_index") || name.contains("_fail") || name.contains("unwrap_failed") {
-        Some("can panic")
-    } else if matches!(helper("__aeabi_"), Some('f' | 'd')) && !name.starts_with("__aeabi_div0") {
-        Some("computes with floats")
-    } else if ["sf2", "sf3", "df2", "df3", "sfsi", "dfsi", "sisf", "sidf"].iter().any(|end| name.starts_with("__") && name.ends_with(end)) {
-        Some("computes with floats")
+    if name.contains("panic")
+        || name.contains("slice_index")
+        || name.contains("_fail")
+        || name.contains("unwrap_failed")
+    {
+        Some(PANICS)
+    } else if matches!(helper("__aeabi_"), Some('f' | 'd')) && !name.starts_with("__aeabi_div0")
+        || name.starts_with("__") && FLOAT_ENDS.iter().any(|end| name.ends_with(end))
+    {
+        Some(FLOATS)
     } else {
         None
     }
 }
 
-/// The stack of everything that is reached from `roots`, if nothing of it is refused.
-fn walk<'f>(functions: &'f Functions, roots: &[&str]) -> Result<BTreeMap<&'f str, u64>> {
-    let mut depths = BTreeMap::new();
-    for root in functions.keys().filter(|name| is_root(name, roots)) {
-        depth(functions, root, &mut Vec::new(), &mut depths)?;
-    }
-    Ok(depths)
-}
-
 /// Checks everything that the step reaches.
-fn judge(functions: &Functions) -> Result<Found> {
-    let depths = walk(functions, ROOTS)?;
-    for needed in ["fixed::step::Model", "fixed::kernels"] {
+fn judge(functions: &Functions, kernels: &str) -> Result<Found> {
+    let mut walk = Walk::new(functions);
+    for root in functions.keys().filter(|name| is_root(name)) {
+        walk.depth(root)?;
+    }
+    let depths = walk.depths;
+    for needed in ["elapid_core::fixed::step::Model", kernels] {
         if !depths.keys().any(|name| name.contains(needed)) {
-            return Err(Error::new(format!("nothing of {needed} is in the object: the check looks at nothing")));
+            return Err(Error::new(format!(
+                "nothing of {needed} is in the object: the check looks at nothing"
+            )));
         }
     }
     // Through a pointer the step calls the team, the team a closure of the step, and that a kernel: each once.
@@ -186,43 +247,73 @@ fn judge(functions: &Functions) -> Result<Found> {
     };
     let closures = depths.iter().filter(|(name, _)| name.contains("{closure") || name.contains("{{closure"));
     let closures = closures.map(|(_, depth)| *depth).max().unwrap_or(0);
-    let stack = deepest("fixed::step::Model") + deepest("kernels::share::") + closures + deepest("fixed::kernels").max(deepest("SliceSource"));
+    let stack = deepest("fixed::step::Model")
+        + deepest("kernels::share::")
+        + closures
+        + deepest("fixed::kernels").max(deepest("SliceSource"));
     if stack > STACK {
-        return Err(Error::new(format!("the fixed path's step takes {stack} bytes of stack; {STACK} are allowed")));
+        return Err(Error::new(format!(
+            "the fixed path's step takes {stack} bytes of stack; {STACK} are allowed"
+        )));
     }
     Ok(Found { reached: depths.len(), stack })
 }
 
-/// The stack of `name` and of what it calls, if nothing there is refused.
-fn depth<'f>(
+/// Follows calls.
+struct Walk<'f> {
     functions: &'f Functions,
-    name: &'f str,
-    path: &mut Vec<&'f str>,
-    depths: &mut BTreeMap<&'f str, u64>,
-) -> Result<u64> {
-    if let Some(depth) = depths.get(name) {
-        return Ok(*depth);
+    /// The functions that are being followed, each called by the one before.
+    path: Vec<&'f str>,
+    /// The stack of each function that was followed, and of what it calls.
+    depths: BTreeMap<&'f str, u64>,
+}
+
+impl<'f> Walk<'f> {
+    fn new(functions: &'f Functions) -> Self {
+        Self { functions, path: Vec::new(), depths: BTreeMap::new() }
     }
-    let from = |path: &[&str]| path.iter().map(|name| format!("\n    from {name}")).rev().collect::<String>();
-    if path.contains(&name) {
-        return Err(Error::new(format!("{name} calls itself{}", from(path))));
+
+    fn error(&self, what: String) -> Error {
+        let callers = self.path.iter().rev().map(|name| format!("\n    from {name}"));
+        Error::new(format!("{what}{}", callers.collect::<String>()))
     }
-    if let Some(why) = refused(name) {
-        return Err(Error::new(format!("{name} {why}{}", from(path))));
+
+    /// The stack of `name` and of what it calls, if nothing there is refused.
+    fn depth(&mut self, name: &'f str) -> Result<u64> {
+        if let Some(depth) = self.depths.get(name) {
+            return Ok(*depth);
+        }
+        if self.path.contains(&name) {
+            return Err(self.error(format!("{name} {RECURSION}")));
+        }
+        if let Some(why) = refused(name) {
+            return Err(self.error(format!("{name} {why}")));
+        }
+        let Some(function) = self.functions.get(name) else {
+            if HELPERS.iter().any(|helper| name.starts_with(helper)) {
+                return Ok(HELPER_STACK);
+            }
+            return Err(self.error(format!("{name} is not in the object: what it does can't be seen")));
+        };
+        if let Some(float) = &function.float {
+            return Err(self.error(format!("{name} {FLOATS}: {float}")));
+        }
+        if function.unread {
+            return Err(self.error(format!("{name} has an instruction that the disassembler does not know")));
+        }
+        if function.indirect && !DYN.iter().any(|part| name.contains(part)) {
+            return Err(self.error(format!("{name} calls through a pointer: what it calls can't be seen")));
+        }
+        let own = function.stack.ok_or_else(|| self.error(format!("the stack of {name} is not known")))?;
+        self.path.push(name);
+        let mut below = 0;
+        for call in &function.calls {
+            below = below.max(self.depth(call)?);
+        }
+        self.path.pop();
+        self.depths.insert(name, own + below);
+        Ok(own + below)
     }
-    // What is not in the object (memcpy, division) takes little stack and calls nothing.
-    let Some(function) = functions.get(name) else { return Ok(64) };
-    if let Some(float) = &function.float {
-        return Err(Error::new(format!("{name} computes with floats: {float}{}", from(path))));
-    }
-    path.push(name);
-    let mut below = 0;
-    for call in &function.calls {
-        below = below.max(depth(functions, call, path, depths)?);
-    }
-    path.pop();
-    depths.insert(name, function.stack + below);
-    Ok(function.stack + below)
 }
 
 #[cfg(test)]
@@ -230,47 +321,90 @@ mod tests {
     use super::*;
 
     const STEP: &str = "elapid_core::fixed::step::Model::forward";
+    const KERNELS: &str = "elapid_core::fixed::kernels::scalar";
     const KERNEL: &str = "elapid_core::fixed::kernels::scalar::matmul";
 
-    fn listing(calls: &str, instruction: &str) -> Functions {
-        disassembled(&format!(
-            "00000000 <{STEP}>:\n       0:\tpush\t{{r7, lr}}\n       2:\tbl\t0x2 <x>\t@ imm = #-4\n\
-             \t\t\t00000002:  R_ARM_THM_CALL\t{calls}\n       6:\t{instruction}\n\n\
-             00000000 <{KERNEL}>:\n       0:\tbx\tlr\n\n00000000 <helper>:\n       0:\tb.w\t0x0\n\
-             \t\t\t00000000:  R_ARM_THM_JUMP24\thelper\n"
-        ))
+    /// The step calls `called` and has `instruction`, after data; a helper has `tail`.
+    fn listing(called: &str, instruction: &str, tail: &str) -> Functions {
+        let mut functions = disassembled(&format!(
+            "00000000 <{STEP}>:\n       0:      \tpush\t{{r7, lr}}\n       2:      \t.word\t0x00000000\n\n\
+             00000006 <$t>:\n       6:      \tbl\t0x6 <x>\t@ imm = #-4\n\
+             \t\t\t00000006:  R_ARM_THM_CALL\t{called}\n       a:      \t{instruction}\n\n\
+             00000000 <{KERNEL}>:\n       0:      \tbx\tlr\n\n00000000 <helper>:\n       0:      \t{tail}\n"
+        ));
+        for (name, size) in stack_sizes(&format!(
+            "Stack Sizes:\n   Size     Functions\n   8     {STEP}\n   0     {KERNEL}\n   16     helper\n"
+        )) {
+            functions.get_mut(&name).unwrap().stack = Some(size);
+        }
+        functions
+    }
+
+    fn error(called: &str, instruction: &str, tail: &str) -> String {
+        judge(&listing(called, instruction, tail), KERNELS).unwrap_err().to_string()
     }
 
     #[test]
     fn calls_and_pointers_are_read() {
-        let functions = listing("memcpy", "blx\tr3");
-        assert_eq!(functions[STEP].calls, BTreeSet::from(["memcpy".to_owned()]));
+        let functions = listing("helper", "blx\tr3", "bx\tlr");
+        assert_eq!(functions.len(), 3, "{functions:?}");
+        assert_eq!(functions[STEP].calls, BTreeSet::from(["helper".to_owned()]));
         assert!(functions[STEP].indirect && !functions[KERNEL].indirect);
-        assert_eq!(judge(&functions).unwrap().reached, 2);
+        let found = judge(&functions, KERNELS).unwrap();
+        assert_eq!((found.reached, found.stack), (3, 24));
     }
 
     #[test]
     fn what_is_forbidden_is_found() {
-        let error = |calls: &str, instruction: &str| judge(&listing(calls, instruction)).unwrap_err().to_string();
-        assert!(error("__aeabi_fmul", "nop").contains("__aeabi_fmul computes with floats"));
-        assert!(error("__addsf3", "nop").contains("computes with floats"));
-        assert!(error("core::panicking::panic_bounds_check", "nop").contains("can panic"));
-        assert!(error("memcpy", "vadd.f32\ts0, s0, s1").contains("vadd.f32 s0, s0, s1"));
-        assert!(error("helper", "nop").contains("helper calls itself"));
-        assert!(judge(&listing("__aeabi_uldivmod", "vldr\ts0, [sp]")).is_ok());
+        let nop = "nop";
+        assert!(error("__aeabi_fmul", nop, nop).contains("__aeabi_fmul computes with floats"));
+        assert!(error("__addsf3", nop, nop).contains("computes with floats"));
+        assert!(error("core::panicking::panic_bounds_check", nop, nop).contains("can panic"));
+        assert!(error("memcpy", "vadd.f32\ts0, s0, s1", nop).contains("vadd.f32 s0, s0, s1"));
+        assert!(error("helper", nop, "vadd.f32\ts0, s0, s1").contains("helper computes with floats"));
+        assert!(error("somewhere::else", nop, nop).contains("not in the object"));
+        assert!(error("helper", nop, "blx\tr3").contains("helper calls through a pointer"));
+        assert!(error("helper", nop, "<unknown>").contains("helper has an instruction"));
+        assert!(judge(&listing("__aeabi_uldivmod", "vldr\ts0, [sp]", nop), KERNELS).is_ok());
+    }
+
+    #[test]
+    fn recursion_is_found() {
+        // By a call that the assembler completes, by one that the linker does, and by way of others.
+        let itself = "bl\t0x0 <helper> @ imm = #-4";
+        assert!(error("helper", "nop", itself).contains("helper calls itself"));
+        let jump = "b.w\t0x0 <x>\n\t\t\t00000000:  R_ARM_THM_JUMP24\thelper";
+        assert!(error("helper", "nop", jump).contains("helper calls itself"));
+        let back = jump.replace("helper", STEP);
+        assert!(error("helper", "nop", &back).contains("calls itself\n    from helper"));
     }
 
     #[test]
     fn too_deep_a_stack_is_found() {
-        let mut functions = listing("memcpy", "nop");
-        for (name, size) in stack_sizes(&format!("Stack Sizes:\n   Size     Functions\n   4000     {STEP}\n     96     {KERNEL}\n")) {
-            functions.get_mut(&name).unwrap().stack = size;
-        }
-        assert!(judge(&functions).unwrap_err().to_string().contains("4160 bytes"), "{:?}", judge(&functions));
+        let mut functions = listing("memcpy", "nop", "nop");
+        functions.get_mut(STEP).unwrap().stack = Some(4000);
+        functions.get_mut(KERNEL).unwrap().stack = Some(96);
+        assert!(error_of(&functions).contains("4160 bytes"), "{}", error_of(&functions));
+        functions.get_mut(KERNEL).unwrap().stack = None;
+        assert!(error_of(&functions).contains("is not known"));
+    }
+
+    fn error_of(functions: &Functions) -> String {
+        judge(functions, KERNELS).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn an_object_without_examples_is_refused() {
+        let functions = listing("memcpy", "nop", "bl\t0x0 <helper> @ imm = #-4");
+        assert!(
+            canaries(&functions).unwrap_err().to_string().contains("nothing in the object that computes")
+        );
     }
 
     #[test]
     fn an_object_without_the_step_is_no_success() {
-        assert!(judge(&disassembled("00000000 <other>:\n   0:\tbx\tlr\n")).is_err());
+        assert!(judge(&disassembled("00000000 <other>:\n   0:      \tbx\tlr\n"), KERNELS).is_err());
+        let other = judge(&listing("memcpy", "nop", "nop"), "elapid_core::fixed::kernels::cortex_m");
+        assert!(other.unwrap_err().to_string().contains("looks at nothing"));
     }
 }

@@ -10,6 +10,7 @@ mod error;
 mod exec;
 mod figures;
 mod fixtures;
+mod integers;
 mod libtest;
 mod models;
 mod peer;

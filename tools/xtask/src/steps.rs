@@ -22,6 +22,8 @@ pub enum Work {
     HostTests { arguments: &'static [&'static str] },
     /// `core` for a machine without an operating system.
     Bare { target: &'static str, rustflags: &'static str },
+    /// The fixed path compiled for a microcontroller, looked at instruction by instruction.
+    Integers { target: &'static str, cpu: &'static str, kernels: &'static str },
     /// Tests for aarch64 Linux, on an emulated CPU.
     Emulated { cpu: &'static str, tests: &'static [&'static [&'static str]] },
     /// A board's program, against the host's own output.
@@ -109,6 +111,28 @@ pub const STEPS: &[Step] = &[
         work: Work::Bare { target: "thumbv8m.main-none-eabihf", rustflags: "-C target-cpu=cortex-m33" },
     },
     Step {
+        name: "integers-m3",
+        group: "integers",
+        shows: "the fixed path has no floats, no panic, no recursion and little stack on Cortex-M3",
+        required: true,
+        work: Work::Integers {
+            target: "thumbv7m-none-eabi",
+            cpu: "cortex-m3",
+            kernels: "elapid_core::fixed::kernels::scalar",
+        },
+    },
+    Step {
+        name: "integers-m7",
+        group: "integers",
+        shows: "the same on Cortex-M7, whose floating-point unit it leaves alone",
+        required: true,
+        work: Work::Integers {
+            target: "thumbv7em-none-eabihf",
+            cpu: "cortex-m7",
+            kernels: "elapid_core::fixed::kernels::cortex_m",
+        },
+    },
+    Step {
         name: "aarch64-a53",
         group: "aarch64",
         shows: "the same bits on a Raspberry Pi 3's CPU, without the dot product instructions",
@@ -135,6 +159,20 @@ pub const STEPS: &[Step] = &[
         shows: "Cortex-M3 without floating point or heap: the host's tokens and logits, in the fixed path",
         required: true,
         work: Work::Board { name: "mps2-an385" },
+    },
+    Step {
+        name: "fixed-m3",
+        group: "boards",
+        shows: "Cortex-M3: the fixed path's logits over 256 tokens, of models of all kinds",
+        required: true,
+        work: Work::Board { name: "fixed-m3" },
+    },
+    Step {
+        name: "fixed-m7",
+        group: "boards",
+        shows: "Cortex-M7: the same with its instructions for two products",
+        required: true,
+        work: Work::Board { name: "fixed-m7" },
     },
     Step {
         name: "template",

@@ -8,11 +8,14 @@ use crate::bare;
 use crate::board;
 use crate::error::{Error, Result};
 use crate::exec::{Finished, run, shown, tee};
+use crate::integers;
 use crate::libtest::Tally;
 use crate::steps::{EMULATED_LIMIT, STEPS, Step, Work, select};
 use crate::table::{Outcome, Row, clock, problems, render, totals};
 use crate::toolchain::{AARCH64_LINUX, Toolchain, host};
 
+/// What disassembles.
+const LLVM: Package = Package { name: "llvm", tool: Some("llvm-objdump") };
 const QEMU_USER: Package = Package { name: "qemu-user", tool: Some("qemu-aarch64") };
 
 /// Prints the names that `--only` takes.
@@ -56,7 +59,7 @@ fn perform(step: &Step, host: &str, apt: &mut Apt) -> Row {
     let start = Instant::now();
     let target = match &step.work {
         Work::Host { .. } | Work::HostTests { .. } => host.to_owned(),
-        Work::Bare { target, .. } => (*target).to_owned(),
+        Work::Bare { target, .. } | Work::Integers { target, .. } => (*target).to_owned(),
         Work::Emulated { cpu, .. } => format!("{AARCH64_LINUX} ({cpu})"),
         Work::Board { name } => board::find(name).map_or_else(|_| (*name).into(), |board| board.platform()),
     };
@@ -70,6 +73,11 @@ fn perform(step: &Step, host: &str, apt: &mut Apt) -> Row {
         Work::Bare { target, rustflags } => prepared(Toolchain::for_target(target, &[], apt), |toolchain| {
             bare::build(toolchain, target, rustflags)
         }),
+        Work::Integers { target, cpu, kernels } => {
+            prepared(Toolchain::for_target(target, &[LLVM], apt), |toolchain| {
+                integers::check(toolchain, target, cpu, kernels)
+            })
+        }
         Work::Emulated { cpu, tests } => match Toolchain::for_target(AARCH64_LINUX, &[QEMU_USER], apt) {
             Ok(toolchain) => run_tests(tests.iter().map(|test| emulated(toolchain, cpu, test))),
             Err(missing) => Ok(skipped(&missing)),

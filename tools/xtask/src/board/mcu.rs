@@ -14,7 +14,7 @@ use crate::error::{Context, Error, Result};
 use crate::exec::{capture, must, shown};
 use crate::toolchain::{Toolchain, root};
 
-const QEMU: Package = Package { name: "qemu-system-arm", tool: Some("qemu-system-arm") };
+pub const QEMU: Package = Package { name: "qemu-system-arm", tool: Some("qemu-system-arm") };
 pub const LLD: Package = Package { name: "lld", tool: Some("ld.lld") };
 
 /// What every board is asked for in its test.
