@@ -56,23 +56,23 @@ packed!(Q4, TILES / 2, dot_u4);
 packed!(Q3, 3, dot_u3);
 
 /// One panel, cut into its parts.
-struct Panel<'a> {
+pub(super) struct Panel<'a> {
     bytes: &'a [u8],
-    scales: &'a [u8],
-    weights: &'a [u8],
+    pub(super) scales: &'a [u8],
+    pub(super) weights: &'a [u8],
     bias: Option<&'a [u8; 4 * LANES]>,
 }
 
 impl<'a> Panel<'a> {
     #[inline(always)]
-    fn new(shape: &MatrixShape, bytes: &'a [u8]) -> Self {
+    pub(super) fn new(shape: &MatrixShape, bytes: &'a [u8]) -> Self {
         let (scales, rest) = bytes.split_at(shape.scale_bytes() as usize);
         let (weights, bias) = rest.split_at(shape.weight_bytes() as usize);
         Self { bytes, scales, weights, bias: bias.first_chunk() }
     }
 
     #[inline(always)]
-    fn start<S: Isa, const T: usize>(&self, s: S) -> [S::F; T] {
+    pub(super) fn start<S: Isa, const T: usize>(&self, s: S) -> [S::F; T] {
         match self.bias {
             Some(bias) => [s.load_f32_bytes(bias); T],
             None => [s.splat(0.0); T],
@@ -172,20 +172,20 @@ fn stretches(all: usize, stretch: usize) -> impl Iterator<Item = Range<usize>> {
 }
 
 /// The int8 activations of a block of tokens, for some groups of columns.
-struct Block<'a> {
-    tokens: usize,
+pub(super) struct Block<'a> {
+    pub(super) tokens: usize,
     /// Whether there is no other block.
     alone: bool,
     /// `[groups][tokens][32]`
-    q: &'a [[i8; GROUP]],
+    pub(super) q: &'a [[i8; GROUP]],
     /// `[groups][tokens]`
-    scales: &'a [Scale],
+    pub(super) scales: &'a [Scale],
 }
 
 impl<'a> Block<'a> {
     /// `groups` of the `all` that there are, for the block that begins with token `start`.
     #[inline(always)]
-    fn new(x: &Input<'a>, start: usize, all: usize, groups: &Range<usize>) -> Option<Self> {
+    pub(super) fn new(x: &Input<'a>, start: usize, all: usize, groups: &Range<usize>) -> Option<Self> {
         let tokens = TOKEN_BLOCK.min(x.tokens - start);
         let alone = tokens == x.tokens;
         let range = start * all + groups.start * tokens..start * all + groups.end * tokens;

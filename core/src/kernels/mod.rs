@@ -170,33 +170,37 @@ pub trait Kernels: Sync {
 /// Implements [`Kernels`] for a token by compiling every body with the instruction set's features.
 macro_rules! instantiate {
     ($isa:ty $(, #[$features:meta])?) => {
+        instantiate!($isa, [$(#[$features])?], matmul::matmul, elementwise::scan);
+    };
+    // With a matrix product and a scan of its own.
+    ($isa:ty, $features:tt, $matmul_in:ident::$matmul:ident, $scan_in:ident::$scan:ident) => {
         impl $crate::kernels::Kernels for $isa {
             fn name(&self) -> &'static str {
                 <$isa as $crate::kernels::Isa>::NAME
             }
-            instantiate!(@method $isa, [$(#[$features])?], elementwise::rms_inv,
+            instantiate!(@method $isa, $features, elementwise::rms_inv,
                 rms_inv(x: &[f32], tokens: usize, first: usize, n: u32, eps: f32, inv: &mut [f32]) -> ());
-            instantiate!(@method $isa, [$(#[$features])?], elementwise::normalize,
+            instantiate!(@method $isa, $features, elementwise::normalize,
                 normalize(x: &[f32], weight: &[u8], inv: &[f32], y: &mut [f32]) -> ());
-            instantiate!(@method $isa, [$(#[$features])?], elementwise::rescale,
+            instantiate!(@method $isa, $features, elementwise::rescale,
                 rescale(x: &mut [f32], inv: &[f32]) -> ());
-            instantiate!(@method $isa, [$(#[$features])?], elementwise::quantize,
+            instantiate!(@method $isa, $features, elementwise::quantize,
                 quantize(tokens: usize, range: core::ops::Range<usize>, x: &[f32], q: &mut [i8],
                     scales: &mut [$crate::kernels::Scale]) -> bool);
-            instantiate!(@method $isa, [$(#[$features])?], matmul::matmul,
+            instantiate!(@method $isa, $features, $matmul_in::$matmul,
                 matmul(shape: &$crate::format::MatrixShape, panels: &[u8], x: &$crate::kernels::Input<'_>,
                     y: &mut [f32]) -> ());
-            instantiate!(@method $isa, [$(#[$features])?], elementwise::conv_silu,
+            instantiate!(@method $isa, $features, elementwise::conv_silu,
                 conv_silu(d_conv: usize, tokens: usize, range: core::ops::Range<usize>, panels: &[u8],
                     state: &mut [f32], x: &[f32], u: &mut [f32]) -> ());
-            instantiate!(@method $isa, [$(#[$features])?], elementwise::scan,
+            instantiate!(@method $isa, $features, $scan_in::$scan,
                 scan(panels: &[u8], state: $crate::kernels::SsmState<'_>, input: &$crate::kernels::ScanInput<'_>,
                     dt: &[f32], z: &[f32], u: &mut [f32]) -> ());
-            instantiate!(@method $isa, [$(#[$features])?], elementwise::add,
+            instantiate!(@method $isa, $features, elementwise::add,
                 add(x: &mut [f32], y: &[f32]) -> bool);
-            instantiate!(@method $isa, [$(#[$features])?], elementwise::is_finite,
+            instantiate!(@method $isa, $features, elementwise::is_finite,
                 is_finite(x: &[f32]) -> bool);
-            instantiate!(@method $isa, [$(#[$features])?], matmul::bare_dots,
+            instantiate!(@method $isa, $features, matmul::bare_dots,
                 bare_dots(rounds: usize) -> u64);
         }
     };

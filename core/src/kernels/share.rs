@@ -2,7 +2,7 @@
 
 use core::marker::PhantomData;
 use core::ops::Range;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicUsize, Ordering};
 
 /// The most members a team can have.
 pub const MAX_TEAM: usize = 64;
@@ -136,7 +136,50 @@ impl<A: Share, B: Share> Share for (A, B) {
 /// tokens, or as much time.
 const WORTH: usize = 64 << 10;
 
+/// Pieces of a member's range at most: what is left to wait for at the end, when others have helped, is one of them.
+const PIECES: usize = 16;
+
+/// A counter in a cache line of its own.
+#[repr(align(64))]
+struct Next(AtomicUsize);
+
+/// How items are cut: a contiguous range a member, and each range into pieces in order.
+#[derive(Clone, Copy, Debug)]
+struct Cut {
+    items: usize,
+    members: usize,
+    /// Items of a piece.
+    grain: usize,
+}
+
+impl Cut {
+    fn new(items: usize, cost: usize, team: usize) -> Self {
+        let worth = items.saturating_mul(cost) / WORTH;
+        let members = team.clamp(1, MAX_TEAM).min(items).min(worth).max(1);
+        let pieces = (worth / members).clamp(1, PIECES);
+        // Even, because some kernels take items in pairs.
+        let grain = (items / members).div_ceil(pieces).checked_next_multiple_of(2).unwrap_or(usize::MAX);
+        Self { items, members, grain }
+    }
+
+    /// Where a member's range starts, without products that could wrap: ranges must not overlap, however many items there
+    /// are.
+    fn start(&self, member: usize) -> usize {
+        self.items / self.members * member + (self.items % self.members).min(member)
+    }
+
+    /// A piece of a member's range, none behind its last.
+    fn piece(&self, member: usize, piece: usize) -> Option<Range<usize>> {
+        let (start, end) = (self.start(member), self.start(member + 1));
+        let from = start.checked_add(piece.checked_mul(self.grain)?).filter(|from| *from < end)?;
+        Some(from..from.saturating_add(self.grain).min(end))
+    }
+}
+
 /// Cuts `items` into one contiguous range a member, in order, and lets the team work on all of them.
+///
+/// A member takes its range piece by piece, and then pieces of those that are not done with theirs: a slow core, or one that
+/// another program holds, keeps the rest waiting for the piece that it has begun, no more.
 ///
 /// `cost` is what an item costs, in the time that a byte of weights takes to be read and multiplied: with little to do,
 /// fewer members take part. Results can't depend on how many do: `work` is given whole items, and what it does for an item
@@ -148,22 +191,102 @@ pub fn share<P: Share>(
     parts: P,
     work: impl Fn(Range<usize>, P::Part) + Sync,
 ) {
-    let worth = items.saturating_mul(cost) / WORTH;
-    let members = team.size().clamp(1, MAX_TEAM).min(items).min(worth).max(1);
-    if members == 1 {
+    let cut = Cut::new(items, cost, team.size());
+    if cut.members == 1 {
         // SAFETY: the only part.
         return work(0..items, unsafe { parts.part(&(0..items)) });
     }
-    let taken = [const { AtomicBool::new(false) }; MAX_TEAM];
+    in_pieces(team, &cut, &parts, &work);
+}
+
+/// Apart from its caller, so that a team of one needs no stack for the counters.
+#[inline(never)]
+fn in_pieces<P: Share>(
+    team: &dyn Team,
+    cut: &Cut,
+    parts: &P,
+    work: &(impl Fn(Range<usize>, P::Part) + Sync),
+) {
+    let next = [const { Next(AtomicUsize::new(0)) }; MAX_TEAM];
+    let take = |member: usize| {
+        let next = &next[member].0;
+        // Looked at first, so that the counter stays near its end however often it is asked.
+        cut.piece(member, next.load(Ordering::Relaxed))?;
+        cut.piece(member, next.fetch_add(1, Ordering::Relaxed))
+    };
     team.run(&|member| {
-        let first_time = taken.get(member).is_some_and(|t| !t.swap(true, Ordering::Relaxed));
-        if member < members && first_time {
-            // Without products that could wrap: ranges must not overlap, however many items there are.
-            let start = |m: usize| items / members * m + (items % members).min(m);
-            let range = start(member)..start(member + 1);
-            // SAFETY: members' ranges are disjoint, and `taken` lets each member in once, whatever the team does.
-            let part = unsafe { parts.part(&range) };
-            work(range, part);
+        if member >= cut.members {
+            return;
+        }
+        for owner in (member..cut.members).chain(0..member) {
+            while let Some(range) = take(owner) {
+                // SAFETY: pieces are disjoint, and `take` hands each out once, whatever the team does.
+                let part = unsafe { parts.part(&range) };
+                work(range, part);
+            }
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Calls every member several times, in some order, from one thread.
+    struct Odd {
+        calls: &'static [usize],
+    }
+
+    impl Team for Odd {
+        fn size(&self) -> usize {
+            4
+        }
+        fn run(&self, job: &(dyn Fn(usize) + Sync)) {
+            self.calls.iter().for_each(|member| job(*member));
+        }
+    }
+
+    #[test]
+    fn every_item_is_worked_on_once_whatever_the_team_does() {
+        for calls in [&[0, 1, 2, 3][..], &[3, 3, 0, 1, 1, 2], &[0], &[1, 70, 4, usize::MAX]] {
+            for items in [1, 2, 3, 7, 64, 65, 100] {
+                for cost in [0, 1, 1 << 12, 1 << 16, 1 << 20, usize::MAX] {
+                    let mut counts = [0u8; 100];
+                    let counts = &mut counts[..items];
+                    share(&Odd { calls }, items, cost, split(counts, 1), |range, part| {
+                        assert_eq!(range.len(), part.len());
+                        part.iter_mut().for_each(|count| *count += 1);
+                    });
+                    assert!(counts.iter().all(|count| *count == 1), "{calls:?} {items} {cost}: {counts:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn pieces_cover_the_items_in_order_and_little_work_stays_whole() {
+        for items in (0..300).chain([usize::MAX - 1, usize::MAX]) {
+            for (team, cost) in
+                [(1, 0), (1, 1 << 16), (2, 1 << 16), (3, 1 << 16), (64, 1 << 20), (100, 1 << 16)]
+            {
+                let cut = Cut::new(items, cost, team);
+                assert_eq!((cut.start(0), cut.start(cut.members)), (0, items), "{cut:?}");
+                let mut at = 0;
+                for member in 0..cut.members {
+                    assert_eq!(cut.start(member), at, "{cut:?}");
+                    let mut pieces = 0;
+                    while let Some(piece) = cut.piece(member, pieces) {
+                        assert_eq!(piece.start, at, "{cut:?}");
+                        assert!(!piece.is_empty(), "{cut:?}");
+                        (at, pieces) = (piece.end, pieces + 1);
+                    }
+                    assert!(pieces <= PIECES + 1, "{cut:?}");
+                    assert_eq!(cut.piece(member, usize::MAX), None);
+                }
+                assert_eq!(at, items, "{cut:?}");
+            }
+        }
+        let small = Cut::new(4, WORTH / 2, 2);
+        assert_eq!((small.members, small.piece(0, 0), small.piece(0, 1)), (2, Some(0..2), None));
+    }
 }

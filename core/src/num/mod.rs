@@ -10,13 +10,15 @@ mod float;
 pub use float::{Float, One};
 
 /// `log2(e)`, rounded to nearest.
-const LOG2_E: f32 = core::f32::consts::LOG2_E;
+pub(crate) const LOG2_E: f32 = core::f32::consts::LOG2_E;
 /// `ln(2)` cut to 16 bits, so that a product with any exponent of an `f32` is exact.
-const LN2_HI: f32 = 0.693_145_75;
+pub(crate) const LN2_HI: f32 = 0.693_145_75;
 /// `ln(2) - LN2_HI`, rounded to nearest.
-const LN2_LO: f32 = 1.428_606_8e-6;
+pub(crate) const LN2_LO: f32 = 1.428_606_8e-6;
 /// `1.5 * 2^23`: adding it rounds to an integer (ties to even) in the low bits of the sum.
-const ROUND_MAGIC: f32 = 12_582_912.0;
+pub(crate) const ROUND_MAGIC: f32 = 12_582_912.0;
+/// The polynomial of `exp`, from its constant on.
+pub(crate) const EXP_P: [f32; 5] = [0.499_999_94, 0.166_665_21, 0.041_668_39, 0.008_368_717, 0.001_381_459_9];
 /// Below this `exp` stays at 2^-126: the smallest `x` with `exp(x) >= 2^-126` is a little above it.
 pub const EXP_FLOOR: f32 = -87.336_54;
 
@@ -50,9 +52,9 @@ pub fn exp_each<S: Float, const K: usize>(s: S, mut x: [S::F; K]) -> [S::F; K] {
     let r = each!(|i| s.fma(n[i], s.splat(-LN2_HI), x[i]));
     let r = each!(|i| s.fma(n[i], s.splat(-LN2_LO), r[i]));
     let r2 = each!(|i| s.mul(r[i], r[i]));
-    let p01 = each!(|i| s.fma(s.splat(0.166_665_21), r[i], s.splat(0.499_999_94)));
-    let p23 = each!(|i| s.fma(s.splat(0.008_368_717), r[i], s.splat(0.041_668_39)));
-    let p234 = each!(|i| s.fma(s.splat(0.001_381_459_9), r2[i], p23[i]));
+    let p01 = each!(|i| s.fma(s.splat(EXP_P[1]), r[i], s.splat(EXP_P[0])));
+    let p23 = each!(|i| s.fma(s.splat(EXP_P[3]), r[i], s.splat(EXP_P[2])));
+    let p234 = each!(|i| s.fma(s.splat(EXP_P[4]), r2[i], p23[i]));
     let p = each!(|i| s.fma(p234[i], r2[i], p01[i]));
     let e = each!(|i| s.fma(p[i], r2[i], r[i]));
     let e = each!(|i| s.add(s.splat(1.0), e[i]));

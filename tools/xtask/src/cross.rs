@@ -1,5 +1,7 @@
 //! `cargo xtask cross`: the `elapid` program for another machine.
 
+use std::path::PathBuf;
+
 use crate::apt::Apt;
 use crate::error::{Context, Error, Result};
 use crate::exec::must;
@@ -11,16 +13,21 @@ pub fn cross(target: &str, install: bool) -> Result<()> {
         return Err(Error::new(format!("`{target}` is not a target of the program; {AARCH64_LINUX} is")));
     }
     let toolchain = Toolchain::for_target(target, &[], &mut Apt::new(install))?;
+    let program = build(toolchain)?;
+    let size = program.metadata().context(|| format!("cannot find {}", program.display()))?.len();
+    println!("{} ({:.1} MB)", program.display(), size as f64 / 1e6);
+    Ok(())
+}
+
+/// Builds it for 64-bit ARM Linux and returns where it is.
+pub fn build(toolchain: Toolchain) -> Result<PathBuf> {
     // Static, so that it runs whatever glibc the board has.
-    must(toolchain.cargo_for("build", target, "-C target-feature=+crt-static", "").args([
+    must(toolchain.cargo_for("build", AARCH64_LINUX, "-C target-feature=+crt-static", "").args([
         "--release",
         "-p",
         "elapid",
         "--bin",
         "elapid",
     ]))?;
-    let program = toolchain.target_dir().join(target).join("release/elapid");
-    let size = program.metadata().context(|| format!("cannot find {}", program.display()))?.len();
-    println!("{} ({:.1} MB)", program.display(), size as f64 / 1e6);
-    Ok(())
+    Ok(toolchain.target_dir().join(AARCH64_LINUX).join("release/elapid"))
 }

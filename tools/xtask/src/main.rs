@@ -5,6 +5,7 @@ mod apt;
 mod bare;
 mod board;
 mod check_real;
+mod count;
 mod cross;
 mod error;
 mod exec;
@@ -74,6 +75,14 @@ enum Task {
         #[arg(long)]
         no_install: bool,
     },
+    /// Counts instructions a token on emulated ARM CPUs and prints a table in Markdown
+    ///
+    /// Exits with 1 if a count is above its limit.
+    Count {
+        /// Install nothing
+        #[arg(long)]
+        no_install: bool,
+    },
     /// Packs a real checkpoint and compares what it writes with what is published about it
     CheckReal {
         /// A folder with config.json, weights and tokenizer
@@ -136,6 +145,7 @@ fn main() -> ExitCode {
             board::board(&name, action, &board::Request { model, overwrite }, !no_install).map(done)
         }
         Task::Cross { target, no_install } => cross::cross(&target, !no_install).map(done),
+        Task::Count { no_install } => count::count(!no_install).map(done),
         Task::CheckReal { folder, quant, wiki } => {
             check_real::check_real(&folder, quant.as_deref(), wiki.as_deref())
         }

@@ -1,15 +1,20 @@
 //! AArch64: NEON, and NEON with the dot product instructions (ARMv8.2).
 
 mod neon;
+mod order;
 mod pairs;
+mod quad;
+mod scan;
 mod sdot;
 
 pub use neon::{Neon, NeonDot};
+pub(super) use order::matmul;
+pub(super) use scan::scan;
 
 use core::arch::aarch64::*;
 
-use super::Kernels;
-use super::isa::TILE;
+use super::isa::{TILE, TILES};
+use super::{Kernels, Scale};
 
 /// Hands out the kernels that this CPU has, from slowest to fastest.
 pub(super) fn for_each_available(visit: &mut dyn FnMut(&'static dyn Kernels)) {
@@ -53,4 +58,41 @@ fn five_bits(w: &[[u8; TILE]; 5], k: usize, q: usize) -> int8x16_t {
         let low = vandq_u8(low, vdupq_n_u8(15));
         vreinterpretq_s8_u8(vorrq_u8(low, vandq_u8(high, vdupq_n_u8(16))))
     }
+}
+
+/// `x` in four lanes.
+#[inline(always)]
+fn four_of(x: u32) -> uint32x4_t {
+    // SAFETY: NEON is part of every AArch64 that this compiles for.
+    unsafe { vdupq_n_u32(x) }
+}
+
+/// The tiles of a group whose weights are unpacked by `quarter`, of a tile and four of its rows.
+#[inline(always)]
+fn unpacked(quarter: impl Fn(usize, usize) -> int8x16_t) -> order::Bytes {
+    let mut tiles = [[0; TILE]; TILES];
+    for (k, tile) in tiles.iter_mut().enumerate() {
+        for (q, to) in tile.as_chunks_mut::<16>().0.iter_mut().enumerate() {
+            // SAFETY: NEON is there; the array has the 16 bytes written.
+            unsafe { vst1q_s8(to.as_mut_ptr().cast(), quarter(k, q)) }
+        }
+    }
+    tiles
+}
+
+/// Dot products of weights that are `less` too large.
+#[inline(always)]
+fn less<const T: usize>(
+    mut dots: [[uint32x4_t; 4]; T],
+    sums: &[Scale; T],
+    less: i32,
+) -> [[uint32x4_t; 4]; T] {
+    for (dots, x) in dots.iter_mut().zip(sums) {
+        let start = four_of(x.sum.wrapping_mul(-less) as u32);
+        for rows in dots {
+            // SAFETY: NEON is there.
+            *rows = unsafe { vaddq_u32(*rows, start) };
+        }
+    }
+    dots
 }

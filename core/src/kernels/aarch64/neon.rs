@@ -3,6 +3,7 @@
 use core::arch::aarch64::*;
 use core::arch::asm;
 
+use super::order::{Bytes, Dots, Nibbles};
 use super::{pairs, sdot};
 use crate::kernels::isa::{GROUP, Isa, LANES, TILE, TILES};
 use crate::kernels::{Scale, instantiate};
@@ -36,8 +37,8 @@ impl NeonDot {
     }
 }
 
-instantiate!(Neon, #[target_feature(enable = "neon")]);
-instantiate!(NeonDot, #[target_feature(enable = "neon,dotprod")]);
+instantiate!(Neon, [#[target_feature(enable = "neon")]], aarch64::matmul, aarch64::scan);
+instantiate!(NeonDot, [#[target_feature(enable = "neon,dotprod")]], aarch64::matmul, aarch64::scan);
 
 /// Calls intrinsics that need only the token's features.
 macro_rules! op {
@@ -60,7 +61,7 @@ macro_rules! quarters {
 
 /// Four f16 (as bits) widened exactly. The intrinsic is unstable, the instruction is in every ARMv8.
 #[inline(always)]
-fn widen(x: uint16x4_t) -> float32x4_t {
+pub(super) fn widen(x: uint16x4_t) -> float32x4_t {
     let wide;
     // SAFETY: reads and writes only the named registers.
     unsafe {
@@ -69,9 +70,20 @@ fn widen(x: uint16x4_t) -> float32x4_t {
     wide
 }
 
+/// The upper four of eight.
+#[inline(always)]
+fn widen_high(x: uint16x8_t) -> float32x4_t {
+    let wide;
+    // SAFETY: reads and writes only the named registers.
+    unsafe {
+        asm!("fcvtl2 {w:v}.4s, {x:v}.8h", w = out(vreg) wide, x = in(vreg) x, options(pure, nomem, nostack, preserves_flags));
+    }
+    wide
+}
+
 /// Four floats rounded to f16, ties to even.
 #[inline(always)]
-fn narrow(x: float32x4_t) -> uint16x4_t {
+pub(super) fn narrow(x: float32x4_t) -> uint16x4_t {
     let narrow;
     // SAFETY: reads and writes only the named registers.
     unsafe {
@@ -205,13 +217,14 @@ macro_rules! neon {
             }
             #[inline(always)]
             fn load_f16_bytes(self, from: &[u8; 2 * LANES]) -> Self::F {
-                let from: *const uint16x4_t = from.as_ptr().cast();
-                op!([
-                    widen(from.read_unaligned()),
-                    widen(from.add(1).read_unaligned()),
-                    widen(from.add(2).read_unaligned()),
-                    widen(from.add(3).read_unaligned()),
-                ])
+                let from: *const uint16x8_t = from.as_ptr().cast();
+                let (low, high) = op!((from.read_unaligned(), from.add(1).read_unaligned()));
+                [
+                    widen(op!(vget_low_u16(low))),
+                    widen_high(low),
+                    widen(op!(vget_low_u16(high))),
+                    widen_high(high),
+                ]
             }
             #[inline(always)]
             fn int_to_float(self, x: Self::I) -> Self::F {
@@ -257,7 +270,7 @@ macro_rules! neon {
                 x: &[[i8; GROUP]; T],
                 sums: &[Scale; T],
             ) -> [Self::I; T] {
-                $dot::u4(w, x, sums)
+                core::array::from_fn(|t| $dot::u4(w, &x[t], sums[t].sum))
             }
             #[inline(always)]
             fn bare_dot(self, acc: Self::I, w: Self::I, x: Self::I) -> Self::I {
@@ -280,6 +293,21 @@ macro_rules! neon {
                 sums: &[Scale; T],
             ) -> [Self::I; T] {
                 $dot::u5(w, x, sums)
+            }
+        }
+
+        impl Dots for $token {
+            #[inline(always)]
+            fn two_panels_i8(self, w: [&Bytes; 2], x: &[i8; GROUP]) -> [Self::I; 2] {
+                $dot::two_panels_i8(w, x)
+            }
+            #[inline(always)]
+            fn two_panels_u4(self, w: [&Nibbles; 2], x: &[i8; GROUP], sum: i32) -> [Self::I; 2] {
+                $dot::two_panels_u4(w, x, sum)
+            }
+            #[inline(always)]
+            fn dot_small<const T: usize>(self, w: &Bytes, x: &[[i8; GROUP]; T]) -> [Self::I; T] {
+                $dot::small(w, x)
             }
         }
     };

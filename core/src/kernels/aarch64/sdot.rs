@@ -1,177 +1,240 @@
 //! Dot products of groups by `sdot`, which takes four columns of an activation by element.
+//!
+//! A group is one block of assembly: the intrinsic is unstable, and a load of four registers that moves its pointer on
+//! halves the loads. Callers' tokens prove the dot product instructions.
 
 use core::arch::aarch64::*;
 use core::arch::asm;
 
-use super::{five_bits, quarter, three_bits};
+use super::{five_bits, four_of, less, three_bits, unpacked};
 use crate::kernels::Scale;
 use crate::kernels::isa::{GROUP, TILE, TILES};
 
-/// `acc[r] += sum over j of w[4 r + j] x[4 LANE + j]`, four rows.
-///
-/// The caller's token proves the dot product instructions. The intrinsic is unstable.
+/// The dot products of 16 rows.
+type Rows = [uint32x4_t; 4];
+
+/// Nothing but a dot product.
 #[inline(always)]
-fn by_element<const LANE: usize>(mut acc: uint32x4_t, w: int8x16_t, x: int8x16_t) -> uint32x4_t {
+pub(super) fn bare(mut acc: uint32x4_t, w: int8x16_t, x: int8x16_t) -> uint32x4_t {
     // SAFETY: the CPU has the instruction; only the named registers are touched.
     unsafe {
         asm!(
             ".arch_extension dotprod",
-            "sdot {acc:v}.4s, {w:v}.16b, {x:v}.4b[{lane}]",
-            acc = inout(vreg) acc, w = in(vreg) w, x = in(vreg) x, lane = const LANE,
+            "sdot {acc:v}.4s, {w:v}.16b, {x:v}.4b[0]",
+            acc = inout(vreg) acc, w = in(vreg) w, x = in(vreg) x,
             options(pure, nomem, nostack, preserves_flags)
         );
     }
     acc
 }
 
-/// Nothing but the dot product.
-#[inline(always)]
-pub(super) fn bare(acc: uint32x4_t, w: int8x16_t, x: int8x16_t) -> uint32x4_t {
-    by_element::<0>(acc, w, x)
+/// A tile in four registers times four columns of a token.
+macro_rules! tile {
+    ([$w:tt $w1:tt $w2:tt $w3:tt], $x:tt $lane:literal, $a:ident $b:ident $c:ident $d:ident) => {
+        concat!(
+            tile!(@row $a $w $x $lane), tile!(@row $b $w1 $x $lane),
+            tile!(@row $c $w2 $x $lane), tile!(@row $d $w3 $x $lane)
+        )
+    };
+    (@row $acc:ident $w:tt $x:tt $lane:literal) => {
+        concat!("sdot {", stringify!($acc), ":v}.4s, ", $w, ".16b, ", $x, ".4b[", $lane, "]\n")
+    };
 }
 
-/// Adds a tile (four registers) times columns `4 LANE..` of each token's `x`.
-#[inline(always)]
-fn add_tile<const LANE: usize, const T: usize>(
-    acc: &mut [[uint32x4_t; 4]; T],
-    w: [int8x16_t; 4],
-    x: &[int8x16_t; T],
-) {
-    for t in 0..T {
-        for q in 0..4 {
-            acc[t][q] = by_element::<LANE>(acc[t][q], w[q], x[t]);
+/// A group of int8 with some tokens. The weights of a tile stay in registers for all of them.
+macro_rules! tokens {
+    ($name:ident, $tokens:literal; $($x:tt $q:tt $first:literal $second:literal: $a:ident $b:ident $c:ident $d:ident),+) => {
+        #[inline(always)]
+        fn $name(w: &[[u8; TILE]; TILES], x: &[[i8; GROUP]; $tokens]) -> [Rows; $tokens] {
+            let zero = four_of(0);
+            $(let ($a, $b, $c, $d);)+
+            // SAFETY: the CPU has the instructions; the arrays have the bytes read, eight tiles and 32 of each token.
+            unsafe {
+                asm!(
+                    ".arch_extension dotprod",
+                    $(concat!("ldr ", $q, ", [{x}, #", $first, "]"),)+
+                    "ld1 {{v0.16b-v3.16b}}, [{w}], #64",
+                    $(tile!(["v0" "v1" "v2" "v3"], $x 0, $a $b $c $d),)+
+                    "ld1 {{v0.16b-v3.16b}}, [{w}], #64",
+                    $(tile!(["v0" "v1" "v2" "v3"], $x 1, $a $b $c $d),)+
+                    "ld1 {{v0.16b-v3.16b}}, [{w}], #64",
+                    $(tile!(["v0" "v1" "v2" "v3"], $x 2, $a $b $c $d),)+
+                    "ld1 {{v0.16b-v3.16b}}, [{w}], #64",
+                    $(tile!(["v0" "v1" "v2" "v3"], $x 3, $a $b $c $d),)+
+                    $(concat!("ldr ", $q, ", [{x}, #", $second, "]"),)+
+                    "ld1 {{v0.16b-v3.16b}}, [{w}], #64",
+                    $(tile!(["v0" "v1" "v2" "v3"], $x 0, $a $b $c $d),)+
+                    "ld1 {{v0.16b-v3.16b}}, [{w}], #64",
+                    $(tile!(["v0" "v1" "v2" "v3"], $x 1, $a $b $c $d),)+
+                    "ld1 {{v0.16b-v3.16b}}, [{w}], #64",
+                    $(tile!(["v0" "v1" "v2" "v3"], $x 2, $a $b $c $d),)+
+                    "ld1 {{v0.16b-v3.16b}}, [{w}]",
+                    $(tile!(["v0" "v1" "v2" "v3"], $x 3, $a $b $c $d),)+
+                    w = inout(reg) w.as_ptr() => _, x = in(reg) x.as_ptr(),
+                    $($a = inout(vreg) zero => $a, $b = inout(vreg) zero => $b,
+                      $c = inout(vreg) zero => $c, $d = inout(vreg) zero => $d,)+
+                    out("v0") _, out("v1") _, out("v2") _, out("v3") _,
+                    $(out($x) _,)+
+                    options(pure, readonly, nostack, preserves_flags)
+                );
+            }
+            [$([$a, $b, $c, $d]),+]
         }
-    }
+    };
 }
 
-/// Sixteen activations of each token.
+tokens!(one, 1; "v4" "q4" 0 16: a b c d);
+tokens!(two, 2; "v4" "q4" 0 16: a0 b0 c0 d0, "v5" "q5" 32 48: a1 b1 c1 d1);
+tokens!(three, 3; "v4" "q4" 0 16: a0 b0 c0 d0, "v5" "q5" 32 48: a1 b1 c1 d1, "v6" "q6" 64 80: a2 b2 c2 d2);
+
+/// A group of int8 with `T` tokens.
 #[inline(always)]
-fn activations<const T: usize>(x: &[[i8; GROUP]; T], half: usize) -> [int8x16_t; T] {
-    let mut loaded = [zero(); T];
-    for t in 0..T {
-        // SAFETY: NEON is there; the array has the 16 bytes read.
-        loaded[t] = unsafe { vld1q_s8(x[t].as_chunks::<16>().0[half & 1].as_ptr()) };
+pub(super) fn i8<const T: usize>(w: &[[u8; TILE]; TILES], x: &[[i8; GROUP]; T]) -> [Rows; T] {
+    let mut dots = [[four_of(0); 4]; T];
+    let ((x3, x), (dots3, dots1)) = (x.as_chunks::<3>(), dots.as_chunks_mut::<3>());
+    for (x, dots) in x3.iter().zip(dots3) {
+        *dots = three(w, x);
     }
-    loaded
+    match (x, dots1) {
+        ([x], [dots]) => [*dots] = one(w, &[*x]),
+        ([x0, x1], [dots0, dots1]) => [*dots0, *dots1] = two(w, &[*x0, *x1]),
+        _ => {}
+    }
+    dots
+}
+
+/// The same; small weights are no different here.
+#[inline(always)]
+pub(super) fn small<const T: usize>(w: &[[u8; TILE]; TILES], x: &[[i8; GROUP]; T]) -> [Rows; T] {
+    i8(w, x)
+}
+
+/// A group of int8 of two panels with one token.
+#[inline(always)]
+pub(super) fn two_panels_i8(w: [&[[u8; TILE]; TILES]; 2], x: &[i8; GROUP]) -> [Rows; 2] {
+    /// A tile of each panel times four columns.
+    macro_rules! both {
+        ($x:tt $lane:literal) => {
+            concat!(
+                "ld1 {{v0.16b-v3.16b}}, [{wa}], #64\n",
+                "ld1 {{v4.16b-v7.16b}}, [{wb}], #64\n",
+                tile!(["v0" "v1" "v2" "v3"], $x $lane, a b c d),
+                tile!(["v4" "v5" "v6" "v7"], $x $lane, e f g h)
+            )
+        };
+    }
+    let zero = four_of(0);
+    let (a, b, c, d, e, f, g, h);
+    // SAFETY: the CPU has the instructions; the arrays have the bytes read, eight tiles each and 32.
+    unsafe {
+        asm!(
+            ".arch_extension dotprod",
+            "ldp q16, q17, [{x}]",
+            both!("v16" 0), both!("v16" 1), both!("v16" 2), both!("v16" 3),
+            both!("v17" 0), both!("v17" 1), both!("v17" 2), both!("v17" 3),
+            wa = inout(reg) w[0].as_ptr() => _, wb = inout(reg) w[1].as_ptr() => _, x = in(reg) x.as_ptr(),
+            a = inout(vreg) zero => a, b = inout(vreg) zero => b, c = inout(vreg) zero => c, d = inout(vreg) zero => d,
+            e = inout(vreg) zero => e, f = inout(vreg) zero => f, g = inout(vreg) zero => g, h = inout(vreg) zero => h,
+            out("v0") _, out("v1") _, out("v2") _, out("v3") _, out("v4") _, out("v5") _, out("v6") _, out("v7") _,
+            out("v16") _, out("v17") _,
+            options(pure, readonly, nostack, preserves_flags)
+        );
+    }
+    [[a, b, c, d], [e, f, g, h]]
+}
+
+/// A pair of tiles of nibbles from memory: the low halves times columns `lane`, the high halves times the next four.
+macro_rules! nibbles {
+    ($w:literal, $x:tt $lane:literal $next:literal, $a:ident $b:ident $c:ident $d:ident) => {
+        concat!(
+            "ld1 {{v0.16b-v3.16b}}, [{", $w, "}], #64\n",
+            "and v4.16b, v0.16b, {mask:v}.16b\n",
+            "and v5.16b, v1.16b, {mask:v}.16b\n",
+            "and v6.16b, v2.16b, {mask:v}.16b\n",
+            "and v7.16b, v3.16b, {mask:v}.16b\n",
+            "ushr v0.16b, v0.16b, #4\n",
+            "ushr v1.16b, v1.16b, #4\n",
+            "ushr v2.16b, v2.16b, #4\n",
+            "ushr v3.16b, v3.16b, #4\n",
+            tile!(["v4" "v5" "v6" "v7"], $x $lane, $a $b $c $d),
+            tile!(["v0" "v1" "v2" "v3"], $x $next, $a $b $c $d)
+        )
+    };
+}
+
+/// What eight less in every weight of a group comes to.
+#[inline(always)]
+fn less_eight(sum: i32) -> uint32x4_t {
+    four_of(sum.wrapping_mul(-8) as u32)
 }
 
 #[inline(always)]
-fn zero() -> int8x16_t {
+fn low_halves() -> uint8x16_t {
     // SAFETY: NEON is there.
-    unsafe { vdupq_n_s8(0) }
+    unsafe { vdupq_n_u8(15) }
 }
 
+/// A group of 4-bit weights with one token.
 #[inline(always)]
-fn tile(w: &[u8; TILE]) -> [int8x16_t; 4] {
-    [quarter(w, 0), quarter(w, 1), quarter(w, 2), quarter(w, 3)]
-}
-
-#[inline(always)]
-pub(super) fn i8<const T: usize>(w: &[[u8; TILE]; TILES], x: &[[i8; GROUP]; T]) -> [[uint32x4_t; 4]; T] {
-    // SAFETY: NEON is there.
-    let mut acc = [[unsafe { vdupq_n_u32(0) }; 4]; T];
-    let [first, second] = [activations(x, 0), activations(x, 1)];
-    add_tile::<0, T>(&mut acc, tile(&w[0]), &first);
-    add_tile::<1, T>(&mut acc, tile(&w[1]), &first);
-    add_tile::<2, T>(&mut acc, tile(&w[2]), &first);
-    add_tile::<3, T>(&mut acc, tile(&w[3]), &first);
-    add_tile::<0, T>(&mut acc, tile(&w[4]), &second);
-    add_tile::<1, T>(&mut acc, tile(&w[5]), &second);
-    add_tile::<2, T>(&mut acc, tile(&w[6]), &second);
-    add_tile::<3, T>(&mut acc, tile(&w[7]), &second);
-    acc
-}
-
-/// The low and the high nibbles of a pair of tiles.
-#[inline(always)]
-fn nibbles(pair: &[u8; TILE]) -> ([int8x16_t; 4], [int8x16_t; 4]) {
-    let (mut low, mut high) = (tile(pair), tile(pair));
-    for q in 0..4 {
-        // SAFETY: NEON is there.
-        unsafe {
-            low[q] = vandq_s8(low[q], vdupq_n_s8(15));
-            high[q] = vreinterpretq_s8_u8(vshrq_n_u8::<4>(vreinterpretq_u8_s8(high[q])));
-        }
+pub(super) fn u4(w: &[[u8; TILE]; TILES / 2], x: &[i8; GROUP], sum: i32) -> Rows {
+    let start = less_eight(sum);
+    let (a, b, c, d);
+    // SAFETY: the CPU has the instructions; the arrays have the bytes read, four pairs of tiles and 32.
+    unsafe {
+        asm!(
+            ".arch_extension dotprod",
+            "ldp q16, q17, [{x}]",
+            nibbles!("w", "v16" 0 1, a b c d),
+            nibbles!("w", "v16" 2 3, a b c d),
+            nibbles!("w", "v17" 0 1, a b c d),
+            nibbles!("w", "v17" 2 3, a b c d),
+            w = inout(reg) w.as_ptr() => _, x = in(reg) x.as_ptr(), mask = in(vreg) low_halves(),
+            a = inout(vreg) start => a, b = inout(vreg) start => b, c = inout(vreg) start => c, d = inout(vreg) start => d,
+            out("v0") _, out("v1") _, out("v2") _, out("v3") _, out("v4") _, out("v5") _, out("v6") _, out("v7") _,
+            out("v16") _, out("v17") _,
+            options(pure, readonly, nostack, preserves_flags)
+        );
     }
-    (low, high)
+    [a, b, c, d]
 }
 
+/// A group of 4-bit weights of two panels with one token.
 #[inline(always)]
-pub(super) fn u4<const T: usize>(
-    w: &[[u8; TILE]; TILES / 2],
-    x: &[[i8; GROUP]; T],
-    sums: &[Scale; T],
-) -> [[uint32x4_t; 4]; T] {
-    // SAFETY: NEON is there.
-    let mut acc = [[unsafe { vdupq_n_u32(0) }; 4]; T];
-    for t in 0..T {
-        // SAFETY: NEON is there.
-        acc[t] = [unsafe { vdupq_n_u32(sums[t].sum.wrapping_mul(-8) as u32) }; 4];
+pub(super) fn two_panels_u4(w: [&[[u8; TILE]; TILES / 2]; 2], x: &[i8; GROUP], sum: i32) -> [Rows; 2] {
+    /// A pair of tiles of each panel times eight columns.
+    macro_rules! both {
+        ($x:tt $lane:literal $next:literal) => {
+            concat!(nibbles!("wa", $x $lane $next, a b c d), nibbles!("wb", $x $lane $next, e f g h))
+        };
     }
-    let [x0, x1] = [activations(x, 0), activations(x, 1)];
-    let (low, high) = nibbles(&w[0]);
-    add_tile::<0, T>(&mut acc, low, &x0);
-    add_tile::<1, T>(&mut acc, high, &x0);
-    let (low, high) = nibbles(&w[1]);
-    add_tile::<2, T>(&mut acc, low, &x0);
-    add_tile::<3, T>(&mut acc, high, &x0);
-    let (low, high) = nibbles(&w[2]);
-    add_tile::<0, T>(&mut acc, low, &x1);
-    add_tile::<1, T>(&mut acc, high, &x1);
-    let (low, high) = nibbles(&w[3]);
-    add_tile::<2, T>(&mut acc, low, &x1);
-    add_tile::<3, T>(&mut acc, high, &x1);
-    acc
+    let start = less_eight(sum);
+    let (a, b, c, d, e, f, g, h);
+    // SAFETY: the CPU has the instructions; the arrays have the bytes read, four pairs of tiles each and 32.
+    unsafe {
+        asm!(
+            ".arch_extension dotprod",
+            "ldp q16, q17, [{x}]",
+            both!("v16" 0 1), both!("v16" 2 3), both!("v17" 0 1), both!("v17" 2 3),
+            wa = inout(reg) w[0].as_ptr() => _, wb = inout(reg) w[1].as_ptr() => _, x = in(reg) x.as_ptr(),
+            mask = in(vreg) low_halves(),
+            a = inout(vreg) start => a, b = inout(vreg) start => b, c = inout(vreg) start => c, d = inout(vreg) start => d,
+            e = inout(vreg) start => e, f = inout(vreg) start => f, g = inout(vreg) start => g, h = inout(vreg) start => h,
+            out("v0") _, out("v1") _, out("v2") _, out("v3") _, out("v4") _, out("v5") _, out("v6") _, out("v7") _,
+            out("v16") _, out("v17") _,
+            options(pure, readonly, nostack, preserves_flags)
+        );
+    }
+    [[a, b, c, d], [e, f, g, h]]
 }
 
-/// 3 bits are taken as they are; 4 times the sum of the activations is taken from the start.
+/// A group of 3-bit weights with `T` tokens: 4 less in each is taken from the sums.
 #[inline(always)]
-pub(super) fn u3<const T: usize>(
-    w: &[[u8; TILE]; 3],
-    x: &[[i8; GROUP]; T],
-    sums: &[Scale; T],
-) -> [[uint32x4_t; 4]; T] {
-    // SAFETY: NEON is there.
-    let mut acc = [[unsafe { vdupq_n_u32(0) }; 4]; T];
-    for t in 0..T {
-        // SAFETY: NEON is there.
-        acc[t] = [unsafe { vdupq_n_u32(sums[t].sum.wrapping_mul(-4) as u32) }; 4];
-    }
-    let tile = |k| core::array::from_fn(|q| three_bits(w, k, q));
-    let [first, second] = [activations(x, 0), activations(x, 1)];
-    add_tile::<0, T>(&mut acc, tile(0), &first);
-    add_tile::<1, T>(&mut acc, tile(1), &first);
-    add_tile::<2, T>(&mut acc, tile(2), &first);
-    add_tile::<3, T>(&mut acc, tile(3), &first);
-    add_tile::<0, T>(&mut acc, tile(4), &second);
-    add_tile::<1, T>(&mut acc, tile(5), &second);
-    add_tile::<2, T>(&mut acc, tile(6), &second);
-    add_tile::<3, T>(&mut acc, tile(7), &second);
-    acc
+pub(super) fn u3<const T: usize>(w: &[[u8; TILE]; 3], x: &[[i8; GROUP]; T], sums: &[Scale; T]) -> [Rows; T] {
+    less(i8(&unpacked(|k, q| three_bits(w, k, q)), x), sums, 4)
 }
 
-/// 5 bits are taken as they are; 16 times the sum of the activations is taken from the start.
+/// A group of 5-bit weights with `T` tokens: 16 less in each is taken from the sums.
 #[inline(always)]
-pub(super) fn u5<const T: usize>(
-    w: &[[u8; TILE]; 5],
-    x: &[[i8; GROUP]; T],
-    sums: &[Scale; T],
-) -> [[uint32x4_t; 4]; T] {
-    // SAFETY: NEON is there.
-    let mut acc = [[unsafe { vdupq_n_u32(0) }; 4]; T];
-    for t in 0..T {
-        // SAFETY: NEON is there.
-        acc[t] = [unsafe { vdupq_n_u32(sums[t].sum.wrapping_mul(-16) as u32) }; 4];
-    }
-    let tile = |k| core::array::from_fn(|q| five_bits(w, k, q));
-    let [first, second] = [activations(x, 0), activations(x, 1)];
-    add_tile::<0, T>(&mut acc, tile(0), &first);
-    add_tile::<1, T>(&mut acc, tile(1), &first);
-    add_tile::<2, T>(&mut acc, tile(2), &first);
-    add_tile::<3, T>(&mut acc, tile(3), &first);
-    add_tile::<0, T>(&mut acc, tile(4), &second);
-    add_tile::<1, T>(&mut acc, tile(5), &second);
-    add_tile::<2, T>(&mut acc, tile(6), &second);
-    add_tile::<3, T>(&mut acc, tile(7), &second);
-    acc
+pub(super) fn u5<const T: usize>(w: &[[u8; TILE]; 5], x: &[[i8; GROUP]; T], sums: &[Scale; T]) -> [Rows; T] {
+    less(i8(&unpacked(|k, q| five_bits(w, k, q)), x), sums, 16)
 }
