@@ -48,11 +48,6 @@ const CPUS: &[Cpu] = &[
 pub fn count(install: bool) -> Result<()> {
     let mut apt = Apt::new(install);
     let toolchain = Toolchain::for_target(AARCH64_LINUX, &NEEDS, &mut apt)?;
-    count_with(toolchain)
-}
-
-/// The same with a toolchain that is there, and [`NEEDS`] too.
-pub fn count_with(toolchain: Toolchain) -> Result<()> {
     let counter = Counter { plugin: plugin()?, program: cross::build(toolchain)? };
     let models = QUANTS.iter().map(|quant| random_model(PRESET, quant)).collect::<Result<Vec<_>>>()?;
     let mut lines = vec![heading()];
@@ -65,11 +60,6 @@ pub fn count_with(toolchain: Toolchain) -> Result<()> {
     }
     println!("\nMillions of instructions a token, {PRESET}, one thread:\n\n{}", lines.join("\n"));
     if above.is_empty() { Ok(()) } else { Err(Error::new(above.join("; "))) }
-}
-
-/// The packages that [`count_with`] needs beside the toolchain.
-pub const fn needs() -> &'static [Package] {
-    &NEEDS
 }
 
 /// Builds the plugin for the emulator that is installed.

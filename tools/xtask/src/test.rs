@@ -6,7 +6,6 @@ use std::time::Instant;
 use crate::apt::{Apt, Package};
 use crate::bare;
 use crate::board;
-use crate::count;
 use crate::error::{Error, Result};
 use crate::exec::{Finished, run, shown, tee};
 use crate::integers;
@@ -63,7 +62,6 @@ fn perform(step: &Step, host: &str, apt: &mut Apt) -> Row {
         Work::Bare { target, .. } | Work::Integers { target, .. } => (*target).to_owned(),
         Work::Emulated { cpu, .. } => format!("{AARCH64_LINUX} ({cpu})"),
         Work::Board { name } => board::find(name).map_or_else(|_| (*name).into(), |board| board.platform()),
-        Work::Count => AARCH64_LINUX.to_owned(),
     };
     let done = match &step.work {
         Work::Host { commands, env } => on_host(commands, env),
@@ -87,7 +85,6 @@ fn perform(step: &Step, host: &str, apt: &mut Apt) -> Row {
         Work::Board { name } => board::find(name).and_then(|board| {
             prepared(board.tools(apt), |toolchain| board.test(toolchain, &board::Request::default()))
         }),
-        Work::Count => prepared(Toolchain::for_target(AARCH64_LINUX, count::needs(), apt), count::count_with),
     };
     let Done { outcome, tests } = done.unwrap_or_else(|error| Done {
         outcome: Outcome::Failed(error.to_string()),
