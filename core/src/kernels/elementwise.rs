@@ -247,10 +247,7 @@ fn scan_panels<S: Isa, H: Hold<S>>(
     u: &mut [f32],
 ) {
     let (n, tokens) = (input.d_state, input.tokens);
-    // As far as B and C go, whatever the number of tokens in a block.
-    let before_last = n.div_ceil(LANES).saturating_sub(1).saturating_mul(tokens);
-    let given = |x: &[f32]| rows(x).len().saturating_sub(before_last);
-    let range = input.range.start..input.range.end.min(tokens).min(given(input.b)).min(given(input.c));
+    let range = input.given();
     if n == 0 || range.is_empty() {
         return;
     }

@@ -96,6 +96,15 @@ pub struct ScanInput<'a> {
     pub c: &'a [f32],
 }
 
+impl ScanInput<'_> {
+    /// The tokens of the range for which B and C are there, however many a kernel takes at a time.
+    pub(crate) fn given(&self) -> Range<usize> {
+        let before_last = self.d_state.div_ceil(LANES).saturating_sub(1).saturating_mul(self.tokens);
+        let given = |x: &[f32]| (x.len() / LANES).saturating_sub(before_last);
+        self.range.start..self.range.end.min(self.tokens).min(given(self.b)).min(given(self.c))
+    }
+}
+
 /// The kernels of one instruction set.
 ///
 /// Activations lie as `[d/16][T][16]`; weights are panels as packed (`docs/format.md`). Slices whose lengths don't fit

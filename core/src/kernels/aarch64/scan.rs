@@ -134,7 +134,7 @@ fn scan_panels<H: Hold>(
     u: &mut [f32],
 ) {
     let (n, tokens) = (input.d_state, input.tokens);
-    let range = input.range.start..input.range.end.min(tokens);
+    let range = input.given();
     if n == 0 || range.is_empty() {
         return;
     }
