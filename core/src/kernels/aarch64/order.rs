@@ -103,12 +103,15 @@ pub(in crate::kernels) fn matmul<S: Dots>(
 
 #[inline(always)]
 fn one_token<S: Dots, P: Packed<S>>(s: S, shape: &MatrixShape, panels: &[u8], x: &Input<'_>, y: &mut [f32]) {
-    let size = shape.panel_bytes() as usize;
     let activations = || x.q.as_chunks::<GROUP>().0.iter().zip(x.scales);
-    let (pairs, last) = y.as_chunks_mut::<LANES>().0.as_chunks_mut::<2>();
-    let mut panels = panels.chunks_exact(size).map(|bytes| Panel::new(shape, bytes));
+    let panels = panels.chunks_exact(shape.panel_bytes() as usize);
+    let y = y.as_chunks_mut::<LANES>().0;
+    // Of panels for which there are weights: the last one may have no second to it, however long `y` is.
+    let given = panels.len().min(y.len());
+    let (pairs, last) = y[..given].as_chunks_mut::<2>();
+    let mut panels = panels.map(|bytes| Panel::new(shape, bytes));
     for [ya, yb] in pairs {
-        let (Some(a), Some(b)) = (panels.next(), panels.next()) else { break };
+        let (Some(a), Some(b)) = (panels.next(), panels.next()) else { return };
         let ([mut sum_a], [mut sum_b]) = (a.start(s), b.start(s));
         let weights = P::groups(a.weights).iter().zip(P::groups(b.weights));
         let scales = scales(&a).iter().zip(scales(&b));
