@@ -5,4 +5,5 @@ pub mod fixture;
 pub mod forge;
 pub mod oracle;
 pub mod runner;
+pub mod steps;
 pub mod storage;

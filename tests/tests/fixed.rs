@@ -5,20 +5,19 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use elapid::Pool;
 use elapid_core::fixed::kernels::{self, Kernels, Scalar};
-use elapid_core::fixed::{Model, Session, StateKind, saturated};
-use elapid_core::format::{Quant, Section, checksum};
+use elapid_core::fixed::{StateKind, saturated};
+use elapid_core::format::{Quant, checksum};
 use elapid_core::kernels::{Solo, Team};
-use elapid_core::model::{Rows, StateKind as FloatState, StepError};
-use elapid_core::source::{Fault, LayerSource, SourceError};
+use elapid_core::model::{StateKind as FloatState, StepError};
 use elapid_pack::Options;
 use elapid_tests::fixed::{FixedRunner, numbers, oracle};
 use elapid_tests::fixture::{Fixture, fixture, fixtures};
 use elapid_tests::runner::{Runner, pack, quant};
+use elapid_tests::steps::{failures_change_nothing, feed, out_of_order};
 
 const SNAPSHOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/snapshots/fixed.txt");
 const KINDS: [StateKind; 2] = [StateKind::I16, StateKind::I32];
@@ -164,74 +163,19 @@ fn every_machine_gives_the_same_bits() {
     println!("the logits of {} runs are the stored ones", found.len());
 }
 
-/// Lends one block at a time, and fails once, at the `fail_at`-th call.
-struct FailsOnce<'a> {
-    inner: &'a mut dyn LayerSource,
-    calls: usize,
-    fail_at: usize,
-}
-
-impl LayerSource for FailsOnce<'_> {
-    fn lend(&mut self, section: Section, blocks: Range<u32>) -> Result<&[u8], SourceError> {
-        self.calls += 1;
-        if self.calls == self.fail_at {
-            return Err(SourceError { section, block: blocks.start, offset: 0, fault: Fault::Storage(5) });
-        }
-        self.inner.lend(section, blocks.start..blocks.start + 1)
-    }
-}
-
-/// Feeds two chunks, resuming or beginning again after a failure. Returns the logits and how often it failed.
-fn feed(
-    model: &Model<'_>,
-    session: &mut Session<'_>,
-    source: &mut dyn LayerSource,
-    logits: usize,
-) -> (Vec<i32>, usize) {
-    let mut failures = 0;
-    for tokens in [&[1u32, 2, 3, 4, 5][..], &[6, 7]] {
-        let mut done = model.forward(session, source, tokens);
-        while done.is_err() {
-            failures += 1;
-            done = if session.suspended_at().is_some() {
-                assert_eq!(model.begin(session, source, tokens), Err(StepError::Suspended));
-                model.resume(session, source)
-            } else {
-                model.forward(session, source, tokens)
-            };
-        }
-    }
-    let mut out = vec![0; logits];
-    while model.logits(session, source, Rows::Last, &mut out).is_err() {
-        failures += 1;
-    }
-    (out, failures)
-}
-
 #[test]
 fn a_failed_step_goes_on_with_the_same_bits() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let fixture = fixture("falcon-odd").expect("a committed fixture");
     let path = pack_as(&fixture, folder.path(), Quant::Q8, 16 << 10);
     for kind in KINDS {
-        let run = |fail_at: usize| {
+        failures_change_nothing(&format!("{kind:?}"), |fail_at| {
             let mut runner = FixedRunner::open(&path, kind, 5);
-            let logits = runner.config().padded_vocab() as usize;
-            let ran = runner.with(kernels::detect(), &Solo, |model, session, inner| {
-                let mut source = FailsOnce { inner, calls: 0, fail_at };
-                let (bits, failures) = feed(model, session, &mut source, logits);
-                (bits, failures, source.calls)
+            let fed = runner.with(kernels::detect(), &Solo, |model, session, source| {
+                feed((model, session), source, fail_at)
             });
-            ran.expect("buffers fit")
-        };
-        let (wanted, failures, calls) = run(0);
-        assert_eq!(failures, 0);
-        assert!(calls > 60, "only {calls} blocks were lent");
-        for fail_at in 1..=calls {
-            let (bits, failures, _) = run(fail_at);
-            assert_eq!(failures, 1, "the failure at call {fail_at} was not seen");
-            assert!(bits == wanted, "{kind:?}, failed at call {fail_at}");
-        }
+            fed.expect("buffers fit")
+        });
     }
 }
 
@@ -314,19 +258,7 @@ fn steps_out_of_order_are_refused() {
     let ran = FixedRunner::open(&path, StateKind::I16, 4).with(
         kernels::detect(),
         &Solo,
-        |model, session, source| {
-            let mut out = [0; 4096];
-            assert_eq!(model.logits(session, source, Rows::Last, &mut out), Err(StepError::NotReady));
-            assert_eq!(model.advance(session, source), Err(StepError::NotReady));
-            assert_eq!(model.forward(session, source, &[]), Err(StepError::NoTokens));
-            let unknown = StepError::Token { position: 1, token: 101, vocab: 101 };
-            assert_eq!(model.forward(session, source, &[1, 101]), Err(unknown));
-            assert!(matches!(model.forward(session, source, &[0; 5]), Err(StepError::Buffer { .. })));
-            assert_eq!(model.begin(session, source, &[1]), Ok(()));
-            assert_eq!(model.logits(session, source, Rows::Last, &mut out), Err(StepError::Suspended));
-            assert_eq!(model.resume(session, source), Ok(()));
-            assert_eq!(model.logits(session, source, Rows::Last, &mut out), Ok(()));
-        },
+        |model, session, source| out_of_order((model, session), source),
     );
     ran.expect("buffers fit");
 }

@@ -60,10 +60,7 @@ impl Memory {
     ///
     /// # Errors
     /// If the model is too large; the buffer is named.
-    pub fn lend(
-        &mut self,
-        model: &Model<'_>,
-    ) -> Result<(Session<'_>, &mut [u32], &mut [i32]), StepError> {
+    pub fn lend(&mut self, model: &Model<'_>) -> Result<(Session<'_>, &mut [u32], &mut [i32]), StepError> {
         let config = model.config();
         let size = ScratchSize::of(config, 1);
         let scratch = Scratch {
