@@ -2,8 +2,10 @@
 
 use core::fmt;
 use core::ops::Range;
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use crate::format::{FormatError, Header, Layout, Section, checksum};
+use crate::kernels::{Solo, Team, share};
 
 #[cfg(feature = "embedded-storage")]
 mod flash;
@@ -87,15 +89,24 @@ impl fmt::Display for SourceError {
 
 impl core::error::Error for SourceError {}
 
+/// Bytes that each member of a team checks before they are used: few enough to be in a cache still.
+const CHECK_BYTES: u32 = 1 << 20;
+
 /// A whole file in memory: a memory map, or memory-mapped flash.
 ///
 /// Each block is checked when it is first lent, and marked in `checked`, a bitmap that the caller gives.
-#[derive(Debug)]
 pub struct SliceSource<'a> {
     file: &'a [u8],
     layout: &'a Layout,
     checksums: &'a [u8],
     checked: &'a mut [u32],
+    team: &'a dyn Team,
+}
+
+impl fmt::Debug for SliceSource<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SliceSource").field("layout", &self.layout).finish_non_exhaustive()
+    }
 }
 
 impl<'a> SliceSource<'a> {
@@ -121,7 +132,14 @@ impl<'a> SliceSource<'a> {
         let checksums =
             slice(file, place.offset..place.offset + place.length).ok_or(FormatError::ChecksumTable)?;
         header.check_checksums(checksums)?;
-        Ok(Self { file, layout, checksums, checked })
+        Ok(Self { file, layout, checksums, checked, team: &Solo })
+    }
+
+    /// Lets a team check blocks, and lends those that were not checked before a few at a time, so that they are used while
+    /// caches hold them.
+    #[must_use]
+    pub fn checked_by(self, team: &'a dyn Team) -> Self {
+        Self { team, ..self }
     }
 
     /// Forgets what was checked: every block is checked again when it is lent next.
@@ -129,42 +147,62 @@ impl<'a> SliceSource<'a> {
         self.checked.fill(0);
     }
 
-    /// Whether a block, by its place in the table of checksums, was checked or need not be.
-    fn is_checked(&self, checksum: u32) -> bool {
-        self.checked.get(checksum as usize / 32).is_none_or(|word| word >> (checksum % 32) & 1 != 0)
+    /// Where the bitmap has a block's bit: a word, and its mask. None where the block needs no check: there was one, or
+    /// there shall be none.
+    fn unchecked(&self, section: Section, block: u32) -> Option<(usize, u32)> {
+        let place = self.layout.block(section, block)?;
+        let (word, bit) = (place.checksum as usize / 32, 1 << (place.checksum % 32));
+        (self.checked.get(word)? & bit == 0).then_some((word, bit))
     }
 
-    /// Checks one block, unless that was done before.
-    fn check(&mut self, section: Section, block: u32) -> Result<(), SourceError> {
+    /// Checks one block.
+    fn check(&self, section: Section, block: u32) -> Result<(), SourceError> {
         let error = |offset, fault| SourceError { section, block, offset, fault };
         let place = self.layout.block(section, block).ok_or(error(0, Fault::NoSuchBlock))?;
-        if self.is_checked(place.checksum) {
-            return Ok(());
-        }
-        let (word, bit) = (place.checksum as usize / 32, 1 << (place.checksum % 32));
         let stored =
             self.checksums.as_chunks().0.get(place.checksum as usize).copied().map(u32::from_le_bytes);
         let bytes = slice(self.file, place.offset..place.offset + place.length);
-        if bytes.map(checksum) != stored {
-            return Err(error(place.offset, Fault::Checksum));
+        if bytes.map(checksum) == stored { Ok(()) } else { Err(error(place.offset, Fault::Checksum)) }
+    }
+
+    /// Checks, of some blocks, those that were not checked before.
+    fn check_all(&mut self, section: Section, blocks: Range<u32>) -> Result<(), SourceError> {
+        let damaged = AtomicU32::new(u32::MAX);
+        let (this, len) = (&*self, blocks.len());
+        share(self.team, len, self.layout.config().block_bytes as usize, (), |range, ()| {
+            for block in range.map(|at| blocks.start + at as u32) {
+                if this.unchecked(section, block).is_some() && this.check(section, block).is_err() {
+                    damaged.fetch_min(block, Ordering::Relaxed);
+                }
+            }
+        });
+        let damaged = damaged.into_inner();
+        for block in blocks.start..blocks.end.min(damaged) {
+            if let Some((word, bit)) = self.unchecked(section, block)
+                && let Some(word) = self.checked.get_mut(word)
+            {
+                *word |= bit;
+            }
         }
-        self.checked[word] |= bit;
-        Ok(())
+        if damaged == u32::MAX { Ok(()) } else { self.check(section, damaged) }
     }
 }
 
 impl LayerSource for SliceSource<'_> {
     fn lend(&mut self, section: Section, blocks: Range<u32>) -> Result<&[u8], SourceError> {
-        for block in blocks.clone() {
-            self.check(section, block)?;
+        let mut blocks = blocks;
+        if blocks.clone().any(|block| self.unchecked(section, block).is_some()) {
+            let each = (CHECK_BYTES / self.layout.config().block_bytes).max(1);
+            let at_once = each.saturating_mul(self.team.size() as u32);
+            blocks.end = blocks.end.min(blocks.start.saturating_add(at_once));
+            self.check_all(section, blocks.clone())?;
         }
         let bytes = self.layout.blocks(section, blocks.clone()).and_then(|range| slice(self.file, range));
         bytes.ok_or(SourceError { section, block: blocks.start, offset: 0, fault: Fault::NoSuchBlock })
     }
 
     fn settled(&self, section: Section) -> bool {
-        let place = self.layout.section(section);
-        (place.first_checksum..place.first_checksum + place.blocks).all(|block| self.is_checked(block))
+        (0..self.layout.section(section).blocks).all(|block| self.unchecked(section, block).is_none())
     }
 }
 

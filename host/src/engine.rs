@@ -305,7 +305,9 @@ impl Engine {
         }
         let mut checked = vec![0; SliceSource::checked_words(self.layout())];
         let mut source = self.slice(&mut checked)?;
-        source.lend(section, 0..place.blocks).map_err(|cause| self.step_error(cause))?;
+        for block in 0..place.blocks {
+            source.lend(section, block..block + 1).map_err(|cause| self.step_error(cause))?;
+        }
         // The source lends only as long as it lives; the file lives as long as the engine.
         let whole = self.bytes.whole().unwrap_or_default();
         Ok(slice(whole, place.offset..place.offset + place.length).unwrap_or_default())
@@ -314,6 +316,7 @@ impl Engine {
     /// The whole file as a source that checks each block once, by a bitmap of [`SliceSource::checked_words`].
     fn slice<'a>(&'a self, checked: &'a mut [u32]) -> Result<SliceSource<'a>, Error> {
         SliceSource::new(self.bytes.whole().unwrap_or_default(), &self.header, checked)
+            .map(|source| source.checked_by(&self.pool))
             .map_err(|cause| Error::Format { model: self.name.clone(), cause })
     }
 

@@ -56,7 +56,10 @@ fn section<'m>(
     if place.blocks == 0 {
         return Ok(None);
     }
-    SliceSource::new(file, header, checked)?.lend(section, 0..place.blocks)?;
+    let mut source = SliceSource::new(file, header, checked)?;
+    for block in 0..place.blocks {
+        source.lend(section, block..block + 1)?;
+    }
     // What the source lends lives as long as it does; the file lives longer.
     Ok(elapid_core::source::slice(file, place.offset..place.offset + place.length))
 }

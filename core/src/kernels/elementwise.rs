@@ -257,8 +257,8 @@ fn scan_panels<S: Isa, H: Hold<S>>(
     let inputs = rows(dt).chunks_exact(tokens).zip(rows(z).chunks_exact(tokens));
     for (((w, h), (dt, z)), u) in weights.zip(state).zip(inputs).zip(rows_mut(u).chunks_exact_mut(tokens)) {
         if from_memory {
-            w.iter().for_each(|line| s.prefetch(&line[0]));
-            h.iter().for_each(|line| s.prefetch(line));
+            w.iter().for_each(|line| s.prefetch(line, S::AHEAD));
+            h.iter().for_each(|line| s.prefetch(line, S::AHEAD));
         }
         let mut t = range.start;
         if S::LOCKSTEP == 2 {

@@ -55,9 +55,12 @@ pub trait Isa: Float + Send + Sync + 'static {
     /// Zero in every lane.
     fn zero_bits(self) -> Self::I;
 
-    /// Asks for the cache line that an ISA's distance lies behind what is being read from memory; it need not exist.
+    /// Bytes by which one token's kernels ask for what they read next from memory; 0 if they don't.
+    const AHEAD: usize = 0;
+
+    /// Asks for the cache line `ahead` bytes behind the start of `from`. It need not exist.
     #[inline(always)]
-    fn prefetch<T>(self, _from: &T) {}
+    fn prefetch<T>(self, _from: &T, _ahead: usize) {}
 
     /// Dot products of a group of 32 columns of int8 with `T` tokens: 16 rows for each token, exactly.
     ///

@@ -214,8 +214,10 @@ fn int_tile<S: Isa, P: Packed<S>, const T: usize>(
     let scales = panel.scales.as_chunks::<{ 2 * LANES }>().0.get(groups.clone()).unwrap_or_default();
     let weights = P::groups(panel.weights).get(groups.clone()).unwrap_or_default();
     let activations = x.q.chunks_exact(x.tokens).zip(x.scales.chunks_exact(x.tokens));
-    // A panel's bytes in order, as many a group as it has: what lies ahead is asked for evenly and whole, scales too.
+    // A panel's bytes in order, as many a group as it has: scales and weights are asked for evenly and whole, as far ahead of
+    // the weights as the scales that lie before them are long, and some.
     let mut reading = panel.bytes.get(groups.start * P::BYTES..).unwrap_or_default().chunks(P::BYTES);
+    let ahead = panel.scales.len() + S::AHEAD;
     for ((w, ws), (q, xs)) in weights.iter().zip(scales).zip(activations) {
         let (Some((q, _)), Some((xs, _))) =
             (q[first..].split_first_chunk::<T>(), xs[first..].split_first_chunk::<T>())
@@ -224,7 +226,7 @@ fn int_tile<S: Isa, P: Packed<S>, const T: usize>(
         };
         if from_memory {
             let bytes = reading.next().unwrap_or_default();
-            bytes.iter().step_by(TILE).for_each(|byte| s.prefetch(byte));
+            bytes.iter().step_by(TILE).for_each(|byte| s.prefetch(byte, ahead));
         }
         let dot = P::dot(s, w, q, xs);
         let ws = s.load_f16_bytes(ws);

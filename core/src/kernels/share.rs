@@ -123,6 +123,12 @@ impl<'a, T: Send> Share for SplitRows<'a, T> {
     }
 }
 
+impl Share for () {
+    type Part = ();
+
+    unsafe fn part(&self, _items: &Range<usize>) {}
+}
+
 impl<A: Share, B: Share> Share for (A, B) {
     type Part = (A::Part, B::Part);
 

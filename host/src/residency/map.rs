@@ -32,10 +32,13 @@ impl Map {
         Ok(Some(Self(map)))
     }
 
-    /// Makes the system read ahead far, and give pages back that were read long ago. It is only advice: where the
-    /// system does not take it, everything works as well.
+    /// Makes the system read ahead far, in pages of 2 MiB where the file system can: then a step over a large model meets
+    /// thousands of page faults instead of a million, and few misses of the translation buffer. It is only advice: where
+    /// the system does not take it, everything works as well.
     pub(crate) fn expect_reads(&self) {
         let _ = self.0.advise(Advice::Sequential);
+        #[cfg(target_os = "linux")]
+        let _ = self.0.advise(Advice::HugePage);
     }
 }
 

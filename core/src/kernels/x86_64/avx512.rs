@@ -95,6 +95,7 @@ impl Float for Avx512 {
 impl Isa for Avx512 {
     const NAME: &'static str = "AVX-512 VNNI";
     const BLOCK: usize = 12;
+    const AHEAD: usize = AHEAD;
     const LOCKSTEP: usize = 4;
 
     #[inline(always)]
@@ -145,8 +146,8 @@ impl Isa for Avx512 {
         op!(_mm512_setzero_si512())
     }
     #[inline(always)]
-    fn prefetch<T>(self, from: &T) {
-        op!(_mm_prefetch::<_MM_HINT_T0>(core::ptr::from_ref(from).wrapping_add(AHEAD).cast()))
+    fn prefetch<T>(self, from: &T, ahead: usize) {
+        op!(_mm_prefetch::<_MM_HINT_T0>(core::ptr::from_ref(from).wrapping_byte_add(ahead).cast()))
     }
     /// `vpdpbusd` wants unsigned weights: w + 128, from which 128 times the sum of the activations is taken.
     #[inline(always)]

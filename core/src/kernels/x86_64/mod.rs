@@ -13,12 +13,11 @@ pub(super) use cpuid::missing_feature;
 
 use super::Kernels;
 
-/// How far ahead of use weights are asked for, in bytes, where one token waits for memory.
+/// See [`Isa::AHEAD`](super::Isa::AHEAD): less than what memory gives in the time of one access to it.
 ///
-/// What memory gives in the time of one access to it, and a little more. On a Zen 3 the product of one token reads 1.4 times
-/// as fast as without (18 GB/s, where plain reads reach 14); half or twice the distance costs some percent, 4 KiB and more
-/// nearly all of the gain, into whichever cache.
-const AHEAD: usize = 1792;
+/// On a Zen 3 the product of one token reads 1.3 to 1.4 times as fast as without asking (18 GB/s, where plain reads reach
+/// 14). What is asked for must be contiguous and in order; 4 KiB more lose nearly all of the gain, into whichever cache.
+const AHEAD: usize = 1024;
 
 /// Whether the CPU has all the features: detected at run time with feature `std`, else known at compile time.
 macro_rules! has {

@@ -2,7 +2,6 @@
 
 use core::arch::x86_64::*;
 
-use super::AHEAD;
 use crate::kernels::isa::{TILE, TILES};
 
 /// Calls intrinsics that need only the token's features.
@@ -94,6 +93,7 @@ macro_rules! lanes {
         impl Isa for $token {
             const NAME: &'static str = $name;
             const BLOCK: usize = $block;
+            const AHEAD: usize = super::AHEAD;
             const LOCKSTEP: usize = 2;
 
             #[inline(always)]
@@ -169,8 +169,8 @@ macro_rules! lanes {
                 [op!(_mm256_setzero_si256()); 2]
             }
             #[inline(always)]
-            fn prefetch<T>(self, from: &T) {
-                super::ymm::prefetch(from);
+            fn prefetch<T>(self, from: &T, ahead: usize) {
+                super::ymm::prefetch(from, ahead);
             }
             #[inline(always)]
             fn dot_i8<const T: usize>(
@@ -217,10 +217,10 @@ macro_rules! lanes {
 }
 pub(super) use lanes;
 
-/// Asks for the cache line [`AHEAD`] of one that is being read.
+/// See [`Isa::prefetch`](crate::kernels::Isa::prefetch).
 #[inline(always)]
-pub(super) fn prefetch<T>(from: &T) {
-    op!(_mm_prefetch::<_MM_HINT_T0>(core::ptr::from_ref(from).wrapping_add(AHEAD).cast()))
+pub(super) fn prefetch<T>(from: &T, ahead: usize) {
+    op!(_mm_prefetch::<_MM_HINT_T0>(core::ptr::from_ref(from).wrapping_byte_add(ahead).cast()))
 }
 
 /// The same integer in every lane of both halves.

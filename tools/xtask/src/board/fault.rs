@@ -72,8 +72,9 @@ mod tests {
         let layout = header.layout();
         let mut checked = vec![0; SliceSource::checked_words(layout)];
         let section = Section::Layer(layout.config().n_layer - 1);
-        let blocks = 0..layout.section(section).blocks;
-        SliceSource::new(file, &header, &mut checked).is_ok_and(|mut s| s.lend(section, blocks).is_ok())
+        let mut blocks = 0..layout.section(section).blocks;
+        SliceSource::new(file, &header, &mut checked)
+            .is_ok_and(|mut s| blocks.all(|block| s.lend(section, block..block + 1).is_ok()))
     }
 
     #[test]
