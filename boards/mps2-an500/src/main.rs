@@ -9,15 +9,13 @@
 extern crate alloc;
 
 use alloc::vec::Vec;
-use core::panic::PanicInfo;
 
-use cortex_m_rt::{ExceptionFrame, entry, exception};
 use elapid_board::{Error, Float, Shell, model};
 use elapid_core::format::Config;
 use elapid_core::kernels::{self, Scale, Solo, SsmState};
 use elapid_core::model::{Model, Scratch, ScratchSize, Session, State, StateKind, StateSize};
 use elapid_core::source::SliceSource;
-use elapid_mps2::{Mps2, Uart, halt};
+use elapid_mps2::Mps2;
 use embedded_alloc::LlffHeap;
 use static_cell::ConstStaticCell;
 
@@ -26,8 +24,6 @@ elapid_core::model! {
     mod bundled = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/address-4m.elp");
 }
 
-/// UART 0 (AN500, table 3-1).
-const UART0: usize = 0x4000_4000;
 /// PSRAM, 16 MB: the lower half is the heap, the upper half holds the model.
 const HEAP_AT: usize = 0x6000_0000;
 const HEAP_BYTES: usize = 8 << 20;
@@ -42,22 +38,16 @@ static SHELL: ConstStaticCell<Shell> = ConstStaticCell::new(Shell::new());
 static STATE: ConstStaticCell<bundled::State<f32>> = ConstStaticCell::new(bundled::State::new());
 static SCRATCH: ConstStaticCell<bundled::Scratch> = ConstStaticCell::new(bundled::Scratch::new());
 
-#[entry]
-fn main() -> ! {
-    let Some(core) = cortex_m::Peripherals::take() else { halt() };
-    // SAFETY: the PSRAM is there on this board; nothing else refers to its lower half, and this runs once.
-    unsafe { HEAP.init(HEAP_AT, HEAP_BYTES) };
-    // SAFETY: AN500 has a CMSDK UART there; this is its only owner.
-    let mut board = Mps2::new(unsafe { Uart::new(UART0) }, core.SYST);
-    match run(&mut board) {
-        Ok(()) => halt(),
-        Err(error) => board.fail(&error),
-    }
+elapid_mps2::program! {
+    // UART 0 (AN500, table 3-1).
+    uart: 0x4000_4000,
+    model: (MODEL_AT, MODEL_BYTES),
+    run: run,
 }
 
-fn run(board: &mut Mps2) -> Result<(), Error> {
-    // SAFETY: the PSRAM is there, readable, and nothing writes to its upper half while the program runs.
-    let memory: &'static [u8] = unsafe { core::slice::from_raw_parts(MODEL_AT as *const u8, MODEL_BYTES) };
+fn run(board: &mut Mps2, memory: &'static [u8]) -> Result<(), Error> {
+    // SAFETY: the PSRAM is there on this board; nothing else refers to its lower half, and this runs once.
+    unsafe { HEAP.init(HEAP_AT, HEAP_BYTES) };
     let (header, file) = model::find(memory)?;
     let (layout, kernels) = (header.layout(), kernels::detect());
     let config = layout.config();
@@ -139,18 +129,4 @@ fn zeros<T: Clone + Default>(count: usize) -> Result<Vec<T>, Error> {
     all.try_reserve_exact(count).map_err(|_| Error::Memory { have: HEAP.free(), need })?;
     all.resize(count, T::default());
     Ok(all)
-}
-
-/// A bug: says where, and stops.
-#[panic_handler]
-fn panic(info: &PanicInfo<'_>) -> ! {
-    // SAFETY: whoever owned the UART does not come back.
-    unsafe { elapid_mps2::stop(UART0, info) }
-}
-
-/// A fault: says where, and stops.
-#[exception]
-unsafe fn HardFault(frame: &ExceptionFrame) -> ! {
-    // SAFETY: as above.
-    unsafe { elapid_mps2::stop(UART0, &elapid_mps2::Fault(frame)) }
 }

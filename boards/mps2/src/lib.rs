@@ -1,6 +1,6 @@
 //! What Arm's MPS2 boards have in common: a UART of Arm's CMSDK as console, SysTick as clock, semihosting for the end.
 //!
-//! The FPGA images differ in their addresses, which each board's program gives.
+//! The FPGA images differ in their addresses, which each board's program gives to [`program!`].
 #![no_std]
 
 #[cfg(feature = "defmt")]
@@ -13,11 +13,12 @@ pub use uart::Uart;
 
 use core::fmt;
 
+use cortex_m::Peripherals;
 use cortex_m::peripheral::SYST;
 use cortex_m::peripheral::syst::SystClkSource;
 use cortex_m_rt::ExceptionFrame;
 use cortex_m_semihosting::debug::{self, EXIT_FAILURE, EXIT_SUCCESS};
-use elapid_board::Platform;
+use elapid_board::{Error, Platform};
 
 /// Largest value of SysTick, a counter of 24 bits that counts down.
 const RELOAD: u32 = 0x00ff_ffff;
@@ -86,6 +87,59 @@ impl Platform for Mps2 {
 
     fn exit(&mut self, success: bool) {
         debug::exit(if success { EXIT_SUCCESS } else { EXIT_FAILURE });
+    }
+}
+
+/// A board's program: what runs after reset, and what ends it after a panic or a fault.
+///
+/// `uart` is the address of a CMSDK UART; `model` address and bytes of memory that is there, readable, and written by
+/// nobody while the program runs; `run` is called with the board and that memory.
+///
+/// ```text
+/// elapid_mps2::program! { uart: 0x4000_4000, model: (0x2100_0000, 16 << 20), run: elapid_tiny::run }
+/// ```
+#[macro_export]
+macro_rules! program {
+    (uart: $uart:expr, model: ($at:expr, $bytes:expr), run: $run:path $(,)?) => {
+        #[::cortex_m_rt::entry]
+        fn main() -> ! {
+            // SAFETY: this is the program of the board that has these.
+            unsafe { $crate::start($uart, ($at, $bytes), |board, memory| $run(board, memory)) }
+        }
+
+        /// A bug: says where, and stops.
+        #[panic_handler]
+        fn panic(info: &::core::panic::PanicInfo<'_>) -> ! {
+            // SAFETY: as above; whoever owned the UART does not come back.
+            unsafe { $crate::stop($uart, info) }
+        }
+
+        /// A fault: says where, and stops.
+        #[::cortex_m_rt::exception]
+        unsafe fn HardFault(frame: &::cortex_m_rt::ExceptionFrame) -> ! {
+            // SAFETY: as above.
+            unsafe { $crate::stop($uart, &$crate::Fault(frame)) }
+        }
+    };
+}
+
+/// Sets the board up, calls `run` with it and the model's memory, and ends the program with what comes of it.
+///
+/// # Safety
+/// There must be a CMSDK UART at `uart`, and at `at` this many `bytes` that are readable and that nothing writes to. Call it once.
+pub unsafe fn start(
+    uart: usize,
+    (at, bytes): (usize, usize),
+    run: impl FnOnce(&mut Mps2, &'static [u8]) -> Result<(), Error>,
+) -> ! {
+    let Some(core) = Peripherals::take() else { halt() };
+    // SAFETY: the caller's promise, and this is the UART's only owner.
+    let mut board = Mps2::new(unsafe { Uart::new(uart) }, core.SYST);
+    // SAFETY: the caller's promise.
+    let memory: &'static [u8] = unsafe { core::slice::from_raw_parts(at as *const u8, bytes) };
+    match run(&mut board, memory) {
+        Ok(()) => halt(),
+        Err(error) => board.fail(&error),
     }
 }
 

@@ -56,7 +56,7 @@ pub trait Board: Sync {
 
 /// Every board.
 pub const BOARDS: &[&dyn Board] =
-    &[&mps2::AN500, &mps2::AN385, &bits::M3, &bits::M7, &built::STEP_SIZE, &built::TEMPLATE];
+    &[&mps2::AN500, &mps2::AN385, &mps2::AN505, &bits::M3, &bits::M7, &built::STEP_SIZE, &built::TEMPLATE];
 
 /// What is done with a board.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -161,6 +161,13 @@ pub const STEPS: &[Step] = &[
         work: Work::Board { name: "mps2-an385" },
     },
     Step {
+        name: "mps2-an505",
+        group: "boards",
+        shows: "Cortex-M33 without heap, the RP2350's core: the host's tokens and logits, in the fixed path",
+        required: true,
+        work: Work::Board { name: "mps2-an505" },
+    },
+    Step {
         name: "fixed-m3",
         group: "boards",
         shows: "Cortex-M3: the fixed path's logits over 256 tokens, of models of all kinds",

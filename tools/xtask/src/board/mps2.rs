@@ -44,3 +44,19 @@ pub const AN385: Mcu = Mcu {
     instructions_a_tick: 40,
     instructions: 4_500_000,
 };
+
+/// Cortex-M33, the RP2350's core: the same program with the DSP instructions.
+pub const AN505: Mcu = Mcu {
+    name: "mps2-an505",
+    target: "thumbv8m.main-none-eabihf",
+    cpu: "cortex-m33",
+    model_at: 0x8000_0000,
+    memories: [
+        Memory { name: "code memory", start: 0x1000_0000, bytes: 4 << 20 },
+        Memory { name: "RAM", start: 0x3800_0000, bytes: 4 << 20 },
+    ],
+    // SysTick at 20 MHz.
+    instructions_a_tick: 50,
+    instructions: 1_500_000,
+    ..AN385
+};
