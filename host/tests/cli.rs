@@ -364,6 +364,10 @@ fn reports_have_their_names() {
         assert!(info["sections"][0][name].is_u64(), "{name}");
     }
     assert!(good(&["info", &small()]).contains("layer 3"));
+    let board = json(&good(&["info", &small(), "--json", "--board", "mps2-an385"]))["board"].clone();
+    assert_eq!((&board["board"], &board["fits"]), (&json("\"mps2-an385\""), &json("true")));
+    assert!(good(&["info", &small(), "--board", "mps2-an385"]).contains("of one token"));
+    bad(elapid(&["info", &small(), "--board", "pdp-11"]).output().unwrap(), 2, "mps2-an500");
     let bench = json(&good(&["bench", &small(), "-p", "16", "-n", "4", "-t", "2", "--json"]));
     for name in ["prefill_tps", "decode_tps", "read_gbps", "machine_read_gbps", "ratio"] {
         assert!(bench[name].as_f64().is_some_and(|x| x > 0.0 && x.is_finite()), "{name}: {bench}");

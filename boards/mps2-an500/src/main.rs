@@ -11,6 +11,7 @@ extern crate alloc;
 use alloc::vec::Vec;
 
 use elapid_board::{Error, Float, Shell, model};
+use elapid_boards::{MPS2_AN500, Memory};
 use elapid_core::format::Config;
 use elapid_core::kernels::{self, Scale, Solo, SsmState};
 use elapid_core::model::{Model, Scratch, ScratchSize, Session, State, StateKind, StateSize};
@@ -24,13 +25,13 @@ elapid_core::model! {
     mod bundled = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/address-4m.elp");
 }
 
-/// PSRAM, 16 MB: the lower half is the heap, the upper half holds the model.
-const HEAP_AT: usize = 0x6000_0000;
-const HEAP_BYTES: usize = 8 << 20;
-const MODEL_AT: usize = 0x6080_0000;
-const MODEL_BYTES: usize = 8 << 20;
+/// Where the heap lies.
+const MEMORY: Memory = MPS2_AN500.heap.expect("the table of boards gives mps2-an500 a heap");
 
-const _: () = assert!(bundled::FILE_BYTES <= MODEL_BYTES, "the bundled model does not fit its memory");
+const _: () = assert!(
+    bundled::FILE_BYTES as u64 <= MPS2_AN500.model.bytes,
+    "the bundled model does not fit its memory"
+);
 
 #[global_allocator]
 static HEAP: LlffHeap = LlffHeap::empty();
@@ -39,15 +40,15 @@ static STATE: ConstStaticCell<bundled::State<f32>> = ConstStaticCell::new(bundle
 static SCRATCH: ConstStaticCell<bundled::Scratch> = ConstStaticCell::new(bundled::Scratch::new());
 
 elapid_mps2::program! {
+    board: MPS2_AN500,
     // UART 0 (AN500, table 3-1).
     uart: 0x4000_4000,
-    model: (MODEL_AT, MODEL_BYTES),
     run: run,
 }
 
 fn run(board: &mut Mps2, memory: &'static [u8]) -> Result<(), Error> {
     // SAFETY: the PSRAM is there on this board; nothing else refers to its lower half, and this runs once.
-    unsafe { HEAP.init(HEAP_AT, HEAP_BYTES) };
+    unsafe { HEAP.init(MEMORY.start as usize, MEMORY.bytes as usize) };
     let (header, file) = model::find(memory)?;
     let (layout, kernels) = (header.layout(), kernels::detect());
     let config = layout.config();

@@ -19,6 +19,7 @@ use cortex_m::peripheral::syst::SystClkSource;
 use cortex_m_rt::ExceptionFrame;
 use cortex_m_semihosting::debug::{self, EXIT_FAILURE, EXIT_SUCCESS};
 use elapid_board::{Error, Platform};
+use elapid_boards::{Board, Memory};
 
 /// Largest value of SysTick, a counter of 24 bits that counts down.
 const RELOAD: u32 = 0x00ff_ffff;
@@ -92,19 +93,19 @@ impl Platform for Mps2 {
 
 /// A board's program: what runs after reset, and what ends it after a panic or a fault.
 ///
-/// `uart` is the address of a CMSDK UART; `model` address and bytes of memory that is there, readable, and written by
-/// nobody while the program runs; `run` is called with the board and that memory.
+/// `board` is the board in `elapid_boards`, `uart` the address of its CMSDK UART; `run` is called with the board and the
+/// memory in which the model lies.
 ///
 /// ```text
-/// elapid_mps2::program! { uart: 0x4000_4000, model: (0x2100_0000, 16 << 20), run: elapid_tiny::run }
+/// elapid_mps2::program! { board: elapid_boards::MPS2_AN385, uart: 0x4000_4000, run: elapid_tiny::run }
 /// ```
 #[macro_export]
 macro_rules! program {
-    (uart: $uart:expr, model: ($at:expr, $bytes:expr), run: $run:path $(,)?) => {
+    (board: $board:expr, uart: $uart:expr, run: $run:path $(,)?) => {
         #[::cortex_m_rt::entry]
         fn main() -> ! {
-            // SAFETY: this is the program of the board that has these.
-            unsafe { $crate::start($uart, ($at, $bytes), |board, memory| $run(board, memory)) }
+            // SAFETY: this is the program of that board.
+            unsafe { $crate::start(&$board, $uart, |board, memory| $run(board, memory)) }
         }
 
         /// A bug: says where, and stops.
@@ -126,17 +127,18 @@ macro_rules! program {
 /// Sets the board up, calls `run` with it and the model's memory, and ends the program with what comes of it.
 ///
 /// # Safety
-/// There must be a CMSDK UART at `uart`, and at `at` this many `bytes` that are readable and that nothing writes to. Call it once.
+/// Of the program for `board` alone, and once. There must be a CMSDK UART at `uart`.
 pub unsafe fn start(
+    board: &Board,
     uart: usize,
-    (at, bytes): (usize, usize),
     run: impl FnOnce(&mut Mps2, &'static [u8]) -> Result<(), Error>,
 ) -> ! {
+    let Memory { start, bytes, .. } = board.model;
     let Some(core) = Peripherals::take() else { halt() };
     // SAFETY: the caller's promise, and this is the UART's only owner.
     let mut board = Mps2::new(unsafe { Uart::new(uart) }, core.SYST);
-    // SAFETY: the caller's promise.
-    let memory: &'static [u8] = unsafe { core::slice::from_raw_parts(at as *const u8, bytes) };
+    // SAFETY: the board has that memory, and nothing writes to it while the program runs.
+    let memory: &'static [u8] = unsafe { core::slice::from_raw_parts(start as *const u8, bytes as usize) };
     match run(&mut board, memory) {
         Ok(()) => halt(),
         Err(error) => board.fail(&error),

@@ -8,8 +8,10 @@ use elapid::core::fixed;
 use elapid::core::format::{Config, Layout, Quant, Section};
 use elapid::core::model::{StateKind, StateSize};
 use elapid::{Engine, Error, MemoryOptions, Plan, memory_bytes};
+use elapid_boards::Board;
 use serde::Serialize;
 
+use super::board::{self, Fit};
 use super::model::{ComputeArgs, StateArgs, open_to_read, report_incidents};
 use super::output;
 
@@ -18,6 +20,11 @@ use super::output;
 pub(super) struct Args {
     /// A packed model; the bundled one if left out
     model: Option<PathBuf>,
+
+    /// Say whether the model fits a board with a microcontroller, and what it needs there
+    #[arg(long, value_name = "NAME", value_parser = board::find)]
+    board: Option<&'static Board>,
+
     /// Print JSON: arch, quant, config, sections, …
     #[arg(long)]
     json: bool,
@@ -69,6 +76,8 @@ struct Info {
     generation: Option<Generation>,
     #[serde(skip_serializing_if = "Option::is_none")]
     plan: Option<Planned>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    board: Option<Fit>,
     sections: Vec<SectionInfo>,
 }
 
@@ -196,6 +205,7 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
         vocabulary,
         generation,
         plan,
+        board: args.board.map(|board| Fit::new(board, layout)),
         sections,
     };
     if args.json { output::json(&info) } else { table(&info) }
@@ -323,6 +333,12 @@ fn table(info: &Info) -> Result<(), Error> {
     let mut write = || {
         for (name, value) in &rows {
             writeln!(out, "{name:<12}{value}")?;
+        }
+        if let Some(fit) = &info.board {
+            writeln!(out)?;
+            for (name, value) in fit.rows() {
+                writeln!(out, "{name:<12}{value}")?;
+            }
         }
         if let Some(planned) = &info.plan {
             writeln!(out, "\nplan")?;

@@ -2,6 +2,7 @@
 
 mod bar;
 mod bench;
+mod board;
 mod info;
 mod interrupt;
 mod logits;

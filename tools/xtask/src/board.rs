@@ -109,6 +109,31 @@ mod tests {
         }
     }
 
+    /// Start and bytes of a region in a linker script: `NAME : ORIGIN = 0x…, LENGTH = 4M`.
+    fn region(script: &str, name: &str) -> Option<(u64, u64)> {
+        let line = script.lines().find(|line| line.trim().starts_with(&format!("{name} ")))?;
+        let (origin, length) = line.split_once("ORIGIN = 0x")?.1.split_once(", LENGTH = ")?;
+        let (number, shift) = match length.trim().split_at(length.trim().len() - 1) {
+            (number, "K") => (number, 10),
+            (number, "M") => (number, 20),
+            _ => return None,
+        };
+        Some((u64::from_str_radix(origin, 16).ok()?, number.parse::<u64>().ok()? << shift))
+    }
+
+    #[test]
+    fn linker_scripts_say_what_the_table_says() {
+        for board in &elapid_boards::BOARDS {
+            assert!(find(board.name).is_ok(), "{}", board.name);
+            let file = crate::toolchain::root().join("boards").join(board.name).join("memory.x");
+            let script = std::fs::read_to_string(&file).unwrap();
+            for (name, memory) in [("FLASH", board.code), ("RAM", board.ram)] {
+                let expected = Some((memory.start, memory.bytes));
+                assert_eq!(region(&script, name), expected, "{name} in {}", file.display());
+            }
+        }
+    }
+
     #[test]
     fn an_unknown_board_is_named() {
         assert!(find("no-such-board").is_err_and(|error| error.to_string().contains("no-such-board")));

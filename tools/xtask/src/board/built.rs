@@ -1,6 +1,8 @@
 //! Programs that are only built and measured.
 
-use super::elf::{self, Memory};
+use elapid_boards::Memory;
+
+use super::elf;
 use super::mcu::{LLD, build, sizes};
 use super::{Board, Request};
 use crate::apt::Apt;

@@ -3,15 +3,9 @@
 use std::fs;
 use std::path::Path;
 
-use crate::error::{Context, Error, Result};
+use elapid_boards::Memory;
 
-/// A memory of a board.
-#[derive(Debug, Clone, Copy)]
-pub struct Memory {
-    pub name: &'static str,
-    pub start: u64,
-    pub bytes: u64,
-}
+use crate::error::{Context, Error, Result};
 
 /// Bytes of a program's instructions: its executable sections.
 pub fn code(file: &Path) -> Result<u64> {

@@ -5,13 +5,18 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use super::elf::{self, Memory};
+use elapid_boards as table;
+use elapid_boards::Memory;
+use serde_json::Value;
+
+use super::elf;
 use super::qemu::{Emulated, emulate};
 use super::report::{Case, Report, measured};
 use super::{Board, Request, fault};
 use crate::apt::{Apt, Package};
 use crate::error::{Context, Error, Result};
 use crate::exec::{capture, must, shown};
+use crate::programs::Program;
 use crate::toolchain::{Toolchain, root};
 
 pub const QEMU: Package = Package { name: "qemu-system-arm", tool: Some("qemu-system-arm") };
@@ -26,26 +31,19 @@ const LIMIT: Duration = Duration::from_secs(420);
 /// A board with a microcontroller that QEMU knows.
 #[derive(Debug)]
 pub struct Mcu {
-    pub name: &'static str,
+    /// Its memories, and how much of them the program may take.
+    pub board: &'static table::Board,
     pub target: &'static str,
     /// The CPU as the compiler knows it.
     pub cpu: &'static str,
     /// The model that the program is made for, in `models/`.
     pub model: &'static str,
-    /// Where the program looks for it.
-    pub model_at: u32,
     /// A model of another size, which the program must refuse; `None` where it runs any that fits.
     pub other_size: Option<&'static str>,
-    /// How the host computes the same.
-    pub compute: &'static [&'static str],
     /// Crates of the standard library that it links.
     pub build_std: &'static str,
-    /// The linker's regions: code, then data with the stack at its end.
-    pub memories: [Memory; 2],
     /// Words of its defmt logs, where it has them.
     pub logs: Option<&'static str>,
-    /// Bytes of stack that it may use.
-    pub stack: u64,
     /// Instructions that QEMU counts in a tick of the program's clock.
     pub instructions_a_tick: u64,
     /// Instructions that a token may take.
@@ -54,7 +52,7 @@ pub struct Mcu {
 
 impl Mcu {
     fn program(&self, toolchain: Toolchain) -> PathBuf {
-        toolchain.target_dir().join(self.target).join("release").join(self.name)
+        toolchain.target_dir().join(self.target).join("release").join(self.board.name)
     }
 
     fn model<'a>(&self, request: &'a Request) -> std::borrow::Cow<'a, Path> {
@@ -67,12 +65,12 @@ impl Mcu {
     /// The emulator with `model` in the board's memory. What the program sends by semihosting goes to `logs`.
     fn emulator(&self, toolchain: Toolchain, model: Option<&Path>, logs: &Path) -> Command {
         let mut command = Command::new("qemu-system-arm");
-        command.args(["-M", self.name, "-display", "none", "-monitor", "none", "-serial", "stdio"]);
+        command.args(["-M", self.board.name, "-display", "none", "-monitor", "none", "-serial", "stdio"]);
         command.args(["-icount", "shift=0", "-chardev"]).arg(format!("file,id=logs,path={}", logs.display()));
         command.args(["-semihosting-config", "enable=on,target=native,chardev=logs", "-kernel"]);
         command.arg(self.program(toolchain));
         if let Some(model) = model {
-            let (file, at) = (model.display(), self.model_at);
+            let (file, at) = (model.display(), self.board.model.start);
             command.arg("-device").arg(format!("loader,file={file},addr={at:#x},force-raw=on"));
         }
         command
@@ -97,9 +95,9 @@ impl Mcu {
     ) -> Result<Emulated> {
         let mut bytes = model.to_vec();
         change(&mut bytes)?;
-        let file = scratch(&format!("{}-fault.elp", self.name))?;
+        let file = scratch(&format!("{}-fault.elp", self.board.name))?;
         fs::write(&file, bytes).context(|| format!("cannot write {}", file.display()))?;
-        let logs = scratch(&format!("{}-fault.logs", self.name))?;
+        let logs = scratch(&format!("{}-fault.logs", self.board.name))?;
         emulate(&mut self.emulator(toolchain, Some(&file), &logs), script.as_bytes(), LIMIT)
     }
 
@@ -111,7 +109,7 @@ impl Mcu {
         }
         Err(Error::new(format!(
             "{what}: {} ended with code {} and no error that has {words:?}; it wrote:\n{}",
-            self.name, done.code, done.console
+            self.board.name, done.code, done.console
         )))
     }
 
@@ -119,9 +117,10 @@ impl Mcu {
     fn measurements(&self, console: &str) -> Result<()> {
         let stack = measured(console, "stack")?;
         let instructions = measured(console, "ticks")? * self.instructions_a_tick;
-        println!("{}: {instructions} instructions a token, {stack} bytes of stack", self.name);
-        if stack > self.stack {
-            return Err(Error::new(format!("{stack} bytes of stack were used, {} are allowed", self.stack)));
+        println!("{}: {instructions} instructions a token, {stack} bytes of stack", self.board.name);
+        if stack > self.board.stack {
+            let most = self.board.stack;
+            return Err(Error::new(format!("{stack} bytes of stack were used, {most} are allowed")));
         }
         if instructions > self.instructions {
             let most = self.instructions;
@@ -132,7 +131,7 @@ impl Mcu {
 
     /// Models that can't be run, each of which must be refused in words.
     fn bad_models(&self, toolchain: Toolchain, model: &[u8], script: &str) -> Result<()> {
-        let logs = scratch(&format!("{}-none.logs", self.name))?;
+        let logs = scratch(&format!("{}-none.logs", self.board.name))?;
         let none = emulate(&mut self.emulator(toolchain, None, &logs), script.as_bytes(), LIMIT)?;
         self.refused("no model", &none, &["not a packed model"])?;
         let newer = self.with_fault(toolchain, model, script, |file| fault::newer_version(file))?;
@@ -162,11 +161,11 @@ impl Mcu {
 
 impl Board for Mcu {
     fn name(&self) -> &'static str {
-        self.name
+        self.board.name
     }
 
     fn platform(&self) -> String {
-        format!("{} (QEMU {})", self.target, self.name)
+        format!("{} (QEMU {})", self.target, self.board.name)
     }
 
     fn tools(&self, apt: &mut Apt) -> Result<Toolchain> {
@@ -174,13 +173,14 @@ impl Board for Mcu {
     }
 
     fn build(&self, toolchain: Toolchain, _request: &Request) -> Result<()> {
-        build(toolchain, (self.target, self.cpu), self.build_std, "release", self.name)?;
-        sizes(&self.program(toolchain), self.name, &self.memories, self.stack)
+        build(toolchain, (self.target, self.cpu), self.build_std, "release", self.board.name)?;
+        let table::Board { name, code, ram, stack, .. } = *self.board;
+        sizes(&self.program(toolchain), name, &[code, ram], stack)
     }
 
     fn run(&self, toolchain: Toolchain, request: &Request) -> Result<()> {
         self.build(toolchain, request)?;
-        let logs = scratch(&format!("{}.logs", self.name))?;
+        let logs = scratch(&format!("{}.logs", self.board.name))?;
         let mut command = self.emulator(toolchain, Some(&self.model(request)), &logs);
         println!("Type a prompt, or /exit.");
         must(&mut command)?;
@@ -193,9 +193,13 @@ impl Board for Mcu {
     fn test(&self, toolchain: Toolchain, request: &Request) -> Result<()> {
         self.build(toolchain, request)?;
         let file = self.model(request);
-        let case = Case { model: &file, prompt: PROMPT, tokens: TOKENS, seed: 1, compute: self.compute };
+        let compute: &[&str] = match self.board.path {
+            table::Path::Float => &[],
+            table::Path::Fixed => &["--path", "fixed"],
+        };
+        let case = Case { model: &file, prompt: PROMPT, tokens: TOKENS, seed: 1, compute };
         let script = case.script();
-        let logs = scratch(&format!("{}.logs", self.name))?;
+        let logs = scratch(&format!("{}.logs", self.board.name))?;
         let mut command = self.emulator(toolchain, Some(&file), &logs);
         let done = emulate(&mut command, script.as_bytes(), LIMIT)?;
         if done.code != 0 {
@@ -207,8 +211,11 @@ impl Board for Mcu {
         }
         let host = case.on_host(&report)?;
         report.compare(&host)?;
-        report.snapshot_is(self.name, request.overwrite)?;
+        report.snapshot_is(self.board.name, request.overwrite)?;
         self.measurements(&done.console)?;
+        if self.board.heap.is_none() {
+            predicted(&self.program(toolchain), self.board, &file)?;
+        }
         if let Some(words) = self.logs {
             let text = self.read_logs(toolchain, &logs)?;
             println!("{text}");
@@ -230,7 +237,7 @@ impl Board for Mcu {
         Err(Error::new(format!(
             "{} is an FPGA board that loads its image from an SD card; boards/{}/README.md says how. `run` runs it \
              under QEMU",
-            self.name, self.name
+            self.board.name, self.board.name
         )))
     }
 }
@@ -268,6 +275,26 @@ pub fn sizes(program: &Path, name: &str, memories: &[Memory; 2], stack: u64) -> 
     }
     if left < stack {
         return Err(Error::new(format!("{left} bytes are left for a stack that may take {stack}")));
+    }
+    Ok(())
+}
+
+/// That `elapid info --board` says of the model that `program` is built for what the linker says of the program.
+pub fn predicted(program: &Path, board: &table::Board, model: &Path) -> Result<()> {
+    /// Bytes that the linker may add to align data.
+    const PADDING: u64 = 64;
+    let arguments = ["info", &model.to_string_lossy(), "--json", "--board", board.name].map(str::to_owned);
+    let report = Program::Elapid.build()?.output(arguments)?;
+    let report: Value = serde_json::from_str(&report)
+        .context(|| format!("`elapid info --json` printed something else than JSON: {report}"))?;
+    let fit = &report["board"];
+    let need = fit["ram"]["need_bytes"].as_u64().and_then(|need| need.checked_sub(board.stack));
+    let linked = elf::taken(program, &board.ram)?;
+    if fit["fits"] != Value::Bool(true) || need.is_none_or(|need| need.abs_diff(linked) > PADDING) {
+        return Err(Error::new(format!(
+            "the linker gave {} {linked} bytes of data; `elapid info --board` says, with {} bytes of stack: {fit}",
+            board.name, board.stack
+        )));
     }
     Ok(())
 }

@@ -1,0 +1,98 @@
+//! The memories of the boards with a microcontroller that there are programs for: one table, from which the programs take
+//! where the model lies, `cargo xtask board` what they may take, and `elapid info --board` whether a model fits.
+#![no_std]
+#![forbid(unsafe_code)]
+
+/// A part of a board's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// As it is called in messages.
+    pub name: &'static str,
+    /// Its first address.
+    pub start: u64,
+    /// Its bytes.
+    pub bytes: u64,
+}
+
+/// How a board's program computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Path {
+    /// In floating point, state in f32.
+    Float,
+    /// In integers, state in 16 bits.
+    Fixed,
+}
+
+/// A board and the program for it in `boards/NAME`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Board {
+    /// Its folder.
+    pub name: &'static str,
+    /// Its processor.
+    pub core: &'static str,
+    /// How its program computes.
+    pub path: Path,
+    /// Code and constants, as `memory.x` says.
+    pub code: Memory,
+    /// Data, with the stack in what is left of it, as `memory.x` says.
+    pub ram: Memory,
+    /// Where the packed model lies, to be read in place.
+    pub model: Memory,
+    /// Where state and working memory of any model come from; `None` where the program is built for one model, and has
+    /// them in `ram`.
+    pub heap: Option<Memory>,
+    /// Bytes of stack that the program may use.
+    pub stack: u64,
+    /// Bytes of the program's data that are no model's: conversation and console.
+    pub data: u64,
+}
+
+/// Arm MPS2 with the Cortex-M7 image of application note AN500.
+pub const MPS2_AN500: Board = Board {
+    name: "mps2-an500",
+    core: "Cortex-M7 with FPU",
+    path: Path::Float,
+    code: Memory { name: "code memory", start: 0, bytes: 4 << 20 },
+    ram: Memory { name: "RAM", start: 0x2000_0000, bytes: 4 << 20 },
+    model: Memory { name: "upper half of the PSRAM", start: 0x6080_0000, bytes: 8 << 20 },
+    heap: Some(Memory { name: "lower half of the PSRAM", start: 0x6000_0000, bytes: 8 << 20 }),
+    stack: 16 << 10,
+    data: CONVERSATION,
+};
+
+/// Arm MPS2 with the Cortex-M3 image of application note AN385.
+pub const MPS2_AN385: Board = Board {
+    name: "mps2-an385",
+    core: "Cortex-M3",
+    path: Path::Fixed,
+    code: Memory { name: "code memory", start: 0, bytes: 4 << 20 },
+    ram: Memory { name: "RAM", start: 0x2000_0000, bytes: 4 << 20 },
+    model: Memory { name: "PSRAM", start: 0x2100_0000, bytes: 16 << 20 },
+    heap: None,
+    stack: 12 << 10,
+    data: CONVERSATION,
+};
+
+/// Arm MPS2+ with the Cortex-M33 image of application note AN505.
+pub const MPS2_AN505: Board = Board {
+    name: "mps2-an505",
+    core: "Cortex-M33 with DSP instructions",
+    code: Memory { name: "code memory", start: 0x1000_0000, bytes: 4 << 20 },
+    ram: Memory { name: "RAM", start: 0x3800_0000, bytes: 4 << 20 },
+    model: Memory { name: "PSRAM", start: 0x8000_0000, bytes: 16 << 20 },
+    ..MPS2_AN385
+};
+
+/// What `elapid_board::Shell` takes (a line, its tokens, what follows it, what the tokenizer needs for it), with the few
+/// words of other data. `cargo xtask board` compares with the linker.
+const CONVERSATION: u64 = 8736;
+
+/// All of them.
+pub const BOARDS: [Board; 3] = [MPS2_AN500, MPS2_AN385, MPS2_AN505];
+
+/// The board of this name.
+#[must_use]
+pub fn find(name: &str) -> Option<&'static Board> {
+    const ALL: &[Board] = &BOARDS;
+    ALL.iter().find(|board| board.name == name)
+}
