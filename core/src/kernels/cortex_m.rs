@@ -1,13 +1,16 @@
-//! Cortex-M with FPU and DSP instructions (M4F, M7, M33): one lane after the other, with `vfma.f32`, `vsqrt.f32` and
-//! `smlad`. Everything else is [`Scalar`]'s.
+//! Cortex-M with FPU and DSP instructions (M4F, M7, M33): one lane after the other, with `vfma.f32`, `vsqrt.f32`,
+//! `vcvtb.f32.f16` and `smlad`. Everything else is [`Scalar`]'s.
 //!
 //! The stable compiler has no intrinsics for these, and a call of libm's fma takes a hundred times as long.
+//!
+//! Sixteen lanes fit no registers here: what is long (functions, dot products) is compiled once, for one lane or four rows,
+//! and called, which is both smaller and faster than sixteen copies of it that keep their values on the stack.
 
 use core::arch::asm;
 
 use super::isa::{GROUP, Isa, LANES, TILE, TILES, four};
 use super::{Scalar, Scale, instantiate};
-use crate::num::Float;
+use crate::num::{self, Float, One};
 
 /// A Cortex-M with FPU and DSP instructions. The features `dsp` and `fpu` of this crate promise the CPU.
 #[derive(Clone, Copy, Debug)]
@@ -41,6 +44,30 @@ fn sqrt(a: f32) -> f32 {
         asm!("vsqrt.f32 {root}, {a}", a = in(sreg) a, root = out(sreg) root, options(pure, nomem, nostack));
     }
     root
+}
+
+/// An f16 (its bits), widened exactly.
+#[inline(always)]
+fn widen(bits: u16) -> f32 {
+    let x: f32;
+    // SAFETY: as above.
+    unsafe {
+        asm!("vcvtb.f32.f16 {x}, {h}", h = in(sreg) f32::from_bits(u32::from(bits)), x = out(sreg) x,
+            options(pure, nomem, nostack));
+    }
+    x
+}
+
+/// The bits of the nearest f16, ties to even.
+#[inline(always)]
+fn narrow(x: f32) -> u16 {
+    let half: f32;
+    // SAFETY: as above. Only the low half of the register is written, and only that is used.
+    unsafe {
+        asm!("vcvtb.f16.f32 {h}, {x}", x = in(sreg) x, h = inout(sreg) 0.0f32 => half,
+            options(pure, nomem, nostack));
+    }
+    half.to_bits() as u16
 }
 
 /// Bytes 0 and 2 of `x`, sign-extended to halves.
@@ -97,7 +124,7 @@ fn halves(x: &[i8; GROUP]) -> [(u32, u32); TILES] {
     })
 }
 
-/// `dot(acc, r)` adds up row `r`, four rows at a time.
+/// Four rows at a time: their sums stay in registers.
 #[inline(always)]
 fn all_rows(mut four_rows: impl FnMut(usize) -> [i32; ROWS]) -> [u32; LANES] {
     let mut all = [0; LANES];
@@ -107,21 +134,132 @@ fn all_rows(mut four_rows: impl FnMut(usize) -> [i32; ROWS]) -> [u32; LANES] {
     all
 }
 
-/// Methods that do what [`Scalar`]'s do.
-macro_rules! as_scalar {
-    ($($name:ident $(<const $n:ident: $t:ty>)? ($($arg:ident: $ty:ty),*) -> $ret:ty;)*) => {
+/// `start` and the dot products of sixteen rows of int8 with one token.
+#[inline(never)]
+fn dot_i8(w: &[[u8; TILE]; TILES], x: &[i8; GROUP], start: i32) -> [u32; LANES] {
+    let x = halves(x);
+    all_rows(|first| {
+        let mut acc = [start; ROWS];
+        for (tile, (x_even, x_odd)) in w.iter().zip(x) {
+            for (i, acc) in acc.iter_mut().enumerate() {
+                let w = row(tile, first + i);
+                *acc = smlad(odd(w), x_odd, smlad(even(w), x_even, *acc));
+            }
+        }
+        acc
+    })
+}
+
+/// The same for weights of 4 bits, none less 8.
+#[inline(never)]
+fn dot_u4(w: &[[u8; TILE]; TILES / 2], x: &[i8; GROUP], start: i32) -> [u32; LANES] {
+    /// The low halves of bytes 0 and 2.
+    const LOW: u32 = 0x000f_000f;
+    let x = halves(x);
+    all_rows(|first| {
+        let mut acc = [start; ROWS];
+        for (pair, x) in w.iter().zip(x.as_chunks::<2>().0) {
+            let [(low_even, low_odd), (high_even, high_odd)] = *x;
+            for (i, acc) in acc.iter_mut().enumerate() {
+                let w = row(pair, first + i);
+                let low = smlad(w >> 8 & LOW, low_odd, smlad(w & LOW, low_even, *acc));
+                *acc = smlad(w >> 12 & LOW, high_odd, smlad(w >> 4 & LOW, high_even, low));
+            }
+        }
+        acc
+    })
+}
+
+/// Tiles of int8 from weights in fewer bits: `word(k, r)` is the four bytes of row `r` in tile `k`.
+#[inline(always)]
+fn unpack(word: impl Fn(usize, usize) -> u32) -> [[u8; TILE]; TILES] {
+    let mut tiles = [[0; TILE]; TILES];
+    for (k, tile) in tiles.iter_mut().enumerate() {
+        for (r, bytes) in tile.as_chunks_mut().0.iter_mut().enumerate() {
+            *bytes = word(k, r).to_le_bytes();
+        }
+    }
+    tiles
+}
+
+/// Weights of 3 bits as bytes, none less 4.
+#[inline(never)]
+fn unpack_u3([first, second, high]: &[[u8; TILE]; 3]) -> [[u8; TILE]; TILES] {
+    unpack(|k, r| {
+        let low = if k < TILES / 2 { first } else { second };
+        row(low, r) >> (2 * (k % 4)) & 0x0303_0303 | (row(high, r) >> k & 0x0101_0101) << 2
+    })
+}
+
+/// Weights of 5 bits as bytes, none less 16.
+#[inline(never)]
+fn unpack_u5(w: &[[u8; TILE]; 5]) -> [[u8; TILE]; TILES] {
+    unpack(|k, r| {
+        row(&w[k / 2 & 3], r) >> (4 * (k % 2)) & 0x0f0f_0f0f | (row(&w[4], r) >> k & 0x0101_0101) << 4
+    })
+}
+
+/// Methods that do what another token's do.
+macro_rules! methods_of {
+    ($token:ident: $($name:ident $(<const $n:ident: $t:ty>)? ($($arg:ident: $ty:ty),*) -> $ret:ty;)*) => {
         $(#[inline(always)]
         fn $name $(<const $n: $t>)? (self, $($arg: $ty),*) -> $ret {
-            Scalar.$name $(::<$n>)? ($($arg),*)
+            $token.$name $(::<$n>)? ($($arg),*)
         })*
     };
+}
+
+/// Methods that apply a function of one lane to all of them, compiled once.
+macro_rules! lane_by_lane {
+    ($($name:ident;)*) => {
+        $(#[inline(always)]
+        fn $name(self, x: Self::F) -> Self::F {
+            #[inline(never)]
+            fn one(x: f32) -> f32 {
+                num::$name(Lane, x)
+            }
+            x.map(one)
+        })*
+    };
+}
+
+/// One lane.
+#[derive(Clone, Copy)]
+struct Lane;
+
+impl Float for Lane {
+    type F = f32;
+    type I = u32;
+
+    methods_of! { One:
+        splat(x: f32) -> f32;
+        add(a: f32, b: f32) -> f32;
+        sub(a: f32, b: f32) -> f32;
+        mul(a: f32, b: f32) -> f32;
+        div(a: f32, b: f32) -> f32;
+        neg_abs(a: f32) -> f32;
+        select_lt(a: f32, b: f32, x: f32, y: f32) -> f32;
+        at_least(a: f32, floor: f32) -> f32;
+        to_bits(a: f32) -> u32;
+        of_bits(a: u32) -> f32;
+        add_bits(a: u32, b: u32) -> u32;
+        shl_bits<const N: i32>(a: u32) -> u32;
+    }
+    #[inline(always)]
+    fn fma(self, a: f32, b: f32, c: f32) -> f32 {
+        fma(a, b, c)
+    }
+    #[inline(always)]
+    fn sqrt(self, a: f32) -> f32 {
+        sqrt(a)
+    }
 }
 
 impl Float for CortexM {
     type F = [f32; LANES];
     type I = [u32; LANES];
 
-    as_scalar! {
+    methods_of! { Scalar:
         splat(x: f32) -> Self::F;
         add(a: Self::F, b: Self::F) -> Self::F;
         sub(a: Self::F, b: Self::F) -> Self::F;
@@ -149,25 +287,38 @@ instantiate!(CortexM);
 
 impl Isa for CortexM {
     const NAME: &'static str = "Cortex-M";
-    const BLOCK: usize = 2;
+    const BLOCK: usize = 1;
     const SCAN_BLOCK: usize = 1;
     const LOCKSTEP: usize = 1;
 
-    as_scalar! {
+    methods_of! { Scalar:
         load(from: &[f32; LANES]) -> Self::F;
         store(x: Self::F, to: &mut [f32; LANES]) -> ();
-        load_f16(from: &[u16; LANES]) -> Self::F;
-        store_f16(x: Self::F, to: &mut [u16; LANES]) -> ();
         load_f32_bytes(from: &[u8; 4 * LANES]) -> Self::F;
-        load_f16_bytes(from: &[u8; 2 * LANES]) -> Self::F;
         int_to_float(x: Self::I) -> Self::F;
         store_rounded_i8(x: Self::F, to: &mut [i8; LANES]) -> ();
         accumulate_abs_bits(acc: Self::I, x: Self::F) -> Self::I;
         max_bits(x: Self::I) -> u32;
         zero_bits() -> Self::I;
         bare_dot(acc: Self::I, w: Self::I, x: Self::I) -> Self::I;
-        dot_u3<const T: usize>(w: &[[u8; TILE]; 3], x: &[[i8; GROUP]; T], sums: &[Scale; T]) -> [Self::I; T];
-        dot_u5<const T: usize>(w: &[[u8; TILE]; 5], x: &[[i8; GROUP]; T], sums: &[Scale; T]) -> [Self::I; T];
+    }
+    lane_by_lane! {
+        exp;
+        softplus;
+        silu;
+    }
+    #[inline(always)]
+    fn load_f16(self, from: &[u16; LANES]) -> Self::F {
+        from.map(widen)
+    }
+    #[inline(always)]
+    fn store_f16(self, x: Self::F, to: &mut [u16; LANES]) {
+        *to = x.map(narrow);
+    }
+    #[inline(always)]
+    fn load_f16_bytes(self, from: &[u8; 2 * LANES]) -> Self::F {
+        let (halves, _) = from.as_chunks();
+        core::array::from_fn(|i| widen(u16::from_le_bytes(halves[i])))
     }
     #[inline(always)]
     fn dot_i8<const T: usize>(
@@ -176,19 +327,7 @@ impl Isa for CortexM {
         x: &[[i8; GROUP]; T],
         _sums: &[Scale; T],
     ) -> [Self::I; T] {
-        core::array::from_fn(|t| {
-            let x = halves(&x[t]);
-            all_rows(|first| {
-                let mut acc = [0; ROWS];
-                for (tile, (x_even, x_odd)) in w.iter().zip(x) {
-                    for (i, acc) in acc.iter_mut().enumerate() {
-                        let w = row(tile, first + i);
-                        *acc = smlad(odd(w), x_odd, smlad(even(w), x_even, *acc));
-                    }
-                }
-                acc
-            })
-        })
+        core::array::from_fn(|t| dot_i8(w, &x[t], 0))
     }
     #[inline(always)]
     fn dot_u4<const T: usize>(
@@ -197,23 +336,26 @@ impl Isa for CortexM {
         x: &[[i8; GROUP]; T],
         sums: &[Scale; T],
     ) -> [Self::I; T] {
-        /// The low halves of bytes 0 and 2.
-        const LOW: u32 = 0x000f_000f;
-        core::array::from_fn(|t| {
-            let x = halves(&x[t]);
-            let less = -8 * sums[t].sum;
-            all_rows(|first| {
-                let mut acc = [less; ROWS];
-                for (pair, x) in w.iter().zip(x.as_chunks::<2>().0) {
-                    let [(low_even, low_odd), (high_even, high_odd)] = *x;
-                    for (i, acc) in acc.iter_mut().enumerate() {
-                        let w = row(pair, first + i);
-                        let low = smlad(w >> 8 & LOW, low_odd, smlad(w & LOW, low_even, *acc));
-                        *acc = smlad(w >> 12 & LOW, high_odd, smlad(w >> 4 & LOW, high_even, low));
-                    }
-                }
-                acc
-            })
-        })
+        core::array::from_fn(|t| dot_u4(w, &x[t], -8 * sums[t].sum))
+    }
+    #[inline(always)]
+    fn dot_u3<const T: usize>(
+        self,
+        w: &[[u8; TILE]; 3],
+        x: &[[i8; GROUP]; T],
+        sums: &[Scale; T],
+    ) -> [Self::I; T] {
+        let w = unpack_u3(w);
+        core::array::from_fn(|t| dot_i8(&w, &x[t], -4 * sums[t].sum))
+    }
+    #[inline(always)]
+    fn dot_u5<const T: usize>(
+        self,
+        w: &[[u8; TILE]; 5],
+        x: &[[i8; GROUP]; T],
+        sums: &[Scale; T],
+    ) -> [Self::I; T] {
+        let w = unpack_u5(w);
+        core::array::from_fn(|t| dot_i8(&w, &x[t], -16 * sums[t].sum))
     }
 }

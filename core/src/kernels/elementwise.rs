@@ -164,7 +164,7 @@ pub(super) fn conv_silu<S: Isa>(
                 let input = if t + k < kept { &state[t + k] } else { &x[t + k - kept] };
                 acc = s.fma(s.load_f32_bytes(w), s.load(input), acc);
             }
-            s.store(num::silu(s, acc), u);
+            s.store(s.silu(acc), u);
         }
         for j in 0..kept {
             state[j] = if count + j < kept { state[count + j] } else { x[count + j - kept] };
@@ -300,7 +300,7 @@ fn scan_block<S: Isa, H: Hold<S>, const T: usize, const N: usize>(
     let mut y = [s.splat(0.0); T];
     let (mut step, mut step_u) = (y, y);
     for t in 0..T {
-        step[t] = num::softplus(s, s.load(&dt[t]));
+        step[t] = s.softplus(s.load(&dt[t]));
         step_u[t] = s.mul(step[t], s.load(&u[t]));
     }
     for (block, (a, state)) in a.chunks(LANES).zip(state.chunks_mut(LANES)).enumerate() {
@@ -319,7 +319,7 @@ fn scan_block<S: Isa, H: Hold<S>, const T: usize, const N: usize>(
     let d = s.load_f32_bytes(&d[0]);
     for t in 0..T {
         let y = s.fma(d, s.load(&u[t]), y[t]);
-        s.store(s.mul(y, num::silu(s, s.load(&z[t]))), &mut u[t]);
+        s.store(s.mul(y, s.silu(s.load(&z[t]))), &mut u[t]);
     }
 }
 
@@ -355,7 +355,7 @@ impl<F: Copy, const T: usize> Scan<'_, F, T> {
         if S::LOCKSTEP == 1 {
             for n in 0..N {
                 for t in 0..T {
-                    decay[n][t] = num::exp(s, decay[n][t]);
+                    decay[n][t] = s.exp(decay[n][t]);
                 }
             }
         } else if T == 1 {

@@ -1,7 +1,7 @@
 //! What a kernel needs of an instruction set: sixteen lanes and an exact int8 dot product.
 
 use super::Scale;
-use crate::num::Float;
+use crate::num::{self, Float};
 
 /// Lanes of the virtual vector in which every kernel is defined, and rows in a panel.
 pub const LANES: usize = 16;
@@ -19,7 +19,7 @@ pub const TILES: usize = GROUP / 4;
 /// `F` and `I` hold sixteen lanes. Methods compile to vector instructions only inside a function that enables the
 /// instruction set's features (see `instantiate!`), so they are always inlined.
 pub trait Isa: Float + Send + Sync + 'static {
-    /// Tokens whose sums fit the registers beside a panel's weights: 2, 3, 4 or 12.
+    /// Tokens whose sums fit the registers beside a panel's weights: 1, 2, 3, 4 or 12.
     const BLOCK: usize;
 
     /// Exponentials of sixteen lanes that the scan computes in lockstep: 1, 2 or 4. See [`exp_each`](crate::num::exp_each).
@@ -61,6 +61,23 @@ pub trait Isa: Float + Send + Sync + 'static {
     /// Asks for the cache line `ahead` bytes behind the start of `from`. It need not exist.
     #[inline(always)]
     fn prefetch<T>(self, _from: &T, _ahead: usize) {}
+
+    /// [`num::exp`] of sixteen lanes. This and the next two are methods so that an instruction set whose registers don't hold
+    /// sixteen lanes can call a function for one of them.
+    #[inline(always)]
+    fn exp(self, x: Self::F) -> Self::F {
+        num::exp(self, x)
+    }
+    /// [`num::softplus`] of sixteen lanes.
+    #[inline(always)]
+    fn softplus(self, x: Self::F) -> Self::F {
+        num::softplus(self, x)
+    }
+    /// [`num::silu`] of sixteen lanes.
+    #[inline(always)]
+    fn silu(self, x: Self::F) -> Self::F {
+        num::silu(self, x)
+    }
 
     /// Dot products of a group of 32 columns of int8 with `T` tokens: 16 rows for each token, exactly.
     ///

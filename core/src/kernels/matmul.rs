@@ -102,12 +102,15 @@ macro_rules! in_tiles {
                 $first += 3;
             }
         }
-        while $first + 2 <= $tokens {
-            $tile::<$($generic,)+ 2>($($arg),*);
-            $first += 2;
+        if S::BLOCK >= 2 {
+            while $first + 2 <= $tokens {
+                $tile::<$($generic,)+ 2>($($arg),*);
+                $first += 2;
+            }
         }
-        if $first < $tokens {
+        while $first < $tokens {
             $tile::<$($generic,)+ 1>($($arg),*);
+            $first += 1;
         }
     }};
 }
@@ -315,7 +318,8 @@ pub(super) fn bare_dots<S: Isa>(s: S, rounds: usize) -> u64 {
         12 => bare_tile::<S, 12>(s, rounds),
         4 => bare_tile::<S, 4>(s, rounds),
         3 => bare_tile::<S, 3>(s, rounds),
-        _ => bare_tile::<S, 2>(s, rounds),
+        2 => bare_tile::<S, 2>(s, rounds),
+        _ => bare_tile::<S, 1>(s, rounds),
     }
 }
 
