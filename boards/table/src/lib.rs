@@ -83,12 +83,25 @@ pub const MPS2_AN505: Board = Board {
     ..MPS2_AN385
 };
 
+/// Raspberry Pi Pico 2: RP2350 with 4 MB of flash, the last three for the model.
+pub const PICO2: Board = Board {
+    name: "pico2",
+    core: "Cortex-M33 with DSP instructions (RP2350)",
+    path: Path::Fixed,
+    code: Memory { name: "flash", start: 0x1000_0000, bytes: 1 << 20 },
+    ram: Memory { name: "RAM", start: 0x2000_0000, bytes: 512 << 10 },
+    model: Memory { name: "model partition", start: 0x1010_0000, bytes: 3 << 20 },
+    heap: None,
+    stack: 16 << 10,
+    data: CONVERSATION,
+};
+
 /// What `elapid_board::Shell` takes (a line, its tokens, what follows it, what the tokenizer needs for it), with the few
 /// words of other data. `cargo xtask board` compares with the linker.
 const CONVERSATION: u64 = 8736;
 
 /// All of them.
-pub const BOARDS: [Board; 3] = [MPS2_AN500, MPS2_AN385, MPS2_AN505];
+pub const BOARDS: [Board; 4] = [MPS2_AN500, MPS2_AN385, MPS2_AN505, PICO2];
 
 /// The board of this name.
 #[must_use]

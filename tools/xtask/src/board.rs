@@ -10,8 +10,10 @@ mod elf;
 pub mod fault;
 mod mcu;
 mod mps2;
+mod pico2;
 pub mod qemu;
 pub mod report;
+mod uf2;
 
 use std::path::PathBuf;
 
@@ -55,8 +57,16 @@ pub trait Board: Sync {
 }
 
 /// Every board.
-pub const BOARDS: &[&dyn Board] =
-    &[&mps2::AN500, &mps2::AN385, &mps2::AN505, &bits::M3, &bits::M7, &built::STEP_SIZE, &built::TEMPLATE];
+pub const BOARDS: &[&dyn Board] = &[
+    &mps2::AN500,
+    &mps2::AN385,
+    &mps2::AN505,
+    &pico2::Pico2,
+    &bits::M3,
+    &bits::M7,
+    &built::STEP_SIZE,
+    &built::TEMPLATE,
+];
 
 /// What is done with a board.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -182,6 +182,13 @@ pub const STEPS: &[Step] = &[
         work: Work::Board { name: "fixed-m7" },
     },
     Step {
+        name: "pico2",
+        group: "boards",
+        shows: "RP2350: program and model fit, and make the images for a board; no emulator runs it",
+        required: false,
+        work: Work::Board { name: "pico2" },
+    },
+    Step {
         name: "template",
         group: "boards",
         shows: "where a new board begins builds",

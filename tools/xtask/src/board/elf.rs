@@ -35,6 +35,21 @@ fn half(file: &[u8], at: usize) -> Option<usize> {
     Some(usize::from(u16::from_le_bytes(*file.get(at..)?.first_chunk()?)))
 }
 
+/// The bytes of a program that are stored, and where, in order of their addresses.
+pub fn stored(file: &Path) -> Result<Vec<(u64, Vec<u8>)>> {
+    let bytes = fs::read(file).context(|| format!("cannot read {}", file.display()))?;
+    let parts = segments(&bytes).and_then(|segments| {
+        let part = |s: &Segment| {
+            let end = s.offset.checked_add(s.stored)?;
+            bytes.get(s.offset as usize..end as usize).map(|bytes| (s.stored_at, bytes.to_vec()))
+        };
+        segments.iter().filter(|s| s.stored > 0).map(part).collect::<Option<Vec<_>>>()
+    });
+    let mut parts = parts.ok_or_else(|| not_elf(file))?;
+    parts.sort_by_key(|(at, _)| *at);
+    Ok(parts)
+}
+
 fn not_elf(file: &Path) -> Error {
     Error::new(format!("{} is no ELF file of 32 bits, or cut short", file.display()))
 }
@@ -48,6 +63,8 @@ struct Segment {
     /// Where it is stored, without that.
     stored_at: u64,
     stored: u64,
+    /// Where it lies in the file.
+    offset: u64,
 }
 
 /// Bytes of `memory` that the program in `file` takes: what is stored there and what is used there.
@@ -78,8 +95,8 @@ fn segments(file: &[u8]) -> Option<Vec<Segment>> {
         let at = table + i * size;
         if word(file, at)? == LOAD {
             let field = |n: usize| word(file, at + 4 * n).map(u64::from);
-            let [at, stored_at] = [field(2)?, field(3)?];
-            segments.push(Segment { at, bytes: field(5)?, stored_at, stored: field(4)? });
+            let [offset, at, stored_at] = [field(1)?, field(2)?, field(3)?];
+            segments.push(Segment { at, bytes: field(5)?, stored_at, stored: field(4)?, offset });
         }
     }
     Some(segments)
@@ -105,12 +122,16 @@ mod tests {
 
     #[test]
     fn code_data_and_zeros_are_told_apart() {
-        let file = elf(&[[0, 0, 1000, 1000], [0x2000_0000, 1000, 50, 50], [0x2000_0040, 1064, 0, 300]]);
+        let file = elf(&[[0, 0, 100, 1000], [0x2000_0000, 1000, 50, 50], [0x2000_0040, 1064, 0, 300]]);
         let path = std::env::temp_dir().join(format!("elapid-elf-{}", std::process::id()));
         fs::write(&path, file).unwrap();
         let flash = Memory { name: "flash", start: 0, bytes: 4096 };
         let ram = Memory { name: "RAM", start: 0x2000_0000, bytes: 4096 };
         assert_eq!((taken(&path, &flash).unwrap(), taken(&path, &ram).unwrap()), (1050, 350));
+        // The file has what the segments store at its start; the third stores nothing.
+        let stored = stored(&path).unwrap();
+        let lengths: Vec<_> = stored.iter().map(|(at, bytes)| (*at, bytes.len())).collect();
+        assert_eq!(lengths, [(0, 100), (1000, 50)]);
         fs::write(&path, "no program").unwrap();
         assert!(taken(&path, &flash).is_err());
         fs::remove_file(&path).unwrap();
