@@ -93,7 +93,8 @@ pub const PICO2: Board = Board {
     model: Memory { name: "model partition", start: 0x1010_0000, bytes: 3 << 20 },
     heap: None,
     stack: 16 << 10,
-    data: CONVERSATION,
+    // USB's buffers, and what of the PSRAM's driver runs in RAM.
+    data: CONVERSATION + 1184,
 };
 
 /// What `elapid_board::Shell` takes (a line, its tokens, what follows it, what the tokenizer needs for it), with the few

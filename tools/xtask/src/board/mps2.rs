@@ -15,7 +15,7 @@ pub const AN500: Mcu = Mcu {
     logs: Some("bytes in fast memory"),
     // SysTick at 25 MHz, and QEMU takes a nanosecond for an instruction.
     instructions_a_tick: 40,
-    instructions: 40_000_000,
+    instructions: 16_000_000,
 };
 
 /// Cortex-M3 without FPU and DSP instructions: the fixed path, no heap.

@@ -21,6 +21,11 @@ const MODEL: &str = "address-300k.elp";
 /// RP2350 datasheet, 5.9.1: what begins an image definition, which the boot ROM looks for in the first 4 KB.
 const MARKER: [u8; 4] = 0xffff_ded3u32.to_le_bytes();
 
+const _: () = assert!(
+    PICO2.code.start + PICO2.code.bytes <= PICO2.model.start,
+    "program and model need their own flash"
+);
+
 /// Bytes and the addresses in flash that they are for.
 type Parts = Vec<(u64, Vec<u8>)>;
 
@@ -144,10 +149,5 @@ mod tests {
     fn a_model_larger_than_its_partition_is_refused() {
         let error = partition(&root().join("models/address-4m.elp")).unwrap_err().to_string();
         assert!(error.contains("3145728"), "{error}");
-    }
-
-    #[test]
-    fn program_and_model_have_their_own_flash() {
-        assert!(PICO2.code.start + PICO2.code.bytes <= PICO2.model.start);
     }
 }
