@@ -7,9 +7,8 @@
 mod memory;
 
 use core::fmt::Write as _;
-use core::panic::PanicInfo;
 
-use cortex_m_rt::{ExceptionFrame, entry, exception};
+use cortex_m_rt::entry;
 use crc32fast::Hasher;
 use elapid_board::{Error, Platform, model};
 use elapid_core::fixed::{Model, kernels};
@@ -27,6 +26,8 @@ const MODEL_AT: usize = 0x2020_0000;
 const MODEL_BYTES: usize = 0x0018_0000;
 const TOKENS_AT: usize = MODEL_AT + MODEL_BYTES;
 const TOKENS_MOST: usize = 1024;
+
+elapid_mps2::handlers!(UART0);
 
 static MEMORY: ConstStaticCell<Memory> = ConstStaticCell::new(Memory::new());
 
@@ -76,18 +77,4 @@ fn run(board: &mut Mps2, file: &'static [u8], tokens: &[u32]) -> Result<(), Erro
     // Writing to a UART does not fail.
     let _ = board.write_fmt(report);
     Ok(())
-}
-
-/// A bug: says where, and stops.
-#[panic_handler]
-fn panic(info: &PanicInfo<'_>) -> ! {
-    // SAFETY: whoever owned the UART does not come back.
-    unsafe { elapid_mps2::stop(UART0, info) }
-}
-
-/// A fault: says where, and stops.
-#[exception]
-unsafe fn HardFault(frame: &ExceptionFrame) -> ! {
-    // SAFETY: as above.
-    unsafe { elapid_mps2::stop(UART0, &elapid_mps2::Fault(frame)) }
 }

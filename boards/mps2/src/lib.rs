@@ -108,10 +108,18 @@ macro_rules! program {
             unsafe { $crate::start(&$board, $uart, |board, memory| $run(board, memory)) }
         }
 
+        $crate::handlers!($uart);
+    };
+}
+
+/// What a program does after a panic and a fault: it says so on the CMSDK UART at `uart`, and ends.
+#[macro_export]
+macro_rules! handlers {
+    ($uart:expr) => {
         /// A bug: says where, and stops.
         #[panic_handler]
         fn panic(info: &::core::panic::PanicInfo<'_>) -> ! {
-            // SAFETY: as above; whoever owned the UART does not come back.
+            // SAFETY: the program's board has that UART, and whoever owned it does not come back.
             unsafe { $crate::stop($uart, info) }
         }
 

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use super::elf::Memory;
+use elapid_boards::Memory;
+
 use super::mcu::{LLD, QEMU, build, scratch, sizes};
 use super::qemu::emulate;
 use super::report::{field, measured};
