@@ -170,6 +170,15 @@ fn dot_u4(w: &[[u8; TILE]; TILES / 2], x: &[i8; GROUP], start: i32) -> [u32; LAN
     })
 }
 
+/// `acc + dot ws scale`, sixteen rows one after the other.
+#[inline(never)]
+fn add_scaled(acc: &mut [f32; LANES], dot: &[u32; LANES], ws: &[u8; 2 * LANES], scale: f32) {
+    let (ws, _) = ws.as_chunks();
+    for ((acc, dot), ws) in acc.iter_mut().zip(dot).zip(ws) {
+        *acc = fma(*dot as i32 as f32, widen(u16::from_le_bytes(*ws)) * scale, *acc);
+    }
+}
+
 /// Tiles of int8 from weights in fewer bits: `word(k, r)` is the four bytes of row `r` in tile `k`.
 #[inline(always)]
 fn unpack(word: impl Fn(usize, usize) -> u32) -> [[u8; TILE]; TILES] {
@@ -300,7 +309,6 @@ impl Isa for CortexM {
         accumulate_abs_bits(acc: Self::I, x: Self::F) -> Self::I;
         max_bits(x: Self::I) -> u32;
         zero_bits() -> Self::I;
-        bare_dot(acc: Self::I, w: Self::I, x: Self::I) -> Self::I;
     }
     lane_by_lane! {
         exp;
@@ -319,6 +327,23 @@ impl Isa for CortexM {
     fn load_f16_bytes(self, from: &[u8; 2 * LANES]) -> Self::F {
         let (halves, _) = from.as_chunks();
         core::array::from_fn(|i| widen(u16::from_le_bytes(halves[i])))
+    }
+    #[inline(always)]
+    fn add_scaled<const T: usize>(
+        self,
+        acc: &mut [Self::F; T],
+        dot: [Self::I; T],
+        ws: &[u8; 2 * LANES],
+        xs: &[Scale; T],
+    ) {
+        for t in 0..T {
+            add_scaled(&mut acc[t], &dot[t], ws, xs[t].scale);
+        }
+    }
+    #[inline(always)]
+    fn bare_dot(self, acc: Self::I, w: Self::I, x: Self::I) -> Self::I {
+        let dot = |i: usize| smlad(odd(w[i]), odd(x[i]), smlad(even(w[i]), even(x[i]), acc[i] as i32));
+        core::array::from_fn(|i| dot(i) as u32)
     }
     #[inline(always)]
     fn dot_i8<const T: usize>(

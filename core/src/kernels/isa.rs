@@ -122,6 +122,23 @@ pub trait Isa: Float + Send + Sync + 'static {
         sums: &[Scale; T],
     ) -> [Self::I; T];
 
+    /// `acc[t] + dot[t] ws xs[t]`: a group's dot products with `T` tokens, times the scales of its weights (sixteen f16) and of
+    /// its activations.
+    #[inline(always)]
+    fn add_scaled<const T: usize>(
+        self,
+        acc: &mut [Self::F; T],
+        dot: [Self::I; T],
+        ws: &[u8; 2 * LANES],
+        xs: &[Scale; T],
+    ) {
+        let ws = self.load_f16_bytes(ws);
+        for t in 0..T {
+            let scale = self.mul(ws, self.splat(xs[t].scale));
+            acc[t] = self.fma(self.int_to_float(dot[t]), scale, acc[t]);
+        }
+    }
+
     /// `acc[r] + sum over j of w[4 r + j] x[4 r + j]` by as few instructions as there are for it, for benchmarks: exact
     /// where an ISA's own way of handling signs is not needed.
     fn bare_dot(self, acc: Self::I, w: Self::I, x: Self::I) -> Self::I;

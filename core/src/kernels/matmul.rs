@@ -141,7 +141,7 @@ fn int_panels<S: Isa, P: Packed<S>>(
 ) {
     let (all, tokens) = (shape.cols() as usize / GROUP, x.tokens);
     let panels = panels.chunks_exact(shape.panel_bytes() as usize);
-    if tokens <= TOKEN_BLOCK {
+    if S::BLOCK > 1 && tokens <= TOKEN_BLOCK {
         // Weights come from memory, in order and once.
         let stretch = if tokens <= S::BLOCK { all } else { STRETCH };
         for (bytes, y) in panels.zip(y.chunks_exact_mut(tokens)) {
@@ -153,7 +153,9 @@ fn int_panels<S: Isa, P: Packed<S>>(
         }
         return;
     }
-    for groups in stretches(all, STRETCH) {
+    // Where tokens share no registers, stretches gain nothing, and this loop does for one token too.
+    let stretch = if S::BLOCK > 1 { STRETCH } else { all };
+    for groups in stretches(all, stretch) {
         for start in (0..tokens).step_by(NEAR) {
             let near = start..(start + NEAR).min(tokens);
             for (bytes, y) in panels.clone().zip(y.chunks_exact_mut(tokens)) {
@@ -231,11 +233,7 @@ fn int_tile<S: Isa, P: Packed<S>, const T: usize>(
             let bytes = reading.next().unwrap_or_default();
             bytes.iter().step_by(TILE).for_each(|byte| s.prefetch(byte, ahead));
         }
-        let dot = P::dot(s, w, q, xs);
-        let ws = s.load_f16_bytes(ws);
-        for t in 0..T {
-            acc[t] = s.fma(s.int_to_float(dot[t]), s.mul(ws, s.splat(xs[t].scale)), acc[t]);
-        }
+        s.add_scaled(&mut acc, P::dot(s, w, q, xs), ws, xs);
     }
     for t in 0..T {
         s.store(acc[t], &mut y[t]);

@@ -4,8 +4,9 @@ use core::marker::PhantomData;
 use core::ops::Range;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
-/// The most members a team can have.
-pub const MAX_TEAM: usize = 64;
+/// The most members a team can have. On a microcontroller one core computes, and the code that hands work out, a few kilobytes,
+/// is left out.
+pub const MAX_TEAM: usize = if cfg!(all(target_arch = "arm", target_os = "none")) { 1 } else { 64 };
 
 /// Cores that run the same job side by side.
 pub trait Team: Sync {

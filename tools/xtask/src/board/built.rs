@@ -35,7 +35,7 @@ pub const STEP_SIZE: Built = Built {
         Memory { name: "flash", start: 0, bytes: 1 << 20 },
         Memory { name: "RAM", start: 0x2000_0000, bytes: 1 << 20 },
     ],
-    code: 60 << 10,
+    code: 50 << 10,
     profile: "release",
     why: "it only shows how large the step's code is",
 };
