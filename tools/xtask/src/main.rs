@@ -7,6 +7,7 @@ mod board;
 mod check_real;
 mod count;
 mod cross;
+mod cycles;
 mod error;
 mod exec;
 mod figures;
@@ -83,6 +84,12 @@ enum Task {
         #[arg(long)]
         no_install: bool,
     },
+    /// Prints what the inner loops take on ARM CPUs by LLVM's models of them, as a table in Markdown
+    Cycles {
+        /// Install nothing
+        #[arg(long)]
+        no_install: bool,
+    },
     /// Packs a real checkpoint and compares what it writes with what is published about it
     CheckReal {
         /// A folder with config.json, weights and tokenizer
@@ -146,6 +153,7 @@ fn main() -> ExitCode {
         }
         Task::Cross { target, no_install } => cross::cross(&target, !no_install).map(done),
         Task::Count { no_install } => count::count(!no_install).map(done),
+        Task::Cycles { no_install } => cycles::cycles(!no_install).map(done),
         Task::CheckReal { folder, quant, wiki } => {
             check_real::check_real(&folder, quant.as_deref(), wiki.as_deref())
         }

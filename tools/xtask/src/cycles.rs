@@ -1,0 +1,181 @@
+//! `cargo xtask cycles`: what the inner loops of the ARM kernels take by LLVM's models of the CPUs.
+//!
+//! The loops are found in the compiled program: innermost ones of the matrix products and the scan. `llvm-mca` then
+//! supposes that every load hits the first cache, so its cycles are the least that a loop can take, not what it will.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use crate::apt::{Apt, Package};
+use crate::cross;
+use crate::error::{Context, Error, Result};
+use crate::exec::capture;
+use crate::toolchain::{AARCH64_LINUX, Toolchain};
+
+/// A disassembler that knows all of ARM's instructions, and the models.
+const NEEDS: [Package; 1] = [Package { name: "llvm", tool: Some("llvm-mca") }];
+
+/// CPUs as LLVM calls them, and the kernels that they run.
+const CPUS: [(&str, &str); 3] = [("cortex-a53", "Neon"), ("cortex-a72", "Neon"), ("cortex-a76", "NeonDot")];
+
+const ROUNDS: usize = 100;
+
+/// Prints a table in Markdown.
+pub fn cycles(install: bool) -> Result<()> {
+    let mut apt = Apt::new(install);
+    let toolchain = Toolchain::for_target(AARCH64_LINUX, &NEEDS, &mut apt)?;
+    let program = cross::build(toolchain)?;
+    let mut disassemble = Command::new("llvm-objdump");
+    disassemble.args(["-d", "--no-show-raw-insn", "--mattr=+dotprod"]).arg(&program);
+    let loops = kernels(&capture(&mut disassemble)?);
+    let mut lines =
+        vec!["| CPU | inner loop | instructions | cycles |".to_owned(), "|---|---|--:|--:|".to_owned()];
+    for (cpu, token) in CPUS {
+        for inner in loops.iter().filter(|inner| inner.token == token) {
+            let cycles = estimate(cpu, &inner.code)?;
+            lines.push(format!("| {cpu} | {} | {} | {cycles:.0} |", inner.does, inner.code.len()));
+        }
+    }
+    if lines.len() == 2 {
+        return Err(Error::new(format!("no kernel was found in {}", program.display())));
+    }
+    println!("\n{}", lines.join("\n"));
+    Ok(())
+}
+
+/// An innermost loop.
+#[derive(Debug, PartialEq)]
+struct Loop {
+    /// The type of the instruction set's token.
+    token: &'static str,
+    /// What a round of it does.
+    does: String,
+    /// Instructions; a jump goes to the beginning.
+    code: Vec<String>,
+}
+
+/// What a loop of the matrix product or the scan does, by its instructions. None for those that only copy, and for the
+/// products in the common order (3- and 5-bit weights).
+fn does(code: &[String]) -> Option<String> {
+    let count = |names: &[&str]| {
+        code.iter()
+            .filter(|code| code.split_whitespace().next().is_some_and(|name| names.contains(&name)))
+            .count()
+    };
+    let products = 16 * count(&["sdot"]) + 8 * count(&["smull", "smull2", "smlal", "smlal2"]);
+    let (decays, widened) = (count(&["mla"]), count(&["fcvtl", "fcvtl2"]));
+    // A panel's group is 512 products a token, and its scales four registers when widened.
+    match (products, widened) {
+        (0, _) if decays > 0 => Some(format!("scan: exp and state of four channels, {decays} times")),
+        (1024, 8) if count(&["ushr"]) > 0 => Some("one token: a group of two panels, q4".into()),
+        (1024, 8) => Some("one token: a group of two panels, q8".into()),
+        (512.., 0) => Some(format!("many tokens: a group of a panel with {}", products / 512)),
+        _ => None,
+    }
+}
+
+/// The innermost loops of the float path's matrix products and scans in a disassembled program.
+fn kernels(text: &str) -> Vec<Loop> {
+    let mut loops = Vec::new();
+    for function in text.split("\n\n") {
+        let Some((heading, body)) = function.trim_start().split_once(":\n") else { continue };
+        let named = |name: &&&str| heading.contains("Kernels") && heading.contains(**name);
+        if heading.contains("fixed") {
+            continue;
+        }
+        let kernel = ["matmul", "scan"].iter().find(named);
+        // The longest name first: the others begin it.
+        let token = ["NeonDot", "Neon"].iter().find(named);
+        if let (Some(_), Some(&token)) = (kernel, token) {
+            let named =
+                innermost(body).into_iter().filter_map(|code| Some(Loop { token, does: does(&code)?, code }));
+            loops.extend(named);
+        }
+    }
+    loops
+}
+
+/// Loops without a loop inside, from lines of `address: instruction`.
+fn innermost(body: &str) -> Vec<Vec<String>> {
+    let lines = body.lines().filter_map(|line| line.split_once(':')).collect::<Vec<_>>();
+    let at = |address: &str| lines.iter().position(|(here, _)| here.trim() == address);
+    // The nearest jump back to each beginning.
+    let mut ends = BTreeMap::new();
+    for (end, (_, code)) in lines.iter().enumerate() {
+        let start = code.split("0x").nth(1).and_then(|rest| at(rest.split(' ').next()?));
+        if let Some(start) = start.filter(|start| jumps(code) && *start < end) {
+            ends.entry(start).or_insert(end);
+        }
+    }
+    let inner = |(start, end): &(usize, usize)| {
+        !ends.iter().any(|(s, e)| (s, e) != (start, end) && start <= s && e <= end)
+    };
+    let whole = ends.iter().map(|(start, end)| (*start, *end)).filter(inner);
+    whole.map(|(start, end)| lines[start..=end].iter().map(|(_, code)| instruction(code)).collect()).collect()
+}
+
+fn jumps(code: &str) -> bool {
+    code.trim_start().starts_with(['b', 'c', 't']) && code.contains("0x") && code.contains('<')
+}
+
+/// An instruction as an assembler reads it: a jump's target is the beginning of the text.
+fn instruction(code: &str) -> String {
+    let code = code.trim().replace('\t', " ");
+    match code.split_once("0x") {
+        Some((before, _)) if jumps(&code) => format!("{before}0b"),
+        _ => code,
+    }
+}
+
+/// Cycles of a round.
+fn estimate(cpu: &str, code: &[String]) -> Result<f64> {
+    let rounds = ROUNDS.to_string();
+    let mut command = Command::new("llvm-mca");
+    command.args(["-mtriple=aarch64", &format!("-mcpu={cpu}"), "-iterations", &rounds]);
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context(|| "cannot start `llvm-mca`".into())?;
+    let written = child.stdin.take().map(|mut input| write!(input, "0:\n{}\n", code.join("\n")));
+    let output = child.wait_with_output().context(|| "cannot read from `llvm-mca`".into())?;
+    written.transpose().context(|| "cannot write to `llvm-mca`".into())?;
+    let report = String::from_utf8_lossy(&output.stdout);
+    let total =
+        report.lines().find_map(|line| line.strip_prefix("Total Cycles:")?.trim().parse::<f64>().ok());
+    total
+        .map(|total| total / ROUNDS as f64)
+        .ok_or_else(|| Error::new(format!("`llvm-mca -mcpu={cpu}` names no cycles for {}", code.join("; "))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A function whose outer loop holds one of `sdot`s, and a jump forward.
+    fn listing() -> String {
+        let dots = (0..64).map(|i| format!("  {:x}:      \tsdot\tv0.4s, v1.16b, v2.4b[0]\n", 0x2000 + 4 * i));
+        format!(
+            "header\n\n0000 <_ZN5Other6matmul>:\n  10:      \tb\t0x10 <x>\n\n\
+             0000 <_ZN7NeonDot..Kernels$GT$6matmul>:\n  1ff8:      \tcbz\tx1, 0x2108 <x+0x9>\n{}\
+             \x20 2100:      \tb.ne\t0x2000 <x+0x10>\n  2104:      \tb\t0x1ff8 <x>\n  2108:      \tret\n",
+            dots.collect::<String>()
+        )
+    }
+
+    #[test]
+    fn the_inner_loop_is_found_and_named() {
+        let loops = kernels(&listing());
+        assert_eq!(loops.len(), 1, "{loops:?}");
+        assert_eq!((loops[0].token, loops[0].code.len()), ("NeonDot", 65));
+        assert_eq!(loops[0].does, "many tokens: a group of a panel with 2");
+        assert_eq!(loops[0].code.first().unwrap(), "sdot v0.4s, v1.16b, v2.4b[0]");
+        assert_eq!(loops[0].code.last().unwrap(), "b.ne 0b");
+    }
+
+    #[test]
+    fn what_only_copies_is_left_out() {
+        assert_eq!(does(&["ldr q0, [x0]".into(), "str q0, [x1]".into()]), None);
+    }
+}
