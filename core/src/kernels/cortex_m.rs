@@ -222,12 +222,19 @@ macro_rules! methods_of {
 macro_rules! lane_by_lane {
     ($($name:ident;)*) => {
         $(#[inline(always)]
-        fn $name(self, x: Self::F) -> Self::F {
+        fn $name(self, mut x: Self::F) -> Self::F {
             #[inline(never)]
             fn one(x: f32) -> f32 {
                 num::$name(Lane, x)
             }
-            x.map(one)
+            #[inline(never)]
+            fn all(x: &mut [f32; LANES]) {
+                for x in x {
+                    *x = one(*x);
+                }
+            }
+            all(&mut x);
+            x
         })*
     };
 }

@@ -25,8 +25,8 @@ pub struct Built {
     pub why: &'static str,
 }
 
-/// `core`'s step with everything that it links, but no tokenizer and no sampler. The aim is 48 KB; this keeps what was
-/// reached from growing.
+/// `core`'s step with everything that it links, but no tokenizer and no sampler. 48 KB is the aim, and
+/// reached.
 pub const STEP_SIZE: Built = Built {
     name: "step-size",
     target: "thumbv7em-none-eabihf",
@@ -35,7 +35,7 @@ pub const STEP_SIZE: Built = Built {
         Memory { name: "flash", start: 0, bytes: 1 << 20 },
         Memory { name: "RAM", start: 0x2000_0000, bytes: 1 << 20 },
     ],
-    code: 50 << 10,
+    code: 48 << 10,
     profile: "release",
     why: "it only shows how large the step's code is",
 };
