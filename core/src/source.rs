@@ -192,7 +192,8 @@ impl LayerSource for SliceSource<'_> {
     fn lend(&mut self, section: Section, blocks: Range<u32>) -> Result<&[u8], SourceError> {
         let mut blocks = blocks;
         if blocks.clone().any(|block| self.unchecked(section, block).is_some()) {
-            let each = (CHECK_BYTES / self.layout.config().block_bytes).max(1);
+            // Never 0 in a layout; said here so that no panic is compiled for it.
+            let each = CHECK_BYTES.checked_div(self.layout.config().block_bytes).unwrap_or(1).max(1);
             let at_once = each.saturating_mul(self.team.size() as u32);
             blocks.end = blocks.end.min(blocks.start.saturating_add(at_once));
             self.check_all(section, blocks.clone())?;

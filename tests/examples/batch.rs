@@ -2,7 +2,7 @@
 //!
 //! `cargo run --release -p elapid-tests --example batch MODEL [SEQUENCES [ROUNDS]]` prints a Markdown table of medians.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,7 @@ fn median(times: &mut [Duration]) -> f64 {
     times.get(times.len() / 2).map_or(f64::NAN, Duration::as_secs_f64)
 }
 
-fn measure(model: &PathBuf, sequences: usize, rounds: usize) -> Result<(), Error> {
+fn measure(model: &Path, sequences: usize, rounds: usize) -> Result<(), Error> {
     let engine = Engine::open(model, &EngineOptions::default())?;
     let mut memory = engine.memory(&MemoryOptions { sequences, ..MemoryOptions::default() })?;
     let mut batch = memory.batch(&engine)?;
