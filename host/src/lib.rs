@@ -24,7 +24,7 @@ pub use engine::{Engine, EngineOptions};
 pub use error::{Error, ExitClass};
 pub use generate::{End, GenerateOptions, Generated, Listener, generate};
 pub use pool::{MAX_THREADS, Pool, default_threads};
-pub use residency::{Incidents, Plan, Ram, Storage, Verify};
+pub use residency::{Incidents, Plan, Ram, ReadBy, Storage, Verify, available as available_memory, one_heap};
 pub use sequence::{EachRow, Memory, MemoryOptions, Progress, Sequence, Watch, memory_bytes};
 pub use text::encode;
 pub use verify::{Damage, verify};

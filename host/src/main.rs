@@ -9,7 +9,10 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     match cpu::missing_feature() {
-        None => cli::main(),
+        None => {
+            elapid::one_heap();
+            cli::main()
+        }
         Some(feature) => refuse(feature),
     }
 }

@@ -11,7 +11,7 @@ use elapid_core::source::SliceSource;
 
 use crate::path::{Buffers, Steps, scratch_bytes, state_bytes};
 use crate::residency::{Source, Streamer};
-use crate::{Batch, Engine, Error};
+use crate::{Batch, Engine, Error, ReadBy};
 
 /// Tokens of a chunk if nothing else is asked for: enough that a chunk's weights are read once for many tokens.
 const CHUNK: usize = 256;
@@ -107,6 +107,12 @@ impl Memory {
             engine: engine.number(),
             chunk,
         })
+    }
+
+    /// How the weights are read, where they are streamed.
+    #[must_use]
+    pub fn read_by(&self) -> Option<ReadBy> {
+        self.streamer.as_ref().map(Streamer::read_by)
     }
 
     /// Begins a new sequence of the engine that this memory was made by.

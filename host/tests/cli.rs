@@ -304,6 +304,23 @@ fn bad_tokens_are_named_with_their_place() {
     bad(logits(&["--tokens", "1", "-o", "/nowhere/x.npy"]), 1, "/nowhere/x.npy: cannot write");
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_is_said_and_a_device_stays_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let link = folder.path().join("full");
+    std::os::unix::fs::symlink("/dev/full", &link).unwrap();
+    let args = ["logits", &small(), "--tokens", "1", "-o", link.to_str().unwrap()];
+    bad(
+        elapid(&args).output().unwrap(),
+        1,
+        "cannot write: No space left on device (os error 28): free some space",
+    );
+    assert!(link.is_symlink(), "it was replaced");
+    let printed = elapid(&["logits", &small(), "--tokens", "1", "-o", "/dev/stdout"]).output().unwrap();
+    assert!(printed.status.success() && printed.stdout.starts_with(b"\x93NUMPY"));
+}
+
 /// The held-out text of `tests/reference/held_out.py`, or `None` where it can't be had.
 fn held_out() -> Option<String> {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/data/text");

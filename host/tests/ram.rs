@@ -2,7 +2,7 @@
 #![cfg(target_os = "linux")]
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use elapid_pack::checkpoint::{Arch, ModelConfig};
 
 /// A model of random weights, 16 MB in blocks of 64 KiB, on a disk: a folder that goes away with the next clean build.
 fn model() -> &'static Path {
-    static MODEL: LazyLock<std::path::PathBuf> = LazyLock::new(|| {
+    static MODEL: LazyLock<PathBuf> = LazyLock::new(|| {
         let config = ModelConfig {
             arch: Arch::FalconMamba,
             d_model: 256,
@@ -103,6 +103,87 @@ fn the_process_stays_within_its_cap() {
     }
 }
 
+/// The peak is what is resident; this is what is reserved: no more than the cap and the program's own code, libraries and stacks.
+#[test]
+fn addresses_stay_within_the_cap_and_the_programs_own_size() {
+    const OWN_MIB: u64 = 32;
+    let args = ["--tokens", "1,2,3", "-t", "2"];
+    let expected = good("logits", &args);
+    let least = least(&[]);
+    for cap in [least, least + 3, least + 8, least + 40] {
+        let (limit, cap) = (((cap + OWN_MIB) << 10).to_string(), format!("{cap}M"));
+        let output = Command::new("sh")
+            .args(["-c", r#"ulimit -v "$0" && exec "$@""#, &limit, env!("CARGO_BIN_EXE_elapid"), "logits"])
+            .arg(model())
+            .args(args)
+            .args(["--ram", &cap])
+            .output()
+            .expect("a shell");
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && error.is_empty(), "{cap}: {error}");
+        assert!(output.stdout == expected.as_bytes(), "{cap}");
+    }
+}
+
+/// A control group of this test's own, below its present one; removed at the end.
+struct Group(PathBuf);
+
+impl Group {
+    /// Where the system lets us make one whose memory is limited, in the first version or the second.
+    fn new(limit: u64) -> Option<Self> {
+        let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
+        let made = groups.lines().find_map(|line| {
+            let mut fields = line.splitn(3, ':').skip(1);
+            let (controllers, group) = (fields.next()?, fields.next()?.trim_start_matches('/'));
+            let (root, file) = match controllers {
+                "memory" => ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+                "" => ("/sys/fs/cgroup", "memory.max"),
+                _ => return None,
+            };
+            let folder = Path::new(root).join(group).join(format!("elapid-{}-{limit}", std::process::id()));
+            fs::create_dir(&folder).ok()?;
+            let group = Self(folder);
+            fs::write(group.0.join(file), limit.to_string()).ok().map(|()| group)
+        });
+        made.filter(|group| group.peak().is_some())
+    }
+
+    /// The most that was charged so far.
+    fn peak(&self) -> Option<u64> {
+        let files = ["memory.max_usage_in_bytes", "memory.peak"];
+        files.iter().find_map(|file| fs::read_to_string(self.0.join(file)).ok()?.trim().parse().ok())
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+#[test]
+fn a_control_group_is_not_charged_more_than_the_cap() {
+    let least = least(&[]);
+    for cap in [least, least + 8] {
+        let Some(group) = Group::new(cap << 20) else {
+            println!("skipped: no control group can be made here");
+            return;
+        };
+        let script = r#"echo $$ > "$0/cgroup.procs" && exec "$@""#;
+        let args = ["-c", script, group.0.to_str().expect("text"), env!("CARGO_BIN_EXE_elapid"), "bench"];
+        let ram = format!("{cap}M");
+        let output = Command::new("sh")
+            .args(args)
+            .arg(model())
+            .args(["--ram", &ram, "-t", "2", "-p", "40", "-n", "10"])
+            .output()
+            .expect("a shell");
+        assert!(output.status.success(), "{cap}: {}", String::from_utf8_lossy(&output.stderr));
+        let peak = group.peak().expect("it told before");
+        assert!((1 << 20..=cap << 20).contains(&peak), "{peak} bytes of {cap} MiB");
+    }
+}
+
 #[test]
 fn a_kill_at_any_moment_leaves_nothing_behind() {
     let before = fs::read(model()).expect("the model");
@@ -129,6 +210,9 @@ fn what_makes_no_sense_is_said() {
     };
     refused("info", &["--ram", "much"], 2, "512M");
     refused("info", &["--ram", "0"], 2, "512M");
+    refused("info", &["--ram", "-5M"], 2, "512M");
+    refused("info", &["--ram", "3 apples"], 2, "512M");
+    refused("info", &["--ram", "1K"], 4, "give --ram");
     refused("verify", &["--ram", "100M"], 2, "leave out --ram");
     refused("info", &["--ram", "2M"], 4, "give --ram");
 }

@@ -7,3 +7,4 @@ pub mod oracle;
 pub mod runner;
 pub mod steps;
 pub mod storage;
+pub mod streamed;

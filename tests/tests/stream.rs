@@ -6,107 +6,15 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use elapid::core::format::{Header, Quant, Section};
+use elapid::core::format::{Quant, Section};
 use elapid::core::model::{StateKind, StepError};
 use elapid::core::source::{Fault, SourceError};
-use elapid::{Engine, EngineOptions, Error, ExitClass, MemoryOptions, Ram, Sequence, Verify};
-use elapid_pack::checkpoint::{Arch, ModelConfig};
+use elapid::{Engine, Error, ExitClass, MemoryOptions, Verify};
 use elapid_tests::storage::{Act, Fake, Read, Throttled};
+use elapid_tests::streamed::{MIB, TOKENS, all, bits, expected, file, least, open, options, place, run};
 
-const TOKENS: [u32; 9] = [5, 300, 0, 33, 33, 17, 7, 299, 4];
 const EIO: i32 = 5;
-const MIB: u64 = 1 << 20;
 const STALL: Duration = Duration::from_millis(1500);
-
-/// A model of some MiB with blocks of 16 KiB: random weights, with a head of its own or not.
-fn file(tied: bool, quant: Quant) -> Vec<u8> {
-    sized(tied, quant, 96, 12, 3001)
-}
-
-fn sized(tied: bool, quant: Quant, d_model: usize, n_layer: usize, vocab_size: usize) -> Vec<u8> {
-    let config = ModelConfig {
-        arch: if tied { Arch::Mamba } else { Arch::FalconMamba },
-        d_model,
-        n_layer,
-        d_inner: 2 * d_model,
-        d_state: 16,
-        d_conv: 4,
-        dt_rank: 6,
-        vocab_size,
-        norm_eps: 1e-5,
-        mixer_rms_eps: if tied { None } else { Some(1e-6) },
-        use_bias: tied,
-        use_conv_bias: true,
-        tied,
-    };
-    let options = elapid_pack::Options { quant, block_bytes: 16 << 10, ..Default::default() };
-    let plan = elapid_pack::Plan::random(&config, 7, &options).expect("a valid configuration");
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let path = folder.path().join("model.elp");
-    plan.write(&path, &options, &()).expect("a packed file");
-    std::fs::read(path).expect("the packed file")
-}
-
-fn options(cap: u64, verify: Verify) -> EngineOptions {
-    EngineOptions { threads: Some(2), ram: Some(Ram::Bytes(cap)), verify, ..Default::default() }
-}
-
-fn open(storage: &Arc<Fake>, cap: u64, verify: Verify) -> Engine {
-    let storage = Arc::clone(storage);
-    Engine::open_storage("fake", storage, &options(cap, verify)).expect("the file is a model")
-}
-
-/// The least cap that a model works with.
-fn least(bytes: &[u8]) -> u64 {
-    let engine = open(&Arc::new(Fake::new(bytes.to_vec())), MIB, Verify::Auto);
-    match engine.memory(&MemoryOptions::default()) {
-        Err(Error::Cap { cap, least, .. }) => {
-            assert_eq!(cap, MIB);
-            least
-        }
-        other => panic!("a model in 1 MiB: {other:?}"),
-    }
-}
-
-fn bits(logits: &[f32]) -> Vec<u32> {
-    logits.iter().map(|x| x.to_bits()).collect()
-}
-
-/// What must come out, computed from memory.
-fn expected(bytes: &[u8], state: StateKind) -> Vec<u32> {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let path = folder.path().join("model.elp");
-    std::fs::write(&path, bytes).expect("a file");
-    let engine = Engine::open(&path, &EngineOptions { threads: Some(1), ..Default::default() });
-    let engine = engine.expect("the file is a model");
-    let mut memory = engine.memory(&MemoryOptions { state, ..Default::default() }).expect("memory");
-    let mut sequence = memory.sequence(&engine).expect("a sequence");
-    all(&mut sequence).expect("logits")
-}
-
-/// A prompt, then tokens one by one: the logits after each of the latter.
-fn all(sequence: &mut Sequence<'_>) -> Result<Vec<u32>, Error> {
-    let (prompt, rest) = TOKENS.split_at(6);
-    sequence.feed(prompt)?;
-    let mut out = bits(sequence.logits()?);
-    for token in rest {
-        sequence.feed(&[*token])?;
-        out.extend(bits(sequence.logits()?));
-    }
-    Ok(out)
-}
-
-fn run(engine: &Engine, state: StateKind) -> Result<Vec<u32>, Error> {
-    let mut memory = engine.memory(&MemoryOptions { state, chunk: Some(4), ..Default::default() })?;
-    let mut sequence = memory.sequence(engine)?;
-    all(&mut sequence)
-}
-
-/// A byte of a layer's in_proj that is neither scale nor padding.
-fn place(bytes: &[u8], layer: u32) -> u64 {
-    let header = Header::parse(bytes).expect("a model");
-    header.layout().block(Section::Layer(layer), 1).expect("a block").offset + 200
-}
 
 #[test]
 fn every_cap_gives_the_same_bits() {
@@ -339,54 +247,6 @@ fn what_is_kept_is_read_once() {
         // Only panels of the embedding were read: one a token.
         assert!(fake.reads() - reads <= TOKENS.len() as u64, "{verify:?}");
     }
-}
-
-#[cfg(target_os = "linux")]
-#[test]
-fn ten_thousand_starts_and_stops_leak_nothing() {
-    let bytes = sized(true, Quant::Q4, 32, 4, 101);
-    let fake = Arc::new(Fake::new(bytes.clone()));
-    let engine = open(&fake, least(&bytes) + MIB, Verify::Auto);
-    // Other tests run beside this one and come and go: what is counted is by name, or by size.
-    let count = || {
-        let ours = |entry: std::io::Result<std::fs::DirEntry>| {
-            let name = std::fs::read_to_string(entry.ok()?.path().join("comm")).ok()?;
-            name.starts_with("elapid-read").then_some(())
-        };
-        std::fs::read_dir("/proc/self/task").expect("tasks").filter_map(ours).count()
-    };
-    let resident = || {
-        let status = std::fs::read_to_string("/proc/self/status").expect("a status");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
-        line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") << 10
-    };
-    let descriptors = || std::fs::read_dir("/proc/self/fd").expect("descriptors").count();
-    let mut before = None;
-    let make = || engine.memory(&MemoryOptions { chunk: Some(2), ..Default::default() }).expect("memory");
-    let mut memory = make();
-    for round in 0..10_000u32 {
-        // The readers and their buffers are those of the memory: they start and stop with it.
-        if round % 10 == 0 {
-            memory = make();
-        }
-        let mut sequence = memory.sequence(&engine).expect("a sequence");
-        // It stops after any number of layers, in the middle of reading ahead.
-        let mut left = round % 9;
-        let stopped = sequence.feed_watched(&[5, 33, 17], &mut |_| {
-            left = left.saturating_sub(1);
-            if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        });
-        assert!(matches!(stopped, Ok(()) | Err(Error::Interrupted)), "{stopped:?}");
-        if round == 500 {
-            before = Some((resident(), descriptors()));
-        }
-    }
-    let (resident_before, descriptors_before) = before.expect("rounds");
-    // A memory's ring and what it keeps are 256 KiB and more: 950 of them would be 240 MB and 3,800 threads.
-    assert!(resident() < resident_before + 64 * MIB, "{} after {resident_before}", resident());
-    assert!(descriptors() < descriptors_before + 100);
-    // Readers of other tests may live.
-    assert!(count() < 100, "{} readers", count());
 }
 
 #[test]

@@ -35,12 +35,22 @@ impl Bar {
         Self { start: Instant::now(), bar: OnceLock::new(), label, bytes }
     }
 
+    /// A bar for work counted in shares that shows itself now: what it takes in memory is there before anything is measured.
+    pub(super) fn at_once(label: &'static str, total: u64) -> Self {
+        let bar = Self::new(label);
+        bar.shown(total);
+        bar
+    }
+
     /// `done` of `total` is done.
     pub(super) fn set(&self, done: u64, total: u64) {
-        if self.start.elapsed() < PATIENCE {
-            return;
+        if self.bar.get().is_some() || self.start.elapsed() >= PATIENCE {
+            self.shown(total).set_position(done);
         }
-        let bar = self.bar.get_or_init(|| {
+    }
+
+    fn shown(&self, total: u64) -> &ProgressBar {
+        self.bar.get_or_init(|| {
             let template = if self.bytes {
                 "{msg} {bar:30} {bytes} of {total_bytes}, {binary_bytes_per_sec}, {eta} left"
             } else {
@@ -52,8 +62,7 @@ impl Bar {
                 .with_style(style)
                 .with_message(self.label)
                 .with_elapsed(self.start.elapsed())
-        });
-        bar.set_position(done);
+        })
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use elapid::core::fixed;
 use elapid::core::format::{Config, Layout, Quant, Section};
 use elapid::core::model::{StateKind, StateSize};
-use elapid::{Engine, Error, MemoryOptions, Plan, memory_bytes};
+use elapid::{Engine, Error, MemoryOptions, Plan, ReadBy, memory_bytes};
 use elapid_boards::Board;
 use serde::Serialize;
 
@@ -53,7 +53,8 @@ struct Planned {
     #[serde(flatten)]
     plan: Plan,
     total_bytes: u64,
-    /// Absent where nothing is streamed.
+    /// How reads are made; absent, as what follows, where nothing is streamed.
+    read_by: Option<&'static str>,
     storage_bytes_per_second: Option<f64>,
     expected_tps: Option<f64>,
     seconds_per_token: Vec<(&'static str, f64)>,
@@ -217,12 +218,14 @@ fn planned(engine: &Engine, options: &MemoryOptions) -> Result<Option<Planned>, 
     let mut planned = Planned {
         plan,
         total_bytes: plan.total_bytes(),
+        read_by: None,
         storage_bytes_per_second: None,
         expected_tps: None,
         seconds_per_token: Vec::new(),
     };
     if !plan.mapped {
         let mut memory = engine.memory(options)?;
+        planned.read_by = memory.read_by().map(ReadBy::name);
         let (bytes, time) = memory.sequence(engine)?.skim(MEASURE)?;
         let rate = bytes as f64 / time.as_secs_f64().max(1e-9);
         planned.storage_bytes_per_second = Some(rate);
@@ -252,7 +255,13 @@ fn plan_rows(planned: &Planned) -> Vec<(String, String)> {
         rows.push(("weights", format!("{}  the whole file, mapped", mb(plan.file_bytes))));
     } else {
         let share = 100.0 * plan.pinned_bytes as f64 / plan.weights_bytes as f64;
-        let ring = format!("{}  {} buffers, {} readers", mb(plan.ring_bytes), plan.slots, plan.readers);
+        let by = planned.read_by.unwrap_or("threads");
+        let ring = format!(
+            "{}  {} buffers, {} reads under way by {by}",
+            mb(plan.ring_bytes),
+            plan.slots,
+            plan.readers
+        );
         rows.push(("ring", ring));
         rows.push((
             "kept",

@@ -8,20 +8,26 @@ use elapid::{Engine, Error, MemoryOptions, Sequence};
 use serde::Serialize;
 
 use super::bar::Bar;
-use super::bench::most_likely;
+use super::bench::{median, most_likely};
 use super::{interrupt, output};
 
 /// Samples on the way.
 const SAMPLES: u32 = 64;
-/// Rounds in which the last tokens and the first ones of a new sequence take turns, so that what else the machine does meets
-/// both alike; and tokens of each in a round.
-const ROUNDS: u32 = 20;
-const TURN: u32 = 50;
+/// Tokens of a turn. Rates are those of the median turn: one in which something else had the processor says nothing of this
+/// program.
+const TURN: u32 = 10;
+/// Turns in a thousand tokens.
+const TURNS: u32 = 100;
+/// How often the last thousand tokens and the first thousand of a new sequence take turns, so that what else the machine does meets
+/// both alike.
+const PASSES: u32 = 3;
 
 #[derive(Serialize)]
 struct Sample {
     tokens: u32,
     seconds: f64,
+    /// Of the median turn since the sample before.
+    tps: Option<f64>,
     /// Absent where the system does not tell.
     resident_bytes: Option<u64>,
 }
@@ -34,12 +40,13 @@ struct Report {
     file_bytes: u64,
     state_bytes: usize,
     samples: Vec<Sample>,
-    /// Of the first thousand tokens of a sequence and of the thousand after `tokens`, in turns.
+    /// Of the first thousand tokens of a sequence and of those after `tokens`, in turns.
     first_tps: f64,
     last_tps: f64,
+    /// The second by the first, of the median pair of turns.
     ratio: f64,
-    /// Between the first sample and the last.
-    resident_growth_bytes: Option<i64>,
+    /// Between the first sample and the largest.
+    resident_growth_bytes: Option<u64>,
 }
 
 /// What of this process is in memory, to the page. The usual counters are rounded by the number of CPUs.
@@ -47,6 +54,11 @@ fn resident() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/self/smaps_rollup").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("Rss:"))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kb| kb << 10)
+}
+
+/// Tokens a second of the median turn.
+fn median_tps(turns: &mut [Duration]) -> f64 {
+    f64::from(TURN) / median(turns)
 }
 
 /// Generates `n` tokens, each the most likely, and returns the time.
@@ -70,7 +82,7 @@ pub(super) fn run(engine: &Engine, options: &MemoryOptions, tokens: u32, json: b
     }
     let (mut long, mut short) = (engine.memory(options)?, engine.memory(options)?);
     let (mut long, mut short) = (long.sequence(engine)?, short.sequence(engine)?);
-    let bar = Bar::new("generating");
+    let bar = Bar::at_once("generating", u64::from(tokens));
     let (mut token, mut first) = (1, 1);
     // Both sequences touch all that they have before anything is measured.
     generate(&mut short, &mut first, 1)?;
@@ -78,30 +90,47 @@ pub(super) fn run(engine: &Engine, options: &MemoryOptions, tokens: u32, json: b
     let step = (tokens / SAMPLES).max(1);
     let mut samples = Vec::with_capacity(2 * SAMPLES as usize);
     let (mut done, mut time) = (1, Duration::ZERO);
-    let mut sample = |done, time: Duration| {
-        samples.push(Sample { tokens: done, seconds: time.as_secs_f64(), resident_bytes: resident() });
+    let mut sample = |tokens, time: Duration, tps| {
+        samples.push(Sample { tokens, seconds: time.as_secs_f64(), tps, resident_bytes: resident() });
     };
-    // The first look at /proc allocates a little.
-    let _ = resident();
-    sample(done, time);
+    let mut turns = Vec::with_capacity(step.div_ceil(TURN) as usize);
+    // What measures is to be in memory, too: code counts when it runs first, and the first look at /proc allocates a little.
+    bar.set(u64::from(done), u64::from(tokens));
+    let _ = (resident(), median_tps(&mut [Duration::MAX]));
+    sample(done, time, None);
     while done < tokens {
-        let n = step.min(tokens - done);
-        time += generate(&mut long, &mut token, n)?;
-        done += n;
-        sample(done, time);
+        let end = (done + step).min(tokens);
+        turns.clear();
+        while done < end {
+            let n = TURN.min(end - done);
+            let turn = generate(&mut long, &mut token, n)?;
+            time += turn;
+            done += n;
+            if n == TURN {
+                turns.push(turn);
+            }
+        }
+        sample(done, time, (!turns.is_empty()).then(|| median_tps(&mut turns)));
         bar.set(u64::from(done), u64::from(tokens));
     }
-    short.clear();
-    first = 1;
-    let (mut early, mut late) = (Duration::ZERO, Duration::ZERO);
-    for _ in 0..ROUNDS {
-        early += generate(&mut short, &mut first, TURN)?;
-        late += generate(&mut long, &mut token, TURN)?;
+    let (mut early, mut late, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    for turn in 0..PASSES * TURNS {
+        if turn % TURNS == 0 {
+            short.clear();
+            first = 1;
+        }
+        let one = generate(&mut short, &mut first, TURN)?;
+        let other = generate(&mut long, &mut token, TURN)?;
+        early.push(one);
+        late.push(other);
+        ratios.push(one.as_secs_f64() / other.as_secs_f64());
     }
     drop(bar);
-    let rate = |time: Duration| f64::from(ROUNDS * TURN) / time.as_secs_f64();
-    let ends = samples.first().zip(samples.last());
-    let growth = ends.and_then(|(a, b)| Some(b.resident_bytes? as i64 - a.resident_bytes? as i64));
+    ratios.sort_unstable_by(f64::total_cmp);
+    let (first_tps, last_tps) = (median_tps(&mut early), median_tps(&mut late));
+    let start = samples.first().and_then(|sample| sample.resident_bytes);
+    let most = samples.iter().filter_map(|sample| sample.resident_bytes).max();
+    let growth = start.zip(most).map(|(start, most)| most.saturating_sub(start));
     let config = engine.config();
     let state = elapid::core::model::StateSize::of(config, config.n_layer as usize).bytes(options.state);
     let report = Report {
@@ -111,9 +140,9 @@ pub(super) fn run(engine: &Engine, options: &MemoryOptions, tokens: u32, json: b
         file_bytes: engine.layout().file_bytes(),
         state_bytes: state,
         samples,
-        first_tps: rate(early),
-        last_tps: rate(late),
-        ratio: rate(late) / rate(early),
+        first_tps,
+        last_tps,
+        ratio: ratios[ratios.len() / 2],
         resident_growth_bytes: growth,
     };
     if json {

@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 use elapid::core::fixed;
 use elapid::core::model::StateKind;
-use elapid::{Engine, EngineOptions, Error, MAX_THREADS, MemoryOptions, Ram, Verify, default_threads};
+use elapid::{
+    Engine, EngineOptions, Error, MAX_THREADS, MemoryOptions, Ram, Verify, available_memory, default_threads,
+};
 
 /// How a model is computed.
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -48,7 +50,7 @@ pub(super) struct ComputeArgs {
 struct RamArgs {
     /// The memory that the program may take, such as 512M or 2G, or auto for what is free: a model that does not fit is
     /// read from its file again for every token
-    #[arg(long, value_name = "SIZE", value_parser = ram)]
+    #[arg(long, value_name = "SIZE", value_parser = ram, allow_hyphen_values = true)]
     ram: Option<Ram>,
 
     /// Check weights when they are used first, and what is read again at every read (auto), at every use, or never
@@ -121,8 +123,30 @@ impl ComputeArgs {
                 s = if cores == 1 { "" } else { "s" }
             );
         }
-        open(model, &self.options())
+        let engine = open(model, &self.options())?;
+        let cap = match self.ram.ram {
+            Some(Ram::Bytes(cap)) => cap,
+            // It asks what is free itself.
+            Some(Ram::Auto) => 0,
+            None => u64::MAX,
+        };
+        if let Some(warning) = too_large(engine.layout().file_bytes(), cap, available_memory()) {
+            let _ = writeln!(io::stderr(), "warning: {}: {warning}", engine.name());
+        }
+        Ok(engine)
     }
+}
+
+/// What to say of a file that fits the cap but not what is free: it will be mapped, and the system will drop its pages and read them
+/// again in small pieces.
+fn too_large(file: u64, cap: u64, free: Option<u64>) -> Option<String> {
+    let free = free.filter(|free| file > *free && file <= cap)?;
+    let mib = |bytes: u64| bytes >> 20;
+    Some(format!(
+        "its {} MiB do not fit in the {} MiB of memory that are free: --ram auto reads it faster than the system would",
+        mib(file),
+        mib(free)
+    ))
 }
 
 /// Opens a file, or the bundled model.
@@ -243,6 +267,21 @@ pub(super) fn report_incidents(engine: &Engine) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_that_does_not_fit_is_worth_a_word() {
+        let gib = |n: u64| n << 30;
+        let said = too_large(gib(4), u64::MAX, Some(gib(2))).unwrap();
+        assert!(
+            said.contains("4096 MiB") && said.contains("2048 MiB") && said.contains("--ram auto"),
+            "{said}"
+        );
+        assert!(too_large(gib(4), gib(4), Some(gib(2))).is_some());
+        for (cap, free) in [(gib(3), Some(gib(2))), (u64::MAX, Some(gib(5))), (0, Some(0)), (u64::MAX, None)]
+        {
+            assert_eq!(too_large(gib(4), cap, free), None);
+        }
+    }
 
     #[test]
     fn sizes_are_read() {

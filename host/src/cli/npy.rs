@@ -20,20 +20,29 @@ fn header(shape: &[usize]) -> Vec<u8> {
     bytes
 }
 
-/// A file that gets its name when it is complete, and goes away if it never is.
+/// A file that gets its name when it is complete, and goes away if it never is. A device or a pipe, such as /dev/stdout, is
+/// written to as it is.
 pub(super) struct Writer {
     path: PathBuf,
-    part: PathBuf,
+    /// The name until then.
+    part: Option<PathBuf>,
     file: Option<BufWriter<File>>,
 }
 
 impl Writer {
     /// Begins a file of `shape`.
     pub(super) fn create(path: &Path, shape: &[usize]) -> Result<Self, Error> {
-        let mut part = path.as_os_str().to_owned();
-        part.push(".part");
-        let part = PathBuf::from(part);
-        let file = File::create(&part).map_err(|cause| error(path, cause))?;
+        let special = fs::metadata(path).is_ok_and(|known| !known.is_file() && !known.is_dir());
+        let part = (!special).then(|| {
+            let mut part = path.as_os_str().to_owned();
+            part.push(".part");
+            PathBuf::from(part)
+        });
+        let file = match &part {
+            Some(part) => File::create(part),
+            None => File::options().write(true).open(path),
+        };
+        let file = file.map_err(|cause| error(path, cause))?;
         let mut writer = Self { path: path.into(), part, file: Some(BufWriter::new(file)) };
         writer.write(&header(shape))?;
         Ok(writer)
@@ -52,19 +61,28 @@ impl Writer {
     /// Completes the file.
     pub(super) fn finish(mut self) -> Result<(), Error> {
         let Some(file) = self.file.take() else { return Ok(()) };
-        let done = file.into_inner().map_err(io::IntoInnerError::into_error);
-        let done = done.and_then(|file| file.sync_all()).and_then(|()| fs::rename(&self.part, &self.path));
+        let done =
+            file.into_inner().map_err(io::IntoInnerError::into_error).and_then(|file| match &self.part {
+                Some(part) => file.sync_all().and_then(|()| fs::rename(part, &self.path)),
+                None => Ok(()),
+            });
         if done.is_err() {
-            let _ = fs::remove_file(&self.part);
+            self.remove();
         }
         done.map_err(|cause| error(&self.path, cause))
+    }
+
+    fn remove(&self) {
+        if let Some(part) = &self.part {
+            let _ = fs::remove_file(part);
+        }
     }
 }
 
 impl Drop for Writer {
     fn drop(&mut self) {
         if self.file.take().is_some() {
-            let _ = fs::remove_file(&self.part);
+            self.remove();
         }
     }
 }

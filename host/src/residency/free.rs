@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 /// What `--ram auto` leaves to others: an eighth.
 const SHARE: u64 = 8;
 
-/// Memory that can be taken without disturbing anybody; `None` where the system does not tell.
-pub(crate) fn available() -> Option<u64> {
+/// Memory, in bytes, that can be taken without disturbing anybody: what the machine, or the control group of this process, has
+/// free, with a margin. [`None`] where the system does not tell.
+#[must_use]
+pub fn available() -> Option<u64> {
     let machine = meminfo(&fs::read_to_string("/proc/meminfo").ok()?)?;
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let group = group_room(&groups, Path::new("/sys/fs/cgroup"));

@@ -2,6 +2,7 @@
 
 mod direct;
 mod free;
+mod heap;
 mod map;
 mod panels;
 mod plan;
@@ -14,11 +15,13 @@ mod streamed;
 mod uring;
 
 pub(crate) use direct::DirectFile;
-pub(crate) use free::available;
+pub use free::available;
+pub use heap::one_heap;
 pub(crate) use map::Map;
 pub use plan::Plan;
 pub(crate) use plan::Wish;
 pub use storage::{Incidents, Storage};
+pub use stream::ReadBy;
 pub(crate) use stream::Streamer;
 pub(crate) use streamed::Streamed;
 

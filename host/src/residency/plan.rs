@@ -63,7 +63,7 @@ pub struct Plan {
     pub slot_bytes: u64,
     /// Bytes read at once, where blocks are smaller.
     pub read_bytes: u64,
-    /// Threads that read.
+    /// Reads under way at a time.
     pub readers: usize,
     /// Weights that stay in memory.
     pub pinned_bytes: u64,

@@ -60,6 +60,13 @@ impl Log {
     pub(crate) fn retried(&self) {
         self.retried.fetch_add(1, Ordering::Relaxed);
     }
+    /// A read failed, and is tried again.
+    pub(crate) fn failed(&self, error: &io::Error) {
+        match error.kind() {
+            io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock => self.partial(),
+            _ => self.retried(),
+        }
+    }
     pub(crate) fn reread(&self) {
         self.reread.fetch_add(1, Ordering::Relaxed);
     }

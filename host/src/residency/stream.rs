@@ -20,6 +20,26 @@ pub(super) const REREADS: u32 = 2;
 /// A reader's stack: it calls the system and sums bytes.
 const STACK: usize = 128 << 10;
 
+/// How a file's reads are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadBy {
+    /// One thread, and the kernel's queue.
+    IoUring,
+    /// A thread for each read under way.
+    Threads,
+}
+
+impl ReadBy {
+    /// Its name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::IoUring => "io_uring",
+            Self::Threads => "threads",
+        }
+    }
+}
+
 /// What readers need, and what they share.
 pub(super) struct Shared {
     pub layout: Layout,
@@ -134,6 +154,8 @@ impl Shared {
 pub(crate) struct Streamer {
     shared: Arc<Shared>,
     readers: Vec<JoinHandle<()>>,
+    /// How reads are made.
+    by: ReadBy,
     /// The segment of the ring that is lent, and its bytes.
     held: Option<(usize, Buffer)>,
     /// Pinned segments that were read, by segment.
@@ -185,13 +207,15 @@ impl Streamer {
             stop: AtomicBool::new(false),
         });
         let readers = Vec::with_capacity(plan.readers);
-        let mut streamer = Self { shared, readers, held: None, pinned, at: 0, panels, read_bytes: 0 };
+        let by = ReadBy::Threads;
+        let mut streamer = Self { shared, readers, by, held: None, pinned, at: 0, panels, read_bytes: 0 };
         #[cfg(target_os = "linux")]
         if let Some(queue) =
             (!plain).then(|| super::uring::queue(&*streamer.shared.storage, plan.readers)).flatten()
         {
             let depth = plan.readers;
             streamer.start(0, 1, move |shared| super::uring::read(shared, queue, depth))?;
+            streamer.by = ReadBy::IoUring;
             return Ok(streamer);
         }
         for reader in 0..plan.readers {
@@ -212,6 +236,11 @@ impl Streamer {
         let member = reader + 1;
         self.readers.push(thread.map_err(|cause| Error::StartThread { member, threads, cause })?);
         Ok(())
+    }
+
+    /// How reads are made.
+    pub(crate) fn read_by(&self) -> ReadBy {
+        self.by
     }
 
     /// Bytes that came from storage so far.

@@ -1,7 +1,7 @@
 //! One reader that keeps several reads under way, through io_uring.
 #![allow(unsafe_code)]
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
@@ -41,10 +41,10 @@ pub(super) fn read(shared: &Shared, mut queue: IoUring, depth: usize) {
             let outcome = match whole && shared.sound(segment.section, blocks.clone(), bytes) {
                 true => Ok(()),
                 false => {
-                    if whole {
-                        shared.log.reread();
-                    } else {
-                        shared.log.partial();
+                    match entry.result() {
+                        _ if whole => shared.log.reread(),
+                        0.. => shared.log.partial(),
+                        code => shared.log.failed(&io::Error::from_raw_os_error(-code)),
                     }
                     shared.fetch(segment.section, blocks, bytes)
                 }

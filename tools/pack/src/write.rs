@@ -69,6 +69,11 @@ impl<'a> Unfinished<'a> {
             let source = std::io::Error::from(std::io::ErrorKind::IsADirectory);
             return Err(PackError::Io { path: target.to_owned(), source });
         }
+        // Renaming a file over a device would leave no device.
+        if std::fs::metadata(target).is_ok_and(|known| !known.is_file()) {
+            let source = std::io::Error::new(std::io::ErrorKind::InvalidInput, "not a regular file");
+            return Err(PackError::Io { path: target.to_owned(), source });
+        }
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&temporary);
         let file = file.map_err(PackError::io(&temporary))?;
         Ok(Self { temporary, target, file, finished: false })

@@ -132,6 +132,9 @@ enum Task {
         /// A packed falcon-mamba-7b, instead of a random one
         #[arg(long, value_name = "FILE")]
         large: Option<PathBuf>,
+        /// Threads that compute; all cores if left out
+        #[arg(short, long)]
+        threads: Option<u16>,
     },
     /// Makes tests/fixtures anew with the reference implementation in Python (PyTorch: some gigabytes)
     Fixtures {
@@ -162,7 +165,9 @@ fn main() -> ExitCode {
             peer::bench(&python, &model, &threads).map(done)
         }
         Task::Bench { .. } => models::bench().map(done),
-        Task::Figures { only, draw, large } => figures::figures(&only, draw, large.as_deref()).map(done),
+        Task::Figures { only, draw, large, threads } => {
+            figures::figures(&only, draw, large.as_deref(), threads).map(done)
+        }
         Task::Fixtures { python } => fixtures::fixtures(&python).map(done),
     };
     result.unwrap_or_else(|error| {

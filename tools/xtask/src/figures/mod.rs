@@ -22,8 +22,8 @@ const CAPS: [&str; 8] = ["64M", "128M", "256M", "512M", "1G", "2G", "3G", "5G"];
 pub const FIGURES: [&str; 3] = ["long", "prompt", "cap"];
 
 /// Measures the figures of `only` (all if it is empty), unless `draw_only`, and draws all whose data is there. `large` is a packed
-/// falcon-mamba-7b; a random one is made if it is left out.
-pub fn figures(only: &[String], draw_only: bool, large: Option<&Path>) -> Result<()> {
+/// falcon-mamba-7b; a random one is made if it is left out. `threads` is how many compute; all cores if it is left out.
+pub fn figures(only: &[String], draw_only: bool, large: Option<&Path>, threads: Option<u16>) -> Result<()> {
     if let Some(unknown) = only.iter().find(|name| !FIGURES.contains(&name.as_str())) {
         return Err(Error::new(format!("no figure named {unknown}: choose of {}", FIGURES.join(", "))));
     }
@@ -31,15 +31,15 @@ pub fn figures(only: &[String], draw_only: bool, large: Option<&Path>) -> Result
     std::fs::create_dir_all(&folder).context(|| format!("cannot make {}", folder.display()))?;
     let wanted = |name: &str| !draw_only && (only.is_empty() || only.iter().any(|o| o == name));
     if FIGURES.into_iter().any(wanted) {
-        let elapid = Program::Elapid.build()?;
+        let bench = Bench { elapid: Program::Elapid.build()?, threads };
         if wanted("long") {
-            write(&folder, "long", &long(&elapid)?)?;
+            write(&folder, "long", &long(&bench)?)?;
         }
         if wanted("prompt") {
-            write(&folder, "prompt", &prompt(&elapid)?)?;
+            write(&folder, "prompt", &prompt(&bench)?)?;
         }
         if wanted("cap") {
-            write(&folder, "cap", &cap(&elapid, large)?)?;
+            write(&folder, "cap", &cap(&bench, large)?)?;
         }
     }
     type Draw = fn(&Value) -> Result<Vec<Chart>>;
@@ -64,10 +64,35 @@ fn write(folder: &Path, name: &str, value: &Value) -> Result<()> {
     std::fs::write(&path, text).context(|| format!("cannot write {}", path.display()))
 }
 
-fn run<'a>(elapid: &Built, arguments: impl IntoIterator<Item = &'a OsStr>) -> Result<Value> {
-    let text = elapid.output(arguments)?;
-    serde_json::from_str(&text)
-        .context(|| format!("`elapid --json` printed something else than JSON: {text}"))
+/// The program that is measured.
+struct Bench {
+    elapid: Built,
+    threads: Option<u16>,
+}
+
+impl Bench {
+    fn json<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Result<Value> {
+        let text = self.elapid.output(arguments)?;
+        serde_json::from_str(&text)
+            .context(|| format!("`elapid --json` printed something else than JSON: {text}"))
+    }
+
+    /// What `elapid info` says of a model.
+    fn info(&self, file: &Path) -> Result<Value> {
+        self.json(["info".as_ref(), file.as_os_str(), "--json".as_ref()])
+    }
+
+    /// What `elapid bench` measures of a model.
+    fn run(&self, file: &Path, options: &[&str]) -> Result<Value> {
+        let threads = self.threads.map(|threads| threads.to_string());
+        let threads = threads.as_deref().map_or(vec![], |threads| vec!["-t", threads]);
+        let options = options.iter().chain(&threads).map(OsStr::new);
+        self.json(["bench".as_ref(), file.as_os_str(), "--json".as_ref()].into_iter().chain(options))
+    }
+}
+
+fn bundled() -> PathBuf {
+    root().join("models/address-4m.elp")
 }
 
 /// A random model in the target folder, made if it is not there.
@@ -79,36 +104,28 @@ fn random(preset: &str, quant: &str) -> Result<PathBuf> {
     Ok(file)
 }
 
-fn long(elapid: &Built) -> Result<Value> {
+fn long(bench: &Bench) -> Result<Value> {
     let mut runs = Vec::new();
-    let small = root().join("models/address-4m.elp");
-    for (name, file) in [("bundled", small), ("mamba-130m, q4", random("mamba-130m", "q4")?)] {
-        let tokens = LONG.to_string();
-        let bench =
-            ["bench".as_ref(), file.as_os_str(), "--json".as_ref(), "--long".as_ref(), tokens.as_ref()];
-        let run_of = run(elapid, bench)?;
-        let info = run(elapid, ["info".as_ref(), file.as_os_str(), "--json".as_ref()])?;
-        runs.push(json!({ "model": name, "config": info["config"], "run": run_of }));
+    for (name, file) in [("bundled", bundled()), ("mamba-130m, q4", random("mamba-130m", "q4")?)] {
+        let run = bench.run(&file, &["--long", &LONG.to_string()])?;
+        runs.push(json!({ "model": name, "config": bench.info(&file)?["config"], "run": run }));
     }
     Ok(json!({ "tokens": LONG, "runs": runs }))
 }
 
-fn prompt(elapid: &Built) -> Result<Value> {
+fn prompt(bench: &Bench) -> Result<Value> {
     let mut runs = Vec::new();
     for length in PROMPTS {
-        let length = length.to_string();
-        let bench = ["bench", "models/address-4m.elp", "-n", "1", "--json", "-p", &length];
-        runs.push(run(elapid, bench.map(OsStr::new))?);
+        runs.push(bench.run(&bundled(), &["-n", "1", "-p", &length.to_string()])?);
     }
-    Ok(json!({ "model": "bundled", "runs": runs }))
+    Ok(json!({ "model": "bundled", "config": bench.info(&bundled())?["config"], "runs": runs }))
 }
 
-fn cap(elapid: &Built, large: Option<&Path>) -> Result<Value> {
+fn cap(bench: &Bench, large: Option<&Path>) -> Result<Value> {
     let file = large.map_or_else(|| random("falcon-mamba-7b", "q4"), |file| Ok(file.into()))?;
     let mut runs = Vec::new();
     for cap in CAPS {
-        let bench = ["bench", "-p", "8", "-n", "3", "--json", "--ram", cap].map(OsStr::new);
-        runs.push(run(elapid, bench.into_iter().chain([file.as_os_str()]))?);
+        runs.push(bench.run(&file, &["-p", "8", "-n", "3", "--ram", cap])?);
     }
     Ok(json!({ "model": "falcon-mamba-7b, q4", "runs": runs }))
 }
@@ -146,9 +163,8 @@ fn long_charts(data: &Value) -> Result<Vec<Chart>> {
         let file = number(&run["run"], "file_bytes")?;
         let (mut resident, mut transformer, mut rates) = (Vec::new(), Vec::new(), Vec::new());
         for pair in samples.windows(2) {
-            let (tokens, before) = (number(&pair[1], "tokens")?, number(&pair[0], "tokens")?);
-            let seconds = number(&pair[1], "seconds")? - number(&pair[0], "seconds")?;
-            rates.push((tokens, (tokens - before) / seconds));
+            let tokens = number(&pair[1], "tokens")?;
+            rates.push((tokens, number(&pair[1], "tps")?));
             resident.push((tokens, number(&pair[1], "resident_bytes")? / MB));
             transformer.push((tokens, (file + cache * tokens) / MB));
         }

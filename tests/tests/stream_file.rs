@@ -1,0 +1,151 @@
+//! Weights streamed from a real file: through io_uring, where it is there, and with threads.
+#![cfg(target_os = "linux")]
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use elapid::core::format::Quant;
+use elapid::core::model::{StateKind, StepError};
+use elapid::core::source::{Fault, SourceError};
+use elapid::{Engine, EngineOptions, Error, MemoryOptions, ReadBy, Storage, Verify};
+use elapid_tests::storage::Fake;
+use elapid_tests::streamed::{MIB, TOKENS, all, expected, file, least, open, options, place, run};
+
+/// A folder on a disk: direct I/O is for disks.
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a temporary folder")
+}
+
+fn saved(folder: &Path, bytes: &[u8]) -> PathBuf {
+    let path = folder.join("model.elp");
+    fs::write(&path, bytes).expect("a file");
+    path
+}
+
+/// Storage that is well, and an open file for the kernel to read that is not.
+struct Beside {
+    well: Fake,
+    file: File,
+}
+
+impl Storage for Beside {
+    fn size(&self) -> io::Result<u64> {
+        self.well.size()
+    }
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.well.read_at(buffer, offset)
+    }
+    fn file(&self) -> Option<&File> {
+        Some(&self.file)
+    }
+}
+
+#[test]
+fn what_the_kernel_does_not_bring_is_counted_and_read_again() {
+    let bytes = file(false, Quant::Q4);
+    let (least, expected) = (least(&bytes), expected(&bytes, StateKind::F32));
+    let folder = folder();
+    let path = saved(folder.path(), &bytes);
+    let cut = folder.path().join("cut");
+    fs::write(&cut, &bytes[..bytes.len() / 2 + 1000]).expect("a file");
+    let damaged = folder.path().join("damaged");
+    let mut flipped = bytes.clone();
+    flipped[place(&bytes, 5) as usize] ^= 0x10;
+    fs::write(&damaged, &flipped).expect("a file");
+    let read = |path: &Path| File::open(path).expect("a file");
+    // Beside each: reads that were partial, failed, and read again for a checksum.
+    let cases = [
+        ("nothing", read(&path), [false, false, false]),
+        // A file that may only be written cannot be read: EBADF, every time.
+        ("an error", OpenOptions::new().write(true).open(&path).expect("a file"), [false, true, false]),
+        ("a short file", read(&cut), [true, false, false]),
+        ("a flipped bit", read(&damaged), [false, false, true]),
+    ];
+    for (name, file, seen) in cases {
+        let storage = Arc::new(Beside { well: Fake::new(bytes.clone()), file });
+        let engine = open(&storage, least + 2 * MIB, Verify::Auto);
+        let memory = engine.memory(&MemoryOptions::default()).expect("memory");
+        if memory.read_by() != Some(ReadBy::IoUring) {
+            println!("skipped: no io_uring here");
+            return;
+        }
+        drop(memory);
+        assert!(run(&engine, StateKind::F32).expect(name) == expected, "{name}");
+        let was = engine.incidents();
+        assert_eq!([was.partial > 0, was.retried > 0, was.reread > 0], seen, "{name}: {was:?}");
+    }
+}
+
+/// A model streamed from a file with a cap of a few MiB more than the least, and its memory.
+fn streamed(path: &Path, cap: u64, plain_reads: bool) -> Engine {
+    let options = EngineOptions { plain_reads, ..options(cap, Verify::Auto) };
+    Engine::open(path, &options).expect("the file is a model")
+}
+
+#[test]
+fn a_file_replaced_cut_or_overwritten_while_it_is_streamed() {
+    let (bytes, other) = (file(false, Quant::Q8), file(false, Quant::Q4));
+    let (cap, expected) = (least(&bytes) + MIB, expected(&bytes, StateKind::F32));
+    for plain_reads in [false, true] {
+        let folder = folder();
+        let path = saved(folder.path(), &bytes);
+        let engine = streamed(&path, cap, plain_reads);
+        let mut memory = engine.memory(&MemoryOptions::default()).expect("memory");
+        let by = memory.read_by().expect("it is streamed");
+        assert!(!plain_reads || by == ReadBy::Threads);
+        let mut sequence = memory.sequence(&engine).expect("a sequence");
+        assert!(all(&mut sequence).expect("logits") == expected);
+
+        // Replaced by renaming: the file that was opened is still there.
+        let kept = folder.path().join("kept.elp");
+        fs::hard_link(&path, &kept).expect("a link");
+        let new = folder.path().join("new.elp");
+        fs::write(&new, &other).expect("a file");
+        fs::rename(&new, &path).expect("renamed");
+        sequence.clear();
+        assert!(all(&mut sequence).expect("logits") == expected, "replaced");
+
+        // Cut short in place.
+        let file = OpenOptions::new().write(true).open(&kept).expect("the file");
+        file.set_len(bytes.len() as u64 / 2 + 1000).expect("cut");
+        sequence.clear();
+        let error = all(&mut sequence).expect_err("half of the file is gone");
+        assert!(
+            matches!(&error, Error::Storage { cause, .. } if cause.kind() == io::ErrorKind::UnexpectedEof),
+            "{error}"
+        );
+
+        // Overwritten in place.
+        let mut longer = other.clone();
+        longer.resize(bytes.len(), 0);
+        fs::write(&kept, &longer).expect("overwritten");
+        sequence.clear();
+        let error = all(&mut sequence).expect_err("it is another file");
+        let Error::Step { cause: StepError::Source(SourceError { fault: Fault::Checksum, .. }), .. } = error
+        else {
+            panic!("{error}")
+        };
+
+        // And well again, in the same session.
+        fs::write(&kept, &bytes).expect("restored");
+        sequence.clear();
+        assert!(all(&mut sequence).expect("logits") == expected, "restored");
+    }
+}
+
+#[test]
+fn a_model_replaced_before_it_is_mapped_is_refused() {
+    let (bytes, other) = (file(false, Quant::Q8), file(false, Quant::Q4));
+    let folder = folder();
+    let path = saved(folder.path(), &bytes);
+    let engine = streamed(&path, least(&bytes) + 200 * MIB, false);
+    assert!(engine.plan(&MemoryOptions::default()).expect("a plan").is_some_and(|plan| plan.mapped));
+    let new = folder.path().join("new.elp");
+    fs::write(&new, &other).expect("a file");
+    fs::rename(&new, &path).expect("renamed");
+    let mut memory = engine.memory(&MemoryOptions::default()).expect("memory");
+    let outcome = memory.sequence(&engine).and_then(|mut sequence| sequence.feed(&TOKENS));
+    assert!(matches!(outcome, Err(Error::Format { .. })), "{outcome:?}");
+}
