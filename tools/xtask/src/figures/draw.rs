@@ -8,8 +8,10 @@ use plotters::prelude::*;
 
 use crate::error::{Error, Result};
 
-/// Pixels of a chart.
-const SIZE: (u32, u32) = (560, 380);
+/// Pixels of a chart, its legend included.
+const SIZE: (u32, u32) = (560, 430);
+/// Pixels of a line of the legend.
+const ROW: u32 = 18;
 const COLOURS: [RGBColor; 4] =
     [RGBColor(31, 90, 166), RGBColor(200, 80, 30), RGBColor(60, 140, 60), RGBColor(120, 80, 150)];
 
@@ -46,6 +48,14 @@ pub struct Series {
     pub points: Vec<(f64, f64)>,
     /// Computed, not measured.
     pub dashed: bool,
+    /// What belongs together has one colour.
+    pub colour: usize,
+}
+
+impl Series {
+    fn colour(&self) -> RGBColor {
+        COLOURS[self.colour % COLOURS.len()]
+    }
 }
 
 /// A chart.
@@ -83,7 +93,10 @@ pub fn draw(path: &Path, charts: &[Chart]) -> Result<()> {
 fn draw_chart(area: &Area<'_>, chart: &Chart) -> Drawn {
     let points = || chart.series.iter().flat_map(|series| series.points.iter());
     let (x, y) = (chart.x.range(points().map(|p| p.0)), chart.y.range(points().map(|p| p.1)));
-    let mut builder = ChartBuilder::on(area);
+    // The legend is below: within the chart it would hide a line.
+    let (area, legend) = area.split_vertically(SIZE.1 - ROW * chart.series.len() as u32 - 10);
+    explain(&legend, chart)?;
+    let mut builder = ChartBuilder::on(&area);
     builder.caption(&chart.title, ("sans-serif", 17)).margin(12).x_label_area_size(42).y_label_area_size(64);
     // The four kinds of coordinates are four types.
     match (chart.x.log, chart.y.log) {
@@ -113,26 +126,30 @@ where
     let mut mesh = context.configure_mesh();
     mesh.x_desc(&chart.x.name).y_desc(&chart.y.name).light_line_style(WHITE).label_style(("sans-serif", 12));
     mesh.x_labels(7).y_labels(7).x_label_formatter(&label).y_label_formatter(&label).draw()?;
-    for (series, colour) in chart.series.iter().zip(COLOURS.iter().cycle()) {
-        let style = colour.stroke_width(2);
+    for series in &chart.series {
+        let style = series.colour().stroke_width(2);
         let points = series.points.iter().copied();
-        let drawn = if series.dashed {
-            context.draw_series(DashedLineSeries::new(points, 6, 4, style))?
+        if series.dashed {
+            context.draw_series(DashedLineSeries::new(points, 6, 4, style))?;
         } else {
             context.draw_series(LineSeries::new(points.clone(), style))?;
-            context.draw_series(points.map(|point| Circle::new(point, 2, colour.filled())))?
-        };
-        let colour = *colour;
-        drawn
-            .label(&series.name)
-            .legend(move |(x, y)| PathElement::new(vec![(x, y), (x + 16, y)], colour.stroke_width(2)));
+            context.draw_series(points.map(|point| Circle::new(point, 2, style.filled())))?;
+        }
     }
-    let mut labels = context.configure_series_labels();
-    labels
-        .background_style(WHITE.mix(0.85))
-        .border_style(RGBColor(200, 200, 200))
-        .label_font(("sans-serif", 11));
-    labels.position(SeriesLabelPosition::MiddleRight).draw()?;
+    Ok(())
+}
+
+/// A line of the legend for each series.
+fn explain(area: &Area<'_>, chart: &Chart) -> Drawn {
+    for (row, series) in chart.series.iter().enumerate() {
+        let y = (ROW * row as u32 + ROW / 2) as i32;
+        let style = series.colour().stroke_width(2);
+        let pieces: &[(i32, i32)] = if series.dashed { &[(70, 77), (81, 88), (92, 99)] } else { &[(70, 99)] };
+        for (from, to) in pieces {
+            area.draw(&PathElement::new([(*from, y), (*to, y)], style))?;
+        }
+        area.draw(&Text::new(series.name.as_str(), (108, y - 6), ("sans-serif", 12)))?;
+    }
     Ok(())
 }
 
@@ -144,8 +161,8 @@ mod tests {
     fn a_chart_becomes_an_svg_with_its_words() {
         let mut chart = Chart::new("the title", Axis::log("across"), Axis::linear("up"));
         let points = vec![(1.0, 2.0), (10.0, 3.0), (100.0, 2.5)];
-        chart.series.push(Series { name: "a line".into(), points: points.clone(), dashed: false });
-        chart.series.push(Series { name: "another".into(), points, dashed: true });
+        chart.series.push(Series { name: "a line".into(), points: points.clone(), dashed: false, colour: 0 });
+        chart.series.push(Series { name: "another".into(), points, dashed: true, colour: 4 });
         let folder = std::env::temp_dir().join(format!("elapid-figure-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         let path = folder.join("chart.svg");

@@ -156,7 +156,7 @@ fn long_charts(data: &Value) -> Result<Vec<Chart>> {
     let mut memory = Chart::new("memory while generating", Axis::linear("tokens generated"), Axis::log("MB"));
     let mut speed =
         Chart::new("speed while generating", Axis::linear("tokens generated"), Axis::log("tokens/s"));
-    for run in list(data, "runs")? {
+    for (colour, run) in list(data, "runs")?.iter().enumerate() {
         let name = run["model"].as_str().unwrap_or("?");
         let samples = list(&run["run"], "samples")?;
         let cache = cache_bytes(&run["config"])?;
@@ -168,29 +168,46 @@ fn long_charts(data: &Value) -> Result<Vec<Chart>> {
             resident.push((tokens, number(&pair[1], "resident_bytes")? / MB));
             transformer.push((tokens, (file + cache * tokens) / MB));
         }
-        memory.series.push(Series { name: name.into(), points: resident, dashed: false });
+        memory.series.push(Series { name: name.into(), points: resident, dashed: false, colour });
         let name = format!("a transformer of the size of {name}: weights and cache");
-        memory.series.push(Series { name, points: transformer, dashed: true });
+        memory.series.push(Series { name, points: transformer, dashed: true, colour });
         let name = run["model"].as_str().unwrap_or("?").into();
-        speed.series.push(Series { name, points: rates, dashed: false });
+        speed.series.push(Series { name, points: rates, dashed: false, colour });
     }
     Ok(vec![memory, speed])
 }
 
 fn prompt_charts(data: &Value) -> Result<Vec<Chart>> {
     let mut time = Chart::new("reading a prompt", Axis::log("tokens of the prompt"), Axis::log("seconds"));
-    let mut memory = Chart::new("memory by then", Axis::log("tokens of the prompt"), Axis::linear("peak MB"));
+    let mut memory = Chart::new("memory by then", Axis::log("tokens of the prompt"), Axis::log("peak MB"));
     let (mut seconds, mut peak) = (Vec::new(), Vec::new());
     for run in list(data, "runs")? {
         let tokens = number(run, "prompt_tokens")?;
         seconds.push((tokens, tokens / number(run, "prefill_tps")?));
         peak.push((tokens, number(run, "peak_rss_bytes")? / MB));
     }
-    time.series.push(Series { name: "bundled model".into(), points: seconds, dashed: false });
-    let ids = peak.first().copied().unwrap_or_default();
-    let only_ids = peak.iter().map(|(tokens, _)| (*tokens, ids.1 + 4.0 * (tokens - ids.0) / MB)).collect();
-    memory.series.push(Series { name: "bundled model, prompt included".into(), points: peak, dashed: false });
-    memory.series.push(Series { name: "4 bytes a token: the prompt".into(), points: only_ids, dashed: true });
+    time.series.push(Series { name: "bundled model".into(), points: seconds, dashed: false, colour: 0 });
+    // From where the first prompt was: what each further token takes.
+    let first = peak.first().copied().unwrap_or_default();
+    let further = |each: f64| -> Vec<_> {
+        peak.iter().map(|(tokens, _)| (*tokens, first.1 + each * (tokens - first.0) / MB)).collect()
+    };
+    let ids = Series {
+        name: "4 bytes a token: the prompt itself".into(),
+        points: further(4.0),
+        dashed: true,
+        colour: 1,
+    };
+    let cache = further(cache_bytes(&data["config"])?);
+    let cache =
+        Series { name: "a transformer of its size: a cache".into(), points: cache, dashed: true, colour: 2 };
+    memory.series.push(Series {
+        name: "bundled model, prompt included".into(),
+        points: peak,
+        dashed: false,
+        colour: 0,
+    });
+    memory.series.extend([ids, cache]);
     Ok(vec![time, memory])
 }
 
@@ -208,14 +225,15 @@ fn cap_charts(data: &Value) -> Result<Vec<Chart>> {
         peak.push((cap, number(run, "peak_rss_bytes")? / MB));
         caps.push((cap, cap));
     }
-    speed.series.push(Series { name: "measured".into(), points: measured, dashed: false });
+    speed.series.push(Series { name: "measured".into(), points: measured, dashed: false, colour: 0 });
     speed.series.push(Series {
         name: "by the plan, at the drive's rate".into(),
         points: promised,
         dashed: true,
+        colour: 1,
     });
-    memory.series.push(Series { name: "peak".into(), points: peak, dashed: false });
-    memory.series.push(Series { name: "the cap".into(), points: caps, dashed: true });
+    memory.series.push(Series { name: "peak".into(), points: peak, dashed: false, colour: 0 });
+    memory.series.push(Series { name: "the cap".into(), points: caps, dashed: true, colour: 1 });
     Ok(vec![speed, memory])
 }
 
