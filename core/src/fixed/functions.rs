@@ -13,6 +13,9 @@ const LOG2_E: u32 = 3_098_164_009;
 /// `ln(2)`, Q32.
 pub(crate) const LN_2: u32 = 2_977_044_472;
 
+/// The coefficients of `Q` in [`exp2_fraction`], lowest first, Q32.
+pub(crate) const EXP2: [u32; 4] = [2_976_685_363, 1_028_458_865, 228_593_498, 29_342_751];
+
 /// `2^-f` for the fraction `f` of `t`, in Q24: a result in (1/2, 1], Q30. The integer part of `t` is not looked at.
 ///
 /// `1 - f Q(f)`, `Q` of degree 3: at `f = 0` exactly 1, so that what decays slowly does so at the right rate.
@@ -20,9 +23,10 @@ pub(crate) const LN_2: u32 = 2_977_044_472;
 #[must_use]
 pub const fn exp2_fraction(t: u32) -> u32 {
     let f = t << 8;
-    let q = 228_593_498 - mul_high_cut(f, 29_342_751);
-    let q = 1_028_458_865 - mul_high_cut(f, q);
-    let q = 2_976_685_363 - mul_high_cut(f, q);
+    let [c0, c1, c2, c3] = EXP2;
+    let q = c2 - mul_high_cut(f, c3);
+    let q = c1 - mul_high_cut(f, q);
+    let q = c0 - mul_high_cut(f, q);
     ONE - ((mul_high_cut(f, q) + 2) >> 2)
 }
 

@@ -216,7 +216,7 @@ fn in_pieces<P: Share>(
 ) {
     let next = [const { Next(AtomicUsize::new(0)) }; MAX_TEAM];
     let take = |member: usize| {
-        let next = &next[member].0;
+        let next = &next.get(member)?.0;
         // Looked at first, so that the counter stays near its end however often it is asked.
         cut.piece(member, next.load(Ordering::Relaxed))?;
         cut.piece(member, next.fetch_add(1, Ordering::Relaxed))

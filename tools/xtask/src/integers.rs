@@ -26,9 +26,13 @@ const ROOTS: &[&str] = &[
     "elapid_core::kernels::share::Solo",
 ];
 /// Parts of the names of functions that may call through a pointer: what lies behind is one of the roots.
-const DYN: [&str; 2] = ["elapid_core::fixed::step::", "elapid_core::kernels::share::"];
+const DYN: [&str; 3] =
+    ["elapid_core::fixed::step::", "elapid_core::kernels::share::", "elapid_core::source::SliceSource"];
 /// Parts of names that are no part of the step though they match: finding kernels, formatting.
-const NOT_ROOTS: [&str; 4] = ["for_each_available", "fixed::kernels::detect", "::fmt", "SliceSource>::new"];
+const NOT_ROOTS: [&str; 5] =
+    ["for_each_available", "fixed::kernels::detect", "::fmt", "SliceSource>::new", TEAM_OF_SEVERAL];
+/// Part of the name of what `share` calls for a team of several, whose counters need stack: a microcontroller's has one.
+const TEAM_OF_SEVERAL: &str = "elapid_core::kernels::share::in_pieces";
 
 /// Ends of the names of the compiler's helpers for floats.
 const FLOAT_ENDS: [&str; 8] = ["sf2", "sf3", "df2", "df3", "sfsi", "dfsi", "sisf", "sidf"];
@@ -282,6 +286,9 @@ impl<'f> Walk<'f> {
     fn depth(&mut self, name: &'f str) -> Result<u64> {
         if let Some(depth) = self.depths.get(name) {
             return Ok(*depth);
+        }
+        if name.contains(TEAM_OF_SEVERAL) {
+            return Ok(0);
         }
         if self.path.contains(&name) {
             return Err(self.error(format!("{name} {RECURSION}")));

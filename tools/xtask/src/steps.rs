@@ -118,7 +118,7 @@ pub const STEPS: &[Step] = &[
         work: Work::Integers {
             target: "thumbv7m-none-eabi",
             cpu: "cortex-m3",
-            kernels: "elapid_core::fixed::kernels::scalar",
+            kernels: "elapid_core::fixed::kernels::thumb2",
         },
     },
     Step {

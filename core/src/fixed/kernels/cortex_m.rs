@@ -2,7 +2,9 @@
 
 use core::arch::asm;
 
-use super::{Activations, Dot, Group, TILE, TILES, instantiate};
+use super::scan::{Channel, States};
+use super::thumb2::{ROWS, accumulate, quarter, states_by_hand};
+use super::{Activations, Dot, Group, Sums, TILE, TILES, instantiate};
 use crate::fixed::num::Row;
 
 /// The DSP instructions of ARMv7E-M and ARMv8-M.
@@ -11,70 +13,129 @@ pub struct Dsp;
 
 instantiate!(Dsp);
 
-/// Bytes 0 and 2 as two signed 16-bit numbers.
+/// Dot products of rows `4 quarter..` of eight tiles of int8. Of each word the bytes 0 and 2 meet the activations of columns 0
+/// and 2, which lie side by side ([`super::place`]), bytes 1 and 3 those of 1 and 3.
 #[inline(always)]
-fn even(word: u32) -> u32 {
-    let pair;
-    // SAFETY: reads and writes only the named registers.
+fn four_i8(w: &[[u8; TILE]; TILES], q: usize, x: &Activations) -> [i32; ROWS] {
+    let (mut a, mut b, mut c, mut d) = (0, 0, 0, 0);
+    // SAFETY: reads 16 bytes of each of the eight tiles, 64 bytes apart, and the 32 activations; `ldr` needs no alignment. Writes
+    // only the named registers. No sum overflows, so the flag that tells of it stays as it is.
     unsafe {
-        asm!("sxtb16 {}, {}", out(reg) pair, in(reg) word, options(pure, nomem, nostack, preserves_flags))
-    };
-    pair
-}
-
-/// Bytes 1 and 3.
-#[inline(always)]
-fn odd(word: u32) -> u32 {
-    let pair;
-    // SAFETY: reads and writes only the named registers.
-    unsafe {
-        asm!("sxtb16 {}, {}, ror #8", out(reg) pair, in(reg) word, options(pure, nomem, nostack, preserves_flags))
-    };
-    pair
-}
-
-/// `sum + a.low b.low + a.high b.high`. No sum here overflows, so the flag that tells of it stays as it is.
-#[inline(always)]
-fn smlad(a: u32, b: u32, sum: i32) -> i32 {
-    let result;
-    // SAFETY: reads and writes only the named registers.
-    unsafe {
-        asm!("smlad {}, {}, {}, {}", out(reg) result, in(reg) a, in(reg) b, in(reg) sum,
-            options(pure, nomem, nostack, preserves_flags));
+        asm!(
+            ".rept 8",
+            "ldr {x02}, [{x}], #4",
+            "ldr {x13}, [{x}], #4",
+            "ldr {w}, [{at}, #4]",
+            "sxtb16 {e}, {w}",
+            "sxtb16 {w}, {w}, ror #8",
+            "smlad {b}, {e}, {x02}, {b}",
+            "smlad {b}, {w}, {x13}, {b}",
+            "ldr {w}, [{at}, #8]",
+            "sxtb16 {e}, {w}",
+            "sxtb16 {w}, {w}, ror #8",
+            "smlad {c}, {e}, {x02}, {c}",
+            "smlad {c}, {w}, {x13}, {c}",
+            "ldr {w}, [{at}, #12]",
+            "sxtb16 {e}, {w}",
+            "sxtb16 {w}, {w}, ror #8",
+            "smlad {d}, {e}, {x02}, {d}",
+            "smlad {d}, {w}, {x13}, {d}",
+            "ldr {w}, [{at}], #64",
+            "sxtb16 {e}, {w}",
+            "sxtb16 {w}, {w}, ror #8",
+            "smlad {a}, {e}, {x02}, {a}",
+            "smlad {a}, {w}, {x13}, {a}",
+            ".endr",
+            at = inout(reg) quarter(w, q) => _,
+            x = inout(reg) x.as_ptr() => _,
+            a = inout(reg) a,
+            b = inout(reg) b,
+            c = inout(reg) c,
+            d = inout(reg) d,
+            x02 = out(reg) _,
+            x13 = out(reg) _,
+            w = out(reg) _,
+            e = out(reg) _,
+            options(pure, readonly, nostack, preserves_flags)
+        );
     }
-    result
+    [a, b, c, d]
 }
 
-/// Two activations, as [`super::place`] puts them.
+/// The same of four pairs of tiles of 4-bit values, from `start` on. A word's nibbles are taken by fours, two columns of the low
+/// tile and two of the high one at a time.
 #[inline(always)]
-fn pair(x: &Activations, i: usize) -> u32 {
-    let (words, _) = x.as_chunks::<2>();
-    let [low, high] = words[i & 15];
-    (high as u32) << 16 | u32::from(low as u16)
-}
-
-/// Rows that are summed side by side: what fits the registers.
-const ROWS: usize = 4;
-
-/// Calls `add` for every tile with its words of four rows, and stores their sums.
-#[inline(always)]
-fn by_rows<const N: usize>(
-    w: &[[u8; TILE]; N],
-    start: i32,
-    add: impl Fn(usize, &[u32; ROWS], &mut [i32; ROWS]),
-) -> Row {
-    let mut row = [0; 16];
-    for (first, sums) in row.as_chunks_mut::<ROWS>().0.iter_mut().enumerate() {
-        let mut four = [start; ROWS];
-        for (k, tile) in w.iter().enumerate() {
-            let (words, _) = tile.as_chunks::<4>();
-            let words = core::array::from_fn(|r| u32::from_le_bytes(words[(ROWS * first + r) & 15]));
-            add(k, &words, &mut four);
-        }
-        *sums = four;
+fn four_u4(w: &[[u8; TILE]; TILES / 2], q: usize, x: &Activations, start: i32) -> [i32; ROWS] {
+    let (mut a, mut b, mut c, mut d) = (start, start, start, start);
+    // SAFETY: as above, of four pairs of tiles.
+    unsafe {
+        asm!(
+            ".rept 4",
+            // Low nibbles.
+            "ldr {p}, [{x}], #4",
+            "ldr {q}, [{x}], #4",
+            "ldr {w}, [{at}]",
+            "and {n}, {mask}, {w}",
+            "and {w}, {mask}, {w}, lsr #8",
+            "smlad {a}, {n}, {p}, {a}",
+            "smlad {a}, {w}, {q}, {a}",
+            "ldr {w}, [{at}, #4]",
+            "and {n}, {mask}, {w}",
+            "and {w}, {mask}, {w}, lsr #8",
+            "smlad {b}, {n}, {p}, {b}",
+            "smlad {b}, {w}, {q}, {b}",
+            "ldr {w}, [{at}, #8]",
+            "and {n}, {mask}, {w}",
+            "and {w}, {mask}, {w}, lsr #8",
+            "smlad {c}, {n}, {p}, {c}",
+            "smlad {c}, {w}, {q}, {c}",
+            "ldr {w}, [{at}, #12]",
+            "and {n}, {mask}, {w}",
+            "and {w}, {mask}, {w}, lsr #8",
+            "smlad {d}, {n}, {p}, {d}",
+            "smlad {d}, {w}, {q}, {d}",
+            // High nibbles.
+            "ldr {p}, [{x}], #4",
+            "ldr {q}, [{x}], #4",
+            "ldr {w}, [{at}, #4]",
+            "and {n}, {mask}, {w}, lsr #4",
+            "and {w}, {mask}, {w}, lsr #12",
+            "smlad {b}, {n}, {p}, {b}",
+            "smlad {b}, {w}, {q}, {b}",
+            "ldr {w}, [{at}, #8]",
+            "and {n}, {mask}, {w}, lsr #4",
+            "and {w}, {mask}, {w}, lsr #12",
+            "smlad {c}, {n}, {p}, {c}",
+            "smlad {c}, {w}, {q}, {c}",
+            "ldr {w}, [{at}, #12]",
+            "and {n}, {mask}, {w}, lsr #4",
+            "and {w}, {mask}, {w}, lsr #12",
+            "smlad {d}, {n}, {p}, {d}",
+            "smlad {d}, {w}, {q}, {d}",
+            "ldr {w}, [{at}], #64",
+            "and {n}, {mask}, {w}, lsr #4",
+            "and {w}, {mask}, {w}, lsr #12",
+            "smlad {a}, {n}, {p}, {a}",
+            "smlad {a}, {w}, {q}, {a}",
+            ".endr",
+            at = inout(reg) quarter(w, q) => _,
+            x = inout(reg) x.as_ptr() => _,
+            a = inout(reg) a,
+            b = inout(reg) b,
+            c = inout(reg) c,
+            d = inout(reg) d,
+            mask = in(reg) 0x000f_000f,
+            p = out(reg) _,
+            q = out(reg) _,
+            w = out(reg) _,
+            n = out(reg) _,
+            options(pure, readonly, nostack, preserves_flags)
+        );
     }
-    row
+    [a, b, c, d]
 }
+
+states_by_hand!(states_dsp, "smmulr {h}, {h}, {q}", "adc {h}, {h}, {b}");
 
 impl Dot for Dsp {
     const NAME: &'static str = "Cortex-M DSP";
@@ -82,14 +143,13 @@ impl Dot for Dsp {
 
     #[inline(always)]
     fn dot_i8<const T: usize>(self, w: &[[u8; TILE]; TILES], x: &[Activations; T]) -> [Row; T] {
-        core::array::from_fn(|t| {
-            by_rows(w, 0, |k, words, sums| {
-                let (x02, x13) = (pair(&x[t], 2 * k), pair(&x[t], 2 * k + 1));
-                for (sum, word) in sums.iter_mut().zip(words) {
-                    *sum = smlad(odd(*word), x13, smlad(even(*word), x02, *sum));
-                }
-            })
-        })
+        let mut rows = [[0; 16]; T];
+        for t in 0..T {
+            for (quarter, row) in rows[t].as_chunks_mut().0.iter_mut().enumerate() {
+                *row = four_i8(w, quarter, &x[t]);
+            }
+        }
+        rows
     }
 
     #[inline(always)]
@@ -99,18 +159,22 @@ impl Dot for Dsp {
         x: &[Activations; T],
         groups: &[Group; T],
     ) -> [Row; T] {
-        const NIBBLES: u32 = 0x000f_000f;
-        core::array::from_fn(|t| {
-            by_rows(w, -8 * groups[t].sum, |k, words, sums| {
-                let x: [u32; 4] = core::array::from_fn(|i| pair(&x[t], 4 * k + i));
-                for (sum, word) in sums.iter_mut().zip(words) {
-                    let parts =
-                        [word & NIBBLES, word >> 8 & NIBBLES, word >> 4 & NIBBLES, word >> 12 & NIBBLES];
-                    for (w, x) in parts.into_iter().zip(x) {
-                        *sum = smlad(w, x, *sum);
-                    }
-                }
-            })
-        })
+        let mut rows = [[0; 16]; T];
+        for t in 0..T {
+            for (quarter, row) in rows[t].as_chunks_mut().0.iter_mut().enumerate() {
+                *row = four_u4(w, quarter, &x[t], -8 * groups[t].sum);
+            }
+        }
+        rows
+    }
+
+    #[inline(always)]
+    fn accumulate(self, dots: &Row, ws: &[u8; 32], down: u32, sums: &mut Sums) {
+        accumulate(dots, ws, down, sums);
+    }
+
+    #[inline(always)]
+    fn states(self, channel: &Channel, all: States<'_>) -> (i32, u32) {
+        states_dsp(channel, all)
     }
 }

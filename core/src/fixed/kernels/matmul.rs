@@ -11,7 +11,7 @@ use crate::format::{MatrixShape, Quant};
 use crate::kernels::GROUP;
 
 /// Sums of 16 rows.
-type Sums = [i64; 16];
+pub(super) type Sums = [i64; 16];
 
 /// The exponent of a weight's scale as an integer.
 const SCALE_EXPONENT: i32 = -24;
@@ -89,14 +89,25 @@ fn scales(bytes: &[u8; 32]) -> Row {
     scales
 }
 
+/// Adds a group's dot products, decoding each scale where it is needed.
+#[inline(always)]
+pub(super) fn accumulate(dots: &Row, ws: &[u8; 32], down: u32, sums: &mut Sums) {
+    let half = (1 << down) >> 1;
+    let (ws, _) = ws.as_chunks::<2>();
+    for r in 0..16 {
+        sums[r] += i64::from((dots[r] + half) >> down) * i64::from(scale(u16::from_le_bytes(ws[r])));
+    }
+}
+
 /// One of them.
 #[inline(always)]
 pub(crate) fn scale(bits: u16) -> i32 {
     let (magnitude, sign) = (i32::from(bits & 0x7fff), i32::from(bits as i16) >> 31);
     saturated::note(magnitude >= 16 << 10);
+    let magnitude = magnitude.min((16 << 10) - 1);
     // Subnormal numbers have the exponent of the smallest normal ones.
-    let k = (magnitude >> 10).clamp(1, 15) - 1;
-    let s = (magnitude - (k << 10)).min(2047) << k;
+    let k = ((magnitude >> 10) - 1).max(0);
+    let s = (magnitude - (k << 10)) << k;
     (s ^ sign) - sign
 }
 
@@ -174,12 +185,18 @@ fn block<S: Dot, P: Packed, const T: usize>(
             s.prefetch(ws);
         }
         let dots = P::dot(s, w, q, groups);
-        let ws = scales(ws);
-        for t in 0..T {
-            let down = groups[t].exponent as u32 & 31;
-            let half = (1 << down) >> 1;
-            for r in 0..16 {
-                sums[t][r] += i64::from((dots[t][r] + half) >> down) * i64::from(ws[r]);
+        if S::VECTORS {
+            let ws = scales(ws);
+            for t in 0..T {
+                let down = groups[t].exponent as u32 & 31;
+                let half = (1 << down) >> 1;
+                for r in 0..16 {
+                    sums[t][r] += i64::from((dots[t][r] + half) >> down) * i64::from(ws[r]);
+                }
+            }
+        } else {
+            for t in 0..T {
+                s.accumulate(&dots[t], ws, groups[t].exponent as u32 & 31, &mut sums[t]);
             }
         }
     }

@@ -12,12 +12,16 @@ mod elementwise;
 mod matmul;
 mod scalar;
 mod scan;
+#[cfg(all(target_arch = "arm", any(target_feature = "thumb2", feature = "thumb2")))]
+mod thumb2;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
 use super::num::{HIGH, LOW, Num, Row};
 use crate::format::MatrixShape;
 use crate::kernels::GROUP;
+use matmul::Sums;
+use scan::{Channel, States};
 
 #[cfg(target_arch = "aarch64")]
 pub use aarch64::Neon;
@@ -27,6 +31,8 @@ pub(crate) use elementwise::narrow_vectors;
 pub use matmul::LOGIT_BITS;
 pub(crate) use matmul::scale;
 pub use scalar::Scalar;
+#[cfg(all(target_arch = "arm", any(target_feature = "thumb2", feature = "thumb2")))]
+pub use thumb2::Thumb2;
 #[cfg(target_arch = "x86_64")]
 pub use x86_64::Avx2;
 
@@ -257,6 +263,19 @@ pub(crate) trait Dot: Copy + Send + Sync + 'static {
         sums: &[Group; T],
     ) -> [Row; T];
 
+    /// Without vectors: `sums[r] += (dots[r] 2^-down) ws[r]`, rounded half up, `ws` sixteen f16.
+    #[inline(always)]
+    fn accumulate(self, dots: &Row, ws: &[u8; 32], down: u32, sums: &mut Sums) {
+        matmul::accumulate(dots, ws, down, sums);
+    }
+
+    /// Without vectors: a token of one channel with sixteen states of 15 bits. Returns the sum of their products with C, and
+    /// their magnitudes joined.
+    #[inline(always)]
+    fn states(self, channel: &Channel, states: States<'_>) -> (i32, u32) {
+        channel.states(states.lane, states.a, states.h, states.b, states.c)
+    }
+
     /// Asks for weights that will be wanted soon, behind the start of `from`.
     #[inline(always)]
     fn prefetch(self, _from: &[u8]) {}
@@ -327,6 +346,8 @@ pub fn for_each_available(visit: &mut dyn FnMut(&'static dyn Kernels)) {
     if let Some(isa) = Neon::detect() {
         visit(isa);
     }
+    #[cfg(all(target_arch = "arm", any(target_feature = "thumb2", feature = "thumb2")))]
+    visit(&Thumb2);
     #[cfg(all(target_arch = "arm", any(target_feature = "dsp", feature = "dsp")))]
     visit(&Dsp);
 }

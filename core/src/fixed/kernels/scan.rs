@@ -25,12 +25,25 @@ const FINE: i32 = 14;
 const SUMMED: i32 = 7;
 
 /// How a state is kept.
-trait Hold: Copy {
+pub(super) trait Hold: Copy {
     /// Bits of a state that are not kept.
     const CUT: i32;
     fn get(self) -> i32;
     /// From a state and the same rounded to 15 bits.
     fn put(h: i32, rounded: i32) -> Self;
+    /// A token of up to sixteen states of one channel, see [`Dot::states`].
+    #[inline(always)]
+    fn channel<S: Dot>(
+        _: S,
+        channel: &Channel,
+        lane: usize,
+        a: &[[u8; 64]],
+        h: &mut [[Self; 16]],
+        b: &[i16],
+        c: &[i16],
+    ) -> (i32, u32) {
+        channel.states(lane, a, h, b, c)
+    }
 }
 
 impl Hold for i16 {
@@ -44,6 +57,31 @@ impl Hold for i16 {
         debug_assert!(i16::try_from(rounded).is_ok());
         rounded as i16
     }
+    #[inline(always)]
+    fn channel<S: Dot>(
+        s: S,
+        channel: &Channel,
+        lane: usize,
+        a: &[[u8; 64]],
+        h: &mut [[Self; 16]],
+        b: &[i16],
+        c: &[i16],
+    ) -> (i32, u32) {
+        match (a.first_chunk(), h.first_chunk_mut(), b.first_chunk(), c.first_chunk()) {
+            (Some(a), Some(h), Some(b), Some(c)) => s.states(channel, States { lane, a, h, b, c }),
+            _ => channel.states(lane, a, h, b, c),
+        }
+    }
+}
+
+/// Sixteen states of each of sixteen channels, of which the one in `lane` is meant.
+pub(crate) struct States<'a> {
+    pub lane: usize,
+    /// f32, little-endian.
+    pub a: &'a [[u8; 64]; 16],
+    pub h: &'a mut [[i16; 16]; 16],
+    pub b: &'a [i16; 16],
+    pub c: &'a [i16; 16],
 }
 
 impl Hold for i32 {
@@ -112,7 +150,8 @@ fn scan_panels<S: Dot, H: Hold>(
                     for ((a, h), (b, c)) in states {
                         let a = words(a);
                         for i in 0..16 {
-                            let (kept, product) = steps.state(i, a[i], h[i], i32::from(*b), i32::from(*c));
+                            let decay = steps.decay(i, a[i]);
+                            let (kept, product) = steps.state(i, decay, h[i], i32::from(*b), i32::from(*c));
                             h[i] = kept;
                             largest[i] |= magnitude(kept.get());
                             y[i] += product;
@@ -120,15 +159,9 @@ fn scan_panels<S: Dot, H: Hold>(
                     }
                 } else {
                     for i in 0..16 {
-                        let states = a.iter().zip(h.iter_mut()).zip(b.iter().zip(c));
-                        for ((a, h), (b, c)) in states {
-                            let a = a.as_chunks::<4>().0[i];
-                            let (kept, product) =
-                                steps.state(i, u32::from_le_bytes(a), h[i], i32::from(*b), i32::from(*c));
-                            h[i] = kept;
-                            largest[i] |= magnitude(kept.get());
-                            y[i] += product;
-                        }
+                        let (sum, all) = H::channel(s, &steps.channel(i), i, a, h, b, c);
+                        y[i] += sum;
+                        largest[i] |= all;
                     }
                 }
             }
@@ -136,7 +169,6 @@ fn scan_panels<S: Dot, H: Hold>(
             (*u, *ue) = gated(&steps, &y, *ce, d, (u, *ue), (z, *ze));
         }
     }
-    let _ = s;
 }
 
 /// What the states of each of sixteen channels share in a token.
@@ -193,20 +225,29 @@ impl Steps {
         steps
     }
 
-    /// One state of channel `i`: what is kept, and its product with C.
+    /// See [`Channel::decay`].
     #[inline(always)]
-    fn state<H: Hold>(&self, i: usize, a: u32, h: H, b: i32, c: i32) -> (H, i32) {
-        // A is negative by definition: its sign is not looked at. Zero and what is subnormal count as 2^-126 and a bit.
-        let product = mul_high_cut(self.dt[i], a << 8 | 1 << 31);
-        let down = (self.down[i] - (a >> 23 & 255) as i32).clamp(0, 31);
-        // From 64 on, where it would not fit, it is 64 at least all the same.
-        let decay = exp2(product >> down) as i32;
-        // The two bits that a kept state of 30 bits lacks are cut.
-        let left = mul_high((h.get() << self.up[i]) >> self.cut[i], decay);
-        let added = (self.g[i] * b + (1 << self.g_down[i] >> 1)) >> self.g_down[i];
-        let h = left + added;
-        let rounded = (h + (1 << FINE >> 1)) >> FINE;
-        (H::put(h, rounded), (rounded * c + (1 << SUMMED >> 1)) >> SUMMED)
+    fn decay(&self, i: usize, a: u32) -> i32 {
+        self.channel(i).decay(a)
+    }
+
+    /// See [`Channel::state`].
+    #[inline(always)]
+    fn state<H: Hold>(&self, i: usize, decay: i32, h: H, b: i32, c: i32) -> (H, i32) {
+        self.channel(i).state(decay, h, b, c)
+    }
+
+    /// What is needed of channel `i` for its states.
+    #[inline(always)]
+    fn channel(&self, i: usize) -> Channel {
+        Channel {
+            dt: self.dt[i],
+            down: self.down[i],
+            g: self.g[i],
+            g_down: self.g_down[i],
+            up: self.up[i],
+            cut: self.cut[i],
+        }
     }
 
     /// Notes how the states are kept.
@@ -216,6 +257,62 @@ impl Steps {
             let unit = self.unit[i] + cut;
             ranges[i] = Range::new(unit, unit + bits(largest[i]));
         }
+    }
+}
+
+/// One of them, by the same names.
+pub(crate) struct Channel {
+    pub dt: u32,
+    pub down: i32,
+    pub g: i32,
+    pub g_down: i32,
+    pub up: i32,
+    /// 0 where `up` is not.
+    pub cut: i32,
+}
+
+impl Channel {
+    /// What is left of a state, in Q30.
+    #[inline(always)]
+    fn decay(&self, a: u32) -> i32 {
+        // A is negative by definition: its sign is not looked at. Zero and what is subnormal count as 2^-126 and a bit.
+        let product = mul_high_cut(self.dt, a << 8 | 1 << 31);
+        let down = (self.down - (a >> 23 & 255) as i32).clamp(0, 31);
+        // From 64 on, where it would not fit, it is 64 at least all the same.
+        exp2(product >> down) as i32
+    }
+
+    /// One state: what is kept, and its product with C.
+    #[inline(always)]
+    fn state<H: Hold>(&self, decay: i32, h: H, b: i32, c: i32) -> (H, i32) {
+        // The two bits that a kept state of 30 bits lacks are cut.
+        let left = mul_high((h.get() << self.up) >> self.cut, decay);
+        let added = (self.g * b + (1 << self.g_down >> 1)) >> self.g_down;
+        let h = left + added;
+        let rounded = (h + (1 << FINE >> 1)) >> FINE;
+        (H::put(h, rounded), (rounded * c + (1 << SUMMED >> 1)) >> SUMMED)
+    }
+
+    /// Up to sixteen states, see [`Dot::states`].
+    #[inline(always)]
+    pub(super) fn states<H: Hold>(
+        &self,
+        lane: usize,
+        a: &[[u8; 64]],
+        h: &mut [[H; 16]],
+        b: &[i16],
+        c: &[i16],
+    ) -> (i32, u32) {
+        let lane = lane & 15;
+        let (mut y, mut largest) = (0, 0);
+        for ((a, h), (b, c)) in a.iter().zip(h).zip(b.iter().zip(c)) {
+            let decay = self.decay(u32::from_le_bytes(a.as_chunks().0[lane]));
+            let (kept, product) = self.state(decay, h[lane], i32::from(*b), i32::from(*c));
+            h[lane] = kept;
+            largest |= magnitude(kept.get());
+            y += product;
+        }
+        (y, largest)
     }
 }
 

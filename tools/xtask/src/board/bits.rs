@@ -60,7 +60,7 @@ pub const M3: Bits = Bits {
     target: "thumbv7m-none-eabi",
     cpu: "cortex-m3",
     machine: "mps2-an385",
-    kernels: "scalar",
+    kernels: "Thumb-2",
     instructions: 4_050_000,
 };
 
@@ -71,7 +71,7 @@ pub const M7: Bits = Bits {
     cpu: "cortex-m7",
     machine: "mps2-an500",
     kernels: "Cortex-M DSP",
-    instructions: 3_600_000,
+    instructions: 2_650_000,
 };
 
 /// What the program said of a model.
