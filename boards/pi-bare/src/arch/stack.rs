@@ -6,7 +6,7 @@ use core::ops::Range;
 use super::CORES;
 
 /// As in `kernel8.ld`, in words.
-const STACK: usize = 0x1_0000 / 8;
+const STACK: usize = 0x2_0000 / 8;
 const PAGE: usize = 0x1000 / 8;
 /// Nothing that a program leaves on a stack is likely to look like this.
 const PAINT: u64 = 0x5eed_ba5e_c0a7_ed00;

@@ -32,7 +32,7 @@ pub const EMULATOR: &str = "qemu-system-aarch64";
 /// Where the firmware loads the kernel, and the end of what is mapped for it (`kernel8.ld`).
 const IMAGE: Memory = Memory { name: "the first 2 MiB", start: 0x8_0000, bytes: (2 << 20) - 0x8_0000 };
 /// Stacks of all cores, with a page that is not there below each, and those for exceptions (`kernel8.ld`).
-const STACKS: u64 = 4 * (0x1000 + 0x1_0000 + 0x2000);
+const STACKS: u64 = 4 * (0x1000 + 0x2_0000 + 0x2000);
 /// What a Raspberry Pi needs on its card beside the kernel, from its makers.
 const FIRMWARE: [&str; 6] =
     ["bootcode.bin", "start.elf", "fixup.dat", "start4.elf", "fixup4.dat", "bcm2711-rpi-4-b.dtb"];

@@ -26,8 +26,8 @@ const NO_MODEL: &str = "(no model; Enter looks at the card again) ";
 const PATIENCE: Duration = Duration::from_secs(300);
 /// A memory that holds a part of [`MODEL`].
 const LITTLE: &str = "/memory 4700K\r";
-/// Bytes of its 64 KiB of stack that a core may use.
-const STACK: u64 = 48 << 10;
+/// Bytes of its 128 KiB of stack that a core may use.
+const STACK: u64 = 96 << 10;
 /// Code in which cores wait (`kernel8.ld`).
 const IDLE: std::ops::Range<u64> = 0x8_0400..0x8_0440;
 
