@@ -2,7 +2,7 @@
 //!
 //! A board is an implementation of [`Board`], listed in [`BOARDS`]. What boards have in common lies beside: running an
 //! emulator ([`qemu`]), reading what a program reports and comparing it with the host's own output ([`report`]), model
-//! files with a fault in them ([`fault`]).
+//! files with a fault in them ([`fault`]), images of SD cards ([`sd_image`]).
 
 mod bits;
 mod built;
@@ -10,8 +10,10 @@ mod elf;
 pub mod fault;
 mod mcu;
 mod mps2;
+mod pi_bare;
 pub mod qemu;
 pub mod report;
+mod sd_image;
 
 use std::path::PathBuf;
 
@@ -28,6 +30,10 @@ pub struct Request {
     pub model: Option<PathBuf>,
     /// Renews the stored snapshot instead of comparing with it.
     pub overwrite: bool,
+    /// The device, or the file, that `flash` writes to.
+    pub to: Option<PathBuf>,
+    /// A folder with the files that the board's makers ask for.
+    pub firmware: Option<PathBuf>,
 }
 
 /// A board: how its program is built, started and judged.
@@ -55,8 +61,15 @@ pub trait Board: Sync {
 }
 
 /// Every board.
-pub const BOARDS: &[&dyn Board] =
-    &[&mps2::AN500, &mps2::AN385, &bits::M3, &bits::M7, &built::STEP_SIZE, &built::TEMPLATE];
+pub const BOARDS: &[&dyn Board] = &[
+    &mps2::AN500,
+    &mps2::AN385,
+    &pi_bare::PiBare,
+    &bits::M3,
+    &bits::M7,
+    &built::STEP_SIZE,
+    &built::TEMPLATE,
+];
 
 /// What is done with a board.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -10,7 +10,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use elapid_core::kernels::Team;
 use elapid_pi_bare::storage::Bell;
 
-use super::mmu;
+use super::{mmu, stack};
 
 /// Cores of every board that this kernel runs on.
 pub const CORES: usize = 4;
@@ -85,6 +85,7 @@ fn send_event() {
 extern "C" fn other_core(core: usize) -> ! {
     // SAFETY: core 0 wrote the tables before it started this one.
     unsafe { mmu::turn_on() };
+    stack::paint(core);
     let slot = &SLOTS[core % CORES];
     let mut seen = 0;
     loop {
@@ -108,6 +109,7 @@ extern "C" fn main_core() -> ! {
         mmu::write_tables();
         mmu::turn_on();
     }
+    stack::paint(0);
     crate::main()
 }
 
