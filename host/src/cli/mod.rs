@@ -2,6 +2,7 @@
 
 mod bar;
 mod bench;
+mod board;
 mod info;
 mod interrupt;
 mod logits;
@@ -9,6 +10,7 @@ mod long;
 mod model;
 mod npy;
 mod output;
+mod package;
 mod perplexity;
 mod run;
 mod tokenize;
@@ -41,6 +43,9 @@ enum Command {
     Info(info::Args),
     Verify(verify::Args),
     Bench(bench::Args),
+    Board(board::Args),
+    #[command(hide = true)]
+    Package(package::Args),
 }
 
 /// Runs the program.
@@ -57,6 +62,8 @@ pub fn main() -> ExitCode {
         Command::Info(args) => info::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Board(args) => board::run(&args),
+        Command::Package(args) => package::run(&args),
     };
     match result {
         Ok(()) | Err(Error::ClosedOutput) => ExitCode::SUCCESS,
