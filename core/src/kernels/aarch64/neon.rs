@@ -3,7 +3,7 @@
 use core::arch::aarch64::*;
 use core::arch::asm;
 
-use super::order::{Bytes, Dots, Nibbles};
+use super::order::{Bytes, Dots, Nibbles, Pair};
 use super::{pairs, sdot};
 use crate::kernels::isa::{GROUP, Isa, LANES, TILE, TILES};
 use crate::kernels::{Scale, instantiate};
@@ -295,23 +295,31 @@ macro_rules! neon {
                 $dot::u5(w, x, sums)
             }
         }
-
-        impl Dots for $token {
-            #[inline(always)]
-            fn two_panels_i8(self, w: [&Bytes; 2], x: &[i8; GROUP]) -> [Self::I; 2] {
-                $dot::two_panels_i8(w, x)
-            }
-            #[inline(always)]
-            fn two_panels_u4(self, w: [&Nibbles; 2], x: &[i8; GROUP], sum: i32) -> [Self::I; 2] {
-                $dot::two_panels_u4(w, x, sum)
-            }
-            #[inline(always)]
-            fn dot_small<const T: usize>(self, w: &Bytes, x: &[[i8; GROUP]; T]) -> [Self::I; T] {
-                $dot::small(w, x)
-            }
-        }
     };
 }
 
 neon!(Neon, "NEON", 2, pairs);
 neon!(NeonDot, "NEON with dot product", 3, sdot);
+
+impl Dots for Neon {
+    #[inline(always)]
+    fn dot_small<const T: usize>(self, w: &Bytes, x: &[[i8; GROUP]; T]) -> [Self::I; T] {
+        pairs::small(w, x)
+    }
+}
+
+impl Dots for NeonDot {
+    #[inline(always)]
+    fn pair_i8(self, pair: &Pair<'_, Bytes>, sums: [Self::F; 2]) -> [Self::F; 2] {
+        sdot::pair_i8(pair, sums)
+    }
+    #[inline(always)]
+    fn pair_u4(self, pair: &Pair<'_, Nibbles>, sums: [Self::F; 2]) -> [Self::F; 2] {
+        sdot::pair_u4(pair, sums)
+    }
+    /// Small weights are no different here.
+    #[inline(always)]
+    fn dot_small<const T: usize>(self, w: &Bytes, x: &[[i8; GROUP]; T]) -> [Self::I; T] {
+        sdot::i8(w, x)
+    }
+}

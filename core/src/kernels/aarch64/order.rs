@@ -21,12 +21,58 @@ const STRIP: usize = 16;
 
 /// Dot products beyond those of [`Isa`].
 pub(in crate::kernels) trait Dots: Isa {
-    /// A group of two panels with one token.
-    fn two_panels_i8(self, w: [&Bytes; 2], x: &[i8; GROUP]) -> [Self::I; 2];
+    /// Adds two panels times one token to their sums.
+    #[inline(always)]
+    fn pair_i8(self, pair: &Pair<'_, Bytes>, sums: [Self::F; 2]) -> [Self::F; 2] {
+        in_turn::<Self, Q8>(self, pair, sums)
+    }
     /// The same for 4-bit weights.
-    fn two_panels_u4(self, w: [&Nibbles; 2], x: &[i8; GROUP], sum: i32) -> [Self::I; 2];
+    #[inline(always)]
+    fn pair_u4(self, pair: &Pair<'_, Nibbles>, sums: [Self::F; 2]) -> [Self::F; 2] {
+        in_turn::<Self, Q4>(self, pair, sums)
+    }
     /// A group of int8 within -8 and 7.
     fn dot_small<const T: usize>(self, w: &Bytes, x: &[[i8; GROUP]; T]) -> [Self::I; T];
+}
+
+/// The groups of two panels and of one token.
+pub(in crate::kernels) struct Pair<'a, G> {
+    /// Each panel's weights.
+    pub(super) w: [&'a [G]; 2],
+    /// Their scales, f16.
+    pub(super) ws: [&'a [[u8; 2 * LANES]]; 2],
+    /// The token's activations.
+    pub(super) x: &'a [[i8; GROUP]],
+    /// Their scales.
+    pub(super) xs: &'a [Scale],
+}
+
+impl<G> Pair<'_, G> {
+    /// Groups of which everything is there.
+    #[inline(always)]
+    pub(super) fn groups(&self) -> usize {
+        let ([wa, wb], [sa, sb]) = (self.w, self.ws);
+        wa.len().min(wb.len()).min(sa.len()).min(sb.len()).min(self.x.len()).min(self.xs.len())
+    }
+}
+
+/// Two panels times one token, group by group, so that what both need of the token is at hand.
+#[inline(always)]
+fn in_turn<S: Dots, P: Packed<S>>(s: S, pair: &Pair<'_, P::Group>, sums: [S::F; 2]) -> [S::F; 2] {
+    let ([mut a, mut b], [wa, wb], [sa, sb]) = (sums, pair.w, pair.ws);
+    let weights = wa.iter().zip(wb).zip(sa.iter().zip(sb));
+    for (((wa, wb), (sa, sb)), (x, xs)) in weights.zip(pair.x.iter().zip(pair.xs)) {
+        let (dot_a, dot_b, scale) = (P::one(s, wa, x, *xs), P::one(s, wb, x, *xs), s.splat(xs.scale));
+        a = joined(s, a, dot_a, sa, scale);
+        b = joined(s, b, dot_b, sb, scale);
+    }
+    [a, b]
+}
+
+/// A sum with a group's dot products, as the scales of weights and activations say.
+#[inline(always)]
+fn joined<S: Isa>(s: S, sum: S::F, dot: S::I, ws: &[u8; 2 * LANES], scale: S::F) -> S::F {
+    s.fma(s.int_to_float(dot), s.mul(s.load_f16_bytes(ws), scale), sum)
 }
 
 /// Weights of one token's products.
@@ -34,7 +80,7 @@ trait Packed<S: Dots> {
     type Group;
     fn groups(bytes: &[u8]) -> &[Self::Group];
     fn one(s: S, w: &Self::Group, x: &[i8; GROUP], xs: Scale) -> S::I;
-    fn two(s: S, w: [&Self::Group; 2], x: &[i8; GROUP], xs: Scale) -> [S::I; 2];
+    fn pair(s: S, pair: &Pair<'_, Self::Group>, sums: [S::F; 2]) -> [S::F; 2];
 }
 
 struct Q8;
@@ -50,8 +96,8 @@ impl<S: Dots> Packed<S> for Q8 {
         dot
     }
     #[inline(always)]
-    fn two(s: S, w: [&Bytes; 2], x: &[i8; GROUP], _: Scale) -> [S::I; 2] {
-        s.two_panels_i8(w, x)
+    fn pair(s: S, pair: &Pair<'_, Bytes>, sums: [S::F; 2]) -> [S::F; 2] {
+        s.pair_i8(pair, sums)
     }
 }
 
@@ -68,8 +114,8 @@ impl<S: Dots> Packed<S> for Q4 {
         dot
     }
     #[inline(always)]
-    fn two(s: S, w: [&Nibbles; 2], x: &[i8; GROUP], xs: Scale) -> [S::I; 2] {
-        s.two_panels_u4(w, x, xs.sum)
+    fn pair(s: S, pair: &Pair<'_, Nibbles>, sums: [S::F; 2]) -> [S::F; 2] {
+        s.pair_u4(pair, sums)
     }
 }
 
@@ -103,32 +149,25 @@ pub(in crate::kernels) fn matmul<S: Dots>(
 
 #[inline(always)]
 fn one_token<S: Dots, P: Packed<S>>(s: S, shape: &MatrixShape, panels: &[u8], x: &Input<'_>, y: &mut [f32]) {
-    let activations = || x.q.as_chunks::<GROUP>().0.iter().zip(x.scales);
     let panels = panels.chunks_exact(shape.panel_bytes() as usize);
     let y = y.as_chunks_mut::<LANES>().0;
     // Of panels for which there are weights: the last one may have no second to it, however long `y` is.
     let given = panels.len().min(y.len());
     let (pairs, last) = y[..given].as_chunks_mut::<2>();
     let mut panels = panels.map(|bytes| Panel::new(shape, bytes));
+    let (x, xs) = (x.q.as_chunks().0, x.scales);
     for [ya, yb] in pairs {
         let (Some(a), Some(b)) = (panels.next(), panels.next()) else { return };
-        let ([mut sum_a], [mut sum_b]) = (a.start(s), b.start(s));
-        let weights = P::groups(a.weights).iter().zip(P::groups(b.weights));
-        let scales = scales(&a).iter().zip(scales(&b));
-        for (((wa, wb), (sa, sb)), (q, xs)) in weights.zip(scales).zip(activations()) {
-            let [dot_a, dot_b] = P::two(s, [wa, wb], q, *xs);
-            let scale = s.splat(xs.scale);
-            sum_a = s.fma(s.int_to_float(dot_a), s.mul(s.load_f16_bytes(sa), scale), sum_a);
-            sum_b = s.fma(s.int_to_float(dot_b), s.mul(s.load_f16_bytes(sb), scale), sum_b);
-        }
+        let ([sum_a], [sum_b]) = (a.start(s), b.start(s));
+        let w = [P::groups(a.weights), P::groups(b.weights)];
+        let [sum_a, sum_b] = P::pair(s, &Pair { w, ws: [scales(&a), scales(&b)], x, xs }, [sum_a, sum_b]);
         s.store(sum_a, ya);
         s.store(sum_b, yb);
     }
     if let ([y], Some(panel)) = (last, panels.next()) {
         let [mut sum] = panel.start(s);
-        for ((w, ws), (q, xs)) in P::groups(panel.weights).iter().zip(scales(&panel)).zip(activations()) {
-            let dot = P::one(s, w, q, *xs);
-            sum = s.fma(s.int_to_float(dot), s.mul(s.load_f16_bytes(ws), s.splat(xs.scale)), sum);
+        for ((w, ws), (x, xs)) in P::groups(panel.weights).iter().zip(scales(&panel)).zip(x.iter().zip(xs)) {
+            sum = joined(s, sum, P::one(s, w, x, *xs), ws, s.splat(xs.scale));
         }
         s.store(sum, y);
     }

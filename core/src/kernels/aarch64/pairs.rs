@@ -209,19 +209,6 @@ pub(super) fn u4(w: &[[u8; TILE]; TILES / 2], x: &[i8; GROUP], sum: i32) -> Rows
     }
 }
 
-/// A group of int8 of two panels with one token.
-#[inline(always)]
-pub(super) fn two_panels_i8(w: [&[[u8; TILE]; TILES]; 2], x: &[i8; GROUP]) -> [Rows; 2] {
-    let ([a], [b]) = (i8(w[0], &[*x]), i8(w[1], &[*x]));
-    [a, b]
-}
-
-/// A group of 4-bit weights of two panels with one token.
-#[inline(always)]
-pub(super) fn two_panels_u4(w: [&[[u8; TILE]; TILES / 2]; 2], x: &[i8; GROUP], sum: i32) -> [Rows; 2] {
-    [u4(w[0], x, sum), u4(w[1], x, sum)]
-}
-
 /// A group of 3-bit weights with `T` tokens: 4 less in each is taken from the sums. Eight products reach 8 * 7 * 128 = 7,168.
 #[inline(always)]
 pub(super) fn u3<const T: usize>(w: &[[u8; TILE]; 3], x: &[[i8; GROUP]; T], sums: &[Scale; T]) -> [Rows; T] {
