@@ -17,7 +17,7 @@ mod share;
 mod x86_64;
 
 #[cfg(target_arch = "aarch64")]
-pub use aarch64::{Neon, NeonDot};
+pub use aarch64::{Neon, NeonDot, NeonI8mm};
 #[cfg(all(target_arch = "arm", feature = "dsp", feature = "fpu"))]
 pub use cortex_m::CortexM;
 pub use isa::{GROUP, Isa, LANES, TOKEN_BLOCK};

@@ -1,7 +1,7 @@
 //! `cargo xtask count`: instructions a token on ARM, counted in an emulator, and the limits that they must keep.
 //!
-//! Counts tell nothing of memory or of stalls, but they don't depend on the machine either: a change of a kernel shows to
-//! the last instruction.
+//! Counts tell nothing of memory or of stalls (`cargo xtask cycles` tells of those), but they don't depend on the machine
+//! either: a change of a kernel shows to the last instruction.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

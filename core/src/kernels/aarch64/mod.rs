@@ -1,4 +1,4 @@
-//! AArch64: NEON, and NEON with the dot product instructions (ARMv8.2).
+//! AArch64: NEON, NEON with the dot product instructions (ARMv8.2), and with the int8 matrix product (ARMv8.6).
 
 mod neon;
 mod order;
@@ -6,8 +6,9 @@ mod pairs;
 mod quad;
 mod scan;
 mod sdot;
+mod smmla;
 
-pub use neon::{Neon, NeonDot};
+pub use neon::{Neon, NeonDot, NeonI8mm};
 pub(super) use order::matmul;
 pub(super) use scan::scan;
 
@@ -22,6 +23,9 @@ pub(super) fn for_each_available(visit: &mut dyn FnMut(&'static dyn Kernels)) {
         visit(isa);
     }
     if let Some(isa) = NeonDot::detect() {
+        visit(isa);
+    }
+    if let Some(isa) = NeonI8mm::detect() {
         visit(isa);
     }
 }

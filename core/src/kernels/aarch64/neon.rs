@@ -4,7 +4,7 @@ use core::arch::aarch64::*;
 use core::arch::asm;
 
 use super::order::{Bytes, Dots, Nibbles, Pair};
-use super::{pairs, sdot};
+use super::{pairs, sdot, smmla};
 use crate::kernels::isa::{GROUP, Isa, LANES, TILE, TILES};
 use crate::kernels::{Scale, instantiate};
 use crate::num::Float;
@@ -16,6 +16,10 @@ pub struct Neon(());
 /// NEON with the dot product instructions.
 #[derive(Clone, Copy, Debug)]
 pub struct NeonDot(());
+
+/// NEON with the dot product and the int8 matrix product instructions.
+#[derive(Clone, Copy, Debug)]
+pub struct NeonI8mm(());
 
 impl Neon {
     /// The token, where the CPU has the features.
@@ -37,8 +41,22 @@ impl NeonDot {
     }
 }
 
+impl NeonI8mm {
+    /// The token, where the CPU has the features.
+    #[must_use]
+    pub fn detect() -> Option<&'static Self> {
+        NeonDot::detect()?;
+        #[cfg(feature = "std")]
+        let has = std::arch::is_aarch64_feature_detected!("i8mm");
+        #[cfg(not(feature = "std"))]
+        let has = cfg!(target_feature = "i8mm");
+        has.then_some(&Self(()))
+    }
+}
+
 instantiate!(Neon, [#[target_feature(enable = "neon")]], aarch64::matmul, aarch64::scan);
 instantiate!(NeonDot, [#[target_feature(enable = "neon,dotprod")]], aarch64::matmul, aarch64::scan);
+instantiate!(NeonI8mm, [#[target_feature(enable = "neon,dotprod,i8mm")]], aarch64::matmul, aarch64::scan);
 
 /// Calls intrinsics that need only the token's features.
 macro_rules! op {
@@ -300,10 +318,11 @@ macro_rules! neon {
 
 neon!(Neon, "NEON", 2, pairs);
 neon!(NeonDot, "NEON with dot product", 3, sdot);
+neon!(NeonI8mm, "NEON with int8 matrix product", 4, sdot);
 
 impl Dots for Neon {
     #[inline(always)]
-    fn dot_small<const T: usize>(self, w: &Bytes, x: &[[i8; GROUP]; T]) -> [Self::I; T] {
+    fn dot_prepared<const T: usize>(self, w: &Bytes, x: &[[i8; GROUP]; T]) -> [Self::I; T] {
         pairs::small(w, x)
     }
 }
@@ -317,9 +336,28 @@ impl Dots for NeonDot {
     fn pair_u4(self, pair: &Pair<'_, Nibbles>, sums: [Self::F; 2]) -> [Self::F; 2] {
         sdot::pair_u4(pair, sums)
     }
-    /// Small weights are no different here.
     #[inline(always)]
-    fn dot_small<const T: usize>(self, w: &Bytes, x: &[[i8; GROUP]; T]) -> [Self::I; T] {
+    fn dot_prepared<const T: usize>(self, w: &Bytes, x: &[[i8; GROUP]; T]) -> [Self::I; T] {
         sdot::i8(w, x)
+    }
+}
+
+impl Dots for NeonI8mm {
+    const PREPARES: bool = true;
+    #[inline(always)]
+    fn pair_i8(self, pair: &Pair<'_, Bytes>, sums: [Self::F; 2]) -> [Self::F; 2] {
+        sdot::pair_i8(pair, sums)
+    }
+    #[inline(always)]
+    fn pair_u4(self, pair: &Pair<'_, Nibbles>, sums: [Self::F; 2]) -> [Self::F; 2] {
+        sdot::pair_u4(pair, sums)
+    }
+    #[inline(always)]
+    fn prepare(self, w: &mut Bytes) {
+        smmla::prepare(w);
+    }
+    #[inline(always)]
+    fn dot_prepared<const T: usize>(self, w: &Bytes, x: &[[i8; GROUP]; T]) -> [Self::I; T] {
+        smmla::i8(w, x)
     }
 }

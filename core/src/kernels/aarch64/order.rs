@@ -31,8 +31,13 @@ pub(in crate::kernels) trait Dots: Isa {
     fn pair_u4(self, pair: &Pair<'_, Nibbles>, sums: [Self::F; 2]) -> [Self::F; 2] {
         in_turn::<Self, Q4>(self, pair, sums)
     }
-    /// A group of int8 within -8 and 7.
-    fn dot_small<const T: usize>(self, w: &Bytes, x: &[[i8; GROUP]; T]) -> [Self::I; T];
+    /// Whether weights of 8 bits are prepared for many tokens too, not only those that are widened for them.
+    const PREPARES: bool = false;
+    /// A group in the order in which `dot_prepared` takes it.
+    #[inline(always)]
+    fn prepare(self, _w: &mut Bytes) {}
+    /// A prepared group of int8, within -8 and 7 unless all are prepared.
+    fn dot_prepared<const T: usize>(self, w: &Bytes, x: &[[i8; GROUP]; T]) -> [Self::I; T];
 }
 
 /// The groups of two panels and of one token.
@@ -209,15 +214,25 @@ fn many_tokens<S: Dots>(s: S, shape: &MatrixShape, panels: &[u8], x: &Input<'_>,
                 s.store(s.load_f16_bytes(from), to);
             }
             let scales = &strip.scales[..groups.len()];
-            if shape.quant() == Quant::Q4 {
+            let four_bits = shape.quant() == Quant::Q4;
+            if four_bits {
                 let nibbles =
                     <Q4 as Packed<S>>::groups(panel.weights).get(groups.clone()).unwrap_or_default();
                 for (from, to) in nibbles.iter().zip(&mut strip.tiles) {
                     widen(from, to);
+                    s.prepare(to);
+                }
+                all_blocks::<S, true>(s, &strip.tiles, scales, x, (all, &groups), y);
+                continue;
+            }
+            let tiles = <Q8 as Packed<S>>::groups(panel.weights).get(groups.clone()).unwrap_or_default();
+            if S::PREPARES {
+                for (from, to) in tiles.iter().zip(&mut strip.tiles) {
+                    *to = *from;
+                    s.prepare(to);
                 }
                 all_blocks::<S, true>(s, &strip.tiles, scales, x, (all, &groups), y);
             } else {
-                let tiles = <Q8 as Packed<S>>::groups(panel.weights).get(groups.clone()).unwrap_or_default();
                 all_blocks::<S, false>(s, tiles, scales, x, (all, &groups), y);
             }
         }
@@ -226,7 +241,7 @@ fn many_tokens<S: Dots>(s: S, shape: &MatrixShape, panels: &[u8], x: &Input<'_>,
 
 /// A strip, some groups of all, times all tokens.
 #[inline(always)]
-fn all_blocks<S: Dots, const SMALL: bool>(
+fn all_blocks<S: Dots, const PREPARED: bool>(
     s: S,
     tiles: &[Bytes],
     scales: &[[f32; LANES]],
@@ -238,25 +253,31 @@ fn all_blocks<S: Dots, const SMALL: bool>(
         let Some(x) = Block::new(x, i * TOKEN_BLOCK, all, groups) else { return };
         let tokens = x.tokens.min(y.len());
         let mut first = 0;
+        if S::BLOCK == 4 {
+            while first + 4 <= tokens {
+                tile::<S, PREPARED, 4>(s, tiles, scales, &x, first, y);
+                first += 4;
+            }
+        }
         if S::BLOCK == 3 {
             while first + 3 <= tokens {
-                tile::<S, SMALL, 3>(s, tiles, scales, &x, first, y);
+                tile::<S, PREPARED, 3>(s, tiles, scales, &x, first, y);
                 first += 3;
             }
         }
         while first + 2 <= tokens {
-            tile::<S, SMALL, 2>(s, tiles, scales, &x, first, y);
+            tile::<S, PREPARED, 2>(s, tiles, scales, &x, first, y);
             first += 2;
         }
         if first < tokens {
-            tile::<S, SMALL, 1>(s, tiles, scales, &x, first, y);
+            tile::<S, PREPARED, 1>(s, tiles, scales, &x, first, y);
         }
     }
 }
 
 /// Adds a strip times `T` tokens to their sums.
 #[inline(always)]
-fn tile<S: Dots, const SMALL: bool, const T: usize>(
+fn tile<S: Dots, const PREPARED: bool, const T: usize>(
     s: S,
     tiles: &[Bytes],
     scales: &[[f32; LANES]],
@@ -276,7 +297,7 @@ fn tile<S: Dots, const SMALL: bool, const T: usize>(
         else {
             return;
         };
-        let dots = if SMALL { s.dot_small(w, q) } else { s.dot_i8(w, q, xs) };
+        let dots = if PREPARED { s.dot_prepared(w, q) } else { s.dot_i8(w, q, xs) };
         let ws = s.load(ws);
         for t in 0..T {
             sums[t] = s.fma(s.int_to_float(dots[t]), s.mul(ws, s.splat(xs[t].scale)), sums[t]);

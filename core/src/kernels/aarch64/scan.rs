@@ -196,23 +196,29 @@ impl Exp {
         }
     }
 
+    /// Of several vectors side by side: of one alone, each operation would wait for the one before.
     #[inline(always)]
-    fn of(&self, x: float32x4_t) -> float32x4_t {
+    fn each<const K: usize>(&self, x: [float32x4_t; K]) -> [float32x4_t; K] {
+        /// An operation on each of them.
+        macro_rules! each {
+            (|$i:ident| $e:expr) => {
+                core::array::from_fn::<_, K, _>(|$i| op!($e))
+            };
+        }
         let [low, high] = self.factors;
-        op!({
-            let x = vmaxnmq_f32(x, self.floor);
-            let shifted = vfmaq_laneq_f32::<0>(self.magic, x, low);
-            let n = vsubq_f32(shifted, self.magic);
-            let r = vfmaq_laneq_f32::<1>(x, n, low);
-            let r = vfmaq_laneq_f32::<2>(r, n, low);
-            let r2 = vmulq_f32(r, r);
-            let p01 = vfmaq_laneq_f32::<3>(self.p0, r, low);
-            let p23 = vfmaq_laneq_f32::<0>(self.p2, r, high);
-            let p234 = vfmaq_laneq_f32::<1>(p23, r2, high);
-            let p = vfmaq_f32(p01, p234, r2);
-            let e = vaddq_f32(self.one, vfmaq_f32(r, p, r2));
-            add_exponent(e, vreinterpretq_u32_f32(shifted), self.exponent)
-        })
+        let x = each!(|i| vmaxnmq_f32(x[i], self.floor));
+        let shifted = each!(|i| vfmaq_laneq_f32::<0>(self.magic, x[i], low));
+        let n = each!(|i| vsubq_f32(shifted[i], self.magic));
+        let r = each!(|i| vfmaq_laneq_f32::<1>(x[i], n[i], low));
+        let r = each!(|i| vfmaq_laneq_f32::<2>(r[i], n[i], low));
+        let r2 = each!(|i| vmulq_f32(r[i], r[i]));
+        let p01 = each!(|i| vfmaq_laneq_f32::<3>(self.p0, r[i], low));
+        let p23 = each!(|i| vfmaq_laneq_f32::<0>(self.p2, r[i], high));
+        let p234 = each!(|i| vfmaq_laneq_f32::<1>(p23[i], r2[i], high));
+        let p = each!(|i| vfmaq_f32(p01[i], p234[i], r2[i]));
+        let e = each!(|i| vfmaq_f32(r[i], p[i], r2[i]));
+        let e = each!(|i| vaddq_f32(self.one, e[i]));
+        core::array::from_fn(|i| add_exponent(e[i], op!(vreinterpretq_u32_f32(shifted[i])), self.exponent))
     }
 }
 
@@ -235,20 +241,24 @@ struct Channels<const T: usize> {
 }
 
 impl<const T: usize> Channels<T> {
+    /// `exp(dt A)` of a state for all tokens and of as many states behind it as make `V` vectors.
+    #[inline(always)]
+    fn decays<const V: usize>(&self, exp: &Exp, a: &[float32x4_t]) -> [float32x4_t; V] {
+        exp.each(core::array::from_fn(|i| op!(vmulq_f32(self.step[i % T], a[i / T]))))
+    }
+
     /// One state of each channel: `h = exp(dt A) h + dt u B`, `y += C h`, with B and C in lane `N`.
     #[inline(always)]
     fn pass<H: Hold, const N: i32>(
         &mut self,
-        exp: &Exp,
-        a: float32x4_t,
+        decay: [float32x4_t; T],
         state: &mut [H::Element; LANE],
         b: &[float32x4_t; T],
         c: &[float32x4_t; T],
     ) {
         let mut h = H::get(state);
         for t in 0..T {
-            let decay = exp.of(op!(vmulq_f32(self.step[t], a)));
-            h = op!(vfmaq_f32(vmulq_laneq_f32::<N>(self.step_u[t], b[t]), decay, h));
+            h = op!(vfmaq_f32(vmulq_laneq_f32::<N>(self.step_u[t], b[t]), decay[t], h));
             self.y[t] = op!(vfmaq_laneq_f32::<N>(self.y[t], h, c[t]));
             if t + 1 < T {
                 h = H::keep(h);
@@ -279,21 +289,29 @@ fn scan_block<H: Hold, const T: usize>(
         channels.step_u[t] = op!(vmulq_f32(channels.step[t], load(four(&u[t], quarter))));
     }
     let exp = Exp::new();
+    // A state's decays among those of all four, each token's; whole states in a row, so that only the place in it counts.
+    let of = |decays: &[float32x4_t; LANE], state: usize| -> [float32x4_t; T] {
+        core::array::from_fn(|t| decays[(state * T + t) % LANE])
+    };
     for (panel, (a, state)) in a.chunks(LANES).zip(state.chunks_mut(LANES)).enumerate() {
         let of_panel =
             |x| <[f32]>::as_chunks::<LANES>(x).0.get(panel * input.tokens + first..)?.first_chunk::<T>();
         let (Some(b), Some(c)) = (of_panel(input.b), of_panel(input.c)) else { return };
         let (a4, a) = a.as_chunks::<LANE>();
         let (states, state) = state.as_chunks_mut::<LANE>();
-        for (i, ([a0, a1, a2, a3], [h0, h1, h2, h3])) in a4.iter().zip(states).enumerate() {
+        for (i, (a4, [h0, h1, h2, h3])) in a4.iter().zip(states).enumerate() {
             let (mut b4, mut c4) = (zero, zero);
             for t in 0..T {
                 (b4[t], c4[t]) = (load(four(&b[t], i)), load(four(&c[t], i)));
             }
-            channels.pass::<H, 0>(&exp, weight(a0, quarter), four_mut(h0, quarter), &b4, &c4);
-            channels.pass::<H, 1>(&exp, weight(a1, quarter), four_mut(h1, quarter), &b4, &c4);
-            channels.pass::<H, 2>(&exp, weight(a2, quarter), four_mut(h2, quarter), &b4, &c4);
-            channels.pass::<H, 3>(&exp, weight(a3, quarter), four_mut(h3, quarter), &b4, &c4);
+            let a4 = a4.each_ref().map(|a| weight(a, quarter));
+            // Four vectors at once: all states of one token, or two of two tokens.
+            let first = channels.decays::<LANE>(&exp, &a4);
+            channels.pass::<H, 0>(of(&first, 0), four_mut(h0, quarter), &b4, &c4);
+            channels.pass::<H, 1>(of(&first, 1), four_mut(h1, quarter), &b4, &c4);
+            let last = if T == 1 { first } else { channels.decays(&exp, &a4[2..]) };
+            channels.pass::<H, 2>(of(&last, 2), four_mut(h2, quarter), &b4, &c4);
+            channels.pass::<H, 3>(of(&last, 3), four_mut(h3, quarter), &b4, &c4);
         }
         for (i, (a, h)) in a.iter().zip(state).enumerate() {
             let (mut b1, mut c1) = (zero, zero);
@@ -301,7 +319,8 @@ fn scan_block<H: Hold, const T: usize>(
                 let n = (LANE * a4.len() + i) % LANES;
                 (b1[t], c1[t]) = (op!(vdupq_n_f32(b[t][n])), op!(vdupq_n_f32(c[t][n])));
             }
-            channels.pass::<H, 0>(&exp, weight(a, quarter), four_mut(h, quarter), &b1, &c1);
+            let decay = channels.decays::<T>(&exp, &[weight(a, quarter)]);
+            channels.pass::<H, 0>(decay, four_mut(h, quarter), &b1, &c1);
         }
     }
     let d = weight(&d[0], quarter);
