@@ -4,7 +4,7 @@
 // spin table (see `cores.rs`), to which they then jump. Until the MMU is on, memory is device memory to the CPU: every
 // access must be aligned, and there are no exclusive accesses.
 
-.equ STACK, 0x10000
+.equ STACK, 0x20000
 .equ EXCEPTION_STACK, 0x2000
 .equ PAGE, 4096
 
