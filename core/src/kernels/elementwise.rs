@@ -251,15 +251,10 @@ fn scan_panels<S: Isa, H: Hold<S>>(
     if n == 0 || range.is_empty() {
         return;
     }
-    let from_memory = range.len() == 1;
     let weights = panels.as_chunks::<{ 4 * LANES }>().0.chunks_exact(n + 1);
     let state = state.as_chunks_mut::<LANES>().0.chunks_exact_mut(n);
     let inputs = rows(dt).chunks_exact(tokens).zip(rows(z).chunks_exact(tokens));
     for (((w, h), (dt, z)), u) in weights.zip(state).zip(inputs).zip(rows_mut(u).chunks_exact_mut(tokens)) {
-        if from_memory {
-            w.iter().for_each(|line| s.prefetch(line, S::AHEAD));
-            h.iter().for_each(|line| s.prefetch(line, S::AHEAD));
-        }
         let mut t = range.start;
         if S::LOCKSTEP == 2 {
             while t + 2 <= range.end {

@@ -60,7 +60,7 @@ pub trait Isa: Float + Send + Sync + 'static {
 
     /// Asks for the cache line `ahead` bytes behind the start of `from`. It need not exist.
     #[inline(always)]
-    fn prefetch<T>(self, _from: &T, _ahead: usize) {}
+    fn prefetch(self, _from: &u8, _ahead: usize) {}
 
     /// [`num::exp`] of sixteen lanes. This and the next two are methods so that an instruction set whose registers don't hold
     /// sixteen lanes can call a function for one of them.

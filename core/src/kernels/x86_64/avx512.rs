@@ -146,7 +146,7 @@ impl Isa for Avx512 {
         op!(_mm512_setzero_si512())
     }
     #[inline(always)]
-    fn prefetch<T>(self, from: &T, ahead: usize) {
+    fn prefetch(self, from: &u8, ahead: usize) {
         op!(_mm_prefetch::<_MM_HINT_T0>(core::ptr::from_ref(from).wrapping_byte_add(ahead).cast()))
     }
     /// `vpdpbusd` wants unsigned weights: w + 128, from which 128 times the sum of the activations is taken.

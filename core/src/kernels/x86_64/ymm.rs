@@ -169,7 +169,7 @@ macro_rules! lanes {
                 [op!(_mm256_setzero_si256()); 2]
             }
             #[inline(always)]
-            fn prefetch<T>(self, from: &T, ahead: usize) {
+            fn prefetch(self, from: &u8, ahead: usize) {
                 super::ymm::prefetch(from, ahead);
             }
             #[inline(always)]
@@ -219,7 +219,7 @@ pub(super) use lanes;
 
 /// See [`Isa::prefetch`](crate::kernels::Isa::prefetch).
 #[inline(always)]
-pub(super) fn prefetch<T>(from: &T, ahead: usize) {
+pub(super) fn prefetch(from: &u8, ahead: usize) {
     op!(_mm_prefetch::<_MM_HINT_T0>(core::ptr::from_ref(from).wrapping_byte_add(ahead).cast()))
 }
 
