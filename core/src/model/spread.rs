@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use super::run::for_each_run;
 use super::session::Members;
-use super::state::Undo;
+use super::state::{Undo, copy};
 use super::{Model, StepError};
 use crate::format::{MatrixShape, Part, Section};
 use crate::kernels::{
@@ -157,7 +157,7 @@ impl Model<'_> {
                         let u = &mut u[at.start * stride..at.end * stride];
                         for (i, (slot, tokens_of_slot)) in members.of(tokens).enumerate() {
                             let state = &mut states.row(slot)[at.start * kept..at.end * kept];
-                            save(state, copies.row(i), at.start * kept);
+                            copy(copies.row(i).get_mut(at.start * kept..).unwrap_or_default(), state);
                             self.kernels.conv_silu(d_conv, tokens, tokens_of_slot, panels, state, x, u);
                         }
                     }
@@ -204,7 +204,7 @@ impl Model<'_> {
                                 let u = &mut u[at.start * stride..at.end * stride];
                                 for (i, (slot, range)) in members.of(input.tokens).enumerate() {
                                     let state = &mut states.row(slot)[at.start * held..at.end * held];
-                                    save(state, copies.row(i), at.start * held);
+                                    copy(copies.row(i).get_mut(at.start * held..).unwrap_or_default(), state);
                                     let input = ScanInput { range, ..input.clone() };
                                     self.kernels.scan(panels, $kind(state), &input, dt, z, u);
                                 }
@@ -215,8 +215,8 @@ impl Model<'_> {
             }
             undo.ssm = first + run.panels;
             match (&mut *state, &mut undo.state.ssm) {
-                (SsmState::F32(state), SsmState::F32(copy)) => scan_as!(SsmState::F32, state, copy),
-                (SsmState::F16(state), SsmState::F16(copy)) => scan_as!(SsmState::F16, state, copy),
+                (SsmState::F32(state), SsmState::F32(saved)) => scan_as!(SsmState::F32, state, saved),
+                (SsmState::F16(state), SsmState::F16(saved)) => scan_as!(SsmState::F16, state, saved),
                 _ => debug_assert!(false, "states of two kinds"),
             }
         })?;
@@ -227,12 +227,5 @@ impl Model<'_> {
     fn of_layer(&self, layer: u32, len: usize) -> (usize, Range<usize>) {
         let layer = layer as usize;
         (self.config().n_layer as usize * len, layer * len..(layer + 1) * len)
-    }
-}
-
-/// Copies to what begins at `from` in `to`, where there is room.
-fn save<T: Copy>(state: &[T], to: &mut [T], from: usize) {
-    for (to, from) in to.iter_mut().skip(from).zip(state) {
-        *to = *from;
     }
 }

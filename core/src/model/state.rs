@@ -104,12 +104,13 @@ impl<'u> Undo<'u> {
 
     /// Gives the layer of the sequence that takes part as `i`-th its state back.
     pub(super) fn restore(&mut self, config: &Config, i: usize, layer: &mut State<'_>) {
-        let copy = self.state.layer(config, i);
-        restore(layer.conv, copy.conv, self.conv * (config.d_conv as usize - 1) * LANES);
+        let saved = self.state.layer(config, i);
+        let len = self.conv * (config.d_conv as usize - 1) * LANES;
+        copy(layer.conv, first(saved.conv, len));
         let len = self.ssm * config.d_state as usize * LANES;
-        match (&mut layer.ssm, copy.ssm) {
-            (SsmState::F32(to), SsmState::F32(from)) => restore(to, from, len),
-            (SsmState::F16(to), SsmState::F16(from)) => restore(to, from, len),
+        match (&mut layer.ssm, saved.ssm) {
+            (SsmState::F32(to), SsmState::F32(from)) => copy(to, first(from, len)),
+            (SsmState::F16(to), SsmState::F16(from)) => copy(to, first(from, len)),
             _ => debug_assert!(false, "states of two kinds"),
         }
     }
@@ -119,9 +120,14 @@ fn part<T>(all: &mut [T], len: usize, index: usize) -> &mut [T] {
     all.get_mut(index * len..(index + 1) * len).unwrap_or_default()
 }
 
-/// Copies the first `len` elements, or all.
-fn restore<T: Copy>(to: &mut [T], from: &[T], len: usize) {
-    for (to, from) in to.iter_mut().zip(from).take(len) {
+/// Copies as much as there is room for.
+pub(super) fn copy<T: Copy>(to: &mut [T], from: &[T]) {
+    for (to, from) in to.iter_mut().zip(from) {
         *to = *from;
     }
+}
+
+/// The first `len` elements, or all.
+fn first<T>(all: &[T], len: usize) -> &[T] {
+    all.get(..len).unwrap_or(all)
 }
