@@ -206,16 +206,7 @@ impl Isa for Avx512 {
         x: &[[i8; GROUP]; T],
         sums: &[Scale; T],
     ) -> [__m512i; T] {
-        let mut acc = [self.zero_bits(); T];
-        for t in 0..T {
-            acc[t] = op!(_mm512_set1_epi32(sums[t].sum.wrapping_mul(-4)));
-        }
-        for (k, w) in three_bits(w).into_iter().enumerate() {
-            for t in 0..T {
-                acc[t] = op!(_mm512_dpbusd_epi32(acc[t], w, _mm512_set1_epi32(word(&x[t], k))));
-            }
-        }
-        acc
+        less(4, three_bits(w), x, sums)
     }
     #[inline(always)]
     fn dot_u5<const T: usize>(
@@ -224,17 +215,28 @@ impl Isa for Avx512 {
         x: &[[i8; GROUP]; T],
         sums: &[Scale; T],
     ) -> [__m512i; T] {
-        let mut acc = [self.zero_bits(); T];
-        for t in 0..T {
-            acc[t] = op!(_mm512_set1_epi32(sums[t].sum.wrapping_mul(-16)));
-        }
-        for (k, w) in five_bits(w).into_iter().enumerate() {
-            for t in 0..T {
-                acc[t] = op!(_mm512_dpbusd_epi32(acc[t], w, _mm512_set1_epi32(word(&x[t], k))));
-            }
-        }
-        acc
+        less(16, five_bits(w), x, sums)
     }
+}
+
+/// Dot products of tiles of unsigned bytes, each less `offset`.
+#[inline(always)]
+fn less<const T: usize>(
+    offset: i32,
+    w: [__m512i; TILES],
+    x: &[[i8; GROUP]; T],
+    sums: &[Scale; T],
+) -> [__m512i; T] {
+    let mut acc = [op!(_mm512_setzero_si512()); T];
+    for t in 0..T {
+        acc[t] = op!(_mm512_set1_epi32(sums[t].sum.wrapping_mul(-offset)));
+    }
+    for (k, w) in w.into_iter().enumerate() {
+        for t in 0..T {
+            acc[t] = op!(_mm512_dpbusd_epi32(acc[t], w, _mm512_set1_epi32(word(&x[t], k))));
+        }
+    }
+    acc
 }
 
 /// A group of 3-bit weights as eight tiles of bytes.

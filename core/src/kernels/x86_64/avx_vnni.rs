@@ -78,27 +78,28 @@ fn dot_u4<const T: usize>(
 /// 3 bits are unsigned as they are; 4 times the sum of the activations is taken from the start.
 #[inline(always)]
 fn dot_u3<const T: usize>(w: &[[u8; TILE]; 3], x: &[[i8; GROUP]; T], sums: &[Scale; T]) -> [[__m256i; 2]; T] {
-    let mut acc = [splat_bits(0); T];
-    for t in 0..T {
-        acc[t] = splat_bits(sums[t].sum.wrapping_mul(-4));
-    }
-    for (k, w) in three_bits(w).into_iter().enumerate() {
-        for t in 0..T {
-            let x = op!(_mm256_set1_epi32(word(&x[t], k)));
-            acc[t] = [dot(acc[t][0], w[0], x), dot(acc[t][1], w[1], x)];
-        }
-    }
-    acc
+    less(4, three_bits(w), x, sums)
 }
 
 /// 5 bits are unsigned as they are; 16 times the sum of the activations is taken from the start.
 #[inline(always)]
 fn dot_u5<const T: usize>(w: &[[u8; TILE]; 5], x: &[[i8; GROUP]; T], sums: &[Scale; T]) -> [[__m256i; 2]; T] {
+    less(16, five_bits(w), x, sums)
+}
+
+/// Dot products of tiles of unsigned bytes, each less `offset`.
+#[inline(always)]
+fn less<const T: usize>(
+    offset: i32,
+    w: [[__m256i; 2]; TILES],
+    x: &[[i8; GROUP]; T],
+    sums: &[Scale; T],
+) -> [[__m256i; 2]; T] {
     let mut acc = [splat_bits(0); T];
     for t in 0..T {
-        acc[t] = splat_bits(sums[t].sum.wrapping_mul(-16));
+        acc[t] = splat_bits(sums[t].sum.wrapping_mul(-offset));
     }
-    for (k, w) in five_bits(w).into_iter().enumerate() {
+    for (k, w) in w.into_iter().enumerate() {
         for t in 0..T {
             let x = op!(_mm256_set1_epi32(word(&x[t], k)));
             acc[t] = [dot(acc[t][0], w[0], x), dot(acc[t][1], w[1], x)];
