@@ -3,7 +3,7 @@
 use core::arch::asm;
 
 use super::scan::{Channel, States};
-use super::thumb2::{ROWS, accumulate, quarter, states_by_hand};
+use super::thumb2::{ROWS, dot_by_hand, quarter, states_by_hand};
 use super::{Activations, Dot, Group, Sums, TILE, TILES, instantiate};
 use crate::fixed::num::Row;
 
@@ -137,44 +137,4 @@ fn four_u4(w: &[[u8; TILE]; TILES / 2], q: usize, x: &Activations, start: i32) -
 
 states_by_hand!(states_dsp, "smmulr {h}, {h}, {q}", "adc {h}, {h}, {b}");
 
-impl Dot for Dsp {
-    const NAME: &'static str = "Cortex-M DSP";
-    const VECTORS: bool = false;
-
-    #[inline(always)]
-    fn dot_i8<const T: usize>(self, w: &[[u8; TILE]; TILES], x: &[Activations; T]) -> [Row; T] {
-        let mut rows = [[0; 16]; T];
-        for t in 0..T {
-            for (quarter, row) in rows[t].as_chunks_mut().0.iter_mut().enumerate() {
-                *row = four_i8(w, quarter, &x[t]);
-            }
-        }
-        rows
-    }
-
-    #[inline(always)]
-    fn dot_u4<const T: usize>(
-        self,
-        w: &[[u8; TILE]; TILES / 2],
-        x: &[Activations; T],
-        groups: &[Group; T],
-    ) -> [Row; T] {
-        let mut rows = [[0; 16]; T];
-        for t in 0..T {
-            for (quarter, row) in rows[t].as_chunks_mut().0.iter_mut().enumerate() {
-                *row = four_u4(w, quarter, &x[t], -8 * groups[t].sum);
-            }
-        }
-        rows
-    }
-
-    #[inline(always)]
-    fn accumulate(self, dots: &Row, ws: &[u8; 32], down: u32, sums: &mut Sums) {
-        accumulate(dots, ws, down, sums);
-    }
-
-    #[inline(always)]
-    fn states(self, channel: &Channel, all: States<'_>) -> (i32, u32) {
-        states_dsp(channel, all)
-    }
-}
+dot_by_hand!(Dsp, "Cortex-M DSP", four_i8, four_u4, states_dsp);

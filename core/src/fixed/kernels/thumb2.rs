@@ -267,44 +267,53 @@ pub(super) fn decays(channel: &Channel, a: &[[u8; 64]; 16], lane: usize) -> Mayb
     decays
 }
 
-impl Dot for Thumb2 {
-    const NAME: &'static str = "Thumb-2";
-    const VECTORS: bool = false;
+/// [`Dot`] by functions for four rows of a group, and one for the states.
+macro_rules! dot_by_hand {
+    ($isa:ident, $name:literal, $four_i8:path, $four_u4:path, $states:path) => {
+        impl Dot for $isa {
+            const NAME: &'static str = $name;
+            const VECTORS: bool = false;
 
-    #[inline(always)]
-    fn dot_i8<const T: usize>(self, w: &[[u8; TILE]; TILES], x: &[Activations; T]) -> [Row; T] {
-        let mut rows = [[0; 16]; T];
-        for t in 0..T {
-            for (quarter, row) in rows[t].as_chunks_mut().0.iter_mut().enumerate() {
-                *row = four_i8(w, quarter, &x[t]);
+            #[inline(always)]
+            fn dot_i8<const T: usize>(self, w: &[[u8; TILE]; TILES], x: &[Activations; T]) -> [Row; T] {
+                let mut rows = [[0; 16]; T];
+                for t in 0..T {
+                    for (quarter, row) in rows[t].as_chunks_mut().0.iter_mut().enumerate() {
+                        *row = $four_i8(w, quarter, &x[t]);
+                    }
+                }
+                rows
+            }
+
+            #[inline(always)]
+            fn dot_u4<const T: usize>(
+                self,
+                w: &[[u8; TILE]; TILES / 2],
+                x: &[Activations; T],
+                groups: &[Group; T],
+            ) -> [Row; T] {
+                let mut rows = [[0; 16]; T];
+                for t in 0..T {
+                    for (quarter, row) in rows[t].as_chunks_mut().0.iter_mut().enumerate() {
+                        *row = $four_u4(w, quarter, &x[t], -8 * groups[t].sum);
+                    }
+                }
+                rows
+            }
+
+            #[inline(always)]
+            fn accumulate(self, dots: &Row, ws: &[u8; 32], down: u32, sums: &mut Sums) {
+                $crate::fixed::kernels::thumb2::accumulate(dots, ws, down, sums);
+            }
+
+            #[inline(always)]
+            fn states(self, channel: &Channel, all: States<'_>) -> (i32, u32) {
+                $states(channel, all)
             }
         }
-        rows
-    }
-
-    #[inline(always)]
-    fn dot_u4<const T: usize>(
-        self,
-        w: &[[u8; TILE]; TILES / 2],
-        x: &[Activations; T],
-        groups: &[Group; T],
-    ) -> [Row; T] {
-        let mut rows = [[0; 16]; T];
-        for t in 0..T {
-            for (quarter, row) in rows[t].as_chunks_mut().0.iter_mut().enumerate() {
-                *row = four_u4(w, quarter, &x[t], -8 * groups[t].sum);
-            }
-        }
-        rows
-    }
-
-    #[inline(always)]
-    fn accumulate(self, dots: &Row, ws: &[u8; 32], down: u32, sums: &mut Sums) {
-        accumulate(dots, ws, down, sums);
-    }
-
-    #[inline(always)]
-    fn states(self, channel: &Channel, all: States<'_>) -> (i32, u32) {
-        states(channel, all)
-    }
+    };
 }
+#[cfg(any(target_feature = "dsp", feature = "dsp"))]
+pub(super) use dot_by_hand;
+
+dot_by_hand!(Thumb2, "Thumb-2", four_i8, four_u4, states);
