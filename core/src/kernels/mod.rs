@@ -14,7 +14,7 @@ mod matmul;
 mod scalar;
 mod share;
 #[cfg(target_arch = "x86_64")]
-mod x86_64;
+pub(crate) mod x86_64;
 
 #[cfg(target_arch = "aarch64")]
 pub use aarch64::{Neon, NeonDot};

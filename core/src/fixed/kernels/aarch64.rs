@@ -82,7 +82,11 @@ impl Dot for Neon {
                 }
             }
         }
-        sums.map(|sums| store(sums, 0))
+        let mut rows = [[0; 16]; T];
+        for t in 0..T {
+            rows[t] = store(sums[t], 0);
+        }
+        rows
     }
 
     #[inline(always)]
@@ -111,6 +115,10 @@ impl Dot for Neon {
                 }
             }
         }
-        core::array::from_fn(|t| store(sums[t], -8 * groups[t].sum))
+        let mut rows = [[0; 16]; T];
+        for t in 0..T {
+            rows[t] = store(sums[t], -8 * groups[t].sum);
+        }
+        rows
     }
 }

@@ -4,6 +4,8 @@
 //! which is the same for all rows, and multiplied with the weights' scale, below 2^25 in units of 2^-24, it is added up in
 //! 64 bits, exactly: 4096 groups, the most that a configuration can have, stay below 2^63.
 
+use core::array;
+
 use super::elementwise::WIDE;
 use super::{Activations, Dot, Group, Input, TILE, TILES, WideMut, numbers, rows_mut};
 use crate::fixed::num::{LOW, Row, saturated, shift_long};
@@ -62,8 +64,9 @@ impl Packed for Q4 {
     }
 }
 
-/// The parts of a panel.
+/// A panel and its parts.
 struct Panel<'a> {
+    bytes: &'a [u8],
     scales: &'a [[u8; 32]],
     weights: &'a [u8],
     bias: Option<&'a [u8; 64]>,
@@ -74,19 +77,28 @@ impl<'a> Panel<'a> {
     fn new(shape: &MatrixShape, bytes: &'a [u8]) -> Option<Self> {
         let (scales, rest) = bytes.split_at_checked(shape.scale_bytes() as usize)?;
         let (weights, bias) = rest.split_at_checked(shape.weight_bytes() as usize)?;
-        Some(Self { scales: scales.as_chunks().0, weights, bias: bias.first_chunk() })
+        Some(Self { bytes, scales: scales.as_chunks().0, weights, bias: bias.first_chunk() })
     }
 }
 
 /// Sixteen scales in units of 2^-24: f16 is an integer of 11 bits, shifted. A scale of 2 or more saturates, just below 2.
 #[inline(always)]
-fn scales(bytes: &[u8; 32]) -> Row {
+pub(super) fn scales(bytes: &[u8; 32]) -> Row {
     let (bytes, _) = bytes.as_chunks::<2>();
     let mut scales = [0; 16];
     for i in 0..16 {
         scales[i] = scale(u16::from_le_bytes(bytes[i]));
     }
     scales
+}
+
+/// Adds a group's dot products times decoded scales.
+#[inline(always)]
+pub(super) fn add_scaled(dots: &Row, scales: &Row, down: u32, sums: &mut Sums) {
+    let half = (1 << down) >> 1;
+    for r in 0..16 {
+        sums[r] += i64::from((dots[r] + half) >> down) * i64::from(scales[r]);
+    }
 }
 
 /// Adds a group's dot products, decoding each scale where it is needed.
@@ -111,19 +123,42 @@ pub(crate) fn scale(bits: u16) -> i32 {
     (s ^ sign) - sign
 }
 
-/// Calls a block function for all tokens.
-macro_rules! in_token_blocks {
-    ($tokens:expr, |$first:ident| $block:ident::<$packed:ty>($($arg:expr),*)) => {{
-        let mut $first = 0;
+/// Multiplies a panel with all tokens, in blocks of some, and hands the sums of each to `$put`.
+///
+/// A macro, because what is made by closures is not always inlined, and then lacks the instruction set's features.
+macro_rules! for_each_token {
+    ($s:ident, $shape:ident, $panel:ident, $x:ident, |$t:ident, $sums:ident| $put:expr) => {
+        match $shape.quant() {
+            Quant::Q8 => for_each_token!(@ Q8, $s, $panel, $x, |$t, $sums| $put),
+            Quant::Q4 => for_each_token!(@ Q4, $s, $panel, $x, |$t, $sums| $put),
+            // No model of the fixed path has such a matrix.
+            Quant::F32 | Quant::F16 | Quant::Q5 | Quant::Q3 => return,
+        }
+    };
+    (@ $packed:ty, $s:ident, $panel:ident, $x:ident, |$t:ident, $sums:ident| $put:expr) => {{
+        let tokens = $x.tokens.max(1);
+        let mut first = 0;
+        if S::AHEAD > 0 && tokens == 1 {
+            let [block] = alone::<S, $packed>($s, &$panel, $x);
+            let ($t, $sums) = (0, &block);
+            $put
+            continue;
+        }
         if S::VECTORS {
-            while $first + 4 <= $tokens {
-                $block::<S, $packed, 4>($($arg),*);
-                $first += 4;
+            while first + 4 <= tokens {
+                let block = block::<S, $packed, 4>($s, &$panel, $x, first);
+                for i in 0..4 {
+                    let ($t, $sums) = (first + i, &block[i]);
+                    $put
+                }
+                first += 4;
             }
         }
-        while $first < $tokens {
-            $block::<S, $packed, 1>($($arg),*);
-            $first += 1;
+        while first < tokens {
+            let [block] = block::<S, $packed, 1>($s, &$panel, $x, first);
+            let ($t, $sums) = (first, &block);
+            $put
+            first += 1;
         }
     }};
 }
@@ -134,18 +169,12 @@ pub(super) fn matmul<S: Dot>(s: S, shape: &MatrixShape, panels: &[u8], x: &Input
     let output = rows_mut(y.m).chunks_exact_mut(tokens).zip(y.e.chunks_exact_mut(tokens));
     for (bytes, (y, ye)) in panels.chunks_exact(shape.panel_bytes().max(1) as usize).zip(output) {
         let Some(panel) = Panel::new(shape, bytes) else { return };
-        let mut put = |t: usize, sums: &Sums| {
+        for_each_token!(s, shape, panel, x, |t, sums| {
             let (Some(y), Some(e), Some(ye)) = (y.get_mut(t), x.exponents.get(t), ye.get_mut(t)) else {
                 return;
             };
             (*y, *ye) = wide(sums, e + SCALE_EXPONENT, panel.bias);
-        };
-        match shape.quant() {
-            Quant::Q8 => in_token_blocks!(tokens, |t| block::<Q8>(s, &panel, x, t, &mut put)),
-            Quant::Q4 => in_token_blocks!(tokens, |t| block::<Q4>(s, &panel, x, t, &mut put)),
-            // No model of the fixed path has such a matrix.
-            Quant::F32 | Quant::F16 | Quant::Q5 | Quant::Q3 => return,
-        }
+        });
     }
 }
 
@@ -155,54 +184,81 @@ pub(super) fn logits<S: Dot>(s: S, shape: &MatrixShape, panels: &[u8], x: &Input
     let output = rows_mut(y).chunks_exact_mut(tokens);
     for (bytes, y) in panels.chunks_exact(shape.panel_bytes().max(1) as usize).zip(output) {
         let Some(panel) = Panel::new(shape, bytes) else { return };
-        let mut put = |t: usize, sums: &Sums| {
+        for_each_token!(s, shape, panel, x, |t, sums| {
             let (Some(y), Some(e)) = (y.get_mut(t), x.exponents.get(t)) else { return };
             *y = fixed(sums, e + SCALE_EXPONENT + LOGIT_BITS);
-        };
-        match shape.quant() {
-            Quant::Q8 => in_token_blocks!(tokens, |t| block::<Q8>(s, &panel, x, t, &mut put)),
-            Quant::Q4 => in_token_blocks!(tokens, |t| block::<Q4>(s, &panel, x, t, &mut put)),
-            Quant::F32 | Quant::F16 | Quant::Q5 | Quant::Q3 => return,
-        }
+        });
     }
 }
 
-/// A panel with `T` tokens from `first` on.
+/// The sums of a panel with `T` tokens from `first` on.
 #[inline(always)]
 fn block<S: Dot, P: Packed, const T: usize>(
     s: S,
     panel: &Panel<'_>,
     x: &Input<'_>,
     first: usize,
-    put: &mut impl FnMut(usize, &Sums),
-) {
+) -> [Sums; T] {
     let mut sums = [[0i64; 16]; T];
     let tokens = x.tokens.max(1);
     let activations = x.q.as_chunks::<GROUP>().0.chunks_exact(tokens).zip(x.groups.chunks_exact(tokens));
     for ((w, ws), (q, groups)) in P::groups(panel.weights).iter().zip(panel.scales).zip(activations) {
-        let (Some(q), Some(groups)) = (chunk::<_, T>(q, first), chunk::<_, T>(groups, first)) else { return };
-        if T == 1 {
-            s.prefetch(ws);
+        let (Some(q), Some(groups)) = (chunk::<_, T>(q, first), chunk::<_, T>(groups, first)) else { break };
+        add_group::<S, P, T>(s, (w, ws), (q, groups), &mut sums);
+    }
+    in_order(s, &sums)
+}
+
+/// The sums of a panel with the only token, for which the panel comes from memory.
+///
+/// Its bytes are asked for in order, as many a group as it has, and so evenly and whole: as far ahead of the weights as the
+/// scales that lie before them are long, and some.
+#[inline(always)]
+fn alone<S: Dot, P: Packed>(s: S, panel: &Panel<'_>, x: &Input<'_>) -> [Sums; 1] {
+    let bytes = const { size_of::<P::Group>() + size_of::<[u8; 32]>() };
+    let mut sums = [[0i64; 16]];
+    let mut ahead = panel.scales.as_flattened().len() + S::AHEAD;
+    let activations = x.q.as_chunks::<GROUP>().0.iter().zip(x.groups);
+    for ((w, ws), (q, group)) in P::groups(panel.weights).iter().zip(panel.scales).zip(activations) {
+        if let Some(from) = panel.bytes.first() {
+            for line in 0..bytes.div_ceil(TILE) {
+                s.prefetch(from, ahead + line * TILE);
+            }
         }
-        let dots = P::dot(s, w, q, groups);
-        if S::VECTORS {
-            let ws = scales(ws);
-            for t in 0..T {
-                let down = groups[t].exponent as u32 & 31;
-                let half = (1 << down) >> 1;
-                for r in 0..16 {
-                    sums[t][r] += i64::from((dots[t][r] + half) >> down) * i64::from(ws[r]);
-                }
-            }
-        } else {
-            for t in 0..T {
-                s.accumulate(&dots[t], ws, groups[t].exponent as u32 & 31, &mut sums[t]);
-            }
+        ahead += bytes;
+        add_group::<S, P, 1>(s, (w, ws), (array::from_ref(q), array::from_ref(group)), &mut sums);
+    }
+    in_order(s, &sums)
+}
+
+/// Adds a group's products with `T` tokens.
+#[inline(always)]
+fn add_group<S: Dot, P: Packed, const T: usize>(
+    s: S,
+    (w, ws): (&P::Group, &[u8; 32]),
+    (q, groups): (&[Activations; T], &[Group; T]),
+    sums: &mut [Sums; T],
+) {
+    let dots = P::dot(s, w, q, groups);
+    if S::VECTORS {
+        let ws = s.scales(ws);
+        for t in 0..T {
+            s.add_scaled(&dots[t], &ws, groups[t].exponent as u32 & 31, &mut sums[t]);
+        }
+    } else {
+        for t in 0..T {
+            s.accumulate(&dots[t], ws, groups[t].exponent as u32 & 31, &mut sums[t]);
         }
     }
-    for (t, sums) in sums.iter().enumerate() {
-        put(first + t, sums);
+}
+
+#[inline(always)]
+fn in_order<S: Dot, const T: usize>(s: S, sums: &[Sums; T]) -> [Sums; T] {
+    let mut all = *sums;
+    for t in 0..T {
+        all[t] = s.in_order(&sums[t]);
     }
+    all
 }
 
 #[inline(always)]
@@ -247,17 +303,19 @@ fn long_bits(sums: &Sums) -> i32 {
 /// Sums times `2^up`, saturating.
 #[inline(always)]
 fn fixed(sums: &Sums, up: i32) -> Row {
-    sums.map(|sum| {
-        let sum = if up < 0 { shift_long(sum, up) } else { sum };
-        let left = up.clamp(0, 31);
-        let limit = i64::from(i32::MAX >> left);
+    let left = up.clamp(0, 31);
+    let limit = i64::from(i32::MAX >> left);
+    let mut row = [0; 16];
+    for i in 0..16 {
+        let sum = if up < 0 { shift_long(sums[i], up) } else { sums[i] };
         saturated::note(sum.abs() > limit);
-        if sum > limit {
+        row[i] = if sum > limit {
             i32::MAX
         } else if sum < -limit {
             -i32::MAX
         } else {
             (sum << left) as i32
-        }
-    })
+        };
+    }
+    row
 }

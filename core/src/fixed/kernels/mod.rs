@@ -21,7 +21,7 @@ use super::num::{HIGH, LOW, Num, Row};
 use crate::format::MatrixShape;
 use crate::kernels::GROUP;
 use matmul::Sums;
-use scan::{Channel, States};
+use scan::{Channel, Hold, States, Steps};
 
 #[cfg(target_arch = "aarch64")]
 pub use aarch64::Neon;
@@ -263,6 +263,41 @@ pub(crate) trait Dot: Copy + Send + Sync + 'static {
         sums: &[Group; T],
     ) -> [Row; T];
 
+    /// With vectors: sixteen f16 as [`scale`] decodes them.
+    #[inline(always)]
+    fn scales(self, ws: &[u8; 32]) -> Row {
+        matmul::scales(ws)
+    }
+
+    /// With vectors: `sums[r] += (dots[r] 2^-down) scales[r]`, rounded half up. The sums may lie in any order that
+    /// [`Dot::in_order`] undoes.
+    #[inline(always)]
+    fn add_scaled(self, dots: &Row, scales: &Row, down: u32, sums: &mut Sums) {
+        matmul::add_scaled(dots, scales, down, sums);
+    }
+
+    /// Sums of [`Dot::add_scaled`], row by row.
+    #[inline(always)]
+    fn in_order(self, sums: &Sums) -> Sums {
+        *sums
+    }
+
+    /// With vectors: a token of up to sixteen states of sixteen channels. Adds the sums of their products with C to `y` and
+    /// joins their magnitudes with `largest`.
+    #[inline(always)]
+    fn sixteen<H: Hold>(
+        self,
+        steps: &Steps,
+        a: &[[u8; 64]],
+        h: &mut [[H; 16]],
+        b: &[i16],
+        c: &[i16],
+        y: &mut Row,
+        largest: &mut [u32; 16],
+    ) {
+        steps.sixteen(a, h, b, c, y, largest);
+    }
+
     /// Without vectors: `sums[r] += (dots[r] 2^-down) ws[r]`, rounded half up, `ws` sixteen f16.
     #[inline(always)]
     fn accumulate(self, dots: &Row, ws: &[u8; 32], down: u32, sums: &mut Sums) {
@@ -276,9 +311,12 @@ pub(crate) trait Dot: Copy + Send + Sync + 'static {
         channel.states(states.lane, states.a, states.h, states.b, states.c)
     }
 
-    /// Asks for weights that will be wanted soon, behind the start of `from`.
+    /// Bytes by which one token's kernels ask for what they read next from memory, as in the float path.
+    const AHEAD: usize = 0;
+
+    /// Asks for the cache line `ahead` bytes behind the start of `from`. It need not exist.
     #[inline(always)]
-    fn prefetch(self, _from: &[u8]) {}
+    fn prefetch(self, _from: &u8, _ahead: usize) {}
 }
 
 /// Implements [`Kernels`] for a token by compiling every body with the instruction set's features.

@@ -20,12 +20,12 @@ const NARROW: i32 = 14;
 /// Bits of what is left of a state and of what is added to it.
 const PART: i32 = 28;
 /// Bits by which a state exceeds what meets C.
-const FINE: i32 = 14;
+pub(super) const FINE: i32 = 14;
 /// Products with C are cut by so many bits: 256 of 2^29 then stay within 2^30.
-const SUMMED: i32 = 7;
+pub(super) const SUMMED: i32 = 7;
 
 /// How a state is kept.
-pub(super) trait Hold: Copy {
+pub(crate) trait Hold: Copy {
     /// Bits of a state that are not kept.
     const CUT: i32;
     fn get(self) -> i32;
@@ -145,18 +145,8 @@ fn scan_panels<S: Dot, H: Hold>(
             for (block, (a, h)) in a.chunks(16).zip(h.chunks_mut(16)).enumerate() {
                 let place = (block * tokens + t) * 16..(block * tokens + t + 1) * 16;
                 let (Some(b), Some(c)) = (input.b.get(place.clone()), input.c.get(place)) else { return };
-                let states = a.iter().zip(h.iter_mut()).zip(b.iter().zip(c));
                 if S::VECTORS {
-                    for ((a, h), (b, c)) in states {
-                        let a = words(a);
-                        for i in 0..16 {
-                            let decay = steps.decay(i, a[i]);
-                            let (kept, product) = steps.state(i, decay, h[i], i32::from(*b), i32::from(*c));
-                            h[i] = kept;
-                            largest[i] |= magnitude(kept.get());
-                            y[i] += product;
-                        }
-                    }
+                    s.sixteen(&steps, a, h, b, c, &mut y, &mut largest);
                 } else {
                     for i in 0..16 {
                         let (sum, all) = H::channel(s, &steps.channel(i), i, a, h, b, c);
@@ -172,18 +162,18 @@ fn scan_panels<S: Dot, H: Hold>(
 }
 
 /// What the states of each of sixteen channels share in a token.
-struct Steps {
+pub(crate) struct Steps {
     /// `dt log2(e)`, mantissa.
-    dt: [u32; 16],
+    pub dt: [u32; 16],
     /// With A's biased exponent taken off, how far `dt log2(e) A` is to be shifted to Q24.
-    down: Row,
+    pub down: Row,
     /// `dt u`.
-    g: Row,
+    pub g: Row,
     /// How far its product with B is to be shifted.
-    g_down: Row,
+    pub g_down: Row,
     /// How far a kept state is to be shifted up, then down, to lie 2 bits above a state's unit.
-    up: Row,
-    cut: Row,
+    pub up: Row,
+    pub cut: Row,
     /// The exponent of a state.
     unit: Row,
 }
@@ -225,16 +215,27 @@ impl Steps {
         steps
     }
 
-    /// See [`Channel::decay`].
+    /// See [`Dot::sixteen`].
     #[inline(always)]
-    fn decay(&self, i: usize, a: u32) -> i32 {
-        self.channel(i).decay(a)
-    }
-
-    /// See [`Channel::state`].
-    #[inline(always)]
-    fn state<H: Hold>(&self, i: usize, decay: i32, h: H, b: i32, c: i32) -> (H, i32) {
-        self.channel(i).state(decay, h, b, c)
+    pub(super) fn sixteen<H: Hold>(
+        &self,
+        a: &[[u8; 64]],
+        h: &mut [[H; 16]],
+        b: &[i16],
+        c: &[i16],
+        y: &mut Row,
+        largest: &mut [u32; 16],
+    ) {
+        for ((a, h), (b, c)) in a.iter().zip(h).zip(b.iter().zip(c)) {
+            let a = words(a);
+            for i in 0..16 {
+                let channel = self.channel(i);
+                let (kept, product) = channel.state(channel.decay(a[i]), h[i], i32::from(*b), i32::from(*c));
+                h[i] = kept;
+                largest[i] |= magnitude(kept.get());
+                y[i] += product;
+            }
+        }
     }
 
     /// What is needed of channel `i` for its states.

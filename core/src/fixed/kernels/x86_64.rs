@@ -1,9 +1,13 @@
-//! AVX2: eight rows of a tile in a register, as sixteen words of two columns each.
+//! AVX2 and F16C, which every CPU with AVX2 has: eight rows of a tile in a register, as sixteen words of two columns each.
 
 use core::arch::x86_64::*;
 
+use super::matmul::Sums;
+use super::scan::{FINE, Hold, SUMMED, Steps};
 use super::{Activations, Dot, Group, TILE, TILES, instantiate};
+use crate::fixed::functions::EXP2;
 use crate::fixed::num::Row;
+use crate::kernels::x86_64::AHEAD;
 
 /// AVX2.
 #[derive(Clone, Copy, Debug)]
@@ -14,17 +18,14 @@ impl Avx2 {
     #[must_use]
     pub fn detect() -> Option<&'static Self> {
         #[cfg(feature = "std")]
-        let has = std::arch::is_x86_feature_detected!("avx2");
+        let has = std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("f16c");
         #[cfg(not(feature = "std"))]
-        let has = cfg!(target_feature = "avx2");
+        let has = cfg!(all(target_feature = "avx2", target_feature = "f16c"));
         has.then_some(&Self(()))
     }
 }
 
-instantiate!(Avx2, #[target_feature(enable = "avx2")]);
-
-/// How far ahead of use weights are asked for, as in the float path.
-const AHEAD: usize = 24 << 10;
+instantiate!(Avx2, #[target_feature(enable = "avx2,f16c")]);
 
 /// Calls intrinsics that need only the token's features.
 macro_rules! op {
@@ -55,6 +56,23 @@ fn madd(sum: __m256i, w: __m256i, x: __m256i) -> __m256i {
     op!(_mm256_add_epi32(sum, _mm256_madd_epi16(w, x)))
 }
 
+/// A loop, here and elsewhere: what is made by closures is not always inlined, and then lacks the features.
+#[inline(always)]
+fn store_all<const T: usize>(sums: [[__m256i; 2]; T]) -> [Row; T] {
+    let mut rows = [[0; 16]; T];
+    for t in 0..T {
+        rows[t] = store(sums[t]);
+    }
+    rows
+}
+
+#[inline(always)]
+fn store_eight(x: __m256i) -> [i32; 8] {
+    let mut all = [0; 8];
+    op!(_mm256_storeu_si256(all.as_mut_ptr().cast(), x));
+    all
+}
+
 #[inline(always)]
 fn store(sums: [__m256i; 2]) -> Row {
     let mut row = [0; 16];
@@ -66,6 +84,162 @@ fn store(sums: [__m256i; 2]) -> Row {
     row
 }
 
+/// Eight numbers of a row.
+#[inline(always)]
+fn load_row<T>(row: &[T; 16]) -> [__m256i; 2] {
+    const { assert!(size_of::<T>() == 4) };
+    let row: *const __m256i = row.as_ptr().cast();
+    op!([_mm256_loadu_si256(row), _mm256_loadu_si256(row.add(1))])
+}
+
+/// The upper halves of words of 64 bits, below and where they were.
+#[inline(always)]
+fn high(x: __m256i) -> __m256i {
+    op!(_mm256_shuffle_epi32::<0b11_11_01_01>(x))
+}
+
+/// `a b / 2^32`, cut, see [`mul_high_cut`](crate::fixed::num::mul_high_cut), from two factors and their [`high`].
+#[inline(always)]
+fn mul_high_cut((a, a_high): (__m256i, __m256i), (b, b_high): (__m256i, __m256i)) -> __m256i {
+    op!({
+        let odd = _mm256_mul_epu32(a_high, b_high);
+        _mm256_blend_epi32::<0b1010_1010>(high(_mm256_mul_epu32(a, b)), odd)
+    })
+}
+
+/// A factor of [`mul_high_cut`].
+#[inline(always)]
+fn factor(x: __m256i) -> (__m256i, __m256i) {
+    (x, high(x))
+}
+
+/// The same number in every lane, as a factor.
+#[inline(always)]
+fn constant(x: u32) -> (__m256i, __m256i) {
+    let x = op!(_mm256_set1_epi32(x as i32));
+    (x, x)
+}
+
+/// See [`mul_high`](crate::fixed::num::mul_high).
+#[inline(always)]
+fn mul_high(a: __m256i, b: __m256i) -> __m256i {
+    op!({
+        let half = _mm256_set1_epi64x(1 << 31);
+        let even = _mm256_add_epi64(_mm256_mul_epi32(a, b), half);
+        let odd = _mm256_add_epi64(_mm256_mul_epi32(high(a), high(b)), half);
+        _mm256_blend_epi32::<0b1010_1010>(high(even), odd)
+    })
+}
+
+/// `c - x`.
+#[inline(always)]
+fn less(c: u32, x: __m256i) -> __m256i {
+    op!(_mm256_sub_epi32(_mm256_set1_epi32(c as i32), x))
+}
+
+/// See [`exp2`](crate::fixed::functions::exp2).
+#[inline(always)]
+fn exp2(t: __m256i) -> __m256i {
+    let [c0, c1, c2, c3] = EXP2;
+    let f = factor(op!(_mm256_slli_epi32::<8>(t)));
+    let q = less(c2, mul_high_cut(f, constant(c3)));
+    let q = less(c1, mul_high_cut(f, factor(q)));
+    let q = less(c0, mul_high_cut(f, factor(q)));
+    let q = op!(_mm256_add_epi32(mul_high_cut(f, factor(q)), _mm256_set1_epi32(2)));
+    let power = less(1 << 30, op!(_mm256_srli_epi32::<2>(q)));
+    // Of 2^30 nothing is left by a shift of 31 or more.
+    op!(_mm256_srlv_epi32(power, _mm256_srli_epi32::<24>(t)))
+}
+
+/// Adds `1/2` and cuts: `x 2^-BITS`.
+#[inline(always)]
+fn round<const BITS: i32>(x: __m256i) -> __m256i {
+    op!(_mm256_srai_epi32::<BITS>(_mm256_add_epi32(x, _mm256_set1_epi32(1 << BITS >> 1))))
+}
+
+/// `x` times a number of 16 bits that is in the lower half of every lane.
+#[inline(always)]
+fn mul_low(x: __m256i, by: i16) -> __m256i {
+    op!(_mm256_madd_epi16(x, _mm256_set1_epi32(i32::from(by as u16))))
+}
+
+/// A lower or upper half of [`Dot::sixteen`]: [`Channel::decay`](super::scan::Channel) and its `state` for eight channels.
+#[inline(always)]
+fn eight<H: Hold>(
+    steps: &Steps,
+    half: usize,
+    a: &[[u8; 64]],
+    h: &mut [[H; 16]],
+    b: &[i16],
+    c: &[i16],
+    y: &mut Row,
+    largest: &mut [u32; 16],
+) {
+    let half = half & 1;
+    let (dt, down) = (factor(load_row(&steps.dt)[half]), load_row(&steps.down)[half]);
+    let (g, g_down) = (load_row(&steps.g)[half], load_row(&steps.g_down)[half]);
+    let (up, cut) = (load_row(&steps.up)[half], load_row(&steps.cut)[half]);
+    let (mut sum, mut all) = (load_row(y)[half], load_row(largest)[half]);
+    let one = op!(_mm256_set1_epi32(1));
+    let g_half = op!(_mm256_srli_epi32::<1>(_mm256_sllv_epi32(one, g_down)));
+    for ((a, h), (b, c)) in a.iter().zip(h).zip(b.iter().zip(c)) {
+        let a = op!(_mm256_loadu_si256(a.as_ptr().cast::<__m256i>().add(half)));
+        let (words, _) = h.as_chunks_mut::<8>();
+        let h = &mut words[half];
+        let mut kept = [0; 8];
+        for i in 0..8 {
+            kept[i] = h[i].get();
+        }
+        let (state, rounded) = op!({
+            let kept = _mm256_loadu_si256(kept.as_ptr().cast());
+            let mantissa = _mm256_or_si256(_mm256_slli_epi32::<8>(a), _mm256_set1_epi32(i32::MIN));
+            let product = mul_high_cut(factor(mantissa), dt);
+            let exponent = _mm256_and_si256(_mm256_srli_epi32::<23>(a), _mm256_set1_epi32(255));
+            let shift = _mm256_max_epi32(_mm256_sub_epi32(down, exponent), _mm256_setzero_si256());
+            let shift = _mm256_min_epi32(shift, _mm256_set1_epi32(31));
+            let decay = exp2(_mm256_srlv_epi32(product, shift));
+
+            let kept = _mm256_srav_epi32(_mm256_sllv_epi32(kept, up), cut);
+            let added = _mm256_add_epi32(mul_low(g, *b), g_half);
+            let state = _mm256_add_epi32(mul_high(kept, decay), _mm256_srav_epi32(added, g_down));
+            let rounded = round::<FINE>(state);
+            sum = _mm256_add_epi32(sum, round::<SUMMED>(mul_low(rounded, *c)));
+            let kept = if H::CUT == 0 { state } else { rounded };
+            all = _mm256_or_si256(all, _mm256_xor_si256(kept, _mm256_srai_epi32::<31>(kept)));
+            (store_eight(state), store_eight(rounded))
+        });
+        for i in 0..8 {
+            h[i] = H::put(state[i], rounded[i]);
+        }
+    }
+    let (y, _) = y.as_chunks_mut::<8>();
+    let (largest, _) = largest.as_chunks_mut::<8>();
+    op!({
+        _mm256_storeu_si256(y[half].as_mut_ptr().cast(), sum);
+        _mm256_storeu_si256(largest[half].as_mut_ptr().cast(), all);
+    });
+}
+
+/// See [`scale`](super::scale); its saturation is not counted.
+///
+/// By way of f32, which is exact: a scale of 11 bits, times a power of two, is an integer of 25 bits.
+#[inline(always)]
+fn scales(bits: __m256i) -> Row {
+    op!({
+        let sign = _mm256_set1_epi16(i16::MIN);
+        let magnitude = _mm256_andnot_si256(sign, bits);
+        let magnitude = _mm256_min_epi16(magnitude, _mm256_set1_epi16((16 << 10) - 1));
+        let bits = _mm256_or_si256(magnitude, _mm256_and_si256(sign, bits));
+        store([scaled(_mm256_castsi256_si128(bits)), scaled(_mm256_extracti128_si256::<1>(bits))])
+    })
+}
+
+/// Eight f16 in units of 2^-24.
+#[inline(always)]
+fn scaled(bits: __m128i) -> __m256i {
+    op!(_mm256_cvtps_epi32(_mm256_mul_ps(_mm256_cvtph_ps(bits), _mm256_set1_ps((1 << 24) as f32))))
+}
+
 impl Dot for Avx2 {
     const NAME: &'static str = "AVX2";
     const VECTORS: bool = true;
@@ -74,9 +248,6 @@ impl Dot for Avx2 {
     fn dot_i8<const T: usize>(self, w: &[[u8; TILE]; TILES], x: &[Activations; T]) -> [Row; T] {
         let mut sums = [[op!(_mm256_setzero_si256()); 2]; T];
         for (k, tile) in w.iter().enumerate() {
-            if T == 1 {
-                self.prefetch(tile);
-            }
             for (half, w) in load(tile).into_iter().enumerate() {
                 // Columns 0 and 2, then 1 and 3, widened to 16 bits.
                 let even = op!(_mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(w)));
@@ -87,7 +258,7 @@ impl Dot for Avx2 {
                 }
             }
         }
-        sums.map(store)
+        store_all(sums)
     }
 
     #[inline(always)]
@@ -97,13 +268,12 @@ impl Dot for Avx2 {
         x: &[Activations; T],
         groups: &[Group; T],
     ) -> [Row; T] {
-        let mut sums: [[__m256i; 2]; T] =
-            core::array::from_fn(|t| [op!(_mm256_set1_epi32(-8 * groups[t].sum)); 2]);
+        let mut sums = [[op!(_mm256_setzero_si256()); 2]; T];
+        for t in 0..T {
+            sums[t] = [op!(_mm256_set1_epi32(-8 * groups[t].sum)); 2];
+        }
         let nibble = op!(_mm256_set1_epi16(15));
         for (k, pairs) in w.iter().enumerate() {
-            if T == 1 {
-                self.prefetch(pairs);
-            }
             for (half, w) in load(pairs).into_iter().enumerate() {
                 let columns = op!([
                     _mm256_and_si256(w, nibble),
@@ -118,11 +288,62 @@ impl Dot for Avx2 {
                 }
             }
         }
-        sums.map(store)
+        store_all(sums)
+    }
+
+    const AHEAD: usize = AHEAD;
+
+    #[inline(always)]
+    fn prefetch(self, from: &u8, ahead: usize) {
+        op!(_mm_prefetch::<_MM_HINT_T0>(core::ptr::from_ref(from).wrapping_byte_add(ahead).cast()))
     }
 
     #[inline(always)]
-    fn prefetch(self, from: &[u8]) {
-        op!(_mm_prefetch::<_MM_HINT_T2>(from.as_ptr().wrapping_add(AHEAD).cast()))
+    fn scales(self, ws: &[u8; 32]) -> Row {
+        scales(op!(_mm256_loadu_si256(ws.as_ptr().cast())))
+    }
+
+    #[inline(always)]
+    fn add_scaled(self, dots: &Row, scales: &Row, down: u32, sums: &mut Sums) {
+        let half = op!(_mm256_set1_epi32((1 << down) >> 1));
+        let count = op!(_mm_cvtsi32_si128(down as i32));
+        let (dots, scales) = (load_row(dots), load_row(scales));
+        let (sums, _) = sums.as_chunks_mut::<8>();
+        for (sums, (dots, scales)) in sums.iter_mut().zip(dots.into_iter().zip(scales)) {
+            let to: *mut __m256i = sums.as_mut_ptr().cast();
+            op!({
+                let dots = _mm256_sra_epi32(_mm256_add_epi32(dots, half), count);
+                // Even rows first, then odd ones.
+                let even = _mm256_mul_epi32(dots, scales);
+                let odd = _mm256_mul_epi32(high(dots), high(scales));
+                _mm256_storeu_si256(to, _mm256_add_epi64(_mm256_loadu_si256(to), even));
+                _mm256_storeu_si256(to.add(1), _mm256_add_epi64(_mm256_loadu_si256(to.add(1)), odd));
+            });
+        }
+    }
+
+    #[inline(always)]
+    fn in_order(self, sums: &Sums) -> Sums {
+        let mut all = [0; 16];
+        for i in 0..16 {
+            all[i] = sums[i & 8 | (i & 1) << 2 | (i & 7) >> 1];
+        }
+        all
+    }
+
+    #[inline(always)]
+    fn sixteen<H: Hold>(
+        self,
+        steps: &Steps,
+        a: &[[u8; 64]],
+        h: &mut [[H; 16]],
+        b: &[i16],
+        c: &[i16],
+        y: &mut Row,
+        largest: &mut [u32; 16],
+    ) {
+        for half in 0..2 {
+            eight(steps, half, a, h, b, c, y, largest);
+        }
     }
 }

@@ -17,7 +17,7 @@ use super::Kernels;
 ///
 /// On a Zen 3 the product of one token reads 1.3 to 1.4 times as fast as without asking (18 GB/s, where plain reads reach
 /// 14). What is asked for must be contiguous and in order; 4 KiB more lose nearly all of the gain, into whichever cache.
-const AHEAD: usize = 1024;
+pub(crate) const AHEAD: usize = 1024;
 
 /// Whether the CPU has all the features: detected at run time with feature `std`, else known at compile time.
 macro_rules! has {
