@@ -6,7 +6,7 @@ use core::time::Duration;
 use elapid_pi_bare::arena::{Arena, Size};
 use elapid_pi_bare::console::{COMMANDS, Command, Settings, parse_setting};
 use elapid_pi_bare::storage::{
-    Channel, Directory, DiskError, Entry, LoadError, Model, WeightSource, Weights,
+    Channel, Directory, DiskError, Entry, Figures, LoadError, Model, WeightSource, Weights,
 };
 
 use crate::arch::{self, CORES, Cores, EventCount, Workers, free_memory};
@@ -151,7 +151,7 @@ fn open_and_talk(
 
     say!(terminal, "{} are read from the card for every token, by a core of its own", Size(plan.streamed));
     let layout = model.layout();
-    let mut channel = Channel::new(EventCount::new(), EventCount::new());
+    let mut channel = Channel::new(EventCount::new(), EventCount::new(), arch::now);
     let buffers = buffers.chunks_exact_mut(layout.config().block_bytes as usize);
     let (reader, stream) =
         channel.split(layout, model.checksums, |section| plan.holds(layout, section), buffers, urgent);
@@ -168,12 +168,9 @@ fn open_and_talk(
             let mut source = WeightSource::new(layout, held, Some(stream));
             let mut talk = Talk::new(&model, memory, &mut source, &team)?;
             talk_until_reload(&mut talk, settings, terminal);
-            let (early, late) = source.stream.as_ref().map_or((0, 0), |stream| stream.early_and_late());
-            say!(
-                terminal,
-                "of {} blocks from the card {early} were there when they were wanted",
-                early + late
-            );
+            if let Some(stream) = &source.stream {
+                streamed(&stream.figures(), settings, terminal);
+            }
             Ok(())
         },
     );
@@ -333,12 +330,28 @@ fn obey(command: &str, settings: &mut Settings, terminal: &mut Terminal) -> Opti
     }
 }
 
+/// What reading from the card came to: for people, or for the tests.
+fn streamed(figures: &Figures, settings: &Settings, terminal: &mut Terminal) {
+    let Figures { early, late, reading, waited } = figures;
+    if settings.check {
+        say!(terminal, "--- reading {}\n--- waited {}", reading.as_micros(), waited.as_micros());
+    }
+    say!(
+        terminal,
+        "{} blocks from the card, {early} of them before they were wanted; the computation waited {:.1} s of {:.1} s of \
+         reading",
+        early + late,
+        waited.as_secs_f32(),
+        reading.as_secs_f32()
+    );
+}
+
 /// What a generation did: for people, or for the tests.
 fn report(generated: &Generated<'_>, settings: &Settings, terminal: &mut Terminal) {
     let Generated { prompt, text, prompt_time, text_time, seed, logits, end } = generated;
     if settings.check {
         say!(terminal, "\n--- prompt {}\n--- tokens {}", Numbers(prompt), Numbers(text));
-        say!(terminal, "--- logits {logits:08x}\n--- end");
+        say!(terminal, "--- logits {logits:08x}\n--- stack {}\n--- end", arch::stack_used());
         return;
     }
     let rate = |tokens: usize, time: &Duration| tokens as f32 / time.as_secs_f32().max(1e-6);

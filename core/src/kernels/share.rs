@@ -2,7 +2,7 @@
 
 use core::marker::PhantomData;
 use core::ops::Range;
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// The most members a team can have. On a microcontroller one core computes, and the code that hands work out, a few kilobytes,
 /// is left out.
@@ -15,6 +15,18 @@ pub trait Team: Sync {
 
     /// Calls `job(0)` to `job(size - 1)`, once each, and returns when all have returned.
     fn run(&self, job: &(dyn Fn(usize) + Sync));
+
+    /// Work that a member must get for the hand-over to it to pay, in the unit of [`share`]'s cost: bytes of weights times
+    /// tokens. What is said here is about a microsecond of a desktop's core.
+    fn worth(&self) -> usize {
+        64 << 10
+    }
+
+    /// Whether a member does its own range and no more. Right where cores are alike and nothing else runs on them: each is
+    /// done when the others are. Otherwise those that are done first help.
+    fn fixed_ranges(&self) -> bool {
+        false
+    }
 }
 
 /// A team of one: the calling core.
@@ -139,10 +151,6 @@ impl<A: Share, B: Share> Share for (A, B) {
     }
 }
 
-/// Work that a member must get for the hand-over to pay, about a microsecond each: this many bytes of weights times
-/// tokens, or as much time.
-const WORTH: usize = 64 << 10;
-
 /// Pieces of a member's range at most: what is left to wait for at the end, when others have helped, is one of them.
 const PIECES: usize = 16;
 
@@ -160,13 +168,20 @@ struct Cut {
 }
 
 impl Cut {
-    fn new(items: usize, cost: usize, team: usize) -> Self {
-        let worth = items.saturating_mul(cost) / WORTH;
+    /// For a team of `team` members, of which each shall get work of `worth`.
+    fn new(items: usize, cost: usize, team: usize, worth: usize) -> Self {
+        let worth = items.saturating_mul(cost) / worth.max(1);
         let members = team.clamp(1, MAX_TEAM).min(items).min(worth).max(1);
         let pieces = (worth / members).clamp(1, PIECES);
         // Even, because some kernels take items in pairs.
         let grain = (items / members).div_ceil(pieces).checked_next_multiple_of(2).unwrap_or(usize::MAX);
         Self { items, members, grain }
+    }
+
+    fn for_team(items: usize, cost: usize, team: &dyn Team) -> Self {
+        // Without a call where there is nobody else.
+        let (size, worth) = if MAX_TEAM == 1 { (1, 1) } else { (team.size(), team.worth()) };
+        Self::new(items, cost, size, worth)
     }
 
     /// Where a member's range starts, without products that could wrap: ranges must not overlap, however many items there
@@ -186,7 +201,8 @@ impl Cut {
 /// Cuts `items` into one contiguous range a member, in order, and lets the team work on all of them.
 ///
 /// A member takes its range piece by piece, and then pieces of those that are not done with theirs: a slow core, or one that
-/// another program holds, keeps the rest waiting for the piece that it has begun, no more.
+/// another program holds, keeps the rest waiting for the piece that it has begun, no more. Where the team says that this
+/// can't be, a member takes its range as a whole ([`Team::fixed_ranges`]).
 ///
 /// `cost` is what an item costs, in the time that a byte of weights takes to be read and multiplied: with little to do,
 /// fewer members take part. Results can't depend on how many do: `work` is given whole items, and what it does for an item
@@ -198,12 +214,36 @@ pub fn share<P: Share>(
     parts: P,
     work: impl Fn(Range<usize>, P::Part) + Sync,
 ) {
-    let cut = Cut::new(items, cost, team.size());
+    let cut = Cut::for_team(items, cost, team);
     if cut.members == 1 {
         // SAFETY: the only part.
         return work(0..items, unsafe { parts.part(&(0..items)) });
     }
-    in_pieces(team, &cut, &parts, &work);
+    if team.fixed_ranges() {
+        in_ranges(team, &cut, &parts, &work);
+    } else {
+        in_pieces(team, &cut, &parts, &work);
+    }
+}
+
+/// Every member does its own range.
+#[inline(never)]
+fn in_ranges<P: Share>(
+    team: &dyn Team,
+    cut: &Cut,
+    parts: &P,
+    work: &(impl Fn(Range<usize>, P::Part) + Sync),
+) {
+    let taken = [const { AtomicBool::new(false) }; MAX_TEAM];
+    team.run(&|member| {
+        let mine = taken.get(member).filter(|_| member < cut.members);
+        if mine.is_some_and(|taken| !taken.swap(true, Ordering::Relaxed)) {
+            let range = cut.start(member)..cut.start(member + 1);
+            // SAFETY: ranges are disjoint, and each is taken once, whatever the team does.
+            let part = unsafe { parts.part(&range) };
+            work(range, part);
+        }
+    });
 }
 
 /// Apart from its caller, so that a team of one needs no stack for the counters.
@@ -239,9 +279,12 @@ fn in_pieces<P: Share>(
 mod tests {
     use super::*;
 
+    const WORTH: usize = 64 << 10;
+
     /// Calls every member several times, in some order, from one thread.
     struct Odd {
         calls: &'static [usize],
+        fixed: bool,
     }
 
     impl Team for Odd {
@@ -250,6 +293,9 @@ mod tests {
         }
         fn run(&self, job: &(dyn Fn(usize) + Sync)) {
             self.calls.iter().for_each(|member| job(*member));
+        }
+        fn fixed_ranges(&self) -> bool {
+            self.fixed
         }
     }
 
@@ -260,11 +306,31 @@ mod tests {
                 for cost in [0, 1, 1 << 12, 1 << 16, 1 << 20, usize::MAX] {
                     let mut counts = [0u8; 100];
                     let counts = &mut counts[..items];
-                    share(&Odd { calls }, items, cost, split(counts, 1), |range, part| {
+                    share(&Odd { calls, fixed: false }, items, cost, split(counts, 1), |range, part| {
                         assert_eq!(range.len(), part.len());
                         part.iter_mut().for_each(|count| *count += 1);
                     });
                     assert!(counts.iter().all(|count| *count == 1), "{calls:?} {items} {cost}: {counts:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn in_fixed_ranges_a_member_does_its_own_and_nobody_does_one_twice() {
+        for calls in [&[0, 1, 2, 3][..], &[3, 3, 0, 1, 1, 2], &[2, 70, 0, 3, 1, usize::MAX]] {
+            for items in [1, 2, 3, 7, 64, 65, 100] {
+                for cost in [0, 1, 1 << 12, 1 << 16, 1 << 20, usize::MAX] {
+                    let mut counts = [0u8; 100];
+                    let counts = &mut counts[..items];
+                    let ranges = AtomicUsize::new(0);
+                    share(&Odd { calls, fixed: true }, items, cost, split(counts, 1), |range, part| {
+                        assert_eq!(range.len(), part.len());
+                        ranges.fetch_add(1, Ordering::Relaxed);
+                        part.iter_mut().for_each(|count| *count += 1);
+                    });
+                    assert!(counts.iter().all(|count| *count == 1), "{calls:?} {items} {cost}: {counts:?}");
+                    assert!(ranges.into_inner() <= 4, "{calls:?} {items} {cost}");
                 }
             }
         }
@@ -276,7 +342,7 @@ mod tests {
             for (team, cost) in
                 [(1, 0), (1, 1 << 16), (2, 1 << 16), (3, 1 << 16), (64, 1 << 20), (100, 1 << 16)]
             {
-                let cut = Cut::new(items, cost, team);
+                let cut = Cut::new(items, cost, team, WORTH);
                 assert_eq!((cut.start(0), cut.start(cut.members)), (0, items), "{cut:?}");
                 let mut at = 0;
                 for member in 0..cut.members {
@@ -293,7 +359,7 @@ mod tests {
                 assert_eq!(at, items, "{cut:?}");
             }
         }
-        let small = Cut::new(4, WORTH / 2, 2);
+        let small = Cut::new(4, WORTH / 2, 2, WORTH);
         assert_eq!((small.members, small.piece(0, 0), small.piece(0, 1)), (2, Some(0..2), None));
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A board is an implementation of [`Board`], listed in [`BOARDS`]. What boards have in common lies beside: running an
 //! emulator ([`qemu`]), reading what a program reports and comparing it with the host's own output ([`report`]), model
-//! files with a fault in them ([`fault`]).
+//! files with a fault in them ([`fault`]), images of SD cards ([`sd_image`]).
 
 mod bits;
 mod built;
@@ -10,9 +10,11 @@ mod elf;
 pub mod fault;
 mod mcu;
 mod mps2;
+mod pi_bare;
 mod pico2;
 pub mod qemu;
 pub mod report;
+mod sd_image;
 mod uf2;
 
 use std::path::PathBuf;
@@ -30,6 +32,10 @@ pub struct Request {
     pub model: Option<PathBuf>,
     /// Renews the stored snapshot instead of comparing with it.
     pub overwrite: bool,
+    /// The device, or the file, that `flash` writes to.
+    pub to: Option<PathBuf>,
+    /// A folder with the files that the board's makers ask for.
+    pub firmware: Option<PathBuf>,
 }
 
 /// A board: how its program is built, started and judged.
@@ -62,6 +68,7 @@ pub const BOARDS: &[&dyn Board] = &[
     &mps2::AN385,
     &mps2::AN505,
     &pico2::Pico2,
+    &pi_bare::PiBare,
     &bits::M3,
     &bits::M7,
     &built::STEP_SIZE,

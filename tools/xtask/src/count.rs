@@ -7,15 +7,16 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::apt::{Apt, Package};
+use crate::counter::{COMPILER, Counter};
 use crate::cross;
-use crate::error::{Context, Error, Result};
-use crate::exec::{capture, must, shown};
+use crate::error::{Error, Result};
+use crate::exec::{capture, shown};
 use crate::models::random_model;
-use crate::toolchain::{AARCH64_LINUX, Toolchain, root};
+use crate::toolchain::{AARCH64_LINUX, Toolchain};
 
+const EMULATOR: &str = "qemu-aarch64";
 /// The emulator, and a compiler for its plugin.
-const NEEDS: [Package; 2] =
-    [Package { name: "qemu-user", tool: Some("qemu-aarch64") }, Package { name: "gcc", tool: Some("cc") }];
+const NEEDS: [Package; 2] = [Package { name: "qemu-user", tool: Some(EMULATOR) }, COMPILER];
 
 const PRESET: &str = "mamba-130m";
 const QUANTS: [&str; 2] = ["q8", "q4"];
@@ -55,13 +56,13 @@ const CPUS: &[Cpu] = &[
 pub fn count(install: bool) -> Result<()> {
     let mut apt = Apt::new(install);
     let toolchain = Toolchain::for_target(AARCH64_LINUX, &NEEDS, &mut apt)?;
-    let counter = Counter { plugin: plugin()?, program: cross::build(toolchain)? };
+    let counted = Counted { counter: Counter::build(EMULATOR)?, program: cross::build(toolchain)? };
     let models = QUANTS.iter().map(|quant| random_model(PRESET, quant)).collect::<Result<Vec<_>>>()?;
     let mut lines = vec![heading()];
     let mut above = Vec::new();
     for cpu in CPUS {
         let counts =
-            models.iter().map(|model| counter.counts(cpu.name, model)).collect::<Result<Vec<_>>>()?;
+            models.iter().map(|model| counted.counts(cpu.name, model)).collect::<Result<Vec<_>>>()?;
         lines.push(line(cpu.name, &counts));
         above.extend(broken(cpu, &counts));
     }
@@ -69,35 +70,13 @@ pub fn count(install: bool) -> Result<()> {
     if above.is_empty() { Ok(()) } else { Err(Error::new(above.join("; "))) }
 }
 
-/// Builds the plugin for the emulator that is installed.
-fn plugin() -> Result<PathBuf> {
-    let folder = Toolchain::Current.target_dir().join("count");
-    std::fs::create_dir_all(&folder).context(|| format!("cannot make {}", folder.display()))?;
-    let file = folder.join("count.so");
-    let version = capture(Command::new("qemu-aarch64").arg("--version"))?;
-    let interface = interface(&version)
-        .ok_or_else(|| Error::new(format!("`qemu-aarch64 --version` names no version: {version}")))?;
-    must(
-        Command::new("cc")
-            .args(["-O2", "-Wall", "-Wextra", "-shared", "-fPIC", &format!("-DAPI={interface}"), "-o"])
-            .arg(&file)
-            .arg(root().join("tools/xtask/plugin/count.c")),
-    )?;
-    Ok(file)
-}
-
-/// The plugin interface of a QEMU that says "qemu-aarch64 version 7.2.22 (Debian …)".
-fn interface(version: &str) -> Option<u32> {
-    let major = version.split("version ").nth(1)?.split('.').next()?.parse::<u32>().ok()?;
-    Some(if major < 9 { 1 } else { 2 })
-}
-
-struct Counter {
-    plugin: PathBuf,
+/// The program, with its instructions counted.
+struct Counted {
+    counter: Counter,
     program: PathBuf,
 }
 
-impl Counter {
+impl Counted {
     /// What a token costs: the difference between two prompts, and between decoding two tokens and one. So what a program
     /// does once (opening and checking the model) drops out.
     fn counts(&self, cpu: &str, model: &Path) -> Result<Counts> {
@@ -110,20 +89,15 @@ impl Counter {
 
     /// Instructions of one run that reads a prompt and then decodes.
     fn total(&self, cpu: &str, model: &Path, prompt: u32, tokens: u32) -> Result<u64> {
-        let log = self.plugin.with_extension("log");
-        let mut command = Command::new("qemu-aarch64");
-        command.args(["-cpu", cpu, "-d", "plugin", "-D"]).arg(&log).arg("-plugin").arg(&self.plugin);
+        let mut command = Command::new(EMULATOR);
+        // A program's threads wait by sleeping: nothing is left out.
+        self.counter.attach(&mut command, &(0..0)).args(["-cpu", cpu]);
         command.arg(&self.program).arg("bench").arg(model);
         command.args(["-t", "1", "-p", &prompt.to_string(), "-n", &tokens.to_string(), "--json"]);
         println!("$ {}", shown(&command));
         capture(&mut command)?;
-        let text = std::fs::read_to_string(&log).context(|| format!("cannot read {}", log.display()))?;
-        instructions(&text).ok_or_else(|| Error::new(format!("the plugin counted nothing; it wrote: {text}")))
+        self.counter.cores().map(|counts| counts.iter().sum())
     }
-}
-
-fn instructions(log: &str) -> Option<u64> {
-    log.lines().find_map(|line| line.strip_prefix("instructions: "))?.trim().parse().ok()
 }
 
 fn heading() -> String {
@@ -155,20 +129,6 @@ fn broken(cpu: &Cpu, counts: &[Counts]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_plugins_line_is_found_among_others() {
-        assert_eq!(instructions("other\ninstructions: 123456789012\n"), Some(123_456_789_012));
-        assert_eq!(instructions("instructions: \n"), None);
-        assert_eq!(instructions(""), None);
-    }
-
-    #[test]
-    fn the_interface_follows_from_the_version() {
-        assert_eq!(interface("qemu-aarch64 version 7.2.22 (Debian 1:7.2+dfsg-7)\nCopyright"), Some(1));
-        assert_eq!(interface("qemu-aarch64 version 10.0.2"), Some(2));
-        assert_eq!(interface("something else"), None);
-    }
 
     #[test]
     fn a_count_above_its_limit_is_named() {

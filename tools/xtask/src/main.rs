@@ -6,6 +6,7 @@ mod bare;
 mod board;
 mod check_real;
 mod count;
+mod counter;
 mod cross;
 mod cycles;
 mod error;
@@ -64,6 +65,12 @@ enum Task {
         /// Store what the board prints instead of comparing it with what is stored
         #[arg(long)]
         overwrite: bool,
+        /// flash: the device (or file) to write to; without it only the image is made
+        #[arg(long, value_name = "DEVICE")]
+        to: Option<PathBuf>,
+        /// flash, for a Raspberry Pi: the folder with its makers' start files
+        #[arg(long, value_name = "FOLDER")]
+        firmware: Option<PathBuf>,
         /// Install nothing
         #[arg(long)]
         no_install: bool,
@@ -151,8 +158,9 @@ fn main() -> ExitCode {
             Ok(ExitCode::SUCCESS)
         }
         Task::Test { only, no_install, list: false } => test::test(&only, !no_install),
-        Task::Board { name, action, model, overwrite, no_install } => {
-            board::board(&name, action, &board::Request { model, overwrite }, !no_install).map(done)
+        Task::Board { name, action, model, overwrite, to, firmware, no_install } => {
+            let request = board::Request { model, overwrite, to, firmware };
+            board::board(&name, action, &request, !no_install).map(done)
         }
         Task::Cross { target, no_install } => cross::cross(&target, !no_install).map(done),
         Task::Count { no_install } => count::count(!no_install).map(done),

@@ -189,6 +189,13 @@ pub const STEPS: &[Step] = &[
         work: Work::Board { name: "pico2" },
     },
     Step {
+        name: "pi-bare",
+        group: "boards",
+        shows: "Raspberry Pi 3 without an operating system: the host's tokens and logits, faults told, four cores",
+        required: true,
+        work: Work::Board { name: "pi-bare" },
+    },
+    Step {
         name: "template",
         group: "boards",
         shows: "where a new board begins builds",

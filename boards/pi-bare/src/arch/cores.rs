@@ -10,7 +10,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use elapid_core::kernels::Team;
 use elapid_pi_bare::storage::Bell;
 
-use super::mmu;
+use super::{mmu, stack};
 
 /// Cores of every board that this kernel runs on.
 pub const CORES: usize = 4;
@@ -85,6 +85,7 @@ fn send_event() {
 extern "C" fn other_core(core: usize) -> ! {
     // SAFETY: core 0 wrote the tables before it started this one.
     unsafe { mmu::turn_on() };
+    stack::paint(core);
     let slot = &SLOTS[core % CORES];
     let mut seen = 0;
     loop {
@@ -108,6 +109,7 @@ extern "C" fn main_core() -> ! {
         mmu::write_tables();
         mmu::turn_on();
     }
+    stack::paint(0);
     crate::main()
 }
 
@@ -224,6 +226,17 @@ impl<'a> Cores<'a> {
 impl Team for Cores<'_> {
     fn size(&self) -> usize {
         self.workers.len() + 1
+    }
+
+    /// A hand-over is a few hundred instructions and as many cycles of waiting, with no operating system in between; this
+    /// many bytes of weights are 2.7 thousand instructions.
+    fn worth(&self) -> usize {
+        1 << 10
+    }
+
+    /// All cores of a Raspberry Pi are alike, and nothing else runs on them.
+    fn fixed_ranges(&self) -> bool {
+        true
     }
 
     fn run(&self, job: &(dyn Fn(usize) + Sync)) {

@@ -5,9 +5,11 @@ mod cores;
 mod exception;
 mod memory;
 mod mmu;
+mod stack;
 
 pub use cores::{CORES, Cores, EventCount, Workers};
 pub use memory::free_memory;
+pub use stack::used as stack_used;
 
 use core::arch::{asm, global_asm};
 use core::time::Duration;

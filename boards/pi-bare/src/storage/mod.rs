@@ -8,4 +8,4 @@ mod source;
 pub use fat::{Directory, Disk, DiskError, Entry, File, MAX_NAME};
 pub use load::{LoadError, Model, Weights};
 pub use plan::Plan;
-pub use source::{Bell, Channel, Reader, StreamSource, WeightSource};
+pub use source::{Bell, Channel, Figures, Reader, StreamSource, WeightSource};

@@ -6,6 +6,7 @@
 
 use core::ops::Range;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::time::Duration;
 
 use elapid_core::format::{Block, Layout, Section, checksum};
 use elapid_core::source::{Fault, LayerSource, SourceError, slice};
@@ -60,18 +61,42 @@ struct Shared<B> {
     /// The first request that is wanted.
     first: AtomicU64,
     stop: AtomicBool,
+    /// Time since some moment.
+    now: fn() -> Duration,
+    /// Nanoseconds that the reader has spent with reads.
+    reading: AtomicU64,
+}
+
+/// What streaming came to.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Figures {
+    /// Blocks that were there when they were wanted.
+    pub early: u64,
+    /// Blocks that had to be waited for.
+    pub late: u64,
+    /// How long blocks were read and checked.
+    pub reading: Duration,
+    /// How long the computation waited for them: the rest of the reading lay beside it.
+    pub waited: Duration,
 }
 
 impl<'a, B: Bell> Channel<'a, B> {
-    /// A channel with two bells that nobody else uses.
+    /// A channel with two bells that nobody else uses. `now` is the time since some moment, on every core.
     #[must_use]
-    pub fn new(asked: B, answered: B) -> Self {
+    pub fn new(asked: B, answered: B, now: fn() -> Duration) -> Self {
         Self {
             requests: Queue::new(),
             answers: Queue::new(),
             urgent_requests: Queue::new(),
             urgent_answers: Queue::new(),
-            shared: Shared { asked, answered, first: AtomicU64::new(0), stop: AtomicBool::new(false) },
+            shared: Shared {
+                asked,
+                answered,
+                first: AtomicU64::new(0),
+                stop: AtomicBool::new(false),
+                now,
+                reading: AtomicU64::new(0),
+            },
         }
     }
 
@@ -110,6 +135,7 @@ impl<'a, B: Bell> Channel<'a, B> {
             urgent_buffer: urgent,
             early: 0,
             late: 0,
+            waited: Duration::ZERO,
         };
         source.next = source.streamed.first();
         source.front = source.next;
@@ -122,9 +148,9 @@ impl<'a, B: Bell> Channel<'a, B> {
 
 /// The end of a channel that reads.
 pub struct Reader<'a, 'c, B> {
-    requests: Consumer<'c, Request<'a>, QUEUE>,
-    answers: Producer<'c, Answer<'a>, QUEUE>,
-    urgent: (Consumer<'c, Request<'a>, 2>, Producer<'c, Answer<'a>, 2>),
+    requests: Consumer<'c, Request<'a>>,
+    answers: Producer<'c, Answer<'a>>,
+    urgent: (Consumer<'c, Request<'a>>, Producer<'c, Answer<'a>>),
     shared: &'c Shared<B>,
 }
 
@@ -139,35 +165,41 @@ impl<B: Bell> Reader<'_, '_, B> {
             }
             // An answer always finds room: there are no more buffers than places in the queues.
             if let Some(request) = self.urgent.0.dequeue() {
-                let _ = self.urgent.1.enqueue(answer(request, 0, &mut read));
-                self.shared.answered.ring();
+                let answer = self.answer(request, 0, &mut read);
+                let _ = self.urgent.1.enqueue(answer);
             } else if let Some(request) = self.requests.dequeue() {
                 let first = self.shared.first.load(Ordering::Acquire);
-                let _ = self.answers.enqueue(answer(request, first, &mut read));
-                self.shared.answered.ring();
+                let answer = self.answer(request, first, &mut read);
+                let _ = self.answers.enqueue(answer);
             } else {
                 self.shared.asked.wait(seen);
+                continue;
             }
+            self.shared.answered.ring();
         }
     }
-}
 
-/// Reads a block and checks it; one that does not match is read once more.
-fn answer<'a>(
-    mut request: Request<'a>,
-    first: u64,
-    read: &mut dyn FnMut(u64, &mut [u8]) -> Result<(), i32>,
-) -> Answer<'a> {
-    let mut result = Err(Fault::Checksum);
-    if request.number >= first {
-        for _ in 0..2 {
-            result = fill(&mut request, read);
-            if result != Err(Fault::Checksum) {
-                break;
+    /// Reads a block and checks it; one that does not match is read once more.
+    fn answer<'r>(
+        &self,
+        mut request: Request<'r>,
+        first: u64,
+        read: &mut dyn FnMut(u64, &mut [u8]) -> Result<(), i32>,
+    ) -> Answer<'r> {
+        let start = (self.shared.now)();
+        let mut result = Err(Fault::Checksum);
+        if request.number >= first {
+            for _ in 0..2 {
+                result = fill(&mut request, read);
+                if result != Err(Fault::Checksum) {
+                    break;
+                }
             }
         }
+        let took = (self.shared.now)().saturating_sub(start);
+        self.shared.reading.fetch_add(took.as_nanos() as u64, Ordering::Relaxed);
+        Answer { request, result }
     }
-    Answer { request, result }
 }
 
 fn fill(
@@ -236,9 +268,9 @@ pub struct StreamSource<'a, 'c, B: Bell> {
     layout: &'c Layout,
     checksums: &'c [u8],
     streamed: Streamed,
-    requests: Producer<'c, Request<'a>, QUEUE>,
-    answers: Consumer<'c, Answer<'a>, QUEUE>,
-    urgent: (Producer<'c, Request<'a>, 2>, Consumer<'c, Answer<'a>, 2>),
+    requests: Producer<'c, Request<'a>>,
+    answers: Consumer<'c, Answer<'a>>,
+    urgent: (Producer<'c, Request<'a>>, Consumer<'c, Answer<'a>>),
     shared: &'c Shared<B>,
     /// What to ask for next.
     next: Option<Position>,
@@ -252,6 +284,7 @@ pub struct StreamSource<'a, 'c, B: Bell> {
     urgent_buffer: Option<&'a mut [u8]>,
     early: u64,
     late: u64,
+    waited: Duration,
 }
 
 impl<B: Bell> Drop for StreamSource<'_, '_, B> {
@@ -262,10 +295,18 @@ impl<B: Bell> Drop for StreamSource<'_, '_, B> {
 }
 
 impl<'a, B: Bell> StreamSource<'a, '_, B> {
-    /// Blocks that were there when they were wanted, and blocks that had to be waited for.
+    /// What came of it so far.
     #[must_use]
-    pub const fn early_and_late(&self) -> (u64, u64) {
-        (self.early, self.late)
+    pub fn figures(&self) -> Figures {
+        let reading = Duration::from_nanos(self.shared.reading.load(Ordering::Relaxed));
+        Figures { early: self.early, late: self.late, reading, waited: self.waited }
+    }
+
+    /// Waits for an answer after `seen` ones.
+    fn wait(&mut self, seen: u64) {
+        let start = (self.shared.now)();
+        self.shared.answered.wait(seen);
+        self.waited += (self.shared.now)().saturating_sub(start);
     }
 
     fn request(&self, buffer: &'a mut [u8], (section, index): Position) -> Result<Request<'a>, &'a mut [u8]> {
@@ -309,7 +350,7 @@ impl<'a, B: Bell> StreamSource<'a, '_, B> {
                 return Some(answer);
             }
             waited = true;
-            self.shared.answered.wait(seen);
+            self.wait(seen);
         }
     }
 
@@ -344,7 +385,7 @@ impl<'a, B: Bell> StreamSource<'a, '_, B> {
             let seen = self.shared.answered.count();
             match self.urgent.1.dequeue() {
                 Some(answer) => break answer,
-                None => self.shared.answered.wait(seen),
+                None => self.wait(seen),
             }
         };
         let Answer { request, result } = answer;
@@ -432,6 +473,11 @@ impl<B: Bell> LayerSource for WeightSource<'_, '_, B> {
             Some(stream) => stream.lend(section, blocks),
             None => Err(missing),
         }
+    }
+
+    /// What is held was checked when it was read.
+    fn settled(&self, section: Section) -> bool {
+        place_of(self.layout, section).is_some_and(|place| self.held.get(place).is_some_and(Option::is_some))
     }
 }
 

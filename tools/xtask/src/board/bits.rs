@@ -98,7 +98,7 @@ impl Bits {
         for (file, at) in [(model, MODEL_AT), (&file, TOKENS_AT)] {
             command.arg("-device").arg(format!("loader,file={},addr={at:#x},force-raw=on", file.display()));
         }
-        let done = emulate(&mut command, b"", LIMIT)?;
+        let done = emulate(&mut command, "", LIMIT)?;
         let said = |name| field(&done.console, name).map(str::to_owned);
         let (Some(kernels), Some(logits), 0) = (said("kernels"), said("logits"), done.code) else {
             return Err(Error::new(format!("it ended with code {}; it wrote:\n{}", done.code, done.console)));

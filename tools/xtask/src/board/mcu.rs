@@ -98,7 +98,7 @@ impl Mcu {
         let file = scratch(&format!("{}-fault.elp", self.board.name))?;
         fs::write(&file, bytes).context(|| format!("cannot write {}", file.display()))?;
         let logs = scratch(&format!("{}-fault.logs", self.board.name))?;
-        emulate(&mut self.emulator(toolchain, Some(&file), &logs), script.as_bytes(), LIMIT)
+        emulate(&mut self.emulator(toolchain, Some(&file), &logs), script, LIMIT)
     }
 
     /// That the program refused what it was given, with a line that has all of `words`.
@@ -132,7 +132,7 @@ impl Mcu {
     /// Models that can't be run, each of which must be refused in words.
     fn bad_models(&self, toolchain: Toolchain, model: &[u8], script: &str) -> Result<()> {
         let logs = scratch(&format!("{}-none.logs", self.board.name))?;
-        let none = emulate(&mut self.emulator(toolchain, None, &logs), script.as_bytes(), LIMIT)?;
+        let none = emulate(&mut self.emulator(toolchain, None, &logs), script, LIMIT)?;
         self.refused("no model", &none, &["not a packed model"])?;
         let newer = self.with_fault(toolchain, model, script, |file| fault::newer_version(file))?;
         self.refused("a newer version", &newer, &["version 2", "up to 1"])?;
@@ -152,7 +152,7 @@ impl Mcu {
         )?;
         if let Some(other) = self.other_size {
             let file = root().join("models").join(other);
-            let other = emulate(&mut self.emulator(toolchain, Some(&file), &logs), script.as_bytes(), LIMIT)?;
+            let other = emulate(&mut self.emulator(toolchain, Some(&file), &logs), script, LIMIT)?;
             self.refused("a model of another size", &other, &["built for a model of", "this one has"])?;
         }
         Ok(())
@@ -201,7 +201,7 @@ impl Board for Mcu {
         let script = case.script();
         let logs = scratch(&format!("{}.logs", self.board.name))?;
         let mut command = self.emulator(toolchain, Some(&file), &logs);
-        let done = emulate(&mut command, script.as_bytes(), LIMIT)?;
+        let done = emulate(&mut command, &script, LIMIT)?;
         if done.code != 0 {
             return Err(Error::new(format!("`{}` ended with code {}", shown(&command), done.code)));
         }
@@ -242,7 +242,7 @@ impl Board for Mcu {
     }
 }
 
-/// Builds the program of a microcontroller's crate.
+/// Builds the program of a board's crate for a CPU as the compiler knows it, perhaps followed by flags.
 pub fn build(
     toolchain: Toolchain,
     (target, cpu): (&str, &str),
@@ -260,8 +260,8 @@ pub fn build(
     must(&mut command)
 }
 
-/// Checks what a program takes of its board's memories: code, then data with the stack in what is left of it.
-pub fn sizes(program: &Path, name: &str, memories: &[Memory; 2], stack: u64) -> Result<()> {
+/// Checks what a program takes of its board's memories; the stack is in what is left of the last one.
+pub fn sizes(program: &Path, name: &str, memories: &[Memory], stack: u64) -> Result<()> {
     let mut left = 0;
     for memory in memories {
         let taken = elf::taken(program, memory)?;

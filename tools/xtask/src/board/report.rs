@@ -47,8 +47,13 @@ pub struct Report {
 
 impl Case<'_> {
     /// What to type on a board's console for this.
+    pub fn typed(&self) -> String {
+        format!("/check\n/seed {}\n/n {}\n{}\n", self.seed, self.tokens, self.prompt)
+    }
+
+    /// The same for a board that ends then.
     pub fn script(&self) -> String {
-        format!("/check\n/seed {}\n/n {}\n{}\n/exit\n", self.seed, self.tokens, self.prompt)
+        self.typed() + "/exit\n"
     }
 
     /// What the host's program makes of it. The tokens that it drew are not printed by it: they are taken from `board`,

@@ -1,0 +1,181 @@
+//! The Raspberry Pi 3 and 4 without an operating system.
+
+mod checks;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use elapid_boards::Memory;
+
+use super::elf;
+use super::mcu::{self, LLD, scratch};
+use super::sd_image::{self, Item};
+use super::{Board, Request};
+use crate::apt::{Apt, Package};
+use crate::counter;
+use crate::error::{Context, Error, Result};
+use crate::exec::must;
+use crate::toolchain::{Toolchain, root};
+
+/// One kernel for both boards.
+#[derive(Debug)]
+pub struct PiBare;
+
+const NAME: &str = "pi-bare";
+const TARGET: &str = "aarch64-unknown-none";
+/// Both CPUs have the checksum instructions. Neither has the cryptographic ones, which LLVM's Cortex-A53 and QEMU's have:
+/// with them the program would run in the emulator only.
+const CPU: &str = "cortex-a53 -C target-feature=-aes,-sha2";
+pub const QEMU_SYSTEM: Package = Package { name: "qemu-system-arm", tool: Some("qemu-system-aarch64") };
+pub const EMULATOR: &str = "qemu-system-aarch64";
+/// Where the firmware loads the kernel, and the end of what is mapped for it (`kernel8.ld`).
+const IMAGE: Memory = Memory { name: "the first 2 MiB", start: 0x8_0000, bytes: (2 << 20) - 0x8_0000 };
+/// Stacks of all cores, with a page that is not there below each, and those for exceptions (`kernel8.ld`).
+const STACKS: u64 = 4 * (0x1000 + 0x2_0000 + 0x2000);
+/// What a Raspberry Pi needs on its card beside the kernel, from its makers.
+const FIRMWARE: [&str; 6] =
+    ["bootcode.bin", "start.elf", "fixup.dat", "start4.elf", "fixup4.dat", "bcm2711-rpi-4-b.dtb"];
+const CONFIG: &str = "arm_64bit=1\nkernel=kernel8.img\nenable_uart=1\ninit_uart_clock=48000000\n";
+/// The model of an image that is made for nothing else.
+const MODEL: &str = "address-4m.elp";
+
+impl Board for PiBare {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn platform(&self) -> String {
+        format!("{TARGET} (QEMU raspi3b)")
+    }
+
+    fn tools(&self, apt: &mut Apt) -> Result<Toolchain> {
+        Toolchain::for_target(TARGET, &[QEMU_SYSTEM, LLD, counter::COMPILER], apt)
+    }
+
+    fn build(&self, toolchain: Toolchain, _request: &Request) -> Result<()> {
+        let image = kernel(toolchain)?;
+        println!("{}", image.display());
+        Ok(())
+    }
+
+    fn run(&self, toolchain: Toolchain, request: &Request) -> Result<()> {
+        let kernel = kernel(toolchain)?;
+        let card = card(&model(request), None)?;
+        println!("Ctrl-A X ends the emulator");
+        must(qemu("raspi3b", &kernel, Some(&card)).args(["-serial", "mon:stdio"]))
+    }
+
+    fn test(&self, toolchain: Toolchain, request: &Request) -> Result<()> {
+        // What does not depend on the board has its tests on this machine.
+        let mut units = Toolchain::Current.cargo();
+        units.args([
+            "test",
+            "--quiet",
+            "--manifest-path",
+            "boards/Cargo.toml",
+            "-p",
+            "elapid-pi-bare",
+            "--lib",
+        ]);
+        must(units.arg("--target-dir").arg(root().join("target/boards")))?;
+        checks::all(&kernel(toolchain)?, request)
+    }
+
+    fn flash(&self, toolchain: Toolchain, request: &Request) -> Result<()> {
+        let kernel = kernel(toolchain)?;
+        let card = card(&model(request), Some((&kernel, request.firmware.as_deref())))?;
+        match &request.to {
+            Some(device) => {
+                sd_image::copy(&card, device)?;
+                println!("{} is written", device.display());
+            }
+            None => println!(
+                "{}: write it to a card, for example by `--to /dev/sdX` behind this command as root",
+                card.display()
+            ),
+        }
+        if request.firmware.is_none() {
+            println!(
+                "Without `--firmware FOLDER` the card lacks what a Raspberry Pi starts with: copy {} from the folder \
+                 boot/ of github.com/raspberrypi/firmware to it",
+                FIRMWARE.join(", ")
+            );
+        }
+        Ok(())
+    }
+}
+
+fn model(request: &Request) -> PathBuf {
+    request.model.clone().unwrap_or_else(|| root().join("models").join(MODEL))
+}
+
+fn read(file: &Path) -> Result<Vec<u8>> {
+    fs::read(file).context(|| format!("cannot read {}", file.display()))
+}
+
+/// Builds the kernel, checks that it fits, and returns where its image is.
+fn kernel(toolchain: Toolchain) -> Result<PathBuf> {
+    mcu::build(toolchain, (TARGET, CPU), "core", "release", NAME)?;
+    let program = toolchain.target_dir().join(TARGET).join("release/kernel8");
+    mcu::sizes(&program, NAME, &[IMAGE], STACKS)?;
+    let image = flat_image(&elf::stored(&program)?)?;
+    let file = scratch("kernel8.img")?;
+    fs::write(&file, image).context(|| format!("cannot write {}", file.display()))?;
+    Ok(file)
+}
+
+/// The parts of a program as they lie in memory, from the start of [`IMAGE`] on.
+fn flat_image(parts: &[(u64, Vec<u8>)]) -> Result<Vec<u8>> {
+    let mut image = Vec::new();
+    for (at, bytes) in parts {
+        let outside = || Error::new(format!("a part of the kernel lies at {at:#x}, outside {}", IMAGE.name));
+        let from =
+            at.checked_sub(IMAGE.start).filter(|from| *from < IMAGE.bytes).ok_or_else(outside)? as usize;
+        image.resize(image.len().max(from + bytes.len()), 0);
+        image[from..from + bytes.len()].copy_from_slice(bytes);
+    }
+    Ok(image)
+}
+
+/// Makes a card with a model; with the kernel and the firmware's files where it is for a board.
+fn card(model: &Path, boot: Option<(&Path, Option<&Path>)>) -> Result<PathBuf> {
+    let name = model.file_name().map_or("model.elp".into(), |name| name.to_string_lossy());
+    let mut files = vec![(name.into_owned(), read(model)?)];
+    if let Some((kernel, firmware)) = boot {
+        files.push(("kernel8.img".into(), read(kernel)?));
+        files.push(("config.txt".into(), CONFIG.into()));
+        if let Some(folder) = firmware {
+            for name in FIRMWARE {
+                files.push((name.into(), read(&folder.join(name))?));
+            }
+        }
+    }
+    let items: Vec<_> = files.iter().map(|(name, bytes)| Item { name, bytes }).collect();
+    let file = scratch(if boot.is_some() { "pi-bare.img" } else { "pi-bare-model.img" })?;
+    sd_image::write(&file, &items)?;
+    Ok(file)
+}
+
+/// The emulated `machine` with a kernel and a card.
+fn qemu(machine: &str, kernel: &Path, card: Option<&Path>) -> Command {
+    let mut command = Command::new(EMULATOR);
+    command.args(["-M", machine, "-display", "none", "-no-reboot", "-kernel"]).arg(kernel);
+    if let Some(card) = card {
+        command.arg("-drive").arg(format!("if=sd,format=raw,file={}", card.display()));
+    }
+    command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_is_what_is_loaded() {
+        let part = |at, bytes: &[u8]| (IMAGE.start + at, bytes.to_vec());
+        assert_eq!(flat_image(&[part(0, b"ab"), part(4, b"c")]).unwrap(), b"ab\0\0c");
+        assert!(flat_image(&[(0, vec![1])]).is_err());
+        assert!(flat_image(&[part(IMAGE.bytes, b"c")]).is_err());
+    }
+}
