@@ -17,6 +17,9 @@ use super::plan::is_weights;
 /// Requests under way at most, and one.
 const QUEUE: usize = 16;
 
+/// Fills a buffer from an offset in the file, or fails with a number for the reason.
+type Read<'r> = dyn FnMut(u64, &mut [u8]) -> Result<(), i32> + 'r;
+
 /// Counts events, and lets one core wait for the next.
 pub trait Bell: Sync {
     /// Events so far.
@@ -180,12 +183,7 @@ impl<B: Bell> Reader<'_, '_, B> {
     }
 
     /// Reads a block and checks it; one that does not match is read once more.
-    fn answer<'r>(
-        &self,
-        mut request: Request<'r>,
-        first: u64,
-        read: &mut dyn FnMut(u64, &mut [u8]) -> Result<(), i32>,
-    ) -> Answer<'r> {
+    fn answer<'r>(&self, mut request: Request<'r>, first: u64, read: &mut Read<'_>) -> Answer<'r> {
         let start = (self.shared.now)();
         let mut result = Err(Fault::Checksum);
         if request.number >= first {
@@ -202,10 +200,7 @@ impl<B: Bell> Reader<'_, '_, B> {
     }
 }
 
-fn fill(
-    request: &mut Request<'_>,
-    read: &mut dyn FnMut(u64, &mut [u8]) -> Result<(), i32>,
-) -> Result<(), Fault> {
+fn fill(request: &mut Request<'_>, read: &mut Read<'_>) -> Result<(), Fault> {
     let length = request.place.length as usize;
     let bytes = request.buffer.get_mut(..length).ok_or(Fault::NoSuchBlock)?;
     read(request.place.offset, bytes).map_err(Fault::Storage)?;
