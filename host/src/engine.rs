@@ -11,7 +11,8 @@ use elapid_core::model::{Model, StepError};
 use elapid_core::source::{LayerSource, SliceSource, slice};
 
 use crate::pool::{Pool, default_threads};
-use crate::residency::{Bytes, DirectFile, Map, Source, Streamed, Streamer, Wish, available};
+use crate::profile::{self, Board, Drive};
+use crate::residency::{Bytes, DirectFile, Map, Source, Streamed, Streamer, Wish};
 use crate::{Error, Incidents, Memory, MemoryOptions, Plan, Ram, Storage, Verify};
 
 /// The bundled model's name in messages.
@@ -73,7 +74,7 @@ impl std::fmt::Debug for Engine {
 fn cap(ram: Ram) -> Result<u64, Error> {
     match ram {
         Ram::Bytes(bytes) => Ok(bytes),
-        Ram::Auto => available().ok_or_else(|| {
+        Ram::Auto => profile::cap().ok_or_else(|| {
             Error::Usage(
                 "this system does not say how much memory is free: give a size, such as --ram 512M".into(),
             )
@@ -273,11 +274,13 @@ impl Engine {
     /// [`Error::Cap`] names the least cap that works.
     pub fn plan(&self, options: &MemoryOptions) -> Result<Option<Plan>, Error> {
         let Some(cap) = self.cap else { return Ok(None) };
-        let wish = Wish { cap, threads: self.pool.size() as u64, options: *options };
-        let streamable = match &self.bytes {
-            Bytes::Streamed(streamed) => Some(streamed.can_map()),
-            _ => None,
+        let (streamable, drive) = match &self.bytes {
+            Bytes::Streamed(streamed) => (Some(streamed.can_map()), streamed.drive()),
+            _ => (None, Drive::Other),
         };
+        let reads = Board::in_root(Path::new(profile::ROOT)).reads(drive) as u64;
+        let threads = self.pool.size() as u64;
+        let wish = Wish { cap, threads, reads, options: *options };
         let plan = Plan::new(self.layout(), &wish, streamable);
         plan.map(Some).map_err(|least| Error::Cap { model: self.name.clone(), cap, least })
     }

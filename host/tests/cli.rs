@@ -474,3 +474,74 @@ fn a_second_ctrl_c_ends_the_program() {
     interrupt(child.id());
     assert_eq!(child.wait().unwrap().code(), Some(130));
 }
+
+/// A folder with the parts of a system that `elapid board` looks at.
+fn system(compatible: &[u8], model: &[u8]) -> tempfile::TempDir {
+    let root = tempfile::tempdir().unwrap();
+    let tree = root.path().join("proc/device-tree");
+    fs::create_dir_all(&tree).unwrap();
+    fs::write(tree.join("compatible"), compatible).unwrap();
+    fs::write(tree.join("model"), model).unwrap();
+    let meminfo = "MemTotal:         436656 kB\nMemFree:   9 kB\nMemAvailable:     262144 kB\n";
+    fs::write(root.path().join("proc/meminfo"), meminfo).unwrap();
+    root
+}
+
+#[test]
+fn the_board_and_what_suits_it() {
+    let zero = system(b"raspberrypi,model-zero-2-w\0brcm,bcm2837\0", b"Raspberry Pi Zero 2 W Rev 1.0\0");
+    let root = zero.path().to_str().unwrap();
+    let said = json(&good(&["board", &small(), "--json", "--root", root]));
+    assert_eq!(said["board"], "Raspberry Pi Zero 2 W");
+    assert_eq!(said["model"], "Raspberry Pi Zero 2 W Rev 1.0");
+    assert_eq!(said["memory_bytes"], 436_656 << 10);
+    // 256 MiB are free: an eighth is left, and on this board 32 MiB more.
+    assert_eq!(said["ram_auto_bytes"], (256 - 32 - 32) << 20);
+    let text = good(&["board", &small(), "--root", root]);
+    for line in ["board        Raspberry Pi Zero 2 W Rev 1.0", "memory       426 MiB", "--ram auto   192 MiB"]
+    {
+        assert!(text.lines().any(|said| said == line), "{text}");
+    }
+
+    // Another machine: the bytes of a device tree may be anything, and none of them may reach a terminal as they are.
+    let odd = system(b"\xff\0\x1b[2J", b"\x1b[2Jboard\xff\0");
+    let text = good(&["board", "--root", odd.path().to_str().unwrap()]);
+    assert!(text.contains("another board") && !text.contains('\u{1b}'), "{text:?}");
+    let nothing = tempfile::tempdir().unwrap();
+    let said = json(&good(&["board", "--json", "--root", nothing.path().to_str().unwrap()]));
+    assert_eq!((&said["board"], said["memory_bytes"].is_null()), (&"a computer".into(), true));
+
+    // This one, and a file that is not there.
+    let here = json(&good(&["board", "--json"]));
+    assert!(here["threads"].as_u64().is_some_and(|n| n > 0) && here["reads"].as_u64().is_some_and(|n| n > 0));
+    bad(elapid(&["board", "no-such-model.elp"]).output().unwrap(), 1, "no-such-model.elp");
+}
+
+#[test]
+fn a_packages_files_come_from_the_programs_arguments() {
+    let folder = tempfile::tempdir().unwrap();
+    good(&["package", folder.path().to_str().unwrap()]);
+    let read = |name: &str| fs::read_to_string(folder.path().join(name)).expect(name);
+    // Every command and option is in each.
+    for name in [
+        "usr/share/bash-completion/completions/elapid",
+        "usr/share/zsh/vendor-completions/_elapid",
+        "usr/share/fish/vendor_completions.d/elapid.fish",
+    ] {
+        let text = read(name);
+        for word in ["perplexity", "board", "repeat-penalty"] {
+            assert!(text.contains(word), "{name} lacks {word}");
+        }
+    }
+    for (name, word) in
+        [("elapid.1", "elapid\\-run"), ("elapid-run.1", "repeat\\-penalty"), ("elapid-board.1", "json")]
+    {
+        let text = read(&format!("usr/share/man/man1/{name}"));
+        assert!(text.contains(".TH") && text.contains(word), "{name}: {text}");
+        assert!(!text.contains("plain"), "{name} has a hidden option");
+    }
+    assert!(!folder.path().join("usr/share/man/man1/elapid-package.1").exists());
+    let file = folder.path().join("a-file");
+    fs::write(&file, "").unwrap();
+    bad(elapid(&["package", file.to_str().unwrap()]).output().unwrap(), 1, "a-file");
+}

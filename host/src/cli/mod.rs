@@ -7,9 +7,11 @@ mod info;
 mod interrupt;
 mod logits;
 mod long;
+mod machine;
 mod model;
 mod npy;
 mod output;
+mod package;
 mod perplexity;
 mod run;
 mod tokenize;
@@ -42,6 +44,9 @@ enum Command {
     Info(info::Args),
     Verify(verify::Args),
     Bench(bench::Args),
+    Board(machine::Args),
+    #[command(hide = true)]
+    Package(package::Args),
 }
 
 /// Runs the program.
@@ -58,6 +63,8 @@ pub fn main() -> ExitCode {
         Command::Info(args) => info::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Board(args) => machine::run(&args),
+        Command::Package(args) => package::run(&args),
     };
     match result {
         Ok(()) | Err(Error::ClosedOutput) => ExitCode::SUCCESS,

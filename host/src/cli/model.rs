@@ -9,7 +9,8 @@ use clap::ValueEnum;
 use elapid::core::fixed;
 use elapid::core::model::StateKind;
 use elapid::{
-    Engine, EngineOptions, Error, MAX_THREADS, MemoryOptions, Ram, Verify, available_memory, default_threads,
+    Engine, EngineOptions, Error, MAX_THREADS, MemoryOptions, Profile, Ram, Verify, available_memory,
+    default_threads,
 };
 
 /// How a model is computed.
@@ -33,7 +34,7 @@ enum StateArg {
 /// Options of all commands that compute.
 #[derive(clap::Args)]
 pub(super) struct ComputeArgs {
-    /// Threads; all cores if left out
+    /// Threads; all cores if left out (`elapid board` says how many)
     #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..=MAX_THREADS as i64))]
     threads: Option<u16>,
 
@@ -49,7 +50,8 @@ pub(super) struct ComputeArgs {
 #[derive(clap::Args)]
 struct RamArgs {
     /// The memory that the program may take, such as 512M or 2G, or auto for what is free: a model that does not fit is
-    /// read from its file again for every token
+    /// read from its file again for every token. Left out, there is no limit; but on a board (see `elapid board`) a model
+    /// larger than what is free is read as with auto
     #[arg(long, value_name = "SIZE", value_parser = ram, allow_hyphen_values = true)]
     ram: Option<Ram>,
 
@@ -113,8 +115,27 @@ impl ComputeArgs {
         self.ram.ram.is_some()
     }
 
-    /// Opens a file, or the bundled model.
+    /// Opens a file, or the bundled model. On a board, a file that does not fit is streamed.
     pub(super) fn open(&self, model: Option<&Path>) -> Result<Engine, Error> {
+        let mut options = self.options();
+        if let (None, Some(path)) = (options.ram, model)
+            && Profile::detect().board.streams_by_default()
+            && let Some(sizes) =
+                path.metadata().ok().and_then(|file| does_not_fit(file.len(), available_memory()))
+        {
+            options.ram = Some(Ram::Auto);
+            let name = path.display();
+            let _ = writeln!(io::stderr(), "note: {name}: {sizes}: it is read again for every token");
+        }
+        self.open_with(model, &options)
+    }
+
+    /// Opens a file, or the bundled model, and streams it only if that was asked for.
+    pub(super) fn open_as_asked(&self, model: Option<&Path>) -> Result<Engine, Error> {
+        self.open_with(model, &self.options())
+    }
+
+    fn open_with(&self, model: Option<&Path>, options: &EngineOptions) -> Result<Engine, Error> {
         let (threads, cores) = (self.threads.map_or(0, usize::from), default_threads());
         if threads > cores {
             let _ = writeln!(
@@ -123,8 +144,8 @@ impl ComputeArgs {
                 s = if cores == 1 { "" } else { "s" }
             );
         }
-        let engine = open(model, &self.options())?;
-        let cap = match self.ram.ram {
+        let engine = open(model, options)?;
+        let cap = match options.ram {
             Some(Ram::Bytes(cap)) => cap,
             // It asks what is free itself.
             Some(Ram::Auto) => 0,
@@ -140,13 +161,14 @@ impl ComputeArgs {
 /// What to say of a file that fits the cap but not what is free: it will be mapped, and the system will drop its pages and read them
 /// again in small pieces.
 fn too_large(file: u64, cap: u64, free: Option<u64>) -> Option<String> {
-    let free = free.filter(|free| file > *free && file <= cap)?;
-    let mib = |bytes: u64| bytes >> 20;
-    Some(format!(
-        "its {} MiB do not fit in the {} MiB of memory that are free: --ram auto reads it faster than the system would",
-        mib(file),
-        mib(free)
-    ))
+    let mib = does_not_fit(file, free).filter(|_| file <= cap)?;
+    Some(format!("{mib}: --ram auto reads it faster than the system would"))
+}
+
+/// Says that a file is larger than what is free, where it is.
+fn does_not_fit(file: u64, free: Option<u64>) -> Option<String> {
+    let free = free.filter(|free| file > *free)?;
+    Some(format!("its {} MiB do not fit in the {} MiB of memory that are free", file >> 20, free >> 20))
 }
 
 /// Opens a file, or the bundled model.

@@ -20,7 +20,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Error> {
-    let engine = args.compute.open(args.model.as_deref())?;
+    let engine = args.compute.open_as_asked(args.model.as_deref())?;
     if engine.bytes().is_none() {
         return Err(Error::Usage("verify looks at the whole file: leave out --ram".into()));
     }

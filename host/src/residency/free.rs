@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::profile::ROOT;
+
 /// What `--ram auto` leaves to others: an eighth.
 const SHARE: u64 = 8;
 
@@ -10,16 +12,21 @@ const SHARE: u64 = 8;
 /// free, with a margin. [`None`] where the system does not tell.
 #[must_use]
 pub fn available() -> Option<u64> {
-    let machine = meminfo(&fs::read_to_string("/proc/meminfo").ok()?)?;
-    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let group = group_room(&groups, Path::new("/sys/fs/cgroup"));
+    available_in(Path::new(ROOT))
+}
+
+/// The same of a system whose `proc` and `sys` are below `root`.
+pub(crate) fn available_in(root: &Path) -> Option<u64> {
+    let machine = meminfo(&fs::read_to_string(root.join("proc/meminfo")).ok()?)?;
+    let groups = fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
+    let group = group_room(&groups, &root.join("sys/fs/cgroup"));
     let least = group.map_or(machine, |group| group.min(machine));
     Some(least - least / SHARE)
 }
 
 fn meminfo(text: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? << 10)
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1 << 10)
 }
 
 /// Memory that all control groups of this process leave, by `/proc/self/cgroup` and where they are mounted.

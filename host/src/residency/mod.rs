@@ -16,6 +16,7 @@ mod uring;
 
 pub(crate) use direct::DirectFile;
 pub use free::available;
+pub(crate) use free::available_in;
 pub use heap::one_heap;
 pub(crate) use map::Map;
 pub use plan::Plan;
@@ -50,7 +51,7 @@ pub enum Verify {
 /// The memory that a process may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ram {
-    /// What the machine, or the control group of this process, has free, with a margin.
+    /// What the machine, or the control group of this process, has free, with a margin; a board's is larger.
     Auto,
     /// Bytes.
     Bytes(u64),

@@ -25,8 +25,6 @@ const MOST_CHUNK: u64 = 1 << 16;
 const LEAST_SLOTS: u64 = 3;
 /// Blocks of the ring where there is room: some megabytes of reading ahead hide the pauses of a computation.
 const MOST_SLOTS: u64 = 16;
-/// Reads under way at a time.
-const READERS: u64 = 4;
 
 /// What a plan is made from, beside the model.
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +32,8 @@ pub(crate) struct Wish {
     /// Bytes that the process may take, all together.
     pub cap: u64,
     pub threads: u64,
+    /// Reads under way at a time.
+    pub reads: u64,
     pub options: MemoryOptions,
 }
 
@@ -94,7 +94,7 @@ impl Plan {
         let most_chunk = most_chunk.clamp(1, MOST_CHUNK);
         let one = state_bytes(config, options, 1) as u64;
         let all = state_bytes(config, options, config.n_layer as usize) as u64;
-        let program = PROGRAM + THREAD * (wish.threads + READERS);
+        let program = PROGRAM + THREAD * (wish.threads + wish.reads);
         let fixed = Fixed { program, state: one.saturating_add(all), held: options.held as u64 };
         let cap = (wish.cap - wish.cap / MARGIN_SHARE).saturating_sub(MARGIN);
         let margin = wish.cap - cap;
@@ -145,7 +145,7 @@ impl Plan {
             slots,
             slot_bytes: slot,
             read_bytes: read,
-            readers: READERS.min(slots - 1) as usize,
+            readers: wish.reads.min(slots - 1) as usize,
             pinned_bytes: schedule.pinned_bytes,
             weights_bytes: schedule.bytes,
             streamed_bytes: schedule.streamed_bytes(),
@@ -271,7 +271,7 @@ mod tests {
 
     fn wish(cap: u64, state: StateKind) -> Wish {
         let options = MemoryOptions { state, chunk: Some(256), ..MemoryOptions::default() };
-        Wish { cap, threads: 4, options }
+        Wish { cap, threads: 4, reads: 4, options }
     }
 
     #[test]
@@ -312,11 +312,14 @@ mod tests {
         let layout = falcon();
         let most = MemoryOptions { chunk: Some(usize::MAX), rows: true, ..MemoryOptions::default() };
         for options in [MemoryOptions { held: usize::MAX, ..most }, most] {
-            assert!(Plan::new(&layout, &Wish { cap: 1 << 20, threads: 4, options }, Some(true)).is_err());
+            assert!(
+                Plan::new(&layout, &Wish { cap: 1 << 20, threads: 4, reads: 4, options }, Some(true))
+                    .is_err()
+            );
         }
         let fixed = MemoryOptions { fixed: Some(fixed::StateKind::I16), ..most };
         for options in [most, fixed] {
-            let wish = Wish { cap: u64::MAX, threads: 4, options };
+            let wish = Wish { cap: u64::MAX, threads: 4, reads: 4, options };
             assert!(Plan::new(&layout, &wish, Some(true)).is_ok_and(|plan| plan.mapped));
         }
     }

@@ -9,7 +9,7 @@ use elapid_core::source::{Fault, SourceError};
 
 use super::storage::{Log, Storage, read_range};
 use super::{Map, Streamer};
-use crate::{EngineOptions, Error, Plan};
+use crate::{Drive, EngineOptions, Error, Plan};
 
 /// A model file in storage. Its header, tables and data sections are in memory, checked; its weights are not.
 pub(crate) struct Streamed {
@@ -95,6 +95,11 @@ impl Streamed {
     /// Whether the file can be mapped.
     pub(crate) fn can_map(&self) -> bool {
         self.path.is_some()
+    }
+
+    /// What the file lies on.
+    pub(crate) fn drive(&self) -> Drive {
+        self.path.as_deref().map_or(Drive::Other, Drive::of)
     }
 
     /// Maps the file.
