@@ -1,9 +1,11 @@
 //! Debian packages that a step needs: which are missing, and installing them.
 
+use std::fs;
+use std::path::Path;
 use std::process::Command;
 
-use crate::error::{Error, Result};
-use crate::exec::{capture, on_path, run, shown, succeeds};
+use crate::error::{Context, Error, Result};
+use crate::exec::{capture, must, on_path, run, shown, succeeds};
 
 /// A package, and the program that shows its presence on systems without dpkg.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,9 +61,47 @@ impl Apt {
         Err(Error::new(refusal(&still, "apt-get could not install them, see above")))
     }
 
-    /// Whether it worked is for the caller to see: from dpkg, not from exit codes.
-    fn install(&mut self, root: &[&str], names: &[&str]) {
-        if needs_arm64(names) && !has_arm64() {
+    /// Unpacks the files of a package for arm64 as `folder`, once; nothing is installed. `package` says its name, when the
+    /// lists of packages are there.
+    pub fn unpack_arm64(&mut self, package: impl FnOnce() -> Result<String>, folder: &Path) -> Result<()> {
+        if folder.is_dir() {
+            return Ok(());
+        }
+        if !self.allowed {
+            let folder = folder.display();
+            return Err(Error::new(format!(
+                "needs the files of a Debian package in {folder} (--no-install was given)"
+            )));
+        }
+        if on_path("apt-get").is_none() {
+            return Err(Error::new(
+                "needs files of Debian's packages for arm64, and this system has no apt-get",
+            ));
+        }
+        if let Some(root) = root_prefix() {
+            self.update(&root, !cfg!(target_arch = "aarch64"));
+        }
+        let package = package()?;
+        // Under its name only when it is complete.
+        let (archive, part) = (folder.with_extension("deb"), folder.with_extension("part"));
+        for old in [&archive, &part] {
+            let _ = fs::remove_dir_all(old);
+        }
+        fs::create_dir_all(&archive).context(|| format!("cannot make {}", archive.display()))?;
+        let name = format!("{package}:arm64");
+        println!("Downloading what the next step needs: {name}");
+        must(Command::new("apt-get").current_dir(&archive).args(["download", "-q", &name]))?;
+        let files = fs::read_dir(&archive).context(|| format!("cannot read {}", archive.display()))?;
+        let file =
+            files.flatten().next().ok_or_else(|| Error::new(format!("apt-get brought no {package}")))?;
+        must(Command::new("dpkg-deb").arg("-x").arg(file.path()).arg(&part))?;
+        fs::rename(&part, folder).context(|| format!("cannot make {}", folder.display()))?;
+        fs::remove_dir_all(&archive).context(|| format!("cannot remove {}", archive.display()))
+    }
+
+    /// Brings the lists of packages up to date, once.
+    fn update(&mut self, root: &[&str], arm64: bool) {
+        if arm64 && !has_arm64() {
             step(root, &["dpkg", "--add-architecture", "arm64"]);
             self.updated = false;
         }
@@ -70,6 +110,11 @@ impl Apt {
             step(root, &["apt-get", "update", "-q"]);
             self.updated = true;
         }
+    }
+
+    /// Whether it worked is for the caller to see: from dpkg, not from exit codes.
+    fn install(&mut self, root: &[&str], names: &[&str]) {
+        self.update(root, needs_arm64(names));
         // --no-remove: another Rust that the user installed by apt conflicts with this one, and must stay.
         let mut command = vec!["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "-q", "-y"];
         command.extend(["--no-install-recommends", "--no-remove", "-o", "DPkg::Lock::Timeout=120"]);

@@ -11,6 +11,7 @@ pub mod fault;
 mod mcu;
 mod mps2;
 mod pi_bare;
+mod pi_linux;
 mod pico2;
 pub mod qemu;
 pub mod report;
@@ -36,6 +37,10 @@ pub struct Request {
     pub to: Option<PathBuf>,
     /// A folder with the files that the board's makers ask for.
     pub firmware: Option<PathBuf>,
+    /// Runs the test that takes too long for CI, where a board has one, instead of the other.
+    pub long: bool,
+    /// Whether the test may install what it needs.
+    pub install: bool,
 }
 
 /// A board: how its program is built, started and judged.
@@ -67,6 +72,8 @@ pub const BOARDS: &[&dyn Board] = &[
     &mps2::AN500,
     &mps2::AN385,
     &mps2::AN505,
+    &pi_linux::PiLinux,
+    &pi_linux::Kernel,
     &pico2::Pico2,
     &pi_bare::PiBare,
     &bits::M3,
@@ -84,7 +91,8 @@ pub enum Action {
     Run,
     /// Compares what it prints with the host's own output and the stored snapshot
     Test,
-    /// Puts it on a board, or makes the image for that
+    /// Puts it on a board, or makes the image or package for that
+    #[value(alias = "package")]
     Flash,
 }
 
@@ -97,9 +105,12 @@ pub fn find(name: &str) -> Result<&'static dyn Board> {
 }
 
 /// Does what the command line asks.
-pub fn board(name: &str, action: Action, request: &Request, install: bool) -> Result<()> {
+pub fn board(name: &str, action: Action, request: &Request) -> Result<()> {
     let board = find(name)?;
-    let toolchain = board.tools(&mut Apt::new(install))?;
+    if request.long && (action, name) != (Action::Test, "pi-linux") {
+        return Err(Error::new("only `board pi-linux test` has a long test"));
+    }
+    let toolchain = board.tools(&mut Apt::new(request.install))?;
     match action {
         Action::Build => board.build(toolchain, request),
         Action::Run => board.run(toolchain, request),

@@ -71,6 +71,9 @@ enum Task {
         /// flash, for a Raspberry Pi: the folder with its makers' start files
         #[arg(long, value_name = "FOLDER")]
         firmware: Option<PathBuf>,
+        /// Test what takes hours instead: falcon-mamba-7b on an emulated machine with 512 MB (pi-linux; 9 GB of disk)
+        #[arg(long)]
+        long: bool,
         /// Install nothing
         #[arg(long)]
         no_install: bool,
@@ -158,9 +161,9 @@ fn main() -> ExitCode {
             Ok(ExitCode::SUCCESS)
         }
         Task::Test { only, no_install, list: false } => test::test(&only, !no_install),
-        Task::Board { name, action, model, overwrite, to, firmware, no_install } => {
-            let request = board::Request { model, overwrite, to, firmware };
-            board::board(&name, action, &request, !no_install).map(done)
+        Task::Board { name, action, model, overwrite, to, firmware, long, no_install } => {
+            let request = board::Request { model, overwrite, to, firmware, long, install: !no_install };
+            board::board(&name, action, &request).map(done)
         }
         Task::Cross { target, no_install } => cross::cross(&target, !no_install).map(done),
         Task::Count { no_install } => count::count(!no_install).map(done),

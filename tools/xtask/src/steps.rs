@@ -168,6 +168,20 @@ pub const STEPS: &[Step] = &[
         work: Work::Board { name: "mps2-an505" },
     },
     Step {
+        name: "pi-linux",
+        group: "boards",
+        shows: "the Debian package for a Raspberry Pi, and its program on the CPUs of a Pi 3, 4 and 5: the host's text",
+        required: true,
+        work: Work::Board { name: "pi-linux" },
+    },
+    Step {
+        name: "pi-linux-kernel",
+        group: "boards",
+        shows: "a real Linux kernel and 512 MB: the host's tokens and logits under a cap of 64 MB, and disks that fail",
+        required: true,
+        work: Work::Board { name: "pi-linux-kernel" },
+    },
+    Step {
         name: "fixed-m3",
         group: "boards",
         shows: "Cortex-M3: the fixed path's logits over 256 tokens, of models of all kinds",
@@ -268,7 +282,7 @@ mod tests {
 
     #[test]
     fn ci_requires_the_targets_the_project_promises() {
-        for name in ["host", "bare-aarch64", "bare-m7", "aarch64-a53", "aarch64-a76"] {
+        for name in ["host", "bare-aarch64", "bare-m7", "aarch64-a53", "aarch64-a76", "pi-linux-kernel"] {
             assert!(STEPS.iter().any(|step| step.name == name && step.required), "{name}");
         }
     }

@@ -22,7 +22,7 @@ const QEMU_USER: Package = Package { name: "qemu-user", tool: Some("qemu-aarch64
 pub fn list() {
     for Step { name, group, shows, required, .. } in STEPS {
         let required = if *required { "required" } else { "" };
-        println!("{name:13} {group:8} {required:9} {shows}");
+        println!("{name:15} {group:8} {required:9} {shows}");
     }
 }
 

@@ -1,0 +1,140 @@
+//! The `elapid` program for a Raspberry Pi with Linux: static, in a Debian package, on emulated CPUs and on a real kernel.
+
+mod disk;
+mod initramfs;
+mod kernel;
+mod package;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::mcu::scratch;
+use super::{Board, Request};
+use crate::apt::{Apt, Package};
+use crate::cross;
+use crate::error::{Context, Error, Result};
+use crate::exec::{capture, must, on_path, shown};
+use crate::programs::Program;
+use crate::toolchain::{AARCH64_LINUX, Toolchain, root};
+
+pub use kernel::Kernel;
+
+/// One program for all of them.
+#[derive(Debug)]
+pub struct PiLinux;
+
+const QEMU_USER: Package = Package { name: "qemu-user", tool: Some("qemu-aarch64") };
+const QEMU_SYSTEM: Package = Package { name: "qemu-system-arm", tool: Some("qemu-system-aarch64") };
+const EXT4: Package = Package { name: "e2fsprogs", tool: Some("mke2fs") };
+const DPKG: Package = Package { name: "dpkg", tool: Some("dpkg-deb") };
+const GZIP: Package = Package { name: "gzip", tool: Some("gzip") };
+
+/// The CPUs of a Raspberry Pi 3 or Zero 2 W, of a 4 and of a 5, and the kernels that each must take.
+const CPUS: [(&str, &str); 3] =
+    [("cortex-a53", "NEON"), ("cortex-a72", "NEON"), ("cortex-a76", "NEON with dot product")];
+const MODEL: &str = "models/address-4m.elp";
+const PROMPT: &str = "My fellow citizens";
+
+impl Board for PiLinux {
+    fn name(&self) -> &'static str {
+        "pi-linux"
+    }
+
+    fn platform(&self) -> String {
+        format!("{AARCH64_LINUX} (QEMU user)")
+    }
+
+    fn tools(&self, apt: &mut Apt) -> Result<Toolchain> {
+        Toolchain::for_target(AARCH64_LINUX, &[QEMU_USER, DPKG, GZIP], apt)
+    }
+
+    fn build(&self, toolchain: Toolchain, _request: &Request) -> Result<()> {
+        let program = stripped(&cross::build(toolchain)?)?;
+        let size = program.metadata().context(|| format!("cannot find {}", program.display()))?.len();
+        println!("{} ({:.1} MB)", program.display(), size as f64 / 1e6);
+        Ok(())
+    }
+
+    fn run(&self, toolchain: Toolchain, request: &Request) -> Result<()> {
+        let program = cross::build(toolchain)?;
+        must(user("cortex-a72", &program).arg("run").args(&request.model).arg(PROMPT))
+    }
+
+    fn test(&self, toolchain: Toolchain, request: &Request) -> Result<()> {
+        let program = cross::build(toolchain)?;
+        if request.long {
+            kernel::tools(&mut Apt::new(request.install))?;
+            return kernel::test(&program, &kernel::LONG);
+        }
+        let package = package::make(&stripped(&program)?)?;
+        on_every_cpu(&package::unpacked(&package)?)
+    }
+
+    fn flash(&self, toolchain: Toolchain, _request: &Request) -> Result<()> {
+        let package = package::make(&stripped(&cross::build(toolchain)?)?)?;
+        println!("{}: copy it to the board, and there `sudo apt install ./FILE`", package.display());
+        Ok(())
+    }
+}
+
+/// The model that is compared.
+fn model() -> PathBuf {
+    root().join(MODEL)
+}
+
+fn user(cpu: &str, program: &Path) -> Command {
+    let mut command = Command::new("qemu-aarch64");
+    command.args(["-cpu", cpu]).arg(program).current_dir(root());
+    command
+}
+
+/// A copy of the program without names for a debugger, which are three quarters of it.
+fn stripped(program: &Path) -> Result<PathBuf> {
+    let file = work("elapid")?;
+    let cross = "aarch64-linux-gnu-strip";
+    let strip = if on_path(cross).is_some() { cross } else { "strip" };
+    must(Command::new(strip).arg("-o").arg(&file).arg(program))?;
+    Ok(file)
+}
+
+/// The program on each CPU writes what it writes here, with the kernels that are for that CPU.
+fn on_every_cpu(program: &Path) -> Result<()> {
+    let arguments = ["run", MODEL, PROMPT, "-n", "64", "--seed", "7"];
+    let here = Program::Elapid.build()?.output(arguments)?;
+    for (cpu, kernels) in CPUS {
+        let mut command = user(cpu, program);
+        println!("$ {}", shown(command.args(arguments)));
+        let there = capture(&mut command)?;
+        if there != here {
+            return Err(Error::new(format!(
+                "on {cpu} the text is another\n  there: {there:?}\n  here:  {here:?}"
+            )));
+        }
+        let board = capture(user(cpu, program).args(["board", "--json"]))?;
+        let board: serde_json::Value = serde_json::from_str(&board)
+            .context(|| format!("`elapid board --json` printed no JSON: {board}"))?;
+        println!("{cpu}: the same 64 tokens as here, kernels {}", board["kernels"]);
+        if board["kernels"] != kernels {
+            return Err(Error::new(format!("on {cpu} `elapid board` says {board}, not {kernels}")));
+        }
+    }
+    // The canary: another seed is another text.
+    let other = [&arguments[..6], &["8"]].concat();
+    if capture(user(CPUS[0].0, program).args(other))? == here {
+        return Err(Error::new("another seed gives the same text: the comparison does not work"));
+    }
+    Ok(())
+}
+
+/// A folder for what this board's test makes.
+fn work(name: &str) -> Result<PathBuf> {
+    scratch(&format!("pi-linux-{name}"))
+}
+
+/// A folder for what is downloaded, which a clean build does not lose.
+fn download(name: &str) -> Result<PathBuf> {
+    let folder = root().join(".xtask");
+    fs::create_dir_all(&folder).context(|| format!("cannot make {}", folder.display()))?;
+    Ok(folder.join(format!("debian-arm64-{name}")))
+}
