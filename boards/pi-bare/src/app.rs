@@ -152,7 +152,10 @@ fn open_and_talk(
     say!(terminal, "{} are read from the card for every token, by a core of its own", Size(plan.streamed));
     let layout = model.layout();
     let mut channel = Channel::new(EventCount::new(), EventCount::new(), arch::now);
-    let buffers = buffers.chunks_exact_mut(layout.config().block_bytes as usize);
+    let mut rest = buffers;
+    let buffers = plan.buffers(layout).map_while(|size| rest.split_off_mut(..size));
+    // With one buffer a block can be asked for when the one before is no longer used.
+    let buffers = buffers.take(if settings.ahead { usize::MAX } else { 1 });
     let (reader, stream) =
         channel.split(layout, model.checksums, |section| plan.holds(layout, section), buffers, urgent);
     let Some((reading, others)) = workers.split_last_mut() else { return Ok(()) };
@@ -351,7 +354,8 @@ fn report(generated: &Generated<'_>, settings: &Settings, terminal: &mut Termina
     let Generated { prompt, text, prompt_time, text_time, seed, logits, end } = generated;
     if settings.check {
         say!(terminal, "\n--- prompt {}\n--- tokens {}", Numbers(prompt), Numbers(text));
-        say!(terminal, "--- logits {logits:08x}\n--- stack {}\n--- end", arch::stack_used());
+        let time = (*prompt_time + *text_time).as_micros();
+        say!(terminal, "--- logits {logits:08x}\n--- time {time}\n--- stack {}\n--- end", arch::stack_used());
         return;
     }
     let rate = |tokens: usize, time: &Duration| tokens as f32 / time.as_secs_f32().max(1e-6);

@@ -22,6 +22,8 @@ pub struct Settings {
     pub cores: u32,
     /// Bytes of memory that are used at most.
     pub memory: u64,
+    /// Read weights from the card before they are wanted.
+    pub ahead: bool,
     /// End each text with a report that `cargo xtask board pi-bare test` reads.
     pub check: bool,
     name: [u8; NAME],
@@ -37,6 +39,7 @@ impl Default for Settings {
             chat: true,
             cores: 4,
             memory: u64::MAX,
+            ahead: true,
             check: false,
             name: [0; NAME],
             name_len: 0,
@@ -81,6 +84,7 @@ pub const COMMANDS: &[(&str, &str)] = &[
     ("model NAME", "open another one"),
     ("memory SIZE", "use at most SIZE (such as 64M) and open the model again"),
     ("cores N", "compute on N cores, 1 to 4, and open the model again"),
+    ("ahead on|off", "read weights from the card before they are wanted, or then; and open the model again"),
     ("load", "look at the card again"),
     ("check", "report each text token by token, as the tests want it"),
     ("exit", "restart the board"),
@@ -151,6 +155,10 @@ pub fn parse_setting<'a>(line: &'a str, settings: &mut Settings) -> Result<Comma
             settings.cores = cores.ok_or(refuse("a number from 1 to 4"))?;
             Ok(Command::Reload)
         }
+        "ahead" => {
+            settings.ahead = switch().ok_or(refuse("`on` or `off`"))?;
+            Ok(Command::Reload)
+        }
         "model" if !value.is_empty() && value.len() <= NAME => {
             settings.name[..value.len()].copy_from_slice(value.as_bytes());
             settings.name_len = value.len();
@@ -193,7 +201,7 @@ mod tests {
         for line in ["n 64", "seed=7", "temp = 0", "top-k 40", "top-p 0.5", "chat off", "check"] {
             assert_eq!(parse_setting(line, &mut s), Ok(Command::Set), "{line}");
         }
-        for line in ["memory 2M", "cores 1", "model address-4m.elp"] {
+        for line in ["memory 2M", "cores 1", "ahead off", "model address-4m.elp"] {
             assert_eq!(parse_setting(line, &mut s), Ok(Command::Reload), "{line}");
         }
         assert_eq!(

@@ -214,12 +214,10 @@ impl<'a> Model<'a> {
         let largest = layout.sections().filter(|s| is_weights(*s)).map(|s| layout.section(s).length).max();
         let have = arena.usable_for(largest.unwrap_or(0));
         let plan = Plan::new(layout, have).map_err(|need| LoadError::TooLarge { need, have })?;
-        let block = layout.config().block_bytes as usize;
-        let (buffers, urgent) = if plan.streams() {
-            let buffers = arena.take("reading ahead", plan.buffers * block, 0u8)?;
-            (buffers, Some(arena.take("reading the embedding", block, 0u8)?))
-        } else {
-            (&mut [][..], None)
+        let buffers = arena.take("reading ahead", plan.reading as usize, 0u8)?;
+        let urgent = match plan.urgent {
+            0 => None,
+            bytes => Some(arena.take("reading the embedding", bytes as usize, 0u8)?),
         };
         let mut done = 0;
         progress(done, plan.held);

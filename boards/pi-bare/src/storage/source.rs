@@ -10,12 +10,13 @@ use core::time::Duration;
 
 use elapid_core::format::{Block, Layout, Section, checksum};
 use elapid_core::source::{Fault, LayerSource, SourceError, slice};
+use heapless::Vec;
 use heapless::spsc::{Consumer, Producer, Queue};
 
-use super::plan::is_weights;
+use super::plan::{MOST_BUFFERS, is_weights};
 
 /// Requests under way at most, and one.
-const QUEUE: usize = 16;
+const QUEUE: usize = MOST_BUFFERS + 1;
 
 /// Fills a buffer from an offset in the file, or fails with a number for the reason.
 type Read<'r> = dyn FnMut(u64, &mut [u8]) -> Result<(), i32> + 'r;
@@ -77,7 +78,7 @@ pub struct Figures {
     pub early: u64,
     /// Blocks that had to be waited for.
     pub late: u64,
-    /// How long blocks were read and checked.
+    /// How long blocks were read and checked, up to when one was wanted last.
     pub reading: Duration,
     /// How long the computation waited for them: the rest of the reading lay beside it.
     pub waited: Duration,
@@ -133,18 +134,19 @@ impl<'a, B: Bell> Channel<'a, B> {
             next: None,
             front: None,
             under_way: 0,
+            free: Vec::new(),
             number: 0,
             lent: None,
             urgent_buffer: urgent,
             early: 0,
             late: 0,
             waited: Duration::ZERO,
+            read: Duration::ZERO,
         };
         source.next = source.streamed.first();
         source.front = source.next;
-        for buffer in buffers.into_iter().take(QUEUE - 1) {
-            source.ask(buffer);
-        }
+        source.free.extend(buffers.into_iter().take(MOST_BUFFERS));
+        source.ask();
         (reader, source)
     }
 }
@@ -273,6 +275,8 @@ pub struct StreamSource<'a, 'c, B: Bell> {
     front: Option<Position>,
     /// Requests that were not answered, or whose answers were not taken.
     under_way: usize,
+    /// Buffers that nothing was asked for into.
+    free: Vec<&'a mut [u8], MOST_BUFFERS>,
     number: u64,
     /// What was lent last.
     lent: Option<Answer<'a>>,
@@ -280,6 +284,8 @@ pub struct StreamSource<'a, 'c, B: Bell> {
     early: u64,
     late: u64,
     waited: Duration,
+    /// What was read up to when a block was wanted last.
+    read: Duration,
 }
 
 impl<B: Bell> Drop for StreamSource<'_, '_, B> {
@@ -293,8 +299,7 @@ impl<'a, B: Bell> StreamSource<'a, '_, B> {
     /// What came of it so far.
     #[must_use]
     pub fn figures(&self) -> Figures {
-        let reading = Duration::from_nanos(self.shared.reading.load(Ordering::Relaxed));
-        Figures { early: self.early, late: self.late, reading, waited: self.waited }
+        Figures { early: self.early, late: self.late, reading: self.read, waited: self.waited }
     }
 
     /// Waits for an answer after `seen` ones.
@@ -316,10 +321,19 @@ impl<'a, B: Bell> StreamSource<'a, '_, B> {
         }
     }
 
-    /// Asks for the next block in the order of use.
-    fn ask(&mut self, buffer: &'a mut [u8]) {
-        let Some(next) = self.next else { return };
-        if let Ok(request) = self.request(buffer, next) {
+    /// Asks for the next blocks in the order of use, as long as a buffer is free for each. Of those that are large enough it
+    /// takes the smallest.
+    fn ask(&mut self) {
+        while let Some(next) = self.next {
+            let Some(place) = self.layout.block(next.0, next.1) else { return };
+            let sizes = self.free.iter().map(|buffer| buffer.len()).enumerate();
+            let fitting = sizes.filter(|(_, size)| *size >= place.length as usize);
+            let Some((at, _)) = fitting.min_by_key(|(_, size)| *size) else { return };
+            let buffer = self.free.swap_remove(at);
+            let request = match self.request(buffer, next) {
+                Ok(request) => request,
+                Err(buffer) => return self.free_again(buffer),
+            };
             // There is room for every buffer.
             if self.requests.enqueue(request).is_ok() {
                 self.under_way += 1;
@@ -327,6 +341,12 @@ impl<'a, B: Bell> StreamSource<'a, '_, B> {
                 self.shared.asked.ring();
             }
         }
+    }
+
+    /// Takes a buffer back that is no longer used.
+    fn free_again(&mut self, buffer: &'a mut [u8]) {
+        // There is room for every buffer.
+        let _ = self.free.push(buffer);
     }
 
     /// The next answer.
@@ -357,11 +377,12 @@ impl<'a, B: Bell> StreamSource<'a, '_, B> {
         for _ in 0..self.under_way {
             let counted = (self.early, self.late);
             if let Some(answer) = self.take() {
-                self.ask(answer.request.buffer);
+                self.free_again(answer.request.buffer);
             }
             (self.early, self.late) = counted;
         }
         self.front = Some(wanted);
+        self.ask();
     }
 
     /// A block that could not be foreseen.
@@ -397,7 +418,8 @@ impl<'a, B: Bell> StreamSource<'a, '_, B> {
         let wanted = (section, blocks.start);
         // What was lent before is no longer used.
         if let Some(answer) = self.lent.take() {
-            self.ask(answer.request.buffer);
+            self.free_again(answer.request.buffer);
+            self.ask();
         }
         if self.front != Some(wanted) {
             if section == Section::Embedding && self.urgent_buffer.is_some() {
@@ -410,6 +432,7 @@ impl<'a, B: Bell> StreamSource<'a, '_, B> {
         let offset = answer.request.place.offset;
         let length = answer.request.place.length as usize;
         let (found, result) = ((answer.request.section, answer.request.index), answer.result);
+        self.read = Duration::from_nanos(self.shared.reading.load(Ordering::Relaxed));
         let answer = self.lent.insert(answer);
         result.map_err(|fault| SourceError { section, block: blocks.start, offset, fault })?;
         if found != wanted {

@@ -35,6 +35,8 @@ const IDLE: std::ops::Range<u64> = 0x8_0400..0x8_0440;
 const IN_TURN: [&str; 2] = ["-accel", "tcg,thread=single"];
 /// Each core is a thread of ours: only so do they race.
 const AT_ONCE: [&str; 2] = ["-accel", "tcg,thread=multi"];
+/// The same, and time is counted in instructions: the same every time.
+const COUNTED_TIME: [&str; 2] = ["-icount", "shift=0"];
 
 pub(super) fn all(kernel: &Path, request: &Request) -> Result<()> {
     // Before an emulator waits for it, which costs as much as working.
@@ -48,6 +50,7 @@ pub(super) fn all(kernel: &Path, request: &Request) -> Result<()> {
     bad_models_are_told(kernel)?;
     bad_cards_are_told(kernel)?;
     a_card_that_fails_is_told(kernel)?;
+    the_card_is_read_while_layers_are_computed(kernel)?;
     let counter = Counter::build(EMULATOR)?;
     four_cores_are_faster(kernel, &counter)
 }
@@ -107,11 +110,6 @@ fn generates_as_the_host(machine: &str, kernel: &Path, request: &Request) -> Res
         let short = Case { tokens: 6, ..case };
         let streamed = generate(&mut dialogue, &short)?;
         streamed.compare(&short.on_host(&streamed)?)?;
-        // What reading came to is said when the model is opened anew.
-        dialogue.send("/memory all\r")?;
-        let figures = dialogue.until(PROMPT)?;
-        let (reading, waited) = (measured(&figures, "reading")?, measured(&figures, "waited")?);
-        println!("{reading} us of reading, of which the computation waited {waited} us");
     }
     end(dialogue).map(|_| ())
 }
@@ -238,6 +236,47 @@ fn a_card_that_fails_is_told(kernel: &Path) -> Result<()> {
     end(dialogue).map(|_| ())
 }
 
+/// How much of the time in which the cores computed a read was under way, with weights read ahead and without.
+fn the_card_is_read_while_layers_are_computed(kernel: &Path) -> Result<()> {
+    const LEAST_AHEAD: f64 = 0.6;
+    /// The canary: what is measured must be next to nothing then.
+    const MOST_NOT_AHEAD: f64 = 0.05;
+    let model = root().join("models").join(MODEL);
+    let card = card(&model, None)?;
+    let case = Case { model: &model, prompt: "My fellow citizens", tokens: 6, seed: 7, compute: &[] };
+    let share = |ahead: &str| -> Result<f64> {
+        let mut dialogue = start(MACHINE, kernel, Some(&card), &COUNTED_TIME)?;
+        dialogue.until(PROMPT)?;
+        for command in [&format!("/ahead {ahead}\r"), LITTLE] {
+            dialogue.send(command)?;
+            dialogue.until(PROMPT)?;
+        }
+        dialogue.send(&case.typed())?;
+        let console = dialogue.until("--- end\n")?;
+        dialogue.until(PROMPT)?;
+        // What reading came to is said when the model is opened anew.
+        dialogue.send("/load\r")?;
+        let figures = dialogue.until(PROMPT)?;
+        end(dialogue)?;
+        let (reading, waited) = (measured(&figures, "reading")?, measured(&figures, "waited")?);
+        let computed = measured(&console, "time")?.saturating_sub(waited);
+        let beside = reading.saturating_sub(waited);
+        println!(
+            "reading ahead {ahead}: the cores computed for {computed} us and waited for {waited} us; for {beside} us of \
+             the first a read was under way"
+        );
+        Ok(beside as f64 / computed.max(1) as f64)
+    };
+    let (on, off) = (share("on")?, share("off")?);
+    if on >= LEAST_AHEAD && off <= MOST_NOT_AHEAD {
+        return Ok(());
+    }
+    Err(Error::new(format!(
+        "a read is under way in {on:.3} of the time of computing ({LEAST_AHEAD} is the least) with reading ahead, and in \
+         {off:.3} without ({MOST_NOT_AHEAD} is the most)"
+    )))
+}
+
 /// Where the first weights of the first layer lie on a card, and what they are.
 fn first_weights(card: &Path, model: &Path) -> Result<(u64, Vec<u8>)> {
     let (image, file) = (read(card)?, read(model)?);
@@ -259,11 +298,11 @@ fn monitor(dialogue: &mut Dialogue, command: &str) -> Result<()> {
     dialogue.send("\x01c")
 }
 
-/// Starts a kernel with [`MODEL`] on its card, with instructions counted. Time is counted in them too: the same every time.
+/// Starts a kernel with [`MODEL`] on its card, with instructions counted.
 fn start_counting(kernel: &Path, counter: &Counter) -> Result<Dialogue> {
     let card = card(&root().join("models").join(MODEL), None)?;
     let mut command = qemu(MACHINE, kernel, Some(&card));
-    command.args(["-serial", "mon:stdio", "-icount", "shift=0"]);
+    command.args(["-serial", "mon:stdio"]).args(COUNTED_TIME);
     let mut dialogue = Dialogue::start(counter.attach(&mut command, &IDLE), PATIENCE)?;
     dialogue.until(PROMPT).map(|_| dialogue)
 }
