@@ -29,6 +29,11 @@ impl Apt {
         Self { allowed, updated: false, failed: Vec::new() }
     }
 
+    /// Whether anything may be fetched.
+    pub fn allowed(&self) -> bool {
+        self.allowed
+    }
+
     /// Sees to it that every one of `needs` is there. The error says what to install, and why it was not done here.
     pub fn ensure(&mut self, needs: &[Package]) -> Result<()> {
         let missing = missing(needs);

@@ -210,6 +210,13 @@ pub const STEPS: &[Step] = &[
         work: Work::Board { name: "pi-bare" },
     },
     Step {
+        name: "pi-bare-4",
+        group: "boards",
+        shows: "the same kernel on a Raspberry Pi 4, which QEMU knows from version 9 on: the host's tokens and logits",
+        required: false,
+        work: Work::Board { name: "pi-bare-4" },
+    },
+    Step {
         name: "template",
         group: "boards",
         shows: "where a new board begins builds",

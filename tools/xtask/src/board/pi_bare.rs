@@ -1,5 +1,6 @@
 //! The Raspberry Pi 3 and 4 without an operating system.
 
+mod backports;
 mod checks;
 
 use std::fs;
@@ -20,7 +21,17 @@ use crate::toolchain::{Toolchain, root};
 
 /// One kernel for both boards.
 #[derive(Debug)]
-pub struct PiBare;
+pub struct PiBare {
+    /// The name of the step.
+    name: &'static str,
+    /// The machine as QEMU calls it.
+    machine: &'static str,
+    /// Debian's QEMU has it. Where not, that of its backports is fetched, and only what depends on the board is tested.
+    everywhere: bool,
+}
+
+pub const PI_3: PiBare = PiBare { name: NAME, machine: "raspi3b", everywhere: true };
+pub const PI_4: PiBare = PiBare { name: "pi-bare-4", machine: "raspi4b", everywhere: false };
 
 const NAME: &str = "pi-bare";
 const TARGET: &str = "aarch64-unknown-none";
@@ -40,17 +51,35 @@ const CONFIG: &str = "arm_64bit=1\nkernel=kernel8.img\nenable_uart=1\ninit_uart_
 /// The model of an image that is made for nothing else.
 const MODEL: &str = "address-4m.elp";
 
+/// An emulator that has a machine.
+#[derive(Debug, Clone)]
+struct Emulator {
+    program: PathBuf,
+    machine: &'static str,
+}
+
+impl PiBare {
+    fn emulator(&self) -> Result<Emulator> {
+        let program = if self.everywhere { EMULATOR.into() } else { backports::program(self.machine)? };
+        Ok(Emulator { program, machine: self.machine })
+    }
+}
+
 impl Board for PiBare {
     fn name(&self) -> &'static str {
-        NAME
+        self.name
     }
 
     fn platform(&self) -> String {
-        format!("{TARGET} (QEMU raspi3b)")
+        format!("{TARGET} (QEMU {})", self.machine)
     }
 
     fn tools(&self, apt: &mut Apt) -> Result<Toolchain> {
-        Toolchain::for_target(TARGET, &[QEMU_SYSTEM, LLD, counter::COMPILER], apt)
+        let toolchain = Toolchain::for_target(TARGET, &[QEMU_SYSTEM, LLD, counter::COMPILER], apt)?;
+        if !self.everywhere {
+            backports::ensure(self.machine, apt)?;
+        }
+        Ok(toolchain)
     }
 
     fn build(&self, toolchain: Toolchain, _request: &Request) -> Result<()> {
@@ -63,10 +92,13 @@ impl Board for PiBare {
         let kernel = kernel(toolchain)?;
         let card = card(&model(request), None)?;
         println!("Ctrl-A X ends the emulator");
-        must(qemu("raspi3b", &kernel, Some(&card)).args(["-serial", "mon:stdio"]))
+        must(qemu(&self.emulator()?, &kernel, Some(&card)).args(["-serial", "mon:stdio"]))
     }
 
     fn test(&self, toolchain: Toolchain, request: &Request) -> Result<()> {
+        if !self.everywhere {
+            return checks::another_board(&self.emulator()?, &kernel(toolchain)?, request);
+        }
         // What does not depend on the board has its tests on this machine.
         let mut units = Toolchain::Current.cargo();
         units.args([
@@ -79,7 +111,7 @@ impl Board for PiBare {
             "--lib",
         ]);
         must(units.arg("--target-dir").arg(root().join("target/boards")))?;
-        checks::all(&kernel(toolchain)?, request)
+        checks::all(&self.emulator()?, &kernel(toolchain)?, request)
     }
 
     fn flash(&self, toolchain: Toolchain, request: &Request) -> Result<()> {
@@ -157,10 +189,21 @@ fn card(model: &Path, boot: Option<(&Path, Option<&Path>)>) -> Result<PathBuf> {
     Ok(file)
 }
 
-/// The emulated `machine` with a kernel and a card.
-fn qemu(machine: &str, kernel: &Path, card: Option<&Path>) -> Command {
-    let mut command = Command::new(EMULATOR);
-    command.args(["-M", machine, "-display", "none", "-no-reboot", "-kernel"]).arg(kernel);
+/// The emulator with a kernel and a card.
+fn qemu(emulator: &Emulator, kernel: &Path, card: Option<&Path>) -> Command {
+    let mut command = Command::new(&emulator.program);
+    // No sound: the modules for it are looked for where those of the installed QEMU lie, which do not fit another one.
+    command.args([
+        "-M",
+        emulator.machine,
+        "-nodefaults",
+        "-audiodev",
+        "none,id=none",
+        "-display",
+        "none",
+        "-no-reboot",
+    ]);
+    command.arg("-kernel").arg(kernel);
     if let Some(card) = card {
         command.arg("-drive").arg(format!("if=sd,format=raw,file={}", card.display()));
     }
