@@ -46,7 +46,7 @@ fn bytes(layout: &Layout, section: Section) -> u64 {
 /// Memory that the largest block of a section takes.
 fn largest(layout: &Layout, section: Section) -> u64 {
     let blocks = (0..layout.section(section).blocks).filter_map(|index| layout.block(section, index));
-    blocks.map(|block| rounded(u64::from(block.length))).max().unwrap_or(0)
+    blocks.map(|block| rounded(block.length)).max().unwrap_or(0)
 }
 
 impl Plan {
@@ -135,7 +135,7 @@ impl Plan {
         let blocks =
             (0..layout.section(section).blocks).filter_map(move |index| layout.block(section, index));
         let mut left = self.ahead;
-        let more = blocks.map(|block| rounded(u64::from(block.length))).filter(move |size| {
+        let more = blocks.map(|block| rounded(block.length)).filter(move |size| {
             let fits = *size <= left;
             left -= if fits { *size } else { 0 };
             fits
