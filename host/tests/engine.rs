@@ -254,6 +254,7 @@ fn absurd_dimensions_are_refused_without_memory_for_them() {
         tied: true,
         bias: false,
         conv_bias: true,
+        compact: false,
         quants,
         block_bytes: 1 << 20,
         data: DataSizes::default(),

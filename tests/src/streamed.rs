@@ -16,6 +16,11 @@ pub const MIB: u64 = 1 << 20;
 
 /// A model of some MiB with blocks of 16 KiB: random weights, with a head of its own or not.
 pub fn file(tied: bool, quant: Quant) -> Vec<u8> {
+    packed(tied, quant, false)
+}
+
+/// The same, compact or not.
+pub fn packed(tied: bool, quant: Quant, compact: bool) -> Vec<u8> {
     let config = ModelConfig {
         arch: if tied { Arch::Mamba } else { Arch::FalconMamba },
         d_model: 96,
@@ -31,7 +36,7 @@ pub fn file(tied: bool, quant: Quant) -> Vec<u8> {
         use_conv_bias: true,
         tied,
     };
-    let options = elapid_pack::Options { quant, block_bytes: 16 << 10, ..Default::default() };
+    let options = elapid_pack::Options { quant, block_bytes: 16 << 10, compact, ..Default::default() };
     let plan = elapid_pack::Plan::random(&config, 7, &options).expect("a valid configuration");
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("model.elp");

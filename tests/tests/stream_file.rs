@@ -6,12 +6,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use elapid::core::format::Quant;
+use elapid::core::format::{Quant, Section};
 use elapid::core::model::{StateKind, StepError};
 use elapid::core::source::{Fault, SourceError};
 use elapid::{Engine, EngineOptions, Error, MemoryOptions, ReadBy, Storage, Verify};
 use elapid_tests::storage::Fake;
-use elapid_tests::streamed::{MIB, TOKENS, all, expected, file, least, open, options, place, run};
+use elapid_tests::streamed::{MIB, TOKENS, all, expected, file, least, open, options, packed, place, run};
 
 /// A folder on a disk: direct I/O is for disks.
 fn folder() -> tempfile::TempDir {
@@ -132,6 +132,39 @@ fn a_file_replaced_cut_or_overwritten_while_it_is_streamed() {
         fs::write(&kept, &bytes).expect("restored");
         sequence.clear();
         assert!(all(&mut sequence).expect("logits") == expected, "restored");
+    }
+}
+
+#[test]
+fn a_compact_file_is_smaller_and_gives_the_same_bits() {
+    for (tied, quant) in [(false, Quant::Q4), (true, Quant::Q8)] {
+        let (bytes, compact) = (file(tied, quant), packed(tied, quant, true));
+        assert!(compact.len() + (100 << 10) < bytes.len(), "{} and {}", compact.len(), bytes.len());
+        let expected = expected(&bytes, StateKind::F32);
+        let folder = folder();
+        let path = saved(folder.path(), &compact);
+        let Err(Error::Cap { least: cap, .. }) =
+            streamed(&path, MIB, false).memory(&MemoryOptions::default())
+        else {
+            panic!("a model in 1 MiB")
+        };
+        for plain_reads in [false, true] {
+            let engine = streamed(&path, cap, plain_reads);
+            // Its blocks are not aligned as the kernel would have them for direct I/O.
+            let by = engine.memory(&MemoryOptions::default()).expect("memory").read_by();
+            assert_eq!(by, Some(ReadBy::Threads), "it is streamed");
+            assert!(run(&engine, StateKind::F32).expect("logits") == expected, "{tied} {quant:?}");
+            assert_eq!(engine.incidents(), Default::default());
+        }
+        // Damage is found in what was padding to pages.
+        let mut flipped = compact.clone();
+        flipped[place(&compact, 5) as usize] ^= 0x10;
+        let error = run(&streamed(&saved(folder.path(), &flipped), cap, false), StateKind::F32);
+        let Err(Error::Step { cause: StepError::Source(SourceError { section, fault, .. }), .. }) = error
+        else {
+            panic!("{:?}", error.map(|_| "logits"))
+        };
+        assert_eq!((section, fault), (Section::Layer(5), Fault::Checksum));
     }
 }
 

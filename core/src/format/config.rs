@@ -85,6 +85,8 @@ pub struct Fields {
     pub bias: bool,
     /// The convolution has a bias.
     pub conv_bias: bool,
+    /// Sections and blocks start at multiples of 512 bytes rather than of pages, see [`Layout::section_align`](super::Layout::section_align).
+    pub compact: bool,
     /// How matrices are stored.
     pub quants: Quants,
     /// Bytes of a block at most, a multiple of 16 KiB.
@@ -100,7 +102,7 @@ impl PartialEq for Fields {
             let sizes =
                 [f.d_model, f.d_inner, f.d_state, f.d_conv, f.dt_rank, f.n_layer, f.vocab, f.block_bytes];
             let eps = (f.norm_eps.to_bits(), f.bcdt_eps.map(f32::to_bits));
-            (f.arch, sizes, eps, (f.tied, f.bias, f.conv_bias), f.quants, f.data)
+            (f.arch, sizes, eps, (f.tied, f.bias, f.conv_bias, f.compact), f.quants, f.data)
         };
         rest(self) == rest(other)
     }

@@ -33,7 +33,8 @@ mod flag {
     pub(super) const BIAS: u8 = 2;
     pub(super) const CONV_BIAS: u8 = 4;
     pub(super) const BCDT_NORM: u8 = 8;
-    pub(super) const ALL: u8 = 15;
+    pub(super) const COMPACT: u8 = 16;
+    pub(super) const ALL: u8 = 31;
 }
 
 /// A parsed header.
@@ -187,6 +188,7 @@ const fn parse_fields(bytes: &[u8; Header::BYTES]) -> Result<Fields, FormatError
         tied: flags & flag::TIED != 0,
         bias: flags & flag::BIAS != 0,
         conv_bias: flags & flag::CONV_BIAS != 0,
+        compact: flags & flag::COMPACT != 0,
         quants: Quants {
             embedding: attempt!(Quant::from_id(bytes[QUANTS], "embedding type")),
             in_proj: attempt!(Quant::from_id(bytes[QUANTS + 1], "in_proj type")),
@@ -218,6 +220,7 @@ pub fn emit_header(layout: &Layout, table_checksum: u32, checksums_checksum: u32
         (config.bias, flag::BIAS),
         (config.conv_bias, flag::CONV_BIAS),
         (config.bcdt_eps.is_some(), flag::BCDT_NORM),
+        (config.compact, flag::COMPACT),
     ];
     bytes[field::FLAGS] = flags.into_iter().filter(|(set, _)| *set).fold(0, |all, (_, flag)| all | flag);
     let q = &config.quants;

@@ -5,10 +5,12 @@ use core::ops::Range;
 use super::config::Limit;
 use super::{Config, FormatError, MatrixShape, round_up_u64};
 
-/// Sections start at multiples of this: the largest page in use (Raspberry Pi 5, Apple).
+/// Sections start at multiples of this, but in a compact file: the largest page in use (Raspberry Pi 5, Apple).
 pub const SECTION_ALIGN: u64 = 16 << 10;
-/// Blocks start at multiples of this: what direct I/O wants.
+/// Blocks start at multiples of this, but in a compact file, and every file ends at one: what direct I/O wants.
 pub const BLOCK_ALIGN: u64 = 4 << 10;
+/// Sections and blocks of a compact file start at multiples of this: a sector of a card.
+pub const COMPACT_ALIGN: u64 = 512;
 /// Blocks of a file at most.
 const MAX_BLOCKS: u64 = 1 << 28;
 /// Bytes of the header's fixed part.
@@ -138,8 +140,10 @@ pub struct PartGeometry {
     pub panel_bytes: u32,
     /// Panels in every block but the last.
     pub panels_per_block: u32,
-    /// Bytes from one block to the next, a multiple of [`BLOCK_ALIGN`].
+    /// Bytes from one block to the next, a multiple of `align`.
     pub block_stride: u32,
+    /// What blocks are aligned to, see [`Layout::block_align`].
+    pub align: u32,
     /// Bytes from the section's start to the first block.
     pub offset: u64,
     /// The part's first block, counted within the section.
@@ -176,17 +180,17 @@ impl PartGeometry {
         let last = self.first_block + self.blocks() - 1;
         (last - self.first_block) as u64 * self.block_stride as u64 + self.block_len(last)
     }
-    /// Bytes of block `block` of the section, padded to [`BLOCK_ALIGN`].
+    /// Bytes of block `block` of the section, padded to `align`.
     #[must_use]
     pub const fn block_len(&self, block: u32) -> u64 {
-        round_up_u64(self.panels_in(block) as u64 * self.panel_bytes as u64, BLOCK_ALIGN)
+        round_up_u64(self.panels_in(block) as u64 * self.panel_bytes as u64, self.align as u64)
     }
 }
 
 /// Where a section lies in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SectionGeometry {
-    /// Bytes from the start of the file, a multiple of [`SECTION_ALIGN`].
+    /// Bytes from the start of the file, a multiple of [`Layout::section_align`].
     pub offset: u64,
     /// Bytes, padding between sections left out; 0 where the section does not exist.
     pub length: u64,
@@ -201,7 +205,7 @@ pub struct SectionGeometry {
 pub struct Block {
     /// Bytes from the start of the file.
     pub offset: u64,
-    /// Bytes; for weights with their zero padding, a multiple of [`BLOCK_ALIGN`].
+    /// Bytes; for weights with their zero padding, a multiple of [`Layout::block_align`].
     pub length: u64,
     /// Its place in the table of checksums.
     pub checksum: u32,
@@ -271,17 +275,18 @@ impl Layout {
         }
 
         let header_bytes = FIXED_BYTES + ENTRY_BYTES * section_count(&config);
-        let mut at = round_up_u64(header_bytes, SECTION_ALIGN);
+        let align = section_align(&config);
+        let mut at = round_up_u64(header_bytes, align);
         let mut place = |bytes: u64| {
             let start = at;
-            at = round_up_u64(at + bytes, SECTION_ALIGN);
+            at = round_up_u64(at + bytes, align);
             start
         };
         let checksum_bytes = 4 * blocks;
         let checksums = (place(checksum_bytes), checksum_bytes);
         let data = sizes.map(|size| (place(u64::from(size)), size));
         let embedding = place(parts[Part::Embedding as usize].bytes());
-        let stride = round_up_u64(layer.0, SECTION_ALIGN);
+        let stride = round_up_u64(layer.0, align);
         let layers = place(stride * u64::from(config.n_layer));
         let final_norm = place(parts[Part::FinalNorm as usize].bytes());
         let head = place(if config.tied { 0 } else { parts[Part::Head as usize].bytes() });
@@ -296,7 +301,7 @@ impl Layout {
             layers,
             final_norm,
             head,
-            file_bytes: at,
+            file_bytes: round_up_u64(at, BLOCK_ALIGN),
             data_blocks,
         })
     }
@@ -307,7 +312,19 @@ impl Layout {
         &self.config
     }
 
-    /// Bytes of the file.
+    /// What sections start at multiples of: [`SECTION_ALIGN`], in a compact file [`COMPACT_ALIGN`].
+    #[must_use]
+    pub const fn section_align(&self) -> u64 {
+        section_align(&self.config)
+    }
+
+    /// What blocks start at multiples of: [`BLOCK_ALIGN`], in a compact file [`COMPACT_ALIGN`].
+    #[must_use]
+    pub const fn block_align(&self) -> u64 {
+        block_align(&self.config)
+    }
+
+    /// Bytes of the file, a multiple of [`BLOCK_ALIGN`].
     #[must_use]
     pub const fn file_bytes(&self) -> u64 {
         self.file_bytes
@@ -368,7 +385,7 @@ impl Layout {
                 (self.embedding, part.bytes(), part.blocks(), self.data_blocks[4])
             }
             Section::Layer(i) if i < n_layer => {
-                let offset = self.layers + u64::from(i) * round_up_u64(layer_bytes, SECTION_ALIGN);
+                let offset = self.layers + u64::from(i) * round_up_u64(layer_bytes, self.section_align());
                 (offset, layer_bytes, layer_blocks, weights + i * layer_blocks)
             }
             Section::Layer(_) => (0, 0, 0, 0),
@@ -434,6 +451,14 @@ impl Layout {
     }
 }
 
+const fn section_align(config: &Config) -> u64 {
+    if config.fields().compact { COMPACT_ALIGN } else { SECTION_ALIGN }
+}
+
+const fn block_align(config: &Config) -> u64 {
+    if config.fields().compact { COMPACT_ALIGN } else { BLOCK_ALIGN }
+}
+
 /// Sections in the table of a model's file.
 fn section_count(config: &Config) -> u64 {
     8 + u64::from(config.n_layer)
@@ -459,6 +484,7 @@ fn geometry(config: &Config, part: Part, offset: u64, first_block: u32) -> Resul
         let (part, panel) = (part.name(), u64::from(panel_bytes));
         return Err(FormatError::Block { part, panel, block: config.block_bytes });
     }
-    let block_stride = round_up_u64(u64::from(panels_per_block * panel_bytes), BLOCK_ALIGN) as u32;
-    Ok(PartGeometry { panels, panel_bytes, panels_per_block, block_stride, offset, first_block })
+    let align = block_align(config) as u32;
+    let block_stride = round_up_u64(u64::from(panels_per_block * panel_bytes), u64::from(align)) as u32;
+    Ok(PartGeometry { panels, panel_bytes, panels_per_block, block_stride, align, offset, first_block })
 }

@@ -107,6 +107,7 @@ struct Dimensions {
     tied: bool,
     bias: bool,
     conv_bias: bool,
+    compact: bool,
     block_bytes: u32,
 }
 
@@ -296,6 +297,7 @@ fn dimensions(c: &Config) -> Dimensions {
         tied: c.tied,
         bias: c.bias,
         conv_bias: c.conv_bias,
+        compact: c.compact,
         block_bytes: c.block_bytes,
     }
 }
@@ -319,7 +321,13 @@ fn table(info: &Info) -> Result<(), Error> {
         ),
         (
             "options",
-            format!("tied head {}, biases {}, conv bias {}", yes(c.tied), yes(c.bias), yes(c.conv_bias)),
+            format!(
+                "tied head {}, biases {}, conv bias {}, compact {}",
+                yes(c.tied),
+                yes(c.bias),
+                yes(c.conv_bias),
+                yes(c.compact)
+            ),
         ),
         (
             "vocabulary",

@@ -4,6 +4,8 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::Path;
 
+use elapid_core::format::BLOCK_ALIGN;
+
 use super::storage::Storage;
 use crate::Error;
 
@@ -11,9 +13,10 @@ use crate::Error;
 /// pages after every read. Either way the memory that streaming takes is that of its own buffers.
 #[derive(Debug)]
 pub(crate) struct DirectFile {
-    file: File,
     /// Reads go through the page cache, and their pages are dropped.
-    cached: bool,
+    file: File,
+    /// The same for reads past it, of what is aligned, where the file system has them.
+    direct: Option<File>,
 }
 
 impl DirectFile {
@@ -30,11 +33,11 @@ impl DirectFile {
                 let mut page = super::storage::Buffer::new("reading", 4096)?;
                 use std::os::unix::fs::FileExt;
                 if direct.read_at(&mut page, 0).is_ok() {
-                    return Ok(Self { file: direct, cached: false });
+                    return Ok(Self { file, direct: Some(direct) });
                 }
             }
         }
-        let this = Self { file, cached: true };
+        let this = Self { file, direct: None };
         this.advise_random().map_err(fail("read"))?;
         Ok(this)
     }
@@ -67,10 +70,13 @@ impl Storage for DirectFile {
     #[cfg(unix)]
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         use std::os::unix::fs::FileExt;
-        let read = self.file.read_at(buffer, offset)?;
-        if self.cached {
-            self.drop_pages(offset, buffer.len());
+        // Blocks of compact files are not aligned.
+        let aligned = [buffer.as_ptr().addr() as u64, buffer.len() as u64, offset];
+        if let (Some(direct), true) = (&self.direct, aligned.iter().all(|n| n.is_multiple_of(BLOCK_ALIGN))) {
+            return direct.read_at(buffer, offset);
         }
+        let read = self.file.read_at(buffer, offset)?;
+        self.drop_pages(offset, buffer.len());
         Ok(read)
     }
     #[cfg(windows)]
@@ -80,6 +86,6 @@ impl Storage for DirectFile {
     }
 
     fn file(&self) -> Option<&File> {
-        (!self.cached).then_some(&self.file)
+        self.direct.as_ref()
     }
 }

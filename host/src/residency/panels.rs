@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use elapid_core::format::{BLOCK_ALIGN, Layout, Part, PartGeometry, Section, checksum};
+use elapid_core::format::{Layout, Part, PartGeometry, Section, checksum};
 use elapid_core::source::Fault;
 
 use super::storage::{Buffer, read_full};
@@ -66,7 +66,7 @@ impl Panels {
         block: u32,
         within: Range<usize>,
     ) -> Result<(&[u8], u64), (u32, Fault)> {
-        let (size, align) = (self.geometry.panel_bytes as usize, BLOCK_ALIGN as usize);
+        let (size, align) = (self.geometry.panel_bytes as usize, self.geometry.align as usize);
         let missing = (block, Fault::NoSuchBlock);
         let place = shared.layout.block(Section::Embedding, block).ok_or(missing)?;
         let whole = within.start.is_multiple_of(size) && within.len() == size;

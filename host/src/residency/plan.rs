@@ -262,6 +262,7 @@ mod tests {
             tied: false,
             bias: false,
             conv_bias: true,
+            compact: false,
             quants,
             block_bytes: 1 << 20,
             data: DataSizes { tokenizer: 3 << 20, ..DataSizes::default() },

@@ -14,7 +14,8 @@ use crate::Error;
 
 /// Where a model file is read from, when it is streamed.
 ///
-/// Address, offset and length of every read that the engine asks for are multiples of 4096, as direct I/O wants them.
+/// Address, offset and length of every read that the engine asks for are multiples of 4096, as direct I/O wants them; in a
+/// compact file, offset and length are multiples of 512.
 pub trait Storage: Send + Sync {
     /// Bytes that the file has.
     ///

@@ -121,6 +121,8 @@ impl Streamed {
     ) -> Result<Streamer, Error> {
         let (checksums, storage) = (Arc::clone(&self.checksums), Arc::clone(&self.storage));
         let log = Arc::clone(&self.log);
-        Streamer::new(header.layout(), checksums, storage, log, options.verify, plan, options.plain_reads)
+        // What is read directly must be aligned to pages.
+        let plain = options.plain_reads || header.layout().config().compact;
+        Streamer::new(header.layout(), checksums, storage, log, options.verify, plan, plain)
     }
 }

@@ -37,6 +37,11 @@ struct Args {
     #[arg(long, value_parser = block_bytes, default_value = "1M", value_name = "SIZE")]
     block: u32,
 
+    /// Align to 512 bytes rather than to pages: a smaller file for a small model, read through the page cache where it is
+    /// streamed
+    #[arg(long)]
+    compact: bool,
+
     /// Random weights instead of a checkpoint: mamba-130m, -370m, -790m, -1.4b, -2.8b, falcon-mamba-7b, or a config.json
     #[arg(long, value_name = "PRESET|CONFIG.json")]
     random: Option<String>,
@@ -113,8 +118,8 @@ fn random_model(name: &str) -> Result<ModelConfig, PackError> {
 }
 
 fn run(args: &Args) -> Result<(), PackError> {
-    let mut options =
-        Options { quant: args.quant, head: args.head, block_bytes: args.block, ..Options::default() };
+    let (quant, head, block_bytes, compact) = (args.quant, args.head, args.block, args.compact);
+    let mut options = Options { quant, head, block_bytes, compact, ..Options::default() };
     if let Some(threads) = args.threads {
         options.threads = usize::from(threads);
     }

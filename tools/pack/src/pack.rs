@@ -22,6 +22,8 @@ pub struct Options {
     pub head: Option<Quant>,
     /// Bytes of a block at most, a multiple of 16 KiB.
     pub block_bytes: u32,
+    /// Whether blocks and sections are aligned to 512 bytes rather than to pages.
+    pub compact: bool,
     /// Threads that quantize.
     pub threads: usize,
 }
@@ -29,7 +31,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        Self { quant: Quant::Q8, head: None, block_bytes: 1 << 20, threads }
+        Self { quant: Quant::Q8, head: None, block_bytes: 1 << 20, compact: false, threads }
     }
 }
 
@@ -60,6 +62,7 @@ impl Options {
             tied: model.tied,
             bias: model.use_bias,
             conv_bias: model.use_conv_bias,
+            compact: self.compact,
             quants: Quants {
                 embedding: head,
                 in_proj: self.quant,
