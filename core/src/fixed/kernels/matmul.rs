@@ -64,6 +64,51 @@ impl Packed for Q4 {
     }
 }
 
+/// The same with activations from [`Dot::split`], of one token.
+struct SplitQ4;
+impl Packed for SplitQ4 {
+    type Group = [[u8; TILE]; TILES / 2];
+    #[inline(always)]
+    fn groups(bytes: &[u8]) -> &[Self::Group] {
+        Q4::groups(bytes)
+    }
+    #[inline(always)]
+    fn dot<S: Dot, const T: usize>(
+        s: S,
+        w: &Self::Group,
+        x: &[Activations; T],
+        sums: &[Group; T],
+    ) -> [Row; T] {
+        let mut rows = [[0; 16]; T];
+        for t in 0..T {
+            rows[t] = s.dot_split(w, &x[t], &sums[t]);
+        }
+        rows
+    }
+}
+
+/// Groups of activations at most that are split, those of 2048 columns: 4 KiB of stack.
+const SPLIT: usize = 64;
+
+/// Splits the activations of a single token into `to`, where they fit and that is faster.
+#[inline(always)]
+fn split_once<'a, S: Dot>(
+    s: S,
+    shape: &MatrixShape,
+    x: &Input<'_>,
+    to: &'a mut [Activations; SPLIT],
+) -> Option<&'a [i16]> {
+    if !S::SPLITS || x.tokens != 1 || !matches!(shape.quant(), Quant::Q4) {
+        return None;
+    }
+    let groups = x.q.as_chunks::<GROUP>().0.get(..shape.cols().div_ceil(GROUP as u32) as usize)?;
+    let to = to.get_mut(..groups.len())?;
+    for (to, x) in to.iter_mut().zip(groups) {
+        *to = s.split(x);
+    }
+    Some(to.as_flattened())
+}
+
 /// A panel and its parts.
 struct Panel<'a> {
     bytes: &'a [u8],
@@ -127,8 +172,14 @@ pub(crate) fn scale(bits: u16) -> i32 {
 ///
 /// A macro, because what is made by closures is not always inlined, and then lacks the instruction set's features.
 macro_rules! for_each_token {
-    ($s:ident, $shape:ident, $panel:ident, $x:ident, |$t:ident, $sums:ident| $put:expr) => {
+    ($s:ident, $shape:ident, $panel:ident, $x:ident, $split:ident, |$t:ident, $sums:ident| $put:expr) => {
         match $shape.quant() {
+            Quant::Q4 if S::SPLITS && $split.is_some() => {
+                let x = &Input { q: $split.unwrap_or_default(), ..*$x };
+                let [sums] = alone::<S, SplitQ4>($s, &$panel, x);
+                let ($t, $sums) = (0, &sums);
+                $put
+            }
             Quant::Q8 => for_each_token!(@ Q8, $s, $panel, $x, |$t, $sums| $put),
             Quant::Q4 => for_each_token!(@ Q4, $s, $panel, $x, |$t, $sums| $put),
             // No model of the fixed path has such a matrix.
@@ -167,9 +218,11 @@ macro_rules! for_each_token {
 pub(super) fn matmul<S: Dot>(s: S, shape: &MatrixShape, panels: &[u8], x: &Input<'_>, y: WideMut<'_>) {
     let tokens = x.tokens.max(1);
     let output = rows_mut(y.m).chunks_exact_mut(tokens).zip(y.e.chunks_exact_mut(tokens));
+    let mut room = [[0; GROUP]; SPLIT];
+    let split = split_once(s, shape, x, &mut room);
     for (bytes, (y, ye)) in panels.chunks_exact(shape.panel_bytes().max(1) as usize).zip(output) {
         let Some(panel) = Panel::new(shape, bytes) else { return };
-        for_each_token!(s, shape, panel, x, |t, sums| {
+        for_each_token!(s, shape, panel, x, split, |t, sums| {
             let (Some(y), Some(e), Some(ye)) = (y.get_mut(t), x.exponents.get(t), ye.get_mut(t)) else {
                 return;
             };
@@ -182,9 +235,11 @@ pub(super) fn matmul<S: Dot>(s: S, shape: &MatrixShape, panels: &[u8], x: &Input
 pub(super) fn logits<S: Dot>(s: S, shape: &MatrixShape, panels: &[u8], x: &Input<'_>, y: &mut [i32]) {
     let tokens = x.tokens.max(1);
     let output = rows_mut(y).chunks_exact_mut(tokens);
+    let mut room = [[0; GROUP]; SPLIT];
+    let split = split_once(s, shape, x, &mut room);
     for (bytes, y) in panels.chunks_exact(shape.panel_bytes().max(1) as usize).zip(output) {
         let Some(panel) = Panel::new(shape, bytes) else { return };
-        for_each_token!(s, shape, panel, x, |t, sums| {
+        for_each_token!(s, shape, panel, x, split, |t, sums| {
             let (Some(y), Some(e)) = (y.get_mut(t), x.exponents.get(t)) else { return };
             *y = fixed(sums, e + SCALE_EXPONENT + LOGIT_BITS);
         });

@@ -17,6 +17,8 @@ mod thumb2;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
+use core::array;
+
 use super::num::{HIGH, LOW, Num, Row};
 use crate::format::MatrixShape;
 use crate::kernels::GROUP;
@@ -262,6 +264,22 @@ pub(crate) trait Dot: Copy + Send + Sync + 'static {
         x: &[Activations; T],
         sums: &[Group; T],
     ) -> [Row; T];
+
+    /// Whether 4-bit weights meet one token's activations faster in two bytes each, see [`Dot::split`].
+    const SPLITS: bool = false;
+
+    /// 32 activations for [`Dot::dot_split`]. This is done once for many rows.
+    #[inline(always)]
+    fn split(self, x: &Activations) -> Activations {
+        *x
+    }
+
+    /// [`Dot::dot_u4`] of one token with activations from [`Dot::split`].
+    #[inline(always)]
+    fn dot_split(self, w: &[[u8; TILE]; TILES / 2], x: &Activations, sums: &Group) -> Row {
+        let [row] = self.dot_u4(w, array::from_ref(x), array::from_ref(sums));
+        row
+    }
 
     /// With vectors: sixteen f16 as [`scale`] decodes them.
     #[inline(always)]

@@ -4,9 +4,10 @@ use core::arch::x86_64::*;
 
 use super::matmul::Sums;
 use super::scan::{FINE, Hold, SUMMED, Steps};
-use super::{Activations, Dot, Group, TILE, TILES, instantiate};
+use super::{Activations, Dot, Group, TILE, TILES, instantiate, place};
 use crate::fixed::functions::EXP2;
 use crate::fixed::num::Row;
+use crate::kernels::GROUP;
 use crate::kernels::x86_64::AHEAD;
 
 /// AVX2.
@@ -40,6 +41,13 @@ macro_rules! op {
 fn pair(x: &Activations, i: usize) -> __m256i {
     let (words, _) = x.as_chunks::<2>();
     let [low, high] = words[i & 15];
+    op!(_mm256_set1_epi32(i32::from(high) << 16 | i32::from(low as u16)))
+}
+
+/// Four activations of a byte each in every lane.
+#[inline(always)]
+fn four(x: &[[i16; 2]], i: usize) -> __m256i {
+    let [low, high] = x.get(i).copied().unwrap_or_default();
     op!(_mm256_set1_epi32(i32::from(high) << 16 | i32::from(low as u16)))
 }
 
@@ -292,6 +300,46 @@ impl Dot for Avx2 {
     }
 
     const AHEAD: usize = AHEAD;
+    const SPLITS: bool = true;
+
+    /// `x = 128 high + low`: the lower 7 bits of all, then the upper ones with their sign, a byte each, column by column.
+    #[inline(always)]
+    fn split(self, x: &Activations) -> Activations {
+        let mut bytes = [[0u8; 2]; GROUP];
+        let (low, high) = bytes.as_flattened_mut().split_at_mut(GROUP);
+        for c in 0..GROUP {
+            let x = x[place(c) & (GROUP - 1)];
+            (low[c], high[c]) = (x as u8 & 127, (x >> 7) as u8);
+        }
+        bytes.map(i16::from_le_bytes)
+    }
+
+    /// Sums of both halves within a group stay within 16 bits: 8 of 2 * 15 * 128.
+    #[inline(always)]
+    fn dot_split(self, w: &[[u8; TILE]; TILES / 2], x: &Activations, group: &Group) -> Row {
+        let nibble = op!(_mm256_set1_epi8(15));
+        let (low, high) = x.as_chunks::<2>().0.split_at(TILES);
+        let zero = op!(_mm256_setzero_si256());
+        let (mut lows, mut highs) = ([zero; 2], [zero; 2]);
+        for (k, pairs) in w.iter().enumerate() {
+            for (half, w) in load(pairs).into_iter().enumerate() {
+                let tiles =
+                    op!([_mm256_and_si256(w, nibble), _mm256_and_si256(_mm256_srli_epi16::<4>(w), nibble),]);
+                for (i, w) in tiles.into_iter().enumerate() {
+                    let (low, high) = (four(low, 2 * k + i), four(high, 2 * k + i));
+                    lows[half] = op!(_mm256_add_epi16(lows[half], _mm256_maddubs_epi16(w, low)));
+                    highs[half] = op!(_mm256_add_epi16(highs[half], _mm256_maddubs_epi16(w, high)));
+                }
+            }
+        }
+        let start = op!(_mm256_set1_epi32(-8 * group.sum));
+        let mut sums = [start; 2];
+        for half in 0..2 {
+            let low = madd(start, lows[half], op!(_mm256_set1_epi16(1)));
+            sums[half] = madd(low, highs[half], op!(_mm256_set1_epi16(128)));
+        }
+        store(sums)
+    }
 
     #[inline(always)]
     fn prefetch(self, from: &u8, ahead: usize) {
