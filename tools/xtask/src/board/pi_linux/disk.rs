@@ -8,7 +8,7 @@ use std::process::Command;
 use super::work;
 use crate::board::fault;
 use crate::error::{Context, Error, Result};
-use crate::exec::must;
+use crate::exec::{must, on_path};
 
 /// A block of the file system, in bytes, and a sector of a drive.
 const BLOCK: usize = 4096;
@@ -35,11 +35,13 @@ impl Disk {
             put.context(|| format!("cannot put {} into {}", model.display(), content.display()))?;
             bytes += to.metadata().context(|| format!("cannot find {}", to.display()))?.len();
         }
-        let kib = format!("{}k", bytes.div_ceil(1024));
-        let mut command = Command::new("mke2fs");
-        // Debian's path for users lacks it.
-        command.env("PATH", format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default()));
-        command.args(["-q", "-t", "ext4", "-m", "0", "-b", &BLOCK.to_string(), "-d"]);
+        // What the file system keeps of its own grows with it.
+        let kib = format!("{}k", (bytes + bytes / 64).div_ceil(1024));
+        // Debian's path for users lacks its folder.
+        let mut command = Command::new(on_path("mke2fs").unwrap_or_else(|| "/usr/sbin/mke2fs".into()));
+        // A disk that nobody writes to needs no journal.
+        command.args(["-q", "-t", "ext4", "-O", "^has_journal", "-N", "64", "-m", "0"]);
+        command.args(["-b", &BLOCK.to_string(), "-d"]);
         must(command.arg(&content).arg(&file).arg(kib))?;
         fs::remove_dir_all(&content).context(|| format!("cannot remove {}", content.display()))?;
         Ok(Self { file })
