@@ -205,6 +205,16 @@ mod tests {
     }
 
     #[test]
+    fn what_is_unpacked_is_not_downloaded_again() {
+        let unknown = || Err(Error::new("nobody should ask for the name"));
+        let mut apt = Apt::new(false);
+        assert!(apt.unpack_arm64(unknown, crate::toolchain::root()).is_ok());
+        let nowhere = crate::toolchain::root().join("no-such-folder");
+        let error = apt.unpack_arm64(unknown, &nowhere).unwrap_err().to_string();
+        assert!(error.contains("--no-install was given") && error.contains("no-such-folder"), "{error}");
+    }
+
+    #[test]
     fn nothing_needed_is_nothing_done() {
         assert!(Apt::new(true).ensure(&[]).is_ok());
     }

@@ -71,7 +71,7 @@ enum Task {
         /// flash, for a Raspberry Pi: the folder with its makers' start files
         #[arg(long, value_name = "FOLDER")]
         firmware: Option<PathBuf>,
-        /// Test what takes hours instead: falcon-mamba-7b on an emulated machine with 512 MB (pi-linux; 9 GB of disk)
+        /// Test what takes half an hour or more instead: falcon-mamba-7b on an emulated machine with 512 MB (pi-linux; 9 GB of disk)
         #[arg(long)]
         long: bool,
         /// Install nothing
