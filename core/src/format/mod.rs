@@ -30,8 +30,9 @@ pub(crate) const fn round_up(x: u32, to: u32) -> u32 {
     x.div_ceil(to) * to
 }
 
-/// `x` rounded up to a multiple of `to`.
+/// `x` rounded up to a multiple of `to`, a power of two: by no division, for whose divisor a panic would be compiled.
 #[must_use]
 pub(crate) const fn round_up_u64(x: u64, to: u64) -> u64 {
-    x.div_ceil(to) * to
+    debug_assert!(to.is_power_of_two());
+    (x + (to - 1)) & !(to - 1)
 }

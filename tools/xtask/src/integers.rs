@@ -31,8 +31,9 @@ const DYN: [&str; 3] =
 /// Parts of names that are no part of the step though they match: finding kernels, formatting.
 const NOT_ROOTS: [&str; 5] =
     ["for_each_available", "fixed::kernels::detect", "::fmt", "SliceSource>::new", TEAM_OF_SEVERAL];
-/// Part of the name of what `share` calls for a team of several, whose counters need stack: a microcontroller's has one.
-const TEAM_OF_SEVERAL: &str = "elapid_core::kernels::share::in_pieces";
+/// Begin of the names of what `share` calls for a team of several (`in_pieces`, `in_ranges`), whose counters need stack: a
+/// microcontroller's has one.
+const TEAM_OF_SEVERAL: &str = "elapid_core::kernels::share::in_";
 
 /// Ends of the names of the compiler's helpers for floats.
 const FLOAT_ENDS: [&str; 8] = ["sf2", "sf3", "df2", "df3", "sfsi", "dfsi", "sisf", "sidf"];
