@@ -9,12 +9,19 @@ use super::num::{LOW, Num, mul_high, mul_high_cut};
 /// 1 in Q30.
 const ONE: u32 = 1 << 30;
 /// `log2(e)`, Q31.
-const LOG2_E: u32 = 3_098_164_009;
+pub(crate) const LOG2_E: u32 = 3_098_164_009;
 /// `ln(2)`, Q32.
 pub(crate) const LN_2: u32 = 2_977_044_472;
 
 /// The coefficients of `Q` in [`exp2_fraction`], lowest first, Q32.
 pub(crate) const EXP2: [u32; 4] = [2_976_685_363, 1_028_458_865, 228_593_498, 29_342_751];
+
+/// The coefficients of [`log2_1p_ratio`], lowest first, Q31 for arguments in Q32.
+pub(crate) const LOG2: [u32; 7] =
+    [3_098_160_079, 1_548_678_151, 1_025_784_735, 728_187_056, 462_318_237, 205_722_280, 43_810_807];
+
+/// The coefficients of [`reciprocal_1p`]'s polynomial, lowest first, Q32.
+pub(crate) const RECIPROCAL: [u32; 3] = [4_254_759_201, 3_465_670_468, 1_378_498_961];
 
 /// `2^-f` for the fraction `f` of `t`, in Q24: a result in (1/2, 1], Q30. The integer part of `t` is not looked at.
 ///
@@ -46,12 +53,13 @@ pub const fn exp2(t: u32) -> u32 {
 pub const fn log2_1p_ratio(x: u32) -> u32 {
     // 1 itself does not fit Q32.
     let x = (if x < ONE { x } else { ONE - 1 }) << 2;
-    let q = 205_722_280 - mul_high_cut(x, 43_810_807);
-    let q = 462_318_237 - mul_high_cut(x, q);
-    let q = 728_187_056 - mul_high_cut(x, q);
-    let q = 1_025_784_735 - mul_high_cut(x, q);
-    let q = 1_548_678_151 - mul_high_cut(x, q);
-    3_098_160_079 - mul_high_cut(x, q)
+    let [c0, c1, c2, c3, c4, c5, c6] = LOG2;
+    let q = c5 - mul_high_cut(x, c6);
+    let q = c4 - mul_high_cut(x, q);
+    let q = c3 - mul_high_cut(x, q);
+    let q = c2 - mul_high_cut(x, q);
+    let q = c1 - mul_high_cut(x, q);
+    c0 - mul_high_cut(x, q)
 }
 
 /// `1 / (1 + x)` for `x` in [0, 1], Q30; the result in Q31.
@@ -61,7 +69,8 @@ pub const fn log2_1p_ratio(x: u32) -> u32 {
 #[must_use]
 pub const fn reciprocal_1p(x: u32) -> u32 {
     let x = (if x < ONE { x } else { ONE - 1 }) << 2;
-    let mut r = (4_254_759_201 - mul_high_cut(x, 3_465_670_468 - mul_high_cut(x, 1_378_498_961))) >> 1;
+    let [c0, c1, c2] = RECIPROCAL;
+    let mut r = (c0 - mul_high_cut(x, c1 - mul_high_cut(x, c2))) >> 1;
     let mut i = 0;
     while i < 2 {
         // 2 - (1 + x) r, between 0.98 and 1.02, in Q31.

@@ -5,7 +5,7 @@
 /// The exponent of what is 0, and the least that a state may have: below every exponent that weights can lead to.
 pub(crate) const LOW: i32 = -(1 << 13);
 /// The largest exponent that a state may have: above every exponent that weights can lead to.
-pub(crate) const HIGH: i32 = 1 << 13;
+pub(crate) const HIGH: i32 = (1 << 13) - 1;
 
 /// Sixteen mantissas that share an exponent.
 pub(crate) type Row = [i32; 16];

@@ -168,11 +168,17 @@ impl<'m> Model<'m> {
         };
         let config = self.config();
         let mut state = session.state.layer(config, layer as usize);
-        session.undo.copy_from(&state);
+        // What can't fail in the middle needs no way back.
+        let settled = source.settled(Section::Layer(layer));
+        if !settled {
+            session.undo.copy_from(&state);
+        }
         let buffers = session.scratch.cut(config, tokens);
         let layer_state = state.layer(config, 0);
         if let Err(error) = self.layer(source, layer, tokens, layer_state, buffers) {
-            state.copy_from(&session.undo);
+            if !settled {
+                state.copy_from(&session.undo);
+            }
             return Err(error);
         }
         session.cursor = Cursor::passed(layer, tokens, config.n_layer);

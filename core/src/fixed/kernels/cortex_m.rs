@@ -2,10 +2,13 @@
 
 use core::arch::asm;
 
-use super::scan::{Channel, States};
-use super::thumb2::{ROWS, dot_by_hand, quarter, states_by_hand};
-use super::{Activations, Dot, Group, Sums, TILE, TILES, instantiate};
-use crate::fixed::num::Row;
+use super::channels::Pairs;
+use super::lanes::Quarters;
+use super::matmul::Panel;
+use super::scan::Channel;
+use super::thumb2::{dot_by_hand, either_shift, silu_by_hand, sums_by_hand};
+use super::{Activations, Dot, Group, Input, Scalar, TILE, TILES, instantiate};
+use crate::fixed::num::{Num, Row};
 
 /// The DSP instructions of ARMv7E-M and ARMv8-M.
 #[derive(Clone, Copy, Debug)]
@@ -13,128 +16,171 @@ pub struct Dsp;
 
 instantiate!(Dsp);
 
-/// Dot products of rows `4 quarter..` of eight tiles of int8. Of each word the bytes 0 and 2 meet the activations of columns 0
-/// and 2, which lie side by side ([`super::place`]), bytes 1 and 3 those of 1 and 3.
-#[inline(always)]
-fn four_i8(w: &[[u8; TILE]; TILES], q: usize, x: &Activations) -> [i32; ROWS] {
-    let (mut a, mut b, mut c, mut d) = (0, 0, 0, 0);
-    // SAFETY: reads 16 bytes of each of the eight tiles, 64 bytes apart, and the 32 activations; `ldr` needs no alignment. Writes
-    // only the named registers. No sum overflows, so the flag that tells of it stays as it is.
-    unsafe {
-        asm!(
-            ".rept 8",
-            "ldr {x02}, [{x}], #4",
-            "ldr {x13}, [{x}], #4",
-            "ldr {w}, [{at}, #4]",
-            "sxtb16 {e}, {w}",
-            "sxtb16 {w}, {w}, ror #8",
-            "smlad {b}, {e}, {x02}, {b}",
-            "smlad {b}, {w}, {x13}, {b}",
-            "ldr {w}, [{at}, #8]",
-            "sxtb16 {e}, {w}",
-            "sxtb16 {w}, {w}, ror #8",
-            "smlad {c}, {e}, {x02}, {c}",
-            "smlad {c}, {w}, {x13}, {c}",
-            "ldr {w}, [{at}, #12]",
-            "sxtb16 {e}, {w}",
-            "sxtb16 {w}, {w}, ror #8",
-            "smlad {d}, {e}, {x02}, {d}",
-            "smlad {d}, {w}, {x13}, {d}",
-            "ldr {w}, [{at}], #64",
-            "sxtb16 {e}, {w}",
-            "sxtb16 {w}, {w}, ror #8",
-            "smlad {a}, {e}, {x02}, {a}",
-            "smlad {a}, {w}, {x13}, {a}",
-            ".endr",
-            at = inout(reg) quarter(w, q) => _,
-            x = inout(reg) x.as_ptr() => _,
-            a = inout(reg) a,
-            b = inout(reg) b,
-            c = inout(reg) c,
-            d = inout(reg) d,
-            x02 = out(reg) _,
-            x13 = out(reg) _,
-            w = out(reg) _,
-            e = out(reg) _,
-            options(pure, readonly, nostack, preserves_flags)
-        );
-    }
-    [a, b, c, d]
+// Of each word the bytes 0 and 2 meet the activations of columns 0 and 2, which lie side by side ([`super::place`]), bytes 1 and 3
+// those of 1 and 3.
+sums_by_hand!(
+    sums_i8,
+    TILE * TILES,
+    [],
+    ".rept 8",
+    "ldrd {x}, {y}, [{xs}], #8",
+    "ldrd {v}, {w}, [{at}, #8]",
+    "sxtb16 {e}, {v}",
+    "sxtb16 {v}, {v}, ror #8",
+    "smlad {c}, {e}, {x}, {c}",
+    "smlad {c}, {v}, {y}, {c}",
+    "sxtb16 {e}, {w}",
+    "sxtb16 {w}, {w}, ror #8",
+    "smlad {d}, {e}, {x}, {d}",
+    "smlad {d}, {w}, {y}, {d}",
+    "ldrd {v}, {w}, [{at}], #64",
+    "sxtb16 {e}, {v}",
+    "sxtb16 {v}, {v}, ror #8",
+    "smlad {a}, {e}, {x}, {a}",
+    "smlad {a}, {v}, {y}, {a}",
+    "sxtb16 {e}, {w}",
+    "sxtb16 {w}, {w}, ror #8",
+    "smlad {b}, {e}, {x}, {b}",
+    "smlad {b}, {w}, {y}, {b}",
+    ".endr"
+);
+
+// A word's nibbles are taken by fours, two columns of the low tile and two of the high one at a time.
+sums_by_hand!(
+    sums_u4,
+    TILE * TILES / 2,
+    ["sub {v}, {v}, {e}, lsl #3"],
+    "mov {e}, #0x000f000f",
+    ".rept 4",
+    // Low nibbles.
+    "ldrd {x}, {y}, [{xs}], #8",
+    "ldr {w}, [{at}]",
+    "and {v}, {e}, {w}",
+    "and {w}, {e}, {w}, lsr #8",
+    "smlad {a}, {v}, {x}, {a}",
+    "smlad {a}, {w}, {y}, {a}",
+    "ldr {w}, [{at}, #4]",
+    "and {v}, {e}, {w}",
+    "and {w}, {e}, {w}, lsr #8",
+    "smlad {b}, {v}, {x}, {b}",
+    "smlad {b}, {w}, {y}, {b}",
+    "ldr {w}, [{at}, #8]",
+    "and {v}, {e}, {w}",
+    "and {w}, {e}, {w}, lsr #8",
+    "smlad {c}, {v}, {x}, {c}",
+    "smlad {c}, {w}, {y}, {c}",
+    "ldr {w}, [{at}, #12]",
+    "and {v}, {e}, {w}",
+    "and {w}, {e}, {w}, lsr #8",
+    "smlad {d}, {v}, {x}, {d}",
+    "smlad {d}, {w}, {y}, {d}",
+    // High nibbles.
+    "ldrd {x}, {y}, [{xs}], #8",
+    "ldr {w}, [{at}, #4]",
+    "and {v}, {e}, {w}, lsr #4",
+    "and {w}, {e}, {w}, lsr #12",
+    "smlad {b}, {v}, {x}, {b}",
+    "smlad {b}, {w}, {y}, {b}",
+    "ldr {w}, [{at}, #8]",
+    "and {v}, {e}, {w}, lsr #4",
+    "and {w}, {e}, {w}, lsr #12",
+    "smlad {c}, {v}, {x}, {c}",
+    "smlad {c}, {w}, {y}, {c}",
+    "ldr {w}, [{at}, #12]",
+    "and {v}, {e}, {w}, lsr #4",
+    "and {w}, {e}, {w}, lsr #12",
+    "smlad {d}, {v}, {x}, {d}",
+    "smlad {d}, {w}, {y}, {d}",
+    "ldr {w}, [{at}], #64",
+    "and {v}, {e}, {w}, lsr #4",
+    "and {w}, {e}, {w}, lsr #12",
+    "smlad {a}, {v}, {x}, {a}",
+    "smlad {a}, {w}, {y}, {a}",
+    ".endr"
+);
+
+/// The states of a channel, once it is known what is left of them.
+macro_rules! states {
+    ($name:ident, $shift:literal) => {
+        #[inline(always)]
+        fn $name(channel: &Channel, by: i32, lane: usize, h: &mut [[i16; 16]; 16], pairs: &Pairs) -> (i32, u32) {
+            let (mut y, mut joined) = (0, 0u32);
+            // SAFETY: reads all pairs; reads and writes a lane of sixteen rows of states, 32 bytes apart. No sum overflows, so the
+            // flag that tells of it stays as it is.
+            unsafe {
+                asm!(
+                    ".rept 8",
+                    "ldm {pairs}!, {{r0, r1, r2}}",
+                    ".irp j, 0, 1",
+                    "ldrsh {h}, [{hs}]",
+                    concat!($shift, " {h}, {h}, {by}"),
+                    // The upper half of g_down is g.
+                    ".if \\j",
+                    "smlatt {b}, {g_down}, r2, {half}",
+                    ".else",
+                    "smlatb {b}, {g_down}, r2, {half}",
+                    ".endif",
+                    "asr {b}, {b}, {g_down}",
+                    "smmlar r\\j, r\\j, {h}, {b}",
+                    // Half up: the last bit that is shifted out is added.
+                    "asrs r\\j, r\\j, #14",
+                    "adc r\\j, r\\j, #0",
+                    "strh r\\j, [{hs}], #32",
+                    ".endr",
+                    "ldr r2, [{pairs}], #4",
+                    "smlabb {b}, r0, r2, {sixty_four}",
+                    "add {y}, {y}, {b}, asr #7",
+                    "smlabt {b}, r1, r2, {sixty_four}",
+                    "add {y}, {y}, {b}, asr #7",
+                    // Where a bit of either half differs from the one below it.
+                    "pkhbt r0, r0, r1, lsl #16",
+                    "eor r0, r0, r0, lsl #1",
+                    "orr {joined}, {joined}, r0",
+                    ".endr",
+                    hs = inout(reg) h.as_flattened_mut().as_mut_ptr().wrapping_add(lane & 15) => _,
+                    pairs = inout(reg) pairs.as_ptr() => _,
+                    by = in(reg) by,
+                    g_down = in(reg) channel.g << 16 | channel.g_down,
+                    half = in(reg) (1 << channel.g_down) >> 1,
+                    sixty_four = in(reg) 64,
+                    y = inout(reg) y,
+                    joined = inout(reg) joined,
+                    h = out(reg) _,
+                    b = out(reg) _,
+                    out("r0") _,
+                    out("r1") _,
+                    out("r2") _,
+                    options(nostack)
+                );
+            }
+            // The highest bit that differs from the one below it is the sign that is not needed: a magnitude has one bit less. What
+            // lies below a half's lowest bit means nothing.
+            (y, ((joined | joined >> 16) & 0xffff) >> 1)
+        }
+    };
 }
 
-/// The same of four pairs of tiles of 4-bit values, from `start` on. A word's nibbles are taken by fours, two columns of the low
-/// tile and two of the high one at a time.
+states!(states_up, "lsl");
+states!(states_cut, "asr");
+either_shift!(states, states_up, states_cut);
+
+silu_by_hand!(silu, "smmulr {m}, {m}, {f}");
+
+/// [`Dot::mul_high`].
 #[inline(always)]
-fn four_u4(w: &[[u8; TILE]; TILES / 2], q: usize, x: &Activations, start: i32) -> [i32; ROWS] {
-    let (mut a, mut b, mut c, mut d) = (start, start, start, start);
-    // SAFETY: as above, of four pairs of tiles.
+fn mul_high(a: i32, b: i32) -> i32 {
+    let high;
+    // SAFETY: only a register changes. The compiler, where it knows one sign, makes more of it.
     unsafe {
         asm!(
-            ".rept 4",
-            // Low nibbles.
-            "ldr {p}, [{x}], #4",
-            "ldr {q}, [{x}], #4",
-            "ldr {w}, [{at}]",
-            "and {n}, {mask}, {w}",
-            "and {w}, {mask}, {w}, lsr #8",
-            "smlad {a}, {n}, {p}, {a}",
-            "smlad {a}, {w}, {q}, {a}",
-            "ldr {w}, [{at}, #4]",
-            "and {n}, {mask}, {w}",
-            "and {w}, {mask}, {w}, lsr #8",
-            "smlad {b}, {n}, {p}, {b}",
-            "smlad {b}, {w}, {q}, {b}",
-            "ldr {w}, [{at}, #8]",
-            "and {n}, {mask}, {w}",
-            "and {w}, {mask}, {w}, lsr #8",
-            "smlad {c}, {n}, {p}, {c}",
-            "smlad {c}, {w}, {q}, {c}",
-            "ldr {w}, [{at}, #12]",
-            "and {n}, {mask}, {w}",
-            "and {w}, {mask}, {w}, lsr #8",
-            "smlad {d}, {n}, {p}, {d}",
-            "smlad {d}, {w}, {q}, {d}",
-            // High nibbles.
-            "ldr {p}, [{x}], #4",
-            "ldr {q}, [{x}], #4",
-            "ldr {w}, [{at}, #4]",
-            "and {n}, {mask}, {w}, lsr #4",
-            "and {w}, {mask}, {w}, lsr #12",
-            "smlad {b}, {n}, {p}, {b}",
-            "smlad {b}, {w}, {q}, {b}",
-            "ldr {w}, [{at}, #8]",
-            "and {n}, {mask}, {w}, lsr #4",
-            "and {w}, {mask}, {w}, lsr #12",
-            "smlad {c}, {n}, {p}, {c}",
-            "smlad {c}, {w}, {q}, {c}",
-            "ldr {w}, [{at}, #12]",
-            "and {n}, {mask}, {w}, lsr #4",
-            "and {w}, {mask}, {w}, lsr #12",
-            "smlad {d}, {n}, {p}, {d}",
-            "smlad {d}, {w}, {q}, {d}",
-            "ldr {w}, [{at}], #64",
-            "and {n}, {mask}, {w}, lsr #4",
-            "and {w}, {mask}, {w}, lsr #12",
-            "smlad {a}, {n}, {p}, {a}",
-            "smlad {a}, {w}, {q}, {a}",
-            ".endr",
-            at = inout(reg) quarter(w, q) => _,
-            x = inout(reg) x.as_ptr() => _,
-            a = inout(reg) a,
-            b = inout(reg) b,
-            c = inout(reg) c,
-            d = inout(reg) d,
-            mask = in(reg) 0x000f_000f,
-            p = out(reg) _,
-            q = out(reg) _,
-            w = out(reg) _,
-            n = out(reg) _,
-            options(pure, readonly, nostack, preserves_flags)
+            "smmulr {high}, {a}, {b}",
+            a = in(reg) a,
+            b = in(reg) b,
+            high = lateout(reg) high,
+            options(pure, nomem, nostack, preserves_flags)
         );
     }
-    [a, b, c, d]
+    high
 }
 
-states_by_hand!(states_dsp, "smmulr {h}, {h}, {q}", "adc {h}, {h}, {b}");
-
-dot_by_hand!(Dsp, "Cortex-M DSP", four_i8, four_u4, states_dsp);
+dot_by_hand!(Dsp, "Cortex-M DSP", sums_i8, sums_u4, mul_high, silu, states);

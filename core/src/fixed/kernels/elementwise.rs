@@ -1,5 +1,6 @@
 //! Norms, narrowing to activations, convolution, the residual.
 
+use super::channels;
 use super::{Dot, Exponents, Group, Inverse, Wide, WideMut, numbers, place, rows, rows_mut, words};
 use crate::fixed::functions::{add as add_magnitudes, inverse_sqrt, silu};
 use crate::fixed::num::{LOW, Num, Row, bits, magnitude, mul_high, shift, shift_right};
@@ -200,7 +201,7 @@ pub(super) fn join(m: &Row, e: &Row) -> (Row, i32) {
 
 #[inline(always)]
 pub(super) fn conv_silu<S: Dot>(
-    _: S,
+    s: S,
     d_conv: usize,
     tokens: usize,
     panels: &[u8],
@@ -232,7 +233,11 @@ pub(super) fn conv_silu<S: Dot>(
                     },
                 }
             };
-            (*u, *ue) = convolve(w, tap);
+            if S::VECTORS {
+                (*u, *ue) = convolve(w, tap);
+            } else {
+                *ue = channels::convolve(s, w, tap, u);
+            }
         }
         // The last inputs, oldest first.
         for j in 0..kept {

@@ -7,21 +7,22 @@
 use core::array;
 
 use super::elementwise::WIDE;
+use super::lanes;
 use super::{Activations, Dot, Group, Input, TILE, TILES, WideMut, numbers, rows_mut};
 use crate::fixed::num::{LOW, Row, saturated, shift_long};
 use crate::format::{MatrixShape, Quant};
 use crate::kernels::GROUP;
 
 /// Sums of 16 rows.
-pub(super) type Sums = [i64; 16];
+pub(crate) type Sums = [i64; 16];
 
 /// The exponent of a weight's scale as an integer.
-const SCALE_EXPONENT: i32 = -24;
+pub(super) const SCALE_EXPONENT: i32 = -24;
 /// Fraction bits of a logit.
 pub const LOGIT_BITS: i32 = 16;
 
 /// Weights that dot with activations.
-trait Packed {
+pub(super) trait Packed {
     /// The weights of 16 rows in a group of 32 columns.
     type Group;
     fn groups(bytes: &[u8]) -> &[Self::Group];
@@ -33,7 +34,7 @@ trait Packed {
     ) -> [Row; T];
 }
 
-struct Q8;
+pub(super) struct Q8;
 impl Packed for Q8 {
     type Group = [[u8; TILE]; TILES];
     #[inline(always)]
@@ -46,7 +47,7 @@ impl Packed for Q8 {
     }
 }
 
-struct Q4;
+pub(super) struct Q4;
 impl Packed for Q4 {
     type Group = [[u8; TILE]; TILES / 2];
     #[inline(always)]
@@ -110,23 +111,23 @@ fn split_once<'a, S: Dot>(
 }
 
 /// A panel and its parts.
-struct Panel<'a> {
+pub(crate) struct Panel<'a> {
     bytes: &'a [u8],
-    scales: &'a [[u8; 32]],
-    weights: &'a [u8],
-    bias: Option<&'a [u8; 64]>,
+    pub scales: &'a [[u8; 32]],
+    pub weights: &'a [u8],
+    pub bias: Option<&'a [u8; 64]>,
 }
 
 impl<'a> Panel<'a> {
     #[inline(always)]
-    fn new(shape: &MatrixShape, bytes: &'a [u8]) -> Option<Self> {
+    pub(super) fn new(shape: &MatrixShape, bytes: &'a [u8]) -> Option<Self> {
         let (scales, rest) = bytes.split_at_checked(shape.scale_bytes() as usize)?;
         let (weights, bias) = rest.split_at_checked(shape.weight_bytes() as usize)?;
         Some(Self { bytes, scales: scales.as_chunks().0, weights, bias: bias.first_chunk() })
     }
 }
 
-/// Sixteen scales in units of 2^-24: f16 is an integer of 11 bits, shifted. A scale of 2 or more saturates, just below 2.
+/// Sixteen scales.
 #[inline(always)]
 pub(super) fn scales(bytes: &[u8; 32]) -> Row {
     let (bytes, _) = bytes.as_chunks::<2>();
@@ -146,17 +147,7 @@ pub(super) fn add_scaled(dots: &Row, scales: &Row, down: u32, sums: &mut Sums) {
     }
 }
 
-/// Adds a group's dot products, decoding each scale where it is needed.
-#[inline(always)]
-pub(super) fn accumulate(dots: &Row, ws: &[u8; 32], down: u32, sums: &mut Sums) {
-    let half = (1 << down) >> 1;
-    let (ws, _) = ws.as_chunks::<2>();
-    for r in 0..16 {
-        sums[r] += i64::from((dots[r] + half) >> down) * i64::from(scale(u16::from_le_bytes(ws[r])));
-    }
-}
-
-/// One of them.
+/// One scale in units of 2^-24: f16 is an integer of 11 bits, shifted. A scale of 2 or more saturates, just below 2.
 #[inline(always)]
 pub(crate) fn scale(bits: u16) -> i32 {
     let (magnitude, sign) = (i32::from(bits & 0x7fff), i32::from(bits as i16) >> 31);
@@ -195,15 +186,13 @@ macro_rules! for_each_token {
             $put
             continue;
         }
-        if S::VECTORS {
-            while first + 4 <= tokens {
-                let block = block::<S, $packed, 4>($s, &$panel, $x, first);
-                for i in 0..4 {
-                    let ($t, $sums) = (first + i, &block[i]);
-                    $put
-                }
-                first += 4;
+        while first + 4 <= tokens {
+            let block = block::<S, $packed, 4>($s, &$panel, $x, first);
+            for i in 0..4 {
+                let ($t, $sums) = (first + i, &block[i]);
+                $put
             }
+            first += 4;
         }
         while first < tokens {
             let [block] = block::<S, $packed, 1>($s, &$panel, $x, first);
@@ -216,6 +205,9 @@ macro_rules! for_each_token {
 
 #[inline(always)]
 pub(super) fn matmul<S: Dot>(s: S, shape: &MatrixShape, panels: &[u8], x: &Input<'_>, y: WideMut<'_>) {
+    if !S::VECTORS {
+        return lanes::matmul(s, shape, panels, x, y);
+    }
     let tokens = x.tokens.max(1);
     let output = rows_mut(y.m).chunks_exact_mut(tokens).zip(y.e.chunks_exact_mut(tokens));
     let mut room = [[0; GROUP]; SPLIT];
@@ -233,6 +225,9 @@ pub(super) fn matmul<S: Dot>(s: S, shape: &MatrixShape, panels: &[u8], x: &Input
 
 #[inline(always)]
 pub(super) fn logits<S: Dot>(s: S, shape: &MatrixShape, panels: &[u8], x: &Input<'_>, y: &mut [i32]) {
+    if !S::VECTORS {
+        return lanes::logits(s, shape, panels, x, y);
+    }
     let tokens = x.tokens.max(1);
     let output = rows_mut(y).chunks_exact_mut(tokens);
     let mut room = [[0; GROUP]; SPLIT];
@@ -295,15 +290,9 @@ fn add_group<S: Dot, P: Packed, const T: usize>(
     sums: &mut [Sums; T],
 ) {
     let dots = P::dot(s, w, q, groups);
-    if S::VECTORS {
-        let ws = s.scales(ws);
-        for t in 0..T {
-            s.add_scaled(&dots[t], &ws, groups[t].exponent as u32 & 31, &mut sums[t]);
-        }
-    } else {
-        for t in 0..T {
-            s.accumulate(&dots[t], ws, groups[t].exponent as u32 & 31, &mut sums[t]);
-        }
+    let ws = s.scales(ws);
+    for t in 0..T {
+        s.add_scaled(&dots[t], &ws, groups[t].exponent as u32 & 31, &mut sums[t]);
     }
 }
 
@@ -357,7 +346,7 @@ fn long_bits(sums: &Sums) -> i32 {
 
 /// Sums times `2^up`, saturating.
 #[inline(always)]
-fn fixed(sums: &Sums, up: i32) -> Row {
+pub(super) fn fixed(sums: &Sums, up: i32) -> Row {
     let left = up.clamp(0, 31);
     let limit = i64::from(i32::MAX >> left);
     let mut row = [0; 16];

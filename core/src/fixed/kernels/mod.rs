@@ -6,9 +6,11 @@
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
+mod channels;
 #[cfg(all(target_arch = "arm", any(target_feature = "dsp", feature = "dsp")))]
 mod cortex_m;
 mod elementwise;
+mod lanes;
 mod matmul;
 mod scalar;
 mod scan;
@@ -19,11 +21,14 @@ mod x86_64;
 
 use core::array;
 
-use super::num::{HIGH, LOW, Num, Row};
+use super::functions;
+use super::num::{self, HIGH, LOW, Num, Row};
 use crate::format::MatrixShape;
 use crate::kernels::GROUP;
-use matmul::Sums;
-use scan::{Channel, Hold, States, Steps};
+use channels::Pairs;
+use lanes::Quarters;
+use matmul::{Panel, Sums};
+use scan::{Channel, Hold, Steps};
 
 #[cfg(target_arch = "aarch64")]
 pub use aarch64::Neon;
@@ -316,17 +321,72 @@ pub(crate) trait Dot: Copy + Send + Sync + 'static {
         steps.sixteen(a, h, b, c, y, largest);
     }
 
-    /// Without vectors: `sums[r] += (dots[r] 2^-down) ws[r]`, rounded half up, `ws` sixteen f16.
+    /// Without vectors: the sums of the rows of a panel of int8 with token `t`; false where they need another way.
     #[inline(always)]
-    fn accumulate(self, dots: &Row, ws: &[u8; 32], down: u32, sums: &mut Sums) {
-        matmul::accumulate(dots, ws, down, sums);
+    fn sums_i8(self, _panel: &Panel<'_>, _x: &Input<'_>, _t: usize, _sums: &mut Quarters) -> bool {
+        false
     }
 
-    /// Without vectors: a token of one channel with sixteen states of 15 bits. Returns the sum of their products with C, and
-    /// their magnitudes joined.
+    /// The same of 4-bit values.
     #[inline(always)]
-    fn states(self, channel: &Channel, states: States<'_>) -> (i32, u32) {
-        channel.states(states.lane, states.a, states.h, states.b, states.c)
+    fn sums_u4(self, _panel: &Panel<'_>, _x: &Input<'_>, _t: usize, _sums: &mut Quarters) -> bool {
+        false
+    }
+
+    /// Without vectors: the least `b` with all sums within `2^b`.
+    #[inline(always)]
+    fn bits(self, sums: &Quarters) -> i32 {
+        lanes::bits(sums)
+    }
+
+    /// Without vectors: sums times `2^up`, rounded half up; they fit.
+    #[inline(always)]
+    fn shifted(self, sums: &Quarters, up: i32, y: &mut Row) {
+        lanes::shifted(sums, up, y);
+    }
+
+    /// Without vectors: `a b / 2^32`, rounded half up.
+    #[inline(always)]
+    fn mul_high(self, a: i32, b: i32) -> i32 {
+        num::mul_high(a, b)
+    }
+
+    /// Without vectors: `m 2^-by`, rounded half up, for `by` from 1 on.
+    #[inline(always)]
+    fn shift_right(self, m: i32, by: i32) -> i32 {
+        num::shift_right(m, by)
+    }
+
+    /// Without vectors: [`Num::normal`] of what is within 2^30.
+    #[inline(always)]
+    fn normal(self, v: Num) -> Num {
+        v.normal()
+    }
+
+    /// Without vectors: [`functions::softplus_log2`].
+    #[inline(always)]
+    fn softplus_log2(self, v: Num) -> (u32, i32) {
+        functions::softplus_log2(v)
+    }
+
+    /// Without vectors: [`functions::silu`] of what is within 2^30, normal unless it is 0.
+    #[inline(always)]
+    fn silu(self, v: Num) -> Num {
+        functions::silu(v)
+    }
+
+    /// Without vectors: a token of one channel with sixteen states of 15 bits, that in `lane` of each row, where the instruction set
+    /// does it by hand. Returns the sum of their products with C, and their magnitudes joined.
+    #[inline(always)]
+    fn states(
+        self,
+        _channel: &Channel,
+        _lane: usize,
+        _a: &[[u8; 64]; 16],
+        _h: &mut [[i16; 16]; 16],
+        _pairs: &mut Pairs,
+    ) -> Option<(i32, u32)> {
+        None
     }
 
     /// Bytes by which one token's kernels ask for what they read next from memory, as in the float path.

@@ -11,7 +11,7 @@ instantiate!(Scalar);
 
 impl Dot for Scalar {
     const NAME: &'static str = "scalar";
-    const VECTORS: bool = cfg!(not(target_arch = "arm"));
+    const VECTORS: bool = false;
 
     #[inline(always)]
     fn dot_i8<const T: usize>(self, w: &[[u8; TILE]; TILES], x: &[Activations; T]) -> [Row; T] {

@@ -10,15 +10,16 @@
 //!
 //! and what is kept of h is its upper 15 bits and sign, or all of it.
 
+use super::channels;
 use super::elementwise::join;
 use super::{Dot, Range, ScanInput, SsmState, Wide, WideMut, rows, rows_mut, words};
-use crate::fixed::functions::{LN_2, exp2, silu, softplus_log2};
-use crate::fixed::num::{HIGH, LOW, Num, Row, bits, magnitude, mul_high, mul_high_cut, shift_right};
+use crate::fixed::functions::{LN_2, exp2};
+use crate::fixed::num::{HIGH, LOW, Num, Row, bits, magnitude, mul_high, mul_high_cut};
 
 /// Bits of B and C without their signs, as of every activation.
-const NARROW: i32 = 14;
+pub(super) const NARROW: i32 = 14;
 /// Bits of what is left of a state and of what is added to it.
-const PART: i32 = 28;
+pub(super) const PART: i32 = 28;
 /// Bits by which a state exceeds what meets C.
 pub(super) const FINE: i32 = 14;
 /// Products with C are cut by so many bits: 256 of 2^29 then stay within 2^30.
@@ -31,18 +32,10 @@ pub(crate) trait Hold: Copy {
     fn get(self) -> i32;
     /// From a state and the same rounded to 15 bits.
     fn put(h: i32, rounded: i32) -> Self;
-    /// A token of up to sixteen states of one channel, see [`Dot::states`].
+    /// Sixteen states of sixteen channels as [`Dot::states`] takes them.
     #[inline(always)]
-    fn channel<S: Dot>(
-        _: S,
-        channel: &Channel,
-        lane: usize,
-        a: &[[u8; 64]],
-        h: &mut [[Self; 16]],
-        b: &[i16],
-        c: &[i16],
-    ) -> (i32, u32) {
-        channel.states(lane, a, h, b, c)
+    fn narrow(_: &mut [[Self; 16]]) -> Option<&mut [[i16; 16]; 16]> {
+        None
     }
 }
 
@@ -58,30 +51,9 @@ impl Hold for i16 {
         rounded as i16
     }
     #[inline(always)]
-    fn channel<S: Dot>(
-        s: S,
-        channel: &Channel,
-        lane: usize,
-        a: &[[u8; 64]],
-        h: &mut [[Self; 16]],
-        b: &[i16],
-        c: &[i16],
-    ) -> (i32, u32) {
-        match (a.first_chunk(), h.first_chunk_mut(), b.first_chunk(), c.first_chunk()) {
-            (Some(a), Some(h), Some(b), Some(c)) => s.states(channel, States { lane, a, h, b, c }),
-            _ => channel.states(lane, a, h, b, c),
-        }
+    fn narrow(h: &mut [[Self; 16]]) -> Option<&mut [[i16; 16]; 16]> {
+        h.try_into().ok()
     }
-}
-
-/// Sixteen states of each of sixteen channels, of which the one in `lane` is meant.
-pub(crate) struct States<'a> {
-    pub lane: usize,
-    /// f32, little-endian.
-    pub a: &'a [[u8; 64]; 16],
-    pub h: &'a mut [[i16; 16]; 16],
-    pub b: &'a [i16; 16],
-    pub c: &'a [i16; 16],
 }
 
 impl Hold for i32 {
@@ -124,6 +96,9 @@ fn scan_panels<S: Dot, H: Hold>(
     z: Wide<'_>,
     u: WideMut<'_>,
 ) {
+    if !S::VECTORS {
+        return channels::scan(s, panels, state, ranges, input, dt, z, u);
+    }
     let (n, tokens) = (input.d_state, input.tokens);
     if n == 0 || tokens == 0 {
         return;
@@ -139,24 +114,16 @@ fn scan_panels<S: Dot, H: Hold>(
         let io = dt.zip(z.iter().zip(ze)).zip(u.iter_mut().zip(ue));
         let exponents = input.b_exponents.iter().zip(input.c_exponents);
         for (t, ((((dt, dte), (z, ze)), (u, ue)), (be, ce))) in io.zip(exponents).enumerate() {
-            let steps = Steps::new((dt, *dte), (u, *ue), *be, ranges);
+            let steps = Steps::new(s, (dt, *dte), (u, *ue), *be, ranges);
             let mut y = [0; 16];
             let mut largest = [0; 16];
             for (block, (a, h)) in a.chunks(16).zip(h.chunks_mut(16)).enumerate() {
                 let place = (block * tokens + t) * 16..(block * tokens + t + 1) * 16;
                 let (Some(b), Some(c)) = (input.b.get(place.clone()), input.c.get(place)) else { return };
-                if S::VECTORS {
-                    s.sixteen(&steps, a, h, b, c, &mut y, &mut largest);
-                } else {
-                    for i in 0..16 {
-                        let (sum, all) = H::channel(s, &steps.channel(i), i, a, h, b, c);
-                        y[i] += sum;
-                        largest[i] |= all;
-                    }
-                }
+                s.sixteen(&steps, a, h, b, c, &mut y, &mut largest);
             }
             steps.keep(&largest, ranges, H::CUT);
-            (*u, *ue) = gated(&steps, &y, *ce, d, (u, *ue), (z, *ze));
+            (*u, *ue) = gated(s, &steps, &y, *ce, d, (u, *ue), (z, *ze));
         }
     }
 }
@@ -180,7 +147,13 @@ pub(crate) struct Steps {
 
 impl Steps {
     #[inline(always)]
-    fn new((dt, dte): (&Row, i32), (u, ue): (&Row, i32), be: i32, ranges: &[Range; 16]) -> Self {
+    fn new<S: Dot>(
+        s: S,
+        (dt, dte): (&Row, i32),
+        (u, ue): (&Row, i32),
+        be: i32,
+        ranges: &[Range; 16],
+    ) -> Self {
         let mut steps = Self {
             dt: [0; 16],
             down: [0; 16],
@@ -191,26 +164,10 @@ impl Steps {
             unit: [0; 16],
         };
         for i in 0..16 {
-            let (m, e) = softplus_log2(Num { m: dt[i], e: dte });
-            steps.dt[i] = m;
-            // |A| = mantissa 2^(biased exponent - 158), the product's upper half counts 2^32, Q24 2^-24.
-            steps.down[i] = 158 - 32 - 24 - e;
-
-            // dt u to 15 bits.
-            let m = mul_high_cut(m, LN_2) >> 1;
-            let u = Num { m: u[i], e: ue }.normal();
-            let g = Num { m: mul_high(m as i32, u.m), e: e + 1 + 32 + u.e }.normal();
-            steps.g[i] = shift_right(g.m, 16).clamp(-0x7fff, 0x7fff);
-            let g_e = if g.m == 0 { LOW } else { g.e + 16 };
-
-            // A unit in which what is left and what is added are within 2^28.
-            let top = ranges[i].top().max(g_e + 15 + be + NARROW);
-            let unit = (top - PART).clamp(LOW, HIGH);
-            steps.unit[i] = unit;
-            steps.g_down[i] = (unit - g_e - be).clamp(1, 31);
-            let up = ranges[i].unit() - unit + 2;
-            steps.up[i] = up.clamp(0, 31);
-            steps.cut[i] = (-up).clamp(0, 31);
+            let (channel, unit) = step(s, Num { m: dt[i], e: dte }, Num { m: u[i], e: ue }, be, ranges[i]);
+            let Channel { dt, down, g, g_down, up, cut } = channel;
+            (steps.dt[i], steps.down[i], steps.g[i], steps.g_down[i]) = (dt, down, g, g_down);
+            (steps.up[i], steps.cut[i], steps.unit[i]) = (up, cut, unit);
         }
         steps
     }
@@ -261,7 +218,34 @@ impl Steps {
     }
 }
 
-/// One of them, by the same names.
+/// What a channel's states share in a token, and the exponent of a state.
+#[inline(always)]
+pub(super) fn step<S: Dot>(s: S, dt: Num, u: Num, be: i32, range: Range) -> (Channel, i32) {
+    let (dt, e) = s.softplus_log2(dt);
+
+    // dt u to 15 bits.
+    let m = mul_high_cut(dt, LN_2) >> 1;
+    let u = s.normal(u);
+    let g = s.normal(Num { m: s.mul_high(m as i32, u.m), e: e + 1 + 32 + u.e });
+    let g_e = if g.m == 0 { LOW } else { g.e + 16 };
+
+    // A unit in which what is left and what is added are within 2^28.
+    let top = range.top().max(g_e + 15 + be + NARROW);
+    let unit = (top - PART).clamp(LOW, HIGH);
+    let up = range.unit() - unit + 2;
+    let channel = Channel {
+        dt,
+        // |A| = mantissa 2^(biased exponent - 158), the product's upper half counts 2^32, Q24 2^-24.
+        down: 158 - 32 - 24 - e,
+        g: s.shift_right(g.m, 16).clamp(-0x7fff, 0x7fff),
+        g_down: (unit - g_e - be).clamp(1, 31),
+        up: up.clamp(0, 31),
+        cut: (-up).clamp(0, 31),
+    };
+    (channel, unit)
+}
+
+/// One of [`Steps`], by the same names.
 pub(crate) struct Channel {
     pub dt: u32,
     pub down: i32,
@@ -294,7 +278,7 @@ impl Channel {
         (H::put(h, rounded), (rounded * c + (1 << SUMMED >> 1)) >> SUMMED)
     }
 
-    /// Up to sixteen states, see [`Dot::states`].
+    /// The states of up to sixteen rows, see [`Dot::states`].
     #[inline(always)]
     pub(super) fn states<H: Hold>(
         &self,
@@ -319,7 +303,8 @@ impl Channel {
 
 /// `(y + D u) silu(z)`.
 #[inline(always)]
-fn gated(
+fn gated<S: Dot>(
+    s: S,
     steps: &Steps,
     y: &Row,
     ce: i32,
@@ -330,14 +315,20 @@ fn gated(
     let d = words(d);
     let (mut m, mut e) = ([0; 16], [0; 16]);
     for i in 0..16 {
-        let d = Num::from_f32_bits(d[i]);
-        let direct = Num { m: mul_high(u[i], d.m), e: ue + d.e + 32 };
-        let y_e = steps.unit[i] + FINE + ce + SUMMED;
-        let sum_e = if direct.m == 0 { y_e } else { y_e.max(direct.e) } + 1;
-        let sum = shift_right(y[i], sum_e - y_e) + shift_right(direct.m, (sum_e - direct.e).max(1));
-        let y = Num { m: sum, e: sum_e }.normal();
-        let gate = silu(Num { m: z[i], e: ze });
-        (m[i], e[i]) = (mul_high(y.m, gate.m), y.e + gate.e + 32);
+        let y = Num { m: y[i], e: steps.unit[i] + FINE + ce + SUMMED };
+        let y = gate(s, y, d[i], Num { m: u[i], e: ue }, Num { m: z[i], e: ze });
+        (m[i], e[i]) = (y.m, y.e);
     }
     join(&m, &e)
+}
+
+/// The same for one channel, `d` as the bits of an f32.
+#[inline(always)]
+pub(super) fn gate<S: Dot>(s: S, y: Num, d: u32, u: Num, z: Num) -> Num {
+    let d = Num::from_f32_bits(d);
+    let direct = Num { m: s.mul_high(u.m, d.m), e: u.e + d.e + 32 };
+    let e = if direct.m == 0 { y.e } else { y.e.max(direct.e) } + 1;
+    let m = s.shift_right(y.m, e - y.e) + s.shift_right(direct.m, (e - direct.e).max(1));
+    let (sum, gate) = (s.normal(Num { m, e }), s.silu(z));
+    Num { m: s.mul_high(sum.m, gate.m), e: sum.e + gate.e + 32 }
 }

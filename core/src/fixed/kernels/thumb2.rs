@@ -1,14 +1,17 @@
 //! Cortex-M from the M3 on: what the instructions of Thumb-2 do better by hand than the compiler, which runs out of registers.
 //!
-//! The loops that both kinds of Cortex-M share are here too: [`accumulate`] and [`states`].
+//! The loops that both kinds of Cortex-M share are here too: [`sums`] and [`states`].
 
 use core::arch::asm;
-use core::mem::MaybeUninit;
 
-use super::scan::{Channel, States};
-use super::{Activations, Dot, Group, Sums, TILE, TILES, instantiate};
-use crate::fixed::functions::EXP2;
-use crate::fixed::num::Row;
+use super::channels::Pairs;
+use super::lanes::{self, Quarters};
+use super::matmul::Panel;
+use super::scan::Channel;
+use super::{Activations, Dot, Group, Input, Scalar, TILE, TILES, instantiate};
+use crate::fixed::functions::{self, EXP2, LOG2, LOG2_E, RECIPROCAL};
+use crate::fixed::num::{LOW, Num, Row, mul_high};
+use crate::kernels::GROUP;
 
 /// The instructions of ARMv7-M and ARMv8-M Mainline.
 #[derive(Clone, Copy, Debug)]
@@ -16,215 +19,361 @@ pub struct Thumb2;
 
 instantiate!(Thumb2);
 
-/// Rows that are summed side by side: what fits the registers.
-pub(super) const ROWS: usize = 4;
-
-/// Where the four rows of a quarter begin in the first tile.
+/// Whether scales, weights and activations lie at words, and all scales are below 2.
 #[inline(always)]
-pub(super) fn quarter<const N: usize>(w: &[[u8; TILE]; N], quarter: usize) -> *const u8 {
-    w.as_flattened().as_ptr().wrapping_add(4 * ROWS * (quarter & 3))
+fn plain(panel: &Panel<'_>, x: &Input<'_>) -> bool {
+    if (panel.scales.as_ptr() as usize | panel.weights.as_ptr() as usize | x.q.as_ptr() as usize) & 3 != 0 {
+        return false;
+    }
+    let mut all = 0;
+    for ws in panel.scales {
+        // SAFETY: reads sixteen scales, which lie at a word.
+        unsafe {
+            core::arch::asm!(
+                "ldm {ws}!, {{r0, r1, r2, r3}}",
+                "orr {all}, {all}, r0",
+                "orr {all}, {all}, r1",
+                "orr {all}, {all}, r2",
+                "orr {all}, {all}, r3",
+                "ldm {ws}, {{r0, r1, r2, r3}}",
+                "orr {all}, {all}, r0",
+                "orr {all}, {all}, r1",
+                "orr {all}, {all}, r2",
+                "orr {all}, {all}, r3",
+                ws = inout(reg) ws.as_ptr() => _,
+                all = inout(reg) all,
+                out("r0") _,
+                out("r1") _,
+                out("r2") _,
+                out("r3") _,
+                options(pure, readonly, nostack, preserves_flags)
+            );
+        }
+    }
+    all & 0x4000_4000 == 0
 }
 
-/// Dot products of four rows of eight tiles of int8.
+/// Where the activations of token `t` begin, if the loop may run over the groups of a panel, which have `bytes` bytes of weights. What
+/// it has in memory beside the sums is then in their last part.
 #[inline(always)]
-fn four_i8(w: &[[u8; TILE]; TILES], q: usize, x: &Activations) -> [i32; ROWS] {
-    let (mut a, mut b, mut c, mut d) = (0, 0, 0, 0);
-    // SAFETY: reads 16 bytes of each of the eight tiles, 64 bytes apart, and the 32 activations; writes only the named registers.
+pub(super) fn prepare(
+    panel: &Panel<'_>,
+    x: &Input<'_>,
+    t: usize,
+    bytes: usize,
+    sums: &mut Quarters,
+) -> Option<*const i16> {
+    let (left, tokens) = (panel.scales.len().min(panel.weights.len() / bytes), x.tokens.max(1));
+    // As many groups of activations as of weights.
+    let last = t + left.checked_sub(1)? * tokens;
+    let _ = (x.groups.get(last)?, x.q.as_chunks::<GROUP>().0.get(last)?);
+    let groups = x.groups.as_ptr().wrapping_add(t).expose_provenance();
+    sums[4].sums = [(tokens as i64) << 32 | groups as i64, left as i64, 0, 0];
+    plain(panel, x).then_some(x.q.as_ptr().wrapping_add(t * GROUP))
+}
+
+/// The sums of the rows of a panel with a token, as [`Dot::sums_i8`] and [`Dot::sums_u4`] return them.
+///
+/// `$dot` adds to `a` to `d` the dot products of four rows with a group of 32 activations from `xs` on, which it moves behind them.
+/// It moves `at` from the first of the group's `$bytes` bytes of weights to behind the last, and may change `x`, `y`, `v`, `w`
+/// and `e`. `$start` changes `v`, what the dot products begin with, by the activations' sum in `e`.
+macro_rules! sums_by_hand {
+    ($name:ident, $bytes:expr, [$($start:literal)?], $($dot:literal),+) => {
+        #[inline(never)]
+        pub(super) fn $name(
+            panel: &$crate::fixed::kernels::matmul::Panel<'_>,
+            x: &$crate::fixed::kernels::Input<'_>,
+            t: usize,
+            sums: &mut $crate::fixed::kernels::lanes::Quarters,
+        ) -> bool {
+            let Some(activations) = $crate::fixed::kernels::thumb2::prepare(panel, x, t, $bytes, sums) else {
+                return false;
+            };
+            // SAFETY: `prepare` found scales, weights and activations of as many groups as it noted, one or more, all at words.
+            // Only `sums` is written. Saturation and sums of products set a flag that nothing reads.
+            unsafe {
+                core::arch::asm!(
+                    "mov {x}, #0",
+                    ".irp quarter, 0, 40, 80, 120",
+                    "strd {x}, {x}, [{sums}, #\\quarter]",
+                    "strd {x}, {x}, [{sums}, #(\\quarter + 8)]",
+                    "strd {x}, {x}, [{sums}, #(\\quarter + 16)]",
+                    "strd {x}, {x}, [{sums}, #(\\quarter + 24)]",
+                    ".endr",
+                    "2:",
+                    // What a group's dot products are shifted by, and begin with: what rounds that shift.
+                    "ldrd {x}, {y}, [{sums}, #160]",
+                    "ldrd {w}, {e}, [{x}]",
+                    "add {x}, {x}, {y}, lsl #3",
+                    "str {x}, [{sums}, #160]",
+                    "and {w}, {w}, #31",
+                    "mov {v}, #1",
+                    "lsl {v}, {v}, {w}",
+                    "lsr {v}, {v}, #1",
+                    $($start,)?
+                    // For each quarter, with the number of those that follow above the shift's byte.
+                    "strd {v}, {w}, [{sums}, #152]",
+                    "add {w}, {w}, #0x100",
+                    "strd {v}, {w}, [{sums}, #112]",
+                    "add {w}, {w}, #0x100",
+                    "strd {v}, {w}, [{sums}, #72]",
+                    "add {w}, {w}, #0x100",
+                    "strd {v}, {w}, [{sums}, #32]",
+                    "3:",
+                    "ldr {a}, [{sums}, #32]",
+                    "mov {b}, {a}",
+                    "mov {c}, {a}",
+                    "mov {d}, {a}",
+                    $($dot,)+
+                    "ldr {e}, [{sums}, #36]",
+                    ".irp dot, {a}, {b}, {c}, {d}",
+                    "ldrsh {x}, [{ws}], #2",
+                    "asr \\dot, \\dot, {e}",
+                    // The scale's sign goes to the dot product.
+                    "eor \\dot, \\dot, {x}, asr #31",
+                    "sub \\dot, \\dot, {x}, asr #31",
+                    "bfc {x}, #15, #17",
+                    // One less than its exponent, but not for subnormal numbers.
+                    "sub {w}, {x}, #0x400",
+                    "usat {w}, #4, {w}, asr #10",
+                    "ldrd {y}, {v}, [{sums}]",
+                    "sub {x}, {x}, {w}, lsl #10",
+                    "lsl {x}, {x}, {w}",
+                    "smlal {y}, {v}, {x}, \\dot",
+                    "strd {y}, {v}, [{sums}], #8",
+                    ".endr",
+                    "add {sums}, {sums}, #8",
+                    "sub {xs}, {xs}, #64",
+                    "sub {at}, {at}, #{back}",
+                    "subs {e}, {e}, #0x100",
+                    "bpl 3b",
+                    "sub {sums}, {sums}, #160",
+                    "add {at}, {at}, #{on}",
+                    "ldrd {y}, {v}, [{sums}, #164]",
+                    "add {xs}, {xs}, {y}, lsl #6",
+                    "subs {v}, {v}, #1",
+                    "str {v}, [{sums}, #168]",
+                    "bne 2b",
+                    sums = inout(reg) sums.as_mut_ptr() => _,
+                    at = inout(reg) panel.weights.as_ptr() => _,
+                    xs = inout(reg) activations => _,
+                    ws = inout(reg) panel.scales.as_ptr() => _,
+                    a = out(reg) _,
+                    b = out(reg) _,
+                    c = out(reg) _,
+                    d = out(reg) _,
+                    x = out(reg) _,
+                    y = out(reg) _,
+                    v = out(reg) _,
+                    w = out(reg) _,
+                    e = out(reg) _,
+                    back = const $bytes - 16,
+                    on = const $bytes - 64,
+                    options(nostack)
+                );
+            }
+            true
+        }
+    };
+}
+#[cfg(any(target_feature = "dsp", feature = "dsp"))]
+pub(super) use sums_by_hand;
+
+sums_by_hand!(
+    sums_i8,
+    TILE * TILES,
+    [],
+    ".irp k, 0, 64, 128, 192, 256, 320, 384, 448",
+    // Columns in the order of the activations.
+    ".irp j, 0, 2, 1, 3",
+    "ldrsh {x}, [{xs}], #2",
+    "ldrsb {w}, [{at}, #(\\k + \\j)]",
+    "mla {a}, {w}, {x}, {a}",
+    "ldrsb {w}, [{at}, #(\\k + 4 + \\j)]",
+    "mla {b}, {w}, {x}, {b}",
+    "ldrsb {w}, [{at}, #(\\k + 8 + \\j)]",
+    "mla {c}, {w}, {x}, {c}",
+    "ldrsb {w}, [{at}, #(\\k + 12 + \\j)]",
+    "mla {d}, {w}, {x}, {d}",
+    ".endr",
+    ".endr",
+    "add {at}, {at}, #512"
+);
+
+// Nibbles in the order of the activations: those of the low tile, then those of the high one.
+sums_by_hand!(
+    sums_u4,
+    TILE * TILES / 2,
+    ["sub {v}, {v}, {e}, lsl #3"],
+    ".rept 4",
+    "ldrd {y}, {v}, [{at}]",
+    "ldr {w}, [{at}, #8]",
+    ".irp bit, 0, 16, 8, 24, 4, 20, 12, 28",
+    "ldrsh {x}, [{xs}], #2",
+    "ubfx {e}, {y}, #\\bit, #4",
+    "mla {a}, {e}, {x}, {a}",
+    "ubfx {e}, {v}, #\\bit, #4",
+    "mla {b}, {e}, {x}, {b}",
+    "ubfx {e}, {w}, #\\bit, #4",
+    "mla {c}, {e}, {x}, {c}",
+    // No register is left for the fourth.
+    "ldr {e}, [{at}, #12]",
+    "ubfx {e}, {e}, #\\bit, #4",
+    "mla {d}, {e}, {x}, {d}",
+    ".endr",
+    "add {at}, {at}, #64",
+    ".endr"
+);
+
+/// [`Dot::bits`]: where the upper halves tell, the lower ones are not looked at.
+#[inline(always)]
+pub(super) fn bits(sums: &Quarters) -> i32 {
+    let mut all = 0u32;
+    // SAFETY: reads the sums' upper halves.
     unsafe {
         asm!(
-            ".rept 8",
-            // Columns in the order of the activations.
-            ".irp j, 0, 2, 1, 3",
-            "ldrsh {x}, [{xs}], #2",
-            "ldrsb {w}, [{at}, #\\j]",
-            "mla {a}, {w}, {x}, {a}",
-            "ldrsb {w}, [{at}, #(4 + \\j)]",
-            "mla {b}, {w}, {x}, {b}",
-            "ldrsb {w}, [{at}, #(8 + \\j)]",
-            "mla {c}, {w}, {x}, {c}",
-            "ldrsb {w}, [{at}, #(12 + \\j)]",
-            "mla {d}, {w}, {x}, {d}",
+            ".irp quarter, 0, 40, 80, 120",
+            "ldr {x}, [{sums}, #(\\quarter + 4)]",
+            "ldr {y}, [{sums}, #(\\quarter + 12)]",
+            "eor {x}, {x}, {x}, asr #31",
+            "orr {all}, {all}, {x}",
+            "eor {y}, {y}, {y}, asr #31",
+            "orr {all}, {all}, {y}",
+            "ldr {x}, [{sums}, #(\\quarter + 20)]",
+            "ldr {y}, [{sums}, #(\\quarter + 28)]",
+            "eor {x}, {x}, {x}, asr #31",
+            "orr {all}, {all}, {x}",
+            "eor {y}, {y}, {y}, asr #31",
+            "orr {all}, {all}, {y}",
             ".endr",
-            "add {at}, {at}, #64",
-            ".endr",
-            at = inout(reg) quarter(w, q) => _,
-            xs = inout(reg) x.as_ptr() => _,
-            a = inout(reg) a,
-            b = inout(reg) b,
-            c = inout(reg) c,
-            d = inout(reg) d,
+            sums = in(reg) sums.as_ptr(),
+            all = inout(reg) all,
             x = out(reg) _,
-            w = out(reg) _,
+            y = out(reg) _,
             options(pure, readonly, nostack, preserves_flags)
         );
     }
-    [a, b, c, d]
+    if all == 0 { lanes::bits(sums) } else { 64 - all.leading_zeros() as i32 }
 }
 
-/// The same of four pairs of tiles of 4-bit values, from `start` on.
+/// [`Dot::shifted`]: shifts of 64 bits by one or two words.
 #[inline(always)]
-fn four_u4(w: &[[u8; TILE]; TILES / 2], q: usize, x: &Activations, start: i32) -> [i32; ROWS] {
-    let (mut a, mut b, mut c, mut d) = (start, start, start, start);
-    // SAFETY: as above, of four pairs of tiles; `ldr` needs no alignment, and has it.
-    unsafe {
-        asm!(
-            ".rept 4",
-            "ldr {wa}, [{at}]",
-            "ldr {wb}, [{at}, #4]",
-            "ldr {wc}, [{at}, #8]",
-            "ldr {wd}, [{at}, #12]",
-            // Nibbles in the order of the activations: those of the low tile, then those of the high one.
-            ".irp bit, 0, 16, 8, 24, 4, 20, 12, 28",
-            "ldrsh {x}, [{xs}], #2",
-            "ubfx {w}, {wa}, #\\bit, #4",
-            "mla {a}, {w}, {x}, {a}",
-            "ubfx {w}, {wb}, #\\bit, #4",
-            "mla {b}, {w}, {x}, {b}",
-            "ubfx {w}, {wc}, #\\bit, #4",
-            "mla {c}, {w}, {x}, {c}",
-            "ubfx {w}, {wd}, #\\bit, #4",
-            "mla {d}, {w}, {x}, {d}",
-            ".endr",
-            "add {at}, {at}, #64",
-            ".endr",
-            at = inout(reg) quarter(w, q) => _,
-            xs = inout(reg) x.as_ptr() => _,
-            a = inout(reg) a,
-            b = inout(reg) b,
-            c = inout(reg) c,
-            d = inout(reg) d,
-            wa = out(reg) _,
-            wb = out(reg) _,
-            wc = out(reg) _,
-            wd = out(reg) _,
-            x = out(reg) _,
-            w = out(reg) _,
-            options(pure, readonly, nostack, preserves_flags)
-        );
+pub(super) fn shifted(sums: &Quarters, up: i32, y: &mut Row) {
+    if !(-32..0).contains(&up) {
+        return lanes::shifted(sums, up, y);
     }
-    [a, b, c, d]
-}
-
-/// [`Dot::accumulate`]: a scale's sign goes to the dot product, its magnitude to an integer as in [`super::scale`].
-#[inline(always)]
-pub(super) fn accumulate(dots: &Row, ws: &[u8; 32], down: u32, sums: &mut Sums) {
-    let half = (1 << down) >> 1;
-    // SAFETY: reads sixteen dot products and scales, reads and writes sixteen sums, which are aligned to 8 bytes.
+    // SAFETY: reads sixteen sums and writes a row. The results fit a word, and of shifts by 1 to 32 the last bit that is shifted out
+    // is the carry.
     unsafe {
         asm!(
-            ".rept 16",
-            "ldrh {k}, [{ws}], #2",
-            "ldr {v}, [{dots}], #4",
-            "ldrd {lo}, {hi}, [{sums}]",
-            "add {v}, {v}, {half}",
-            "asr {v}, {v}, {down}",
-            // The sign falls into the carry.
-            "lsls {m}, {k}, #17",
-            "it cs",
-            "rsbcs {v}, {v}, #0",
-            "lsr {m}, {m}, #17",
-            "usat {m}, #14, {m}",
-            // One less than the exponent, but not for subnormal numbers.
-            "lsrs {k}, {m}, #10",
-            "it ne",
-            "subne {k}, {k}, #1",
-            "sub {m}, {m}, {k}, lsl #10",
-            "lsl {m}, {m}, {k}",
-            "smlal {lo}, {hi}, {m}, {v}",
-            "strd {lo}, {hi}, [{sums}], #8",
+            ".irp quarter, 0, 40, 80, 120",
+            ".irp row, 0, 8, 16, 24",
+            "ldrd {low}, {high}, [{sums}, #(\\quarter + \\row)]",
+            "lsrs {low}, {low}, {right}",
+            "lsl {high}, {high}, {left}",
+            "adc {low}, {low}, {high}",
+            "str {low}, [{y}], #4",
             ".endr",
-            ws = inout(reg) ws.as_ptr() => _,
-            dots = inout(reg) dots.as_ptr() => _,
-            sums = inout(reg) sums.as_mut_ptr() => _,
-            half = in(reg) half,
-            down = in(reg) down,
-            k = out(reg) _,
-            m = out(reg) _,
-            v = out(reg) _,
-            lo = out(reg) _,
-            hi = out(reg) _,
+            ".endr",
+            sums = in(reg) sums.as_ptr(),
+            y = inout(reg) y.as_mut_ptr() => _,
+            right = in(reg) -up,
+            left = in(reg) 32 + up,
+            low = out(reg) _,
+            high = out(reg) _,
             options(nostack)
         );
     }
 }
 
-/// [`Dot::states`] with `$product`, which turns `h q + 2^31` into its upper half and adds `b`, whose half is in the carry.
-macro_rules! states_by_hand {
-    ($name:ident, $($product:literal),+) => {
+/// [`Dot::states`] by a function for each of the two shifts, of which one is by nothing.
+macro_rules! either_shift {
+    ($name:ident, $up:ident, $cut:ident) => {
         #[inline(always)]
-        pub(super) fn $name(channel: &Channel, states: States<'_>) -> (i32, u32) {
-            let (mut y, mut largest) = (0, 0);
-            let decays = $crate::fixed::kernels::thumb2::decays(channel, states.a, states.lane);
-            let h = states.h.as_flattened_mut().as_mut_ptr().wrapping_add(states.lane & 15);
-            // One of the two shifts is by nothing.
+        pub(super) fn $name(
+            channel: &$crate::fixed::kernels::scan::Channel,
+            lane: usize,
+            a: &[[u8; 64]; 16],
+            h: &mut [[i16; 16]; 16],
+            pairs: &mut $crate::fixed::kernels::channels::Pairs,
+        ) -> (i32, u32) {
+            $crate::fixed::kernels::thumb2::decays(channel, lane, a, pairs);
             if channel.cut == 0 {
-                states_by_hand!(@ "lsl", channel.up, channel, states, h, decays, y, largest, $($product),+);
+                $up(channel, channel.up, lane, h, pairs)
             } else {
-                states_by_hand!(@ "asr", channel.cut, channel, states, h, decays, y, largest, $($product),+);
+                $cut(channel, channel.cut, lane, h, pairs)
             }
-            (y, largest)
-        }
-    };
-    (@ $shift:literal, $by:expr, $channel:ident, $states:ident, $h:ident, $decays:ident, $y:ident, $largest:ident, $($product:literal),+) => {
-        // SAFETY: reads sixteen decays, B and C; reads and writes a lane of sixteen rows of states, 32 bytes apart.
-        unsafe {
-            asm!(
-                ".rept 16",
-                "ldrsh {h}, [{hs}]",
-                "ldrsh {b}, [{bs}], #2",
-                "ldr {q}, [{decays}], #4",
-                concat!($shift, " {h}, {h}, {by}"),
-                "mul {b}, {b}, {g}",
-                // Half up: the last bit that is shifted out is added.
-                "asrs {b}, {b}, {down}",
-                $($product,)+
-                "asrs {h}, {h}, #14",
-                "adc {h}, {h}, #0",
-                "strh {h}, [{hs}], #32",
-                "ldrsh {b}, [{cs}], #2",
-                "mul {b}, {b}, {h}",
-                "asrs {b}, {b}, #7",
-                "adc {y}, {y}, {b}",
-                "eor {h}, {h}, {h}, asr #31",
-                "orr {largest}, {largest}, {h}",
-                ".endr",
-                hs = inout(reg) $h => _,
-                bs = inout(reg) $states.b.as_ptr() => _,
-                cs = inout(reg) $states.c.as_ptr() => _,
-                decays = inout(reg) $decays.as_ptr() => _,
-                by = in(reg) $by,
-                g = in(reg) $channel.g,
-                down = in(reg) $channel.g_down,
-                y = inout(reg) $y,
-                largest = inout(reg) $largest,
-                h = out(reg) _,
-                b = out(reg) _,
-                q = out(reg) _,
-                options(nostack)
-            );
         }
     };
 }
 #[cfg(any(target_feature = "dsp", feature = "dsp"))]
-pub(super) use states_by_hand;
+pub(super) use either_shift;
 
-states_by_hand!(
-    states,
-    "adc {b}, {b}, #0",
-    "smull {q}, {h}, {h}, {q}",
-    "lsls {q}, {q}, #1",
-    "adc {h}, {h}, {b}"
-);
+/// The states of a channel, once it is known what is left of them.
+macro_rules! states {
+    ($name:ident, $shift:literal) => {
+        #[inline(always)]
+        fn $name(channel: &Channel, by: i32, lane: usize, h: &mut [[i16; 16]; 16], pairs: &Pairs) -> (i32, u32) {
+            let (mut y, mut largest) = (0, 0);
+            // SAFETY: reads all pairs; reads and writes a lane of sixteen rows of states, 32 bytes apart.
+            unsafe {
+                asm!(
+                    ".rept 8",
+                    ".irp j, 0, 2",
+                    "ldrsh {h}, [{hs}]",
+                    "ldrsh {b}, [{pairs}, #(8 + \\j)]",
+                    concat!($shift, " {h}, {h}, {by}"),
+                    "mla {b}, {b}, {g}, {half}",
+                    "asr {b}, {b}, {down}",
+                    "ldr {q}, [{pairs}, #(2 * \\j)]",
+                    "mov {t}, #0x80000000",
+                    "smlal {t}, {b}, {h}, {q}",
+                    // Half up: the last bit that is shifted out is added.
+                    "asrs {b}, {b}, #14",
+                    "adc {b}, {b}, #0",
+                    "strh {b}, [{hs}], #32",
+                    "ldrsh {t}, [{pairs}, #(12 + \\j)]",
+                    "mla {t}, {t}, {b}, {sixty_four}",
+                    "add {y}, {y}, {t}, asr #7",
+                    "eor {b}, {b}, {b}, asr #31",
+                    "orr {largest}, {largest}, {b}",
+                    ".endr",
+                    "add {pairs}, {pairs}, #16",
+                    ".endr",
+                    hs = inout(reg) h.as_flattened_mut().as_mut_ptr().wrapping_add(lane & 15) => _,
+                    pairs = inout(reg) pairs.as_ptr() => _,
+                    by = in(reg) by,
+                    g = in(reg) channel.g,
+                    down = in(reg) channel.g_down,
+                    half = in(reg) (1 << channel.g_down) >> 1,
+                    sixty_four = in(reg) 64,
+                    y = inout(reg) y,
+                    largest = inout(reg) largest,
+                    h = out(reg) _,
+                    b = out(reg) _,
+                    q = out(reg) _,
+                    t = out(reg) _,
+                    options(nostack)
+                );
+            }
+            (y, largest)
+        }
+    };
+}
 
-/// What is left of sixteen states of a channel, in Q30: [`Channel::decay`] for each.
+states!(states_up, "lsl");
+states!(states_cut, "asr");
+either_shift!(states, states_up, states_cut);
+
+/// What is left of sixteen states of a channel, in Q30: [`Channel::decay`] for each, the first half of every pair.
 #[inline(always)]
-pub(super) fn decays(channel: &Channel, a: &[[u8; 64]; 16], lane: usize) -> MaybeUninit<[u32; 16]> {
-    let mut decays = MaybeUninit::<[u32; 16]>::uninit();
+pub(super) fn decays(channel: &Channel, lane: usize, a: &[[u8; 64]; 16], pairs: &mut Pairs) {
     let [c0, c1, c2, c3] = EXP2;
     // SAFETY: reads a word of each of sixteen rows of A, 64 bytes apart, and writes sixteen decays.
     unsafe {
         asm!(
-            ".rept 16",
+            ".rept 8",
+            ".irp next, 4, 12",
             "ldr {w}, [{a}], #64",
             "ubfx {f}, {w}, #23, #8",
             "sub {f}, {down}, {f}",
@@ -247,10 +396,11 @@ pub(super) fn decays(channel: &Channel, a: &[[u8; 64]; 16], lane: usize) -> Mayb
             // A shift by 32 and more leaves nothing.
             "lsr {w}, {w}, #24",
             "lsr {q}, {q}, {w}",
-            "str {q}, [{to}], #4",
+            "str {q}, [{to}], #\\next",
+            ".endr",
             ".endr",
             a = inout(reg) a.as_flattened().as_ptr().wrapping_add(4 * (lane & 15)) => _,
-            to = inout(reg) decays.as_mut_ptr().cast::<u32>() => _,
+            to = inout(reg) pairs.as_mut_ptr() => _,
             dt = in(reg) channel.dt,
             down = in(reg) channel.down,
             c0 = in(reg) c0,
@@ -264,25 +414,245 @@ pub(super) fn decays(channel: &Channel, a: &[[u8; 64]; 16], lane: usize) -> Mayb
             options(nostack, preserves_flags)
         );
     }
-    decays
 }
 
-/// [`Dot`] by functions for four rows of a group, and one for the states.
+/// [`Dot::shift_right`].
+#[inline(always)]
+pub(super) fn shift_right(m: i32, by: i32) -> i32 {
+    let shifted;
+    // SAFETY: only registers change, and a flag that nothing reads.
+    unsafe {
+        asm!(
+            "sub {by}, {by}, #1",
+            "usat {by}, #5, {by}",
+            "asr {m}, {m}, {by}",
+            "add {m}, {m}, #1",
+            "asr {m}, {m}, #1",
+            m = inout(reg) m => shifted,
+            by = inout(reg) by => _,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    shifted
+}
+
+/// [`Dot::normal`].
+#[inline(always)]
+pub(super) fn normal(v: Num) -> Num {
+    let (mut m, mut e) = (v.m, v.e);
+    // SAFETY: only registers change.
+    unsafe {
+        asm!(
+            "eor {k}, {m}, {m}, asr #31",
+            "sub {k}, {k}, {m}, asr #31",
+            "clz {k}, {k}",
+            "sub {k}, {k}, #1",
+            "lsl {m}, {m}, {k}",
+            "sub {e}, {e}, {k}",
+            m = inout(reg) m,
+            e = inout(reg) e,
+            k = out(reg) _,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    Num { m, e: if m == 0 { LOW } else { e } }
+}
+
+/// Constants of [`Dot::silu`] and [`Dot::softplus_log2`], in the order in which they are needed.
+pub(super) static SILU: [u32; 8] =
+    [LOG2_E, EXP2[2], EXP2[3], EXP2[1], EXP2[0], RECIPROCAL[2], RECIPROCAL[1], RECIPROCAL[0]];
+pub(super) static SOFTPLUS: [u32; 12] = [
+    LOG2_E, EXP2[2], EXP2[3], EXP2[1], EXP2[0], LOG2[6], LOG2[5], LOG2[4], LOG2[3], LOG2[2], LOG2[1], LOG2[0],
+];
+
+/// A program for `z = |v| log2(e)` and `2^-z`, whose integer part is cut off `z`: from `m`, not 0, and `e`, with constants from `at`
+/// on. Then `k` is how far `m` is to be shifted up to be normal, `t` is [`functions::scaled`]'s mantissa, `z` the whole of z, `p` the
+/// exponential of the fraction.
+macro_rules! exponential {
+    () => {
+        concat!(
+            // The magnitude, normal in 32 bits.
+            "eor {t}, {m}, {m}, asr #31\n",
+            "sub {t}, {t}, {m}, asr #31\n",
+            "clz {k}, {t}\n",
+            "lsl {t}, {t}, {k}\n",
+            "ldr {c}, [{at}], #4\n",
+            "umull {c}, {t}, {t}, {c}\n",
+            "sub {k}, {k}, #1\n",
+            // To Q24, saturating.
+            "sub {p}, {k}, {e}\n",
+            "subs {p}, {p}, #24\n",
+            "usat {p}, #6, {p}\n",
+            "lsr {z}, {t}, {p}\n",
+            "it mi\n",
+            "mvnmi {z}, #0\n",
+            "lsl {f}, {z}, #8\n",
+            "lsr {z}, {z}, #24\n",
+            "ldrd {p}, {c}, [{at}], #8\n",
+            "umull {d}, {c}, {c}, {f}\n",
+            "sub {p}, {p}, {c}\n",
+            "ldrd {c}, {d}, [{at}], #8\n",
+            "umull {q}, {p}, {p}, {f}\n",
+            "sub {p}, {c}, {p}\n",
+            "umull {q}, {p}, {p}, {f}\n",
+            "sub {p}, {d}, {p}\n",
+            "umull {q}, {p}, {p}, {f}\n",
+            "add {p}, {p}, #2\n",
+            "lsr {p}, {p}, #2\n",
+            "rsb {p}, {p}, #0x40000000\n",
+            // As a fraction of 32 bits, which 1 is not.
+            "lsr {f}, {p}, {z}\n",
+            "usat {f}, #30, {f}\n",
+            "lsl {f}, {f}, #2\n",
+        )
+    };
+}
+pub(super) use exponential;
+
+/// [`Dot::silu`] with the lines of the last product, `m = m f / 2^32` rounded half up.
+macro_rules! silu_by_hand {
+    ($name:ident, $($product:literal),+) => {
+        #[inline(always)]
+        pub(super) fn $name(v: $crate::fixed::num::Num) -> $crate::fixed::num::Num {
+            if v.m == 0 {
+                return $crate::fixed::num::Num { m: 0, e: $crate::fixed::num::LOW };
+            }
+            let (mut m, mut e) = (v.m, v.e);
+            // SAFETY: reads the eight constants.
+            unsafe {
+                core::arch::asm!(
+                    $crate::fixed::kernels::thumb2::exponential!(),
+                    // 1 / (1 + f): a polynomial, then two steps of Newton's.
+                    "ldrd {c}, {d}, [{at}], #8",
+                    "umull {q}, {c}, {c}, {f}",
+                    "sub {c}, {d}, {c}",
+                    "ldr {d}, [{at}]",
+                    "umull {q}, {c}, {c}, {f}",
+                    "sub {c}, {d}, {c}",
+                    "lsr {c}, {c}, #1",
+                    "umull {q}, {d}, {c}, {f}",
+                    "add {d}, {d}, {c}",
+                    "rsb {d}, {d}, #0",
+                    "umull {q}, {c}, {c}, {d}",
+                    "lsl {c}, {c}, #1",
+                    "umull {q}, {d}, {c}, {f}",
+                    "add {d}, {d}, {c}",
+                    "rsb {d}, {d}, #0",
+                    "umull {q}, {c}, {c}, {d}",
+                    "lsl {c}, {c}, #1",
+                    // Times the exponential where v is negative.
+                    "sub {e}, {e}, {k}",
+                    "add {e}, {e}, #2",
+                    "lsr {f}, {c}, #1",
+                    "lsl {p}, {p}, #1",
+                    "cmp {m}, #0",
+                    "itt mi",
+                    "umullmi {q}, {f}, {p}, {c}",
+                    "submi {e}, {e}, {z}",
+                    "lsl {m}, {m}, {k}",
+                    $($product,)+
+                    m = inout(reg) m,
+                    e = inout(reg) e,
+                    at = inout(reg) $crate::fixed::kernels::thumb2::SILU.as_ptr() => _,
+                    t = out(reg) _,
+                    k = out(reg) _,
+                    z = out(reg) _,
+                    p = out(reg) _,
+                    f = out(reg) _,
+                    c = out(reg) _,
+                    d = out(reg) _,
+                    q = out(reg) _,
+                    options(pure, readonly, nostack)
+                );
+            }
+            $crate::fixed::num::Num { m, e }
+        }
+    };
+}
+#[cfg(any(target_feature = "dsp", feature = "dsp"))]
+pub(super) use silu_by_hand;
+
+silu_by_hand!(silu, "smull {q}, {m}, {m}, {f}", "lsls {q}, {q}, #1", "adc {m}, {m}, #0");
+
+/// [`Dot::softplus_log2`].
+#[inline(always)]
+pub(super) fn softplus_log2(v: Num) -> (u32, i32) {
+    const OF_ZERO: (u32, i32) = functions::softplus_log2(Num { m: 0, e: 0 });
+    if v.m == 0 {
+        return OF_ZERO;
+    }
+    let (mut m, mut e) = (v.m, v.e);
+    // SAFETY: reads the twelve constants.
+    unsafe {
+        asm!(
+            exponential!(),
+            "sub {e}, {e}, {k}",
+            // log2(1 + f) / f.
+            "ldrd {c}, {d}, [{at}], #8",
+            "umull {q}, {c}, {c}, {f}",
+            "sub {c}, {d}, {c}",
+            ".rept 2",
+            "ldrd {d}, {k}, [{at}], #8",
+            "umull {q}, {c}, {c}, {f}",
+            "sub {c}, {d}, {c}",
+            "umull {q}, {c}, {c}, {f}",
+            "sub {c}, {k}, {c}",
+            ".endr",
+            "ldr {d}, [{at}]",
+            "umull {q}, {c}, {c}, {f}",
+            "sub {c}, {d}, {c}",
+            "lsl {p}, {p}, #1",
+            "umull {q}, {p}, {p}, {c}",
+            // Where v is positive, v is added; that it is not, the exponent says.
+            "mvn {z}, {z}",
+            "sub {z}, {z}, #29",
+            "cmp {m}, #0",
+            "ittt mi",
+            "lsrmi {m}, {p}, #1",
+            "addmi {k}, {z}, #1",
+            "bmi 2f",
+            "cmp {e}, {z}",
+            "ite gt",
+            "addgt {k}, {e}, #1",
+            "addle {k}, {z}, #1",
+            "sub {e}, {k}, {e}",
+            "usat {e}, #5, {e}",
+            "lsr {m}, {t}, {e}",
+            "sub {z}, {k}, {z}",
+            "usat {z}, #5, {z}",
+            "lsr {p}, {p}, {z}",
+            "add {m}, {m}, {p}",
+            "2:",
+            "clz {e}, {m}",
+            "lsl {m}, {m}, {e}",
+            "sub {e}, {k}, {e}",
+            m = inout(reg) m,
+            e = inout(reg) e,
+            at = inout(reg) SOFTPLUS.as_ptr() => _,
+            t = out(reg) _,
+            k = out(reg) _,
+            z = out(reg) _,
+            p = out(reg) _,
+            f = out(reg) _,
+            c = out(reg) _,
+            d = out(reg) _,
+            q = out(reg) _,
+            options(pure, readonly, nostack)
+        );
+    }
+    (m as u32, e)
+}
+
+/// [`Dot`] by functions for the sums of a panel, products, silu, and the states.
 macro_rules! dot_by_hand {
-    ($isa:ident, $name:literal, $four_i8:path, $four_u4:path, $states:path) => {
+    ($isa:ident, $name:literal, $sums_i8:path, $sums_u4:path, $mul_high:path, $silu:path, $states:path) => {
         impl Dot for $isa {
             const NAME: &'static str = $name;
             const VECTORS: bool = false;
 
             #[inline(always)]
             fn dot_i8<const T: usize>(self, w: &[[u8; TILE]; TILES], x: &[Activations; T]) -> [Row; T] {
-                let mut rows = [[0; 16]; T];
-                for t in 0..T {
-                    for (quarter, row) in rows[t].as_chunks_mut().0.iter_mut().enumerate() {
-                        *row = $four_i8(w, quarter, &x[t]);
-                    }
-                }
-                rows
+                Scalar.dot_i8(w, x)
             }
 
             #[inline(always)]
@@ -292,23 +662,64 @@ macro_rules! dot_by_hand {
                 x: &[Activations; T],
                 groups: &[Group; T],
             ) -> [Row; T] {
-                let mut rows = [[0; 16]; T];
-                for t in 0..T {
-                    for (quarter, row) in rows[t].as_chunks_mut().0.iter_mut().enumerate() {
-                        *row = $four_u4(w, quarter, &x[t], -8 * groups[t].sum);
-                    }
-                }
-                rows
+                Scalar.dot_u4(w, x, groups)
             }
 
             #[inline(always)]
-            fn accumulate(self, dots: &Row, ws: &[u8; 32], down: u32, sums: &mut Sums) {
-                $crate::fixed::kernels::thumb2::accumulate(dots, ws, down, sums);
+            fn sums_i8(self, panel: &Panel<'_>, x: &Input<'_>, t: usize, sums: &mut Quarters) -> bool {
+                $sums_i8(panel, x, t, sums)
             }
 
             #[inline(always)]
-            fn states(self, channel: &Channel, all: States<'_>) -> (i32, u32) {
-                $states(channel, all)
+            fn sums_u4(self, panel: &Panel<'_>, x: &Input<'_>, t: usize, sums: &mut Quarters) -> bool {
+                $sums_u4(panel, x, t, sums)
+            }
+
+            #[inline(always)]
+            fn bits(self, sums: &Quarters) -> i32 {
+                $crate::fixed::kernels::thumb2::bits(sums)
+            }
+
+            #[inline(always)]
+            fn shifted(self, sums: &Quarters, up: i32, y: &mut Row) {
+                $crate::fixed::kernels::thumb2::shifted(sums, up, y);
+            }
+
+            #[inline(always)]
+            fn mul_high(self, a: i32, b: i32) -> i32 {
+                $mul_high(a, b)
+            }
+
+            #[inline(always)]
+            fn shift_right(self, m: i32, by: i32) -> i32 {
+                $crate::fixed::kernels::thumb2::shift_right(m, by)
+            }
+
+            #[inline(always)]
+            fn normal(self, v: Num) -> Num {
+                $crate::fixed::kernels::thumb2::normal(v)
+            }
+
+            #[inline(always)]
+            fn softplus_log2(self, v: Num) -> (u32, i32) {
+                $crate::fixed::kernels::thumb2::softplus_log2(v)
+            }
+
+            #[inline(always)]
+            fn silu(self, v: Num) -> Num {
+                $silu(v)
+            }
+
+            #[inline(always)]
+            fn states(
+                self,
+                channel: &Channel,
+                lane: usize,
+                a: &[[u8; 64]; 16],
+                h: &mut [[i16; 16]; 16],
+                pairs: &mut Pairs,
+            ) -> Option<(i32, u32)> {
+                Some($states(channel, lane, a, h, pairs))
             }
         }
     };
@@ -316,4 +727,4 @@ macro_rules! dot_by_hand {
 #[cfg(any(target_feature = "dsp", feature = "dsp"))]
 pub(super) use dot_by_hand;
 
-dot_by_hand!(Thumb2, "Thumb-2", four_i8, four_u4, states);
+dot_by_hand!(Thumb2, "Thumb-2", sums_i8, sums_u4, mul_high, silu, states);
