@@ -17,6 +17,8 @@ use crate::source::LayerSource;
 pub(crate) mod cost {
     /// An operation or two on a row.
     pub(crate) const ROW: usize = 64;
+    /// Elements of the embedding, one by one.
+    pub(crate) const ELEMENTS: usize = 2048;
     /// Convolution and silu.
     pub(crate) const CONV: usize = 512;
     /// One state of the scan.

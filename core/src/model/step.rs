@@ -284,12 +284,15 @@ impl<'m> Model<'m> {
     ) -> Result<(), StepError> {
         let shape = self.config().embedding();
         let panel = embedding_panel(self.layout, source, token)?;
-        let columns = buffers.x.as_chunks_mut::<LANES>().0.chunks_exact_mut(tokens);
-        for (p, x) in columns.enumerate() {
-            for (i, x) in x[t].iter_mut().enumerate() {
-                *x = shape.element(panel, token, (p * LANES + i) as u32);
+        let panels = buffers.x.len() / (tokens * LANES);
+        let x = split(&mut *buffers.x, tokens * LANES);
+        share(self.team, panels, cost::ELEMENTS, x, |range, x| {
+            for (p, x) in range.zip(x.as_chunks_mut::<LANES>().0.chunks_exact_mut(tokens)) {
+                for (i, x) in x[t].iter_mut().enumerate() {
+                    *x = shape.element(panel, token, (p * LANES + i) as u32);
+                }
             }
-        }
+        });
         Ok(())
     }
 

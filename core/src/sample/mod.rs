@@ -18,6 +18,8 @@ use select::{Cut, cut};
 
 /// The most logits that can be sampled from: the sum of their masses fits 64 bits.
 pub const MAX_VOCAB: usize = 1 << 23;
+/// The sign of a float in its bits.
+const SIGN: u32 = 1 << 31;
 /// Mass of the most likely token. A token less likely than it by more than this factor is never drawn.
 const ONE: f32 = (1u64 << 40) as f32;
 /// `1.5 * 2^23`: adding it rounds to an integer (ties to even) in the low bits of the sum.
@@ -220,6 +222,23 @@ fn penalize(logits: &mut [f32], history: &[u32], penalty: f32) {
 
 /// The token with the largest logit, the lowest id of equals, and that logit.
 fn most_likely(logits: &[f32]) -> Result<(u32, f32), SampleError> {
+    // As integers, many at a time: what is negative counts down from zero. Only where none is infinite or NaN do they order as
+    // the logits do.
+    let order = |logit: f32| {
+        let bits = logit.to_bits();
+        (if bits & SIGN == 0 { bits } else { SIGN.wrapping_sub(bits) }) as i32
+    };
+    let most = |logits: &[f32]| logits.iter().fold(i32::MIN, |most, &logit| order(logit).max(most));
+    let magnitude = logits.iter().fold(0, |most, logit| (logit.to_bits() & !SIGN).max(most));
+    if magnitude < f32::INFINITY.to_bits() {
+        const SOME: usize = 64;
+        let largest = most(logits);
+        let some = logits.chunks(SOME).position(|some| most(some) == largest).unwrap_or(0) * SOME;
+        let rest = logits.get(some..).unwrap_or_default();
+        if let Some((at, logit)) = (some..).zip(rest).find(|(_, logit)| order(**logit) == largest) {
+            return Ok((at as u32, *logit));
+        }
+    }
     let mut best = (0, f32::NEG_INFINITY);
     for (&logit, token) in logits.iter().zip(0..) {
         if logit.is_nan() || logit == f32::INFINITY {

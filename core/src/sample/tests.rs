@@ -1,6 +1,6 @@
 extern crate std;
 use super::pcg::Pcg32;
-use super::{MAX_VOCAB, SampleError, Sampler, Settings, exp};
+use super::{MAX_VOCAB, SampleError, Sampler, Settings, exp, most_likely};
 use std::string::ToString;
 use std::vec::Vec;
 use std::{println, vec};
@@ -279,4 +279,31 @@ fn weights_are_near_the_exponential() {
     println!("largest relative error {worst:e}");
     assert!(worst < 3e-6);
     assert_eq!([0.0, -0.0, -28.5, f32::MIN, f32::NEG_INFINITY].map(exp), [1.0, 1.0, 0.0, 0.0, 0.0]);
+}
+
+#[test]
+fn the_most_likely_is_the_first_of_the_largest() {
+    let naive = |logits: &[f32]| {
+        let mut best = (0, f32::NEG_INFINITY);
+        for (&logit, token) in logits.iter().zip(0..) {
+            best = if logit > best.1 { (token, logit) } else { best };
+        }
+        best
+    };
+    let values = [0.0, -0.0, 1.0, -1.0, 1e-42, -1e-42, f32::MAX, f32::MIN, 3.5, -3.5, f32::NEG_INFINITY];
+    let mut rng = Pcg32::new(9);
+    for length in (1..200).chain([4096]) {
+        // Few kinds of values, so that many are equal; of the first two or three only zeros and what is next to them.
+        for kinds in [2, 3, 6, 10, values.len()] {
+            let any = |_| values[rng.below(kinds as u64) as usize];
+            let logits: Vec<f32> = (0..length).map(any).collect();
+            let expected = naive(&logits);
+            match most_likely(&logits) {
+                Ok((token, logit)) => {
+                    assert_eq!((token, logit.to_bits()), (expected.0, expected.1.to_bits()), "{logits:?}");
+                }
+                Err(_) => assert!(expected.1 == f32::NEG_INFINITY, "{logits:?}"),
+            }
+        }
+    }
 }

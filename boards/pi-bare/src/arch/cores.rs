@@ -109,6 +109,13 @@ extern "C" fn main_core() -> ! {
         mmu::write_tables();
         mmu::turn_on();
     }
+    with_memory()
+}
+
+/// Core 0 from when the MMU is on. Apart, so that nothing of it is done before: code from here on accesses memory at any
+/// address, which the CPU allows only then.
+#[inline(never)]
+fn with_memory() -> ! {
     stack::paint(0);
     crate::main()
 }
@@ -228,8 +235,8 @@ impl Team for Cores<'_> {
         self.workers.len() + 1
     }
 
-    /// A hand-over is a few hundred instructions and as many cycles of waiting, with no operating system in between; this
-    /// many bytes of weights are 2.7 thousand instructions.
+    /// A hand-over is some two hundred instructions, with no operating system in between; this many bytes of weights are three
+    /// hundred.
     fn worth(&self) -> usize {
         1 << 10
     }

@@ -92,20 +92,27 @@ pub(super) unsafe fn write_tables() {
     let tables = unsafe { &mut *TABLES.0.get() };
     let devices = board::device_memory();
     for (i, entry) in tables.pages.0.iter_mut().enumerate() {
-        *entry = page(i as u64 * PAGE);
+        write(entry, page(i as u64 * PAGE));
     }
     for (g, table) in tables.blocks.iter_mut().enumerate() {
         for (i, entry) in table.0.iter_mut().enumerate() {
             let at = (g * ENTRIES + i) as u64 * BLOCK;
             let kind =
                 if devices.contains(&at) { bits::VALID | bits::ACCESSED | bits::DEVICE } else { bits::RAM };
-            *entry = at | kind | bits::NO_EXECUTE;
+            write(entry, at | kind | bits::NO_EXECUTE);
         }
     }
-    tables.blocks[0].0[0] = &raw const tables.pages as u64 | bits::VALID | bits::TABLE;
-    for g in 0..GIGABYTES {
-        tables.gigabytes.0[g] = &raw const tables.blocks[g] as u64 | bits::VALID | bits::TABLE;
+    let table = |table: &Table| &raw const *table as u64 | bits::VALID | bits::TABLE;
+    write(&mut tables.blocks[0].0[0], table(&tables.pages));
+    for (entry, blocks) in tables.gigabytes.0.iter_mut().zip(&tables.blocks) {
+        write(entry, table(blocks));
     }
+}
+
+/// Writes one entry by one aligned access: the compiler, which may use others as soon as the MMU is on, leaves it alone.
+fn write(entry: &mut u64, value: u64) {
+    // SAFETY: a reference is valid for a write.
+    unsafe { core::ptr::from_mut(entry).write_volatile(value) };
 }
 
 /// Turns this core's MMU and caches on.
