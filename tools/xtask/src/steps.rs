@@ -249,6 +249,7 @@ const EMULATED: &[&[&str]] = &[
         "--test",
         "reference",
     ],
+    &["-p", "elapid-tests", "--test", "fixed", "every_"],
 ];
 
 /// Seconds that one emulated test binary may take: a hang must end in a table that says so, not in silence.
