@@ -284,7 +284,7 @@ impl<'m> Model<'m> {
     ) -> Result<(), StepError> {
         let shape = self.config().embedding();
         let panel = embedding_panel(self.layout, source, token)?;
-        let panels = buffers.x.len() / (tokens * LANES);
+        let panels = self.config().padded_model() as usize / LANES;
         let x = split(&mut *buffers.x, tokens * LANES);
         share(self.team, panels, cost::ELEMENTS, x, |range, x| {
             for (p, x) in range.zip(x.as_chunks_mut::<LANES>().0.chunks_exact_mut(tokens)) {
