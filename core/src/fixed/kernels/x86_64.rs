@@ -75,13 +75,6 @@ fn store_all<const T: usize>(sums: [[__m256i; 2]; T]) -> [Row; T] {
 }
 
 #[inline(always)]
-fn store_eight(x: __m256i) -> [i32; 8] {
-    let mut all = [0; 8];
-    op!(_mm256_storeu_si256(all.as_mut_ptr().cast(), x));
-    all
-}
-
-#[inline(always)]
 fn store(sums: [__m256i; 2]) -> Row {
     let mut row = [0; 16];
     let to: *mut __m256i = row.as_mut_ptr().cast();
@@ -106,28 +99,6 @@ fn high(x: __m256i) -> __m256i {
     op!(_mm256_shuffle_epi32::<0b11_11_01_01>(x))
 }
 
-/// `a b / 2^32`, cut, see [`mul_high_cut`](crate::fixed::num::mul_high_cut), from two factors and their [`high`].
-#[inline(always)]
-fn mul_high_cut((a, a_high): (__m256i, __m256i), (b, b_high): (__m256i, __m256i)) -> __m256i {
-    op!({
-        let odd = _mm256_mul_epu32(a_high, b_high);
-        _mm256_blend_epi32::<0b1010_1010>(high(_mm256_mul_epu32(a, b)), odd)
-    })
-}
-
-/// A factor of [`mul_high_cut`].
-#[inline(always)]
-fn factor(x: __m256i) -> (__m256i, __m256i) {
-    (x, high(x))
-}
-
-/// The same number in every lane, as a factor.
-#[inline(always)]
-fn constant(x: u32) -> (__m256i, __m256i) {
-    let x = op!(_mm256_set1_epi32(x as i32));
-    (x, x)
-}
-
 /// See [`mul_high`](crate::fixed::num::mul_high).
 #[inline(always)]
 fn mul_high(a: __m256i, b: __m256i) -> __m256i {
@@ -145,18 +116,51 @@ fn less(c: u32, x: __m256i) -> __m256i {
     op!(_mm256_sub_epi32(_mm256_set1_epi32(c as i32), x))
 }
 
+/// Both halves of a row of sixteen channels, whose long chains of operations go side by side.
+type Both = [__m256i; 2];
+
+/// An expression for each half.
+macro_rules! both {
+    ($i:ident, $e:expr) => {
+        [
+            {
+                let $i = 0;
+                $e
+            },
+            {
+                let $i = 1;
+                $e
+            },
+        ]
+    };
+}
+
+/// `a b / 2^32`, cut, see [`mul_high_cut`](crate::fixed::num::mul_high_cut), of factors and their [`high`].
+#[inline(always)]
+fn both_high_cut(a: Both, a_high: Both, b: Both, b_high: Both) -> Both {
+    let odd = both!(i, op!(_mm256_mul_epu32(a_high[i], b_high[i])));
+    let even = both!(i, op!(_mm256_mul_epu32(a[i], b[i])));
+    both!(i, op!(_mm256_blend_epi32::<0b1010_1010>(high(even[i]), odd[i])))
+}
+
 /// See [`exp2`](crate::fixed::functions::exp2).
 #[inline(always)]
-fn exp2(t: __m256i) -> __m256i {
+fn exp2(t: Both) -> Both {
     let [c0, c1, c2, c3] = EXP2;
-    let f = factor(op!(_mm256_slli_epi32::<8>(t)));
-    let q = less(c2, mul_high_cut(f, constant(c3)));
-    let q = less(c1, mul_high_cut(f, factor(q)));
-    let q = less(c0, mul_high_cut(f, factor(q)));
-    let q = op!(_mm256_add_epi32(mul_high_cut(f, factor(q)), _mm256_set1_epi32(2)));
-    let power = less(1 << 30, op!(_mm256_srli_epi32::<2>(q)));
+    let f = both!(i, op!(_mm256_slli_epi32::<8>(t[i])));
+    let f_high = both!(i, high(f[i]));
+    let c3 = [op!(_mm256_set1_epi32(c3 as i32)); 2];
+    let q = both_high_cut(f, f_high, c3, c3);
+    let q = both!(i, less(c2, q[i]));
+    let q = both_high_cut(f, f_high, q, both!(i, high(q[i])));
+    let q = both!(i, less(c1, q[i]));
+    let q = both_high_cut(f, f_high, q, both!(i, high(q[i])));
+    let q = both!(i, less(c0, q[i]));
+    let q = both_high_cut(f, f_high, q, both!(i, high(q[i])));
+    let power =
+        both!(i, op!(less(1 << 30, _mm256_srli_epi32::<2>(_mm256_add_epi32(q[i], _mm256_set1_epi32(2))))));
     // Of 2^30 nothing is left by a shift of 31 or more.
-    op!(_mm256_srlv_epi32(power, _mm256_srli_epi32::<24>(t)))
+    both!(i, op!(_mm256_srlv_epi32(power[i], _mm256_srli_epi32::<24>(t[i]))))
 }
 
 /// Adds `1/2` and cuts: `x 2^-BITS`.
@@ -171,11 +175,10 @@ fn mul_low(x: __m256i, by: i16) -> __m256i {
     op!(_mm256_madd_epi16(x, _mm256_set1_epi32(i32::from(by as u16))))
 }
 
-/// A lower or upper half of [`Dot::sixteen`]: [`Channel::decay`](super::scan::Channel) and its `state` for eight channels.
+/// [`Dot::sixteen`]: [`Channel::decay`](super::scan::Channel) and its `state` for sixteen channels.
 #[inline(always)]
-fn eight<H: Hold>(
+fn sixteen<H: Hold>(
     steps: &Steps,
-    half: usize,
     a: &[[u8; 64]],
     h: &mut [[H; 16]],
     b: &[i16],
@@ -183,49 +186,48 @@ fn eight<H: Hold>(
     y: &mut Row,
     largest: &mut [u32; 16],
 ) {
-    let half = half & 1;
-    let (dt, down) = (factor(load_row(&steps.dt)[half]), load_row(&steps.down)[half]);
-    let (g, g_down) = (load_row(&steps.g)[half], load_row(&steps.g_down)[half]);
-    let (up, cut) = (load_row(&steps.up)[half], load_row(&steps.cut)[half]);
-    let (mut sum, mut all) = (load_row(y)[half], load_row(largest)[half]);
-    let one = op!(_mm256_set1_epi32(1));
-    let g_half = op!(_mm256_srli_epi32::<1>(_mm256_sllv_epi32(one, g_down)));
+    let (dt, down) = (load_row(&steps.dt), load_row(&steps.down));
+    let dt_high = both!(i, high(dt[i]));
+    let (g, g_down) = (load_row(&steps.g), load_row(&steps.g_down));
+    let (up, cut) = (load_row(&steps.up), load_row(&steps.cut));
+    let (mut sum, mut all) = (load_row(y), load_row(largest));
+    let g_half = both!(i, op!(_mm256_srli_epi32::<1>(_mm256_sllv_epi32(_mm256_set1_epi32(1), g_down[i]))));
     for ((a, h), (b, c)) in a.iter().zip(h).zip(b.iter().zip(c)) {
-        let a = op!(_mm256_loadu_si256(a.as_ptr().cast::<__m256i>().add(half)));
-        let (words, _) = h.as_chunks_mut::<8>();
-        let h = &mut words[half];
-        let mut kept = [0; 8];
-        for i in 0..8 {
+        let a = load(a);
+        let mut kept = [0; 16];
+        for i in 0..16 {
             kept[i] = h[i].get();
         }
-        let (state, rounded) = op!({
-            let kept = _mm256_loadu_si256(kept.as_ptr().cast());
-            let mantissa = _mm256_or_si256(_mm256_slli_epi32::<8>(a), _mm256_set1_epi32(i32::MIN));
-            let product = mul_high_cut(factor(mantissa), dt);
-            let exponent = _mm256_and_si256(_mm256_srli_epi32::<23>(a), _mm256_set1_epi32(255));
-            let shift = _mm256_max_epi32(_mm256_sub_epi32(down, exponent), _mm256_setzero_si256());
-            let shift = _mm256_min_epi32(shift, _mm256_set1_epi32(31));
-            let decay = exp2(_mm256_srlv_epi32(product, shift));
+        let kept = load_row(&kept);
+        let mantissa =
+            both!(i, op!(_mm256_or_si256(_mm256_slli_epi32::<8>(a[i]), _mm256_set1_epi32(i32::MIN))));
+        let product = both_high_cut(mantissa, both!(i, high(mantissa[i])), dt, dt_high);
+        let exponent = both!(i, op!(_mm256_and_si256(_mm256_srli_epi32::<23>(a[i]), _mm256_set1_epi32(255))));
+        let shift =
+            both!(i, op!(_mm256_max_epi32(_mm256_sub_epi32(down[i], exponent[i]), _mm256_setzero_si256())));
+        let shift = both!(i, op!(_mm256_min_epi32(shift[i], _mm256_set1_epi32(31))));
+        let decay = exp2(both!(i, op!(_mm256_srlv_epi32(product[i], shift[i]))));
 
-            let kept = _mm256_srav_epi32(_mm256_sllv_epi32(kept, up), cut);
-            let added = _mm256_add_epi32(mul_low(g, *b), g_half);
-            let state = _mm256_add_epi32(mul_high(kept, decay), _mm256_srav_epi32(added, g_down));
-            let rounded = round::<FINE>(state);
-            sum = _mm256_add_epi32(sum, round::<SUMMED>(mul_low(rounded, *c)));
-            let kept = if H::CUT == 0 { state } else { rounded };
-            all = _mm256_or_si256(all, _mm256_xor_si256(kept, _mm256_srai_epi32::<31>(kept)));
-            (store_eight(state), store_eight(rounded))
-        });
-        for i in 0..8 {
+        let kept = both!(i, op!(_mm256_srav_epi32(_mm256_sllv_epi32(kept[i], up[i]), cut[i])));
+        let added = both!(i, op!(_mm256_add_epi32(mul_low(g[i], *b), g_half[i])));
+        let left = both!(i, mul_high(kept[i], decay[i]));
+        let state = both!(i, op!(_mm256_add_epi32(left[i], _mm256_srav_epi32(added[i], g_down[i]))));
+        let rounded = both!(i, round::<FINE>(state[i]));
+        sum = both!(i, op!(_mm256_add_epi32(sum[i], round::<SUMMED>(mul_low(rounded[i], *c)))));
+        let kept = if H::CUT == 0 { state } else { rounded };
+        all = both!(
+            i,
+            op!(_mm256_or_si256(all[i], _mm256_xor_si256(kept[i], _mm256_srai_epi32::<31>(kept[i]))))
+        );
+        let (state, rounded) = (store(state), store(rounded));
+        for i in 0..16 {
             h[i] = H::put(state[i], rounded[i]);
         }
     }
-    let (y, _) = y.as_chunks_mut::<8>();
-    let (largest, _) = largest.as_chunks_mut::<8>();
-    op!({
-        _mm256_storeu_si256(y[half].as_mut_ptr().cast(), sum);
-        _mm256_storeu_si256(largest[half].as_mut_ptr().cast(), all);
-    });
+    *y = store(sum);
+    for (largest, all) in largest.iter_mut().zip(store(all)) {
+        *largest = all as u32;
+    }
 }
 
 /// See [`scale`](super::scale); its saturation is not counted.
@@ -390,8 +392,6 @@ impl Dot for Avx2 {
         y: &mut Row,
         largest: &mut [u32; 16],
     ) {
-        for half in 0..2 {
-            eight(steps, half, a, h, b, c, y, largest);
-        }
+        sixteen(steps, a, h, b, c, y, largest);
     }
 }
