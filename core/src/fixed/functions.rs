@@ -4,7 +4,7 @@
 //! they are used. Errors are measured over every argument by `tests/tests/fixed_functions.rs` and listed in
 //! `docs/numerics.md`. `Qn` means: in units of 2^-n.
 
-use super::num::{LOW, Num, mul_high, mul_high_cut};
+use super::num::{LOW, Num, mul_high, mul_high_cut, mul_high_down};
 
 /// 1 in Q30.
 const ONE: u32 = 1 << 30;
@@ -13,8 +13,8 @@ pub(crate) const LOG2_E: u32 = 3_098_164_009;
 /// `ln(2)`, Q32.
 pub(crate) const LN_2: u32 = 2_977_044_472;
 
-/// The coefficients of `Q` in [`exp2_fraction`], lowest first, Q32.
-pub(crate) const EXP2: [u32; 4] = [2_976_685_363, 1_028_458_865, 228_593_498, 29_342_751];
+/// The coefficients of [`exp2_fraction`], lowest first, Q30 to Q34: a product with a fraction in Q31 has a bit less.
+pub(crate) const EXP2: [i32; 5] = [1 << 30, -1_488_342_682, 1_028_458_865, -457_186_996, 117_371_004];
 
 /// The coefficients of [`log2_1p_ratio`], lowest first, Q31 for arguments in Q32.
 pub(crate) const LOG2: [u32; 7] =
@@ -25,16 +25,16 @@ pub(crate) const RECIPROCAL: [u32; 3] = [4_254_759_201, 3_465_670_468, 1_378_498
 
 /// `2^-f` for the fraction `f` of `t`, in Q24: a result in (1/2, 1], Q30. The integer part of `t` is not looked at.
 ///
-/// `1 - f Q(f)`, `Q` of degree 3: at `f = 0` exactly 1, so that what decays slowly does so at the right rate.
+/// A polynomial of degree 4 by Horner's scheme: at `f = 0` exactly 1, so that what decays slowly does so at the right rate.
 #[inline(always)]
 #[must_use]
 pub const fn exp2_fraction(t: u32) -> u32 {
-    let f = t << 8;
-    let [c0, c1, c2, c3] = EXP2;
-    let q = c2 - mul_high_cut(f, c3);
-    let q = c1 - mul_high_cut(f, q);
-    let q = c0 - mul_high_cut(f, q);
-    ONE - ((mul_high_cut(f, q) + 2) >> 2)
+    let f = (t << 8 >> 1) as i32;
+    let [c0, c1, c2, c3, c4] = EXP2;
+    let q = c3 + mul_high_down(f, c4);
+    let q = c2 + mul_high_down(f, q);
+    let q = c1 + mul_high_down(f, q);
+    (c0 + mul_high_down(f, q)) as u32
 }
 
 /// `2^-t` for `t >= 0` in Q24, in Q30.

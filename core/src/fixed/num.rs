@@ -59,6 +59,12 @@ pub(crate) const fn mul_high_cut(a: u32, b: u32) -> u32 {
     ((a as u64 * b as u64) >> 32) as u32
 }
 
+/// `a b / 2^32`, cut, towards minus infinity: `smmul` on a Cortex-M.
+#[inline(always)]
+pub(crate) const fn mul_high_down(a: i32, b: i32) -> i32 {
+    ((a as i64 * b as i64) >> 32) as i32
+}
+
 /// Bits of a magnitude: the least `b` with `|m| <= 2^b`, or one more. Or of many, joined by [`magnitude`].
 #[inline(always)]
 pub(crate) const fn bits(magnitude: u32) -> i32 {

@@ -152,7 +152,8 @@ fn channel<S: Dot, H: Hold>(
         None => portable(&channel, i, io, h),
     };
     let kept = unit + H::CUT;
-    *range = Range::new(kept, kept + bits(largest));
+    let above = |e| (s.exponent(e) - LOW) as u16;
+    *range = Range { unit: above(kept), top: above(kept + bits(largest)) };
     let y = Num { m: y, e: unit + FINE + io.exponents.1 + SUMMED };
     s.normal(gate(s, y, weight(io.d, i), u, Num { m: io.z.0[i], e: io.z.1 }))
 }

@@ -6,7 +6,9 @@ use super::channels::Pairs;
 use super::lanes::Quarters;
 use super::matmul::Panel;
 use super::scan::Channel;
-use super::thumb2::{dot_by_hand, either_shift, silu_by_hand, sums_by_hand};
+use super::thumb2::{
+    decays_by_hand, dot_by_hand, either_shift, silu_by_hand, softplus_by_hand, sums_by_hand,
+};
 use super::{Activations, Dot, Group, Input, Scalar, TILE, TILES, instantiate};
 use crate::fixed::num::{Num, Row};
 
@@ -122,9 +124,7 @@ macro_rules! states {
                     ".endif",
                     "asr {b}, {b}, {g_down}",
                     "smmlar r\\j, r\\j, {h}, {b}",
-                    // Half up: the last bit that is shifted out is added.
-                    "asrs r\\j, r\\j, #14",
-                    "adc r\\j, r\\j, #0",
+                    "asr r\\j, r\\j, #14",
                     "strh r\\j, [{hs}], #32",
                     ".endr",
                     "ldr r2, [{pairs}], #4",
@@ -141,7 +141,7 @@ macro_rules! states {
                     pairs = inout(reg) pairs.as_ptr() => _,
                     by = in(reg) by,
                     g_down = in(reg) channel.g << 16 | channel.g_down,
-                    half = in(reg) (1 << channel.g_down) >> 1,
+                    half = in(reg) channel.halves(),
                     sixty_four = in(reg) 64,
                     y = inout(reg) y,
                     joined = inout(reg) joined,
@@ -164,7 +164,32 @@ states!(states_up, "lsl");
 states!(states_cut, "asr");
 either_shift!(states, states_up, states_cut);
 
-silu_by_hand!(silu, "smmulr {m}, {m}, {f}");
+decays_by_hand!(
+    "smmla {q}, {f}, {c4}, {c3}",
+    "smmla {q}, {f}, {q}, {c2}",
+    "smmla {q}, {f}, {q}, {c1}",
+    "smmla {q}, {f}, {q}, {c0}";
+    c0 = in(reg) 1 << 30,
+);
+
+softplus_by_hand!(
+    softplus_log2,
+    [
+        "smmla {p}, {f}, {p}, {c}\n",
+        "smmla {p}, {f}, {p}, {d}\n",
+        "mov {c}, #0x40000000\nsmmla {p}, {f}, {p}, {c}\n"
+    ]
+);
+
+silu_by_hand!(
+    silu,
+    [
+        "smmla {p}, {f}, {p}, {c}\n",
+        "smmla {p}, {f}, {p}, {d}\n",
+        "mov {c}, #0x40000000\nsmmla {p}, {f}, {p}, {c}\n"
+    ],
+    "smmulr {m}, {m}, {f}"
+);
 
 /// [`Dot::mul_high`].
 #[inline(always)]
@@ -183,4 +208,4 @@ fn mul_high(a: i32, b: i32) -> i32 {
     high
 }
 
-dot_by_hand!(Dsp, "Cortex-M DSP", sums_i8, sums_u4, mul_high, silu, states);
+dot_by_hand!(Dsp, "Cortex-M DSP", sums_i8, sums_u4, mul_high, softplus_log2, silu, states);

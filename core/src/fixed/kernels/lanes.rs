@@ -130,14 +130,23 @@ fn add_bias<S: Dot>(s: S, all: &mut Quarters, e: i32, bias: &[u8; 64]) -> i32 {
             }
             let b = Num::from_f32_bits(u32::from_le_bytes(*b));
             let up = b.e - unit;
-            if (0..32).contains(&up) {
-                *sum += i64::from(b.m) << up;
+            // What is one instruction in a word.
+            if (0..31).contains(&up) {
+                *sum += i64::from(b.m) * i64::from(1 << up);
+            } else if (32..63).contains(&up) {
+                *sum += i64::from(b.m << (up - 32)) << 32;
             } else if b.m != 0 {
-                *sum += shift_long(i64::from(b.m), up);
+                *sum += far(b.m, up);
             }
         }
     }
     unit
+}
+
+#[cold]
+#[inline(never)]
+fn far(m: i32, up: i32) -> i64 {
+    shift_long(i64::from(m), up)
 }
 
 /// The least `b` with all of them within `2^b`: [`Dot::bits`].

@@ -357,6 +357,18 @@ pub(crate) trait Dot: Copy + Send + Sync + 'static {
         num::shift_right(m, by)
     }
 
+    /// Without vectors: an exponent within its limits.
+    #[inline(always)]
+    fn exponent(self, e: i32) -> i32 {
+        e.clamp(LOW, HIGH)
+    }
+
+    /// Without vectors: a shift within 0 to 31.
+    #[inline(always)]
+    fn within_word(self, by: i32) -> i32 {
+        by.clamp(0, 31)
+    }
+
     /// Without vectors: [`Num::normal`] of what is within 2^30.
     #[inline(always)]
     fn normal(self, v: Num) -> Num {

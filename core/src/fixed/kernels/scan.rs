@@ -14,12 +14,14 @@ use super::channels;
 use super::elementwise::join;
 use super::{Dot, Range, ScanInput, SsmState, Wide, WideMut, rows, rows_mut, words};
 use crate::fixed::functions::{LN_2, exp2};
-use crate::fixed::num::{HIGH, LOW, Num, Row, bits, magnitude, mul_high, mul_high_cut};
+use crate::fixed::num::{LOW, Num, Row, bits, magnitude, mul_high, mul_high_cut};
 
 /// Bits of B and C without their signs, as of every activation.
 pub(super) const NARROW: i32 = 14;
 /// Bits of what is left of a state and of what is added to it.
 pub(super) const PART: i32 = 28;
+/// The most bits by which what is added to a state is shifted: half a unit of what is kept fits before the shift.
+const G_DOWN: i32 = 17;
 /// Bits by which a state exceeds what meets C.
 pub(super) const FINE: i32 = 14;
 /// Products with C are cut by so many bits: 256 of 2^29 then stay within 2^30.
@@ -132,7 +134,7 @@ fn scan_panels<S: Dot, H: Hold>(
 pub(crate) struct Steps {
     /// `dt log2(e)`, mantissa.
     pub dt: [u32; 16],
-    /// With A's biased exponent taken off, how far `dt log2(e) A` is to be shifted to Q24.
+    /// With A's sign and biased exponent taken off, how far `dt log2(e) A` is to be shifted to Q24.
     pub down: Row,
     /// `dt u`.
     pub g: Row,
@@ -231,16 +233,19 @@ pub(super) fn step<S: Dot>(s: S, dt: Num, u: Num, be: i32, range: Range) -> (Cha
 
     // A unit in which what is left and what is added are within 2^28.
     let top = range.top().max(g_e + 15 + be + NARROW);
-    let unit = (top - PART).clamp(LOW, HIGH);
+    let unit = s.exponent(top - PART);
     let up = range.unit() - unit + 2;
+    let g_down = unit - g_e - be;
     let channel = Channel {
         dt,
-        // |A| = mantissa 2^(biased exponent - 158), the product's upper half counts 2^32, Q24 2^-24.
-        down: 158 - 32 - 24 - e,
-        g: s.shift_right(g.m, 16).clamp(-0x7fff, 0x7fff),
-        g_down: (unit - g_e - be).clamp(1, 31),
-        up: up.clamp(0, 31),
-        cut: (-up).clamp(0, 31),
+        // |A| = mantissa 2^(biased exponent - 158), the product's upper half counts 2^32, Q24 2^-24. A's sign is the exponent's
+        // highest bit.
+        down: 256 + 158 - 32 - 24 - e,
+        // Of what is shifted further, bits are taken off before it meets B.
+        g: s.shift_right(g.m, 16 + s.within_word(g_down - G_DOWN)).clamp(-0x8000, 0x7fff),
+        g_down: g_down.clamp(1, G_DOWN),
+        up: s.within_word(up),
+        cut: s.within_word(-up),
     };
     (channel, unit)
 }
@@ -257,12 +262,19 @@ pub(crate) struct Channel {
 }
 
 impl Channel {
+    /// Half a unit of what the shift of `g B` leaves, and half a unit of what is kept of a state in 15 bits, before that shift.
+    #[cfg(all(target_arch = "arm", any(target_feature = "thumb2", feature = "thumb2")))]
+    #[inline(always)]
+    pub(super) fn halves(&self) -> i32 {
+        (1 << self.g_down >> 1) + (1 << FINE >> 1 << self.g_down)
+    }
+
     /// What is left of a state, in Q30.
     #[inline(always)]
     fn decay(&self, a: u32) -> i32 {
-        // A is negative by definition: its sign is not looked at. Zero and what is subnormal count as 2^-126 and a bit.
+        // A is negative by definition, so that its sign is known. Zero and what is subnormal count as 2^-126 and a bit.
         let product = mul_high_cut(self.dt, a << 8 | 1 << 31);
-        let down = (self.down - (a >> 23 & 255) as i32).clamp(0, 31);
+        let down = (self.down - (a >> 23) as i32).clamp(0, 31);
         // From 64 on, where it would not fit, it is 64 at least all the same.
         exp2(product >> down) as i32
     }

@@ -9,8 +9,8 @@ use super::lanes::{self, Quarters};
 use super::matmul::Panel;
 use super::scan::Channel;
 use super::{Activations, Dot, Group, Input, Scalar, TILE, TILES, instantiate};
-use crate::fixed::functions::{self, EXP2, LOG2, LOG2_E, RECIPROCAL};
-use crate::fixed::num::{LOW, Num, Row, mul_high};
+use crate::fixed::functions::{EXP2, LOG2, LOG2_E, RECIPROCAL};
+use crate::fixed::num::{HIGH, LOW, Num, Row, mul_high};
 use crate::kernels::GROUP;
 
 /// The instructions of ARMv7-M and ARMv8-M Mainline.
@@ -297,7 +297,7 @@ macro_rules! either_shift {
             h: &mut [[i16; 16]; 16],
             pairs: &mut $crate::fixed::kernels::channels::Pairs,
         ) -> (i32, u32) {
-            $crate::fixed::kernels::thumb2::decays(channel, lane, a, pairs);
+            decays(channel, lane, a, pairs);
             if channel.cut == 0 {
                 $up(channel, channel.up, lane, h, pairs)
             } else {
@@ -328,9 +328,7 @@ macro_rules! states {
                     "ldr {q}, [{pairs}, #(2 * \\j)]",
                     "mov {t}, #0x80000000",
                     "smlal {t}, {b}, {h}, {q}",
-                    // Half up: the last bit that is shifted out is added.
-                    "asrs {b}, {b}, #14",
-                    "adc {b}, {b}, #0",
+                    "asr {b}, {b}, #14",
                     "strh {b}, [{hs}], #32",
                     "ldrsh {t}, [{pairs}, #(12 + \\j)]",
                     "mla {t}, {t}, {b}, {sixty_four}",
@@ -345,7 +343,7 @@ macro_rules! states {
                     by = in(reg) by,
                     g = in(reg) channel.g,
                     down = in(reg) channel.g_down,
-                    half = in(reg) (1 << channel.g_down) >> 1,
+                    half = in(reg) channel.halves(),
                     sixty_four = in(reg) 64,
                     y = inout(reg) y,
                     largest = inout(reg) largest,
@@ -365,56 +363,71 @@ states!(states_up, "lsl");
 states!(states_cut, "asr");
 either_shift!(states, states_up, states_cut);
 
-/// What is left of sixteen states of a channel, in Q30: [`Channel::decay`] for each, the first half of every pair.
-#[inline(always)]
-pub(super) fn decays(channel: &Channel, lane: usize, a: &[[u8; 64]; 16], pairs: &mut Pairs) {
-    let [c0, c1, c2, c3] = EXP2;
-    // SAFETY: reads a word of each of sixteen rows of A, 64 bytes apart, and writes sixteen decays.
-    unsafe {
-        asm!(
-            ".rept 8",
-            ".irp next, 4, 12",
-            "ldr {w}, [{a}], #64",
-            "ubfx {f}, {w}, #23, #8",
-            "sub {f}, {down}, {f}",
-            "usat {f}, #5, {f}",
-            "lsl {w}, {w}, #8",
-            "orr {w}, {w}, #0x80000000",
-            "umull {t}, {w}, {w}, {dt}",
-            "lsr {w}, {w}, {f}",
-            "lsl {f}, {w}, #8",
-            "umull {t}, {q}, {f}, {c3}",
-            "sub {q}, {c2}, {q}",
-            "umull {t}, {q}, {q}, {f}",
-            "sub {q}, {c1}, {q}",
-            "umull {t}, {q}, {q}, {f}",
-            "sub {q}, {c0}, {q}",
-            "umull {t}, {q}, {q}, {f}",
-            "add {q}, {q}, #2",
-            "lsr {q}, {q}, #2",
-            "rsb {q}, {q}, #0x40000000",
-            // A shift by 32 and more leaves nothing.
-            "lsr {w}, {w}, #24",
-            "lsr {q}, {q}, {w}",
-            "str {q}, [{to}], #\\next",
-            ".endr",
-            ".endr",
-            a = inout(reg) a.as_flattened().as_ptr().wrapping_add(4 * (lane & 15)) => _,
-            to = inout(reg) pairs.as_mut_ptr() => _,
-            dt = in(reg) channel.dt,
-            down = in(reg) channel.down,
-            c0 = in(reg) c0,
-            c1 = in(reg) c1,
-            c2 = in(reg) c2,
-            c3 = in(reg) c3,
-            w = out(reg) _,
-            f = out(reg) _,
-            q = out(reg) _,
-            t = out(reg) _,
-            options(nostack, preserves_flags)
-        );
-    }
+/// What is left of sixteen states of a channel, in Q30: [`Channel::decay`] for each, the first half of every pair. `$products` are the
+/// steps of Horner's scheme, `$registers` what else these need.
+macro_rules! decays_by_hand {
+    ($($product:literal),+; $($registers:tt)+) => {
+        #[inline(always)]
+        fn decays(
+            channel: &$crate::fixed::kernels::scan::Channel,
+            lane: usize,
+            a: &[[u8; 64]; 16],
+            pairs: &mut $crate::fixed::kernels::channels::Pairs,
+        ) {
+            let [_, c1, c2, c3, c4] = $crate::fixed::functions::EXP2;
+            // SAFETY: reads a word of each of sixteen rows of A, 64 bytes apart, and writes sixteen decays.
+            unsafe {
+                core::arch::asm!(
+                    ".rept 8",
+                    ".irp next, 4, 12",
+                    "ldr {w}, [{a}], #64",
+                    "sub {f}, {down}, {w}, lsr #23",
+                    "usat {f}, #5, {f}",
+                    "lsl {w}, {w}, #8",
+                    "orr {w}, {w}, #0x80000000",
+                    "umull {q}, {w}, {w}, {dt}",
+                    "lsr {w}, {w}, {f}",
+                    "ubfx {f}, {w}, #0, #24",
+                    "lsl {f}, {f}, #7",
+                    $($product,)+
+                    // A shift by 32 and more leaves nothing.
+                    "lsr {w}, {w}, #24",
+                    "lsr {q}, {q}, {w}",
+                    "str {q}, [{to}], #\\next",
+                    ".endr",
+                    ".endr",
+                    a = inout(reg) a.as_flattened().as_ptr().wrapping_add(4 * (lane & 15)) => _,
+                    to = inout(reg) pairs.as_mut_ptr() => _,
+                    dt = in(reg) channel.dt,
+                    down = in(reg) channel.down,
+                    c1 = in(reg) c1,
+                    c2 = in(reg) c2,
+                    c3 = in(reg) c3,
+                    c4 = in(reg) c4,
+                    w = out(reg) _,
+                    f = out(reg) _,
+                    q = out(reg) _,
+                    $($registers)+
+                    options(nostack, preserves_flags)
+                );
+            }
+        }
+    };
 }
+#[cfg(any(target_feature = "dsp", feature = "dsp"))]
+pub(super) use decays_by_hand;
+
+decays_by_hand!(
+    "smull {t}, {q}, {f}, {c4}",
+    "add {q}, {q}, {c3}",
+    "smull {t}, {q}, {f}, {q}",
+    "add {q}, {q}, {c2}",
+    "smull {t}, {q}, {f}, {q}",
+    "add {q}, {q}, {c1}",
+    "smull {t}, {q}, {f}, {q}",
+    "add {q}, {q}, #0x40000000";
+    t = out(reg) _,
+);
 
 /// [`Dot::shift_right`].
 #[inline(always)]
@@ -434,6 +447,29 @@ pub(super) fn shift_right(m: i32, by: i32) -> i32 {
         );
     }
     shifted
+}
+
+/// [`Dot::exponent`].
+#[inline(always)]
+pub(super) fn exponent(e: i32) -> i32 {
+    const { assert!(LOW == -(1 << 13) && HIGH == (1 << 13) - 1) };
+    let within;
+    // SAFETY: only a register changes, and a flag that nothing reads.
+    unsafe {
+        asm!("ssat {e}, #14, {e}", e = inout(reg) e => within, options(pure, nomem, nostack, preserves_flags));
+    }
+    within
+}
+
+/// [`Dot::within_word`].
+#[inline(always)]
+pub(super) fn within_word(by: i32) -> i32 {
+    let within;
+    // SAFETY: as above.
+    unsafe {
+        asm!("usat {by}, #5, {by}", by = inout(reg) by => within, options(pure, nomem, nostack, preserves_flags));
+    }
+    within
 }
 
 /// [`Dot::normal`].
@@ -459,17 +495,36 @@ pub(super) fn normal(v: Num) -> Num {
 }
 
 /// Constants of [`Dot::silu`] and [`Dot::softplus_log2`], in the order in which they are needed.
-pub(super) static SILU: [u32; 8] =
-    [LOG2_E, EXP2[2], EXP2[3], EXP2[1], EXP2[0], RECIPROCAL[2], RECIPROCAL[1], RECIPROCAL[0]];
+pub(super) static SILU: [u32; 8] = [
+    LOG2_E,
+    EXP2[4] as u32,
+    EXP2[3] as u32,
+    EXP2[2] as u32,
+    EXP2[1] as u32,
+    RECIPROCAL[2],
+    RECIPROCAL[1],
+    RECIPROCAL[0],
+];
 pub(super) static SOFTPLUS: [u32; 12] = [
-    LOG2_E, EXP2[2], EXP2[3], EXP2[1], EXP2[0], LOG2[6], LOG2[5], LOG2[4], LOG2[3], LOG2[2], LOG2[1], LOG2[0],
+    LOG2_E,
+    EXP2[4] as u32,
+    EXP2[3] as u32,
+    EXP2[2] as u32,
+    EXP2[1] as u32,
+    LOG2[6],
+    LOG2[5],
+    LOG2[4],
+    LOG2[3],
+    LOG2[2],
+    LOG2[1],
+    LOG2[0],
 ];
 
 /// A program for `z = |v| log2(e)` and `2^-z`, whose integer part is cut off `z`: from `m`, not 0, and `e`, with constants from `at`
-/// on. Then `k` is how far `m` is to be shifted up to be normal, `t` is [`functions::scaled`]'s mantissa, `z` the whole of z, `p` the
+/// on, and with lines for `p = f p / 2^32` and `c`, `d` or 2^30. Then `k` is how far `m` is to be shifted up to be normal, `t` is [`functions::scaled`]'s mantissa, `z` the whole of z, `p` the
 /// exponential of the fraction.
 macro_rules! exponential {
-    () => {
+    ($with_c:literal, $with_d:literal, $with_one:literal) => {
         concat!(
             // The magnitude, normal in 32 bits.
             "eor {t}, {m}, {m}, asr #31\n",
@@ -486,20 +541,15 @@ macro_rules! exponential {
             "lsr {z}, {t}, {p}\n",
             "it mi\n",
             "mvnmi {z}, #0\n",
-            "lsl {f}, {z}, #8\n",
+            "ubfx {f}, {z}, #0, #24\n",
+            "lsl {f}, {f}, #7\n",
             "lsr {z}, {z}, #24\n",
             "ldrd {p}, {c}, [{at}], #8\n",
-            "umull {d}, {c}, {c}, {f}\n",
-            "sub {p}, {p}, {c}\n",
+            $with_c,
             "ldrd {c}, {d}, [{at}], #8\n",
-            "umull {q}, {p}, {p}, {f}\n",
-            "sub {p}, {c}, {p}\n",
-            "umull {q}, {p}, {p}, {f}\n",
-            "sub {p}, {d}, {p}\n",
-            "umull {q}, {p}, {p}, {f}\n",
-            "add {p}, {p}, #2\n",
-            "lsr {p}, {p}, #2\n",
-            "rsb {p}, {p}, #0x40000000\n",
+            $with_c,
+            $with_d,
+            $with_one,
             // As a fraction of 32 bits, which 1 is not.
             "lsr {f}, {p}, {z}\n",
             "usat {f}, #30, {f}\n",
@@ -509,9 +559,9 @@ macro_rules! exponential {
 }
 pub(super) use exponential;
 
-/// [`Dot::silu`] with the lines of the last product, `m = m f / 2^32` rounded half up.
+/// [`Dot::silu`] with the lines of [`exponential`] and of the last product, `m = m f / 2^32` rounded half up.
 macro_rules! silu_by_hand {
-    ($name:ident, $($product:literal),+) => {
+    ($name:ident, [$($exponential:literal),+], $($product:literal),+) => {
         #[inline(always)]
         pub(super) fn $name(v: $crate::fixed::num::Num) -> $crate::fixed::num::Num {
             if v.m == 0 {
@@ -521,7 +571,7 @@ macro_rules! silu_by_hand {
             // SAFETY: reads the eight constants.
             unsafe {
                 core::arch::asm!(
-                    $crate::fixed::kernels::thumb2::exponential!(),
+                    $crate::fixed::kernels::thumb2::exponential!($($exponential),+),
                     // 1 / (1 + f): a polynomial, then two steps of Newton's.
                     "ldrd {c}, {d}, [{at}], #8",
                     "umull {q}, {c}, {c}, {f}",
@@ -572,20 +622,32 @@ macro_rules! silu_by_hand {
 #[cfg(any(target_feature = "dsp", feature = "dsp"))]
 pub(super) use silu_by_hand;
 
-silu_by_hand!(silu, "smull {q}, {m}, {m}, {f}", "lsls {q}, {q}, #1", "adc {m}, {m}, #0");
+silu_by_hand!(
+    silu,
+    [
+        "smull {q}, {p}, {f}, {p}\nadd {p}, {p}, {c}\n",
+        "smull {q}, {p}, {f}, {p}\nadd {p}, {p}, {d}\n",
+        "smull {q}, {p}, {f}, {p}\nadd {p}, {p}, #0x40000000\n"
+    ],
+    "smull {q}, {m}, {m}, {f}",
+    "lsls {q}, {q}, #1",
+    "adc {m}, {m}, #0"
+);
 
-/// [`Dot::softplus_log2`].
+/// [`Dot::softplus_log2`] with the lines of [`exponential`].
+macro_rules! softplus_by_hand {
+    ($name:ident, [$($exponential:literal),+]) => {
 #[inline(always)]
-pub(super) fn softplus_log2(v: Num) -> (u32, i32) {
-    const OF_ZERO: (u32, i32) = functions::softplus_log2(Num { m: 0, e: 0 });
+pub(super) fn $name(v: $crate::fixed::num::Num) -> (u32, i32) {
+    const OF_ZERO: (u32, i32) = $crate::fixed::functions::softplus_log2($crate::fixed::num::Num { m: 0, e: 0 });
     if v.m == 0 {
         return OF_ZERO;
     }
     let (mut m, mut e) = (v.m, v.e);
     // SAFETY: reads the twelve constants.
     unsafe {
-        asm!(
-            exponential!(),
+        core::arch::asm!(
+            $crate::fixed::kernels::thumb2::exponential!($($exponential),+),
             "sub {e}, {e}, {k}",
             // log2(1 + f) / f.
             "ldrd {c}, {d}, [{at}], #8",
@@ -628,7 +690,7 @@ pub(super) fn softplus_log2(v: Num) -> (u32, i32) {
             "sub {e}, {k}, {e}",
             m = inout(reg) m,
             e = inout(reg) e,
-            at = inout(reg) SOFTPLUS.as_ptr() => _,
+            at = inout(reg) $crate::fixed::kernels::thumb2::SOFTPLUS.as_ptr() => _,
             t = out(reg) _,
             k = out(reg) _,
             z = out(reg) _,
@@ -642,10 +704,23 @@ pub(super) fn softplus_log2(v: Num) -> (u32, i32) {
     }
     (m as u32, e)
 }
+    };
+}
+#[cfg(any(target_feature = "dsp", feature = "dsp"))]
+pub(super) use softplus_by_hand;
 
-/// [`Dot`] by functions for the sums of a panel, products, silu, and the states.
+softplus_by_hand!(
+    softplus_log2,
+    [
+        "smull {q}, {p}, {f}, {p}\nadd {p}, {p}, {c}\n",
+        "smull {q}, {p}, {f}, {p}\nadd {p}, {p}, {d}\n",
+        "smull {q}, {p}, {f}, {p}\nadd {p}, {p}, #0x40000000\n"
+    ]
+);
+
+/// [`Dot`] by functions for the sums of a panel, products, softplus and silu, and the states.
 macro_rules! dot_by_hand {
-    ($isa:ident, $name:literal, $sums_i8:path, $sums_u4:path, $mul_high:path, $silu:path, $states:path) => {
+    ($isa:ident, $name:literal, $sums_i8:path, $sums_u4:path, $mul_high:path, $softplus:path, $silu:path, $states:path) => {
         impl Dot for $isa {
             const NAME: &'static str = $name;
             const VECTORS: bool = false;
@@ -696,13 +771,23 @@ macro_rules! dot_by_hand {
             }
 
             #[inline(always)]
+            fn exponent(self, e: i32) -> i32 {
+                $crate::fixed::kernels::thumb2::exponent(e)
+            }
+
+            #[inline(always)]
+            fn within_word(self, by: i32) -> i32 {
+                $crate::fixed::kernels::thumb2::within_word(by)
+            }
+
+            #[inline(always)]
             fn normal(self, v: Num) -> Num {
                 $crate::fixed::kernels::thumb2::normal(v)
             }
 
             #[inline(always)]
             fn softplus_log2(self, v: Num) -> (u32, i32) {
-                $crate::fixed::kernels::thumb2::softplus_log2(v)
+                $softplus(v)
             }
 
             #[inline(always)]
@@ -727,4 +812,4 @@ macro_rules! dot_by_hand {
 #[cfg(any(target_feature = "dsp", feature = "dsp"))]
 pub(super) use dot_by_hand;
 
-dot_by_hand!(Thumb2, "Thumb-2", sums_i8, sums_u4, mul_high, silu, states);
+dot_by_hand!(Thumb2, "Thumb-2", sums_i8, sums_u4, mul_high, softplus_log2, silu, states);

@@ -121,13 +121,6 @@ fn factor(x: __m256i) -> (__m256i, __m256i) {
     (x, high(x))
 }
 
-/// The same number in every lane, as a factor.
-#[inline(always)]
-fn constant(x: u32) -> (__m256i, __m256i) {
-    let x = op!(_mm256_set1_epi32(x as i32));
-    (x, x)
-}
-
 /// See [`mul_high`](crate::fixed::num::mul_high).
 #[inline(always)]
 fn mul_high(a: __m256i, b: __m256i) -> __m256i {
@@ -139,22 +132,25 @@ fn mul_high(a: __m256i, b: __m256i) -> __m256i {
     })
 }
 
-/// `c - x`.
+/// `c` and the product that [`mul_high_down`](crate::fixed::num::mul_high_down) makes of `a`, a factor, and `b`.
 #[inline(always)]
-fn less(c: u32, x: __m256i) -> __m256i {
-    op!(_mm256_sub_epi32(_mm256_set1_epi32(c as i32), x))
+fn plus((a, a_high): (__m256i, __m256i), b: __m256i, c: i32) -> __m256i {
+    op!({
+        let odd = _mm256_mul_epi32(a_high, high(b));
+        let product = _mm256_blend_epi32::<0b1010_1010>(high(_mm256_mul_epi32(a, b)), odd);
+        _mm256_add_epi32(product, _mm256_set1_epi32(c))
+    })
 }
 
 /// See [`exp2`](crate::fixed::functions::exp2).
 #[inline(always)]
 fn exp2(t: __m256i) -> __m256i {
-    let [c0, c1, c2, c3] = EXP2;
-    let f = factor(op!(_mm256_slli_epi32::<8>(t)));
-    let q = less(c2, mul_high_cut(f, constant(c3)));
-    let q = less(c1, mul_high_cut(f, factor(q)));
-    let q = less(c0, mul_high_cut(f, factor(q)));
-    let q = op!(_mm256_add_epi32(mul_high_cut(f, factor(q)), _mm256_set1_epi32(2)));
-    let power = less(1 << 30, op!(_mm256_srli_epi32::<2>(q)));
+    let [c0, c1, c2, c3, c4] = EXP2;
+    let f = factor(op!(_mm256_srli_epi32::<1>(_mm256_slli_epi32::<8>(t))));
+    let q = plus(f, op!(_mm256_set1_epi32(c4)), c3);
+    let q = plus(f, q, c2);
+    let q = plus(f, q, c1);
+    let power = plus(f, q, c0);
     // Of 2^30 nothing is left by a shift of 31 or more.
     op!(_mm256_srlv_epi32(power, _mm256_srli_epi32::<24>(t)))
 }
@@ -202,7 +198,7 @@ fn eight<H: Hold>(
             let kept = _mm256_loadu_si256(kept.as_ptr().cast());
             let mantissa = _mm256_or_si256(_mm256_slli_epi32::<8>(a), _mm256_set1_epi32(i32::MIN));
             let product = mul_high_cut(factor(mantissa), dt);
-            let exponent = _mm256_and_si256(_mm256_srli_epi32::<23>(a), _mm256_set1_epi32(255));
+            let exponent = _mm256_srli_epi32::<23>(a);
             let shift = _mm256_max_epi32(_mm256_sub_epi32(down, exponent), _mm256_setzero_si256());
             let shift = _mm256_min_epi32(shift, _mm256_set1_epi32(31));
             let decay = exp2(_mm256_srlv_epi32(product, shift));
