@@ -278,7 +278,7 @@ impl Engine {
             Bytes::Streamed(streamed) => (Some(streamed.can_map()), streamed.drive()),
             _ => (None, Drive::Other),
         };
-        let reads = Board::in_root(Path::new(profile::ROOT)).reads(drive) as u64;
+        let reads = Board::detect().reads(drive) as u64;
         let threads = self.pool.size() as u64;
         let wish = Wish { cap, threads, reads, options: *options };
         let plan = Plan::new(self.layout(), &wish, streamable);

@@ -9,7 +9,7 @@ use std::path::Path;
 use elapid_core::kernels::detect;
 
 use crate::default_threads;
-use crate::residency::available_in;
+use crate::residency::{available_in, meminfo};
 
 /// Machines that differ in what suits them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,8 +81,14 @@ impl Board {
         compatible.split(|byte| *byte == 0).find_map(known).unwrap_or(Self::Other)
     }
 
+    /// This machine's.
+    #[must_use]
+    pub fn detect() -> Self {
+        Self::in_root(Path::new(ROOT))
+    }
+
     /// The board of the system whose files are below `root`.
-    pub(crate) fn in_root(root: &Path) -> Self {
+    fn in_root(root: &Path) -> Self {
         let tree = root.join(DEVICE_TREE);
         match fs::read(tree.join("compatible")) {
             Ok(compatible) => Self::from_compatible(&compatible),
@@ -194,7 +200,7 @@ impl Profile {
     #[must_use]
     pub fn in_root(root: &Path) -> Self {
         let board = Board::in_root(root);
-        let memory = fs::read_to_string(root.join("proc/meminfo")).ok().and_then(|text| total(&text));
+        let memory = meminfo(root, "MemTotal:");
         let cap = available_in(root).map(|free| board.cap(free, memory));
         let model = fs::read(root.join(DEVICE_TREE).join("model")).ok().and_then(|model| printable(&model));
         Self { board, model, threads: default_threads(), kernels: detect().name(), memory, cap }
@@ -206,12 +212,6 @@ fn printable(text: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(text);
     let text = text.trim_end_matches('\0').replace(char::is_control, "\u{fffd}");
     Some(text.trim().to_owned()).filter(|text| !text.is_empty())
-}
-
-/// All memory, by `/proc/meminfo`.
-fn total(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1 << 10)
 }
 
 #[cfg(test)]
@@ -328,9 +328,6 @@ mod tests {
         assert_eq!(Board::from_compatible(b"\xff\0brcm,bcm2711"), Board::Pi4);
         assert_eq!(printable(b"a\x1b[31m\xffb\0").as_deref(), Some("a\u{fffd}[31m\u{fffd}b"));
         assert_eq!((printable(b"\0\0"), printable(b" \0")), (None, None));
-        for meminfo in ["MemTotal: many kB", "MemTotal: 18446744073709551615 kB", "MemTotal: 5", "\0"] {
-            assert_eq!(total(meminfo), None, "{meminfo:?}");
-        }
     }
 
     #[test]

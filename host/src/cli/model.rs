@@ -9,7 +9,7 @@ use clap::ValueEnum;
 use elapid::core::fixed;
 use elapid::core::model::StateKind;
 use elapid::{
-    Engine, EngineOptions, Error, MAX_THREADS, MemoryOptions, Profile, Ram, Verify, available_memory,
+    Board, Engine, EngineOptions, Error, MAX_THREADS, MemoryOptions, Ram, Verify, available_memory,
     default_threads,
 };
 
@@ -119,7 +119,7 @@ impl ComputeArgs {
     pub(super) fn open(&self, model: Option<&Path>) -> Result<Engine, Error> {
         let mut options = self.options();
         if let (None, Some(path)) = (options.ram, model)
-            && Profile::detect().board.streams_by_default()
+            && Board::detect().streams_by_default()
             && let Some(sizes) =
                 path.metadata().ok().and_then(|file| does_not_fit(file.len(), available_memory()))
         {

@@ -23,7 +23,9 @@ impl DirectFile {
     /// Opens a regular file.
     pub(crate) fn open(path: &Path) -> Result<Self, Error> {
         let fail = |action| Error::file(path, action);
-        let file = super::open_regular(path)?;
+        #[cfg_attr(not(target_os = "linux"), allow(unused_mut))]
+        let mut this = Self { file: super::open_regular(path)?, direct: None };
+        this.advise_random().map_err(fail("read"))?;
         #[cfg(target_os = "linux")]
         {
             use std::os::unix::fs::OpenOptionsExt;
@@ -33,12 +35,10 @@ impl DirectFile {
                 let mut page = super::storage::Buffer::new("reading", 4096)?;
                 use std::os::unix::fs::FileExt;
                 if direct.read_at(&mut page, 0).is_ok() {
-                    return Ok(Self { file, direct: Some(direct) });
+                    this.direct = Some(direct);
                 }
             }
         }
-        let this = Self { file, direct: None };
-        this.advise_random().map_err(fail("read"))?;
         Ok(this)
     }
 

@@ -17,15 +17,20 @@ pub fn available() -> Option<u64> {
 
 /// The same of a system whose `proc` and `sys` are below `root`.
 pub(crate) fn available_in(root: &Path) -> Option<u64> {
-    let machine = meminfo(&fs::read_to_string(root.join("proc/meminfo")).ok()?)?;
+    let machine = meminfo(root, "MemAvailable:")?;
     let groups = fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
     let group = group_room(&groups, &root.join("sys/fs/cgroup"));
     let least = group.map_or(machine, |group| group.min(machine));
     Some(least - least / SHARE)
 }
 
-fn meminfo(text: &str) -> Option<u64> {
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+/// Bytes that a line of `proc/meminfo` below `root` names.
+pub(crate) fn meminfo(root: &Path, name: &str) -> Option<u64> {
+    kibibytes(&fs::read_to_string(root.join("proc/meminfo")).ok()?, name)
+}
+
+fn kibibytes(meminfo: &str, name: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix(name))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1 << 10)
 }
 
@@ -75,8 +80,11 @@ mod tests {
 
     #[test]
     fn the_machine_tells() {
-        assert_eq!(meminfo("MemTotal: 9 kB\nMemAvailable:    2048 kB\n"), Some(2 << 20));
-        assert_eq!(meminfo("MemTotal: 9 kB\n"), None);
+        assert_eq!(kibibytes("MemTotal: 9 kB\nMemAvailable:    2048 kB\n", "MemAvailable:"), Some(2 << 20));
+        assert_eq!(kibibytes("MemTotal: 9 kB\n", "MemAvailable:"), None);
+        for text in ["MemTotal: many kB", "MemTotal: 18446744073709551615 kB", "MemTotal: 5", "\0"] {
+            assert_eq!(kibibytes(text, "MemTotal:"), None, "{text:?}");
+        }
         #[cfg(target_os = "linux")]
         assert!(available().is_some_and(|bytes| bytes > 1 << 20));
     }

@@ -16,7 +16,7 @@ mod uring;
 
 pub(crate) use direct::DirectFile;
 pub use free::available;
-pub(crate) use free::available_in;
+pub(crate) use free::{available_in, meminfo};
 pub use heap::one_heap;
 pub(crate) use map::Map;
 pub use plan::Plan;

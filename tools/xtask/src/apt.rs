@@ -15,6 +15,10 @@ pub struct Package {
     pub tool: Option<&'static str>,
 }
 
+/// The emulator of a 64-bit ARM machine's programs, and that of whole machines.
+pub const QEMU_USER: Package = Package { name: "qemu-user", tool: Some("qemu-aarch64") };
+pub const QEMU_SYSTEM: Package = Package { name: "qemu-system-arm", tool: Some("qemu-system-aarch64") };
+
 /// Installs packages at most once each, and only where it may.
 pub struct Apt {
     allowed: bool,

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::apt::{Apt, Package};
+use crate::apt::{Apt, Package, QEMU_USER};
 use crate::counter::{COMPILER, Counter};
 use crate::cross;
 use crate::error::{Error, Result};
@@ -16,7 +16,7 @@ use crate::toolchain::{AARCH64_LINUX, Toolchain};
 
 const EMULATOR: &str = "qemu-aarch64";
 /// The emulator, and a compiler for its plugin.
-const NEEDS: [Package; 2] = [Package { name: "qemu-user", tool: Some(EMULATOR) }, COMPILER];
+const NEEDS: [Package; 2] = [QEMU_USER, COMPILER];
 
 const PRESET: &str = "mamba-130m";
 const QUANTS: [&str; 2] = ["q8", "q4"];

@@ -3,7 +3,7 @@
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
-use crate::apt::{Apt, Package};
+use crate::apt::{Apt, Package, QEMU_USER};
 use crate::bare;
 use crate::board;
 use crate::error::{Error, Result};
@@ -16,7 +16,6 @@ use crate::toolchain::{AARCH64_LINUX, Toolchain, host};
 
 /// What disassembles.
 const LLVM: Package = Package { name: "llvm", tool: Some("llvm-objdump") };
-const QEMU_USER: Package = Package { name: "qemu-user", tool: Some("qemu-aarch64") };
 
 /// Prints the names that `--only` takes.
 pub fn list() {

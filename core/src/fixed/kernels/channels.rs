@@ -1,7 +1,7 @@
 //! Convolution and scan for CPUs without vectors: one channel after the other, with all that it needs in registers.
 
-use super::scan::{Channel, FINE, Hold, SUMMED, gate, step};
-use super::{Dot, Range, ScanInput, Wide, WideMut, rows, rows_mut};
+use super::scan::{Channel, FINE, Hold, SUMMED, Token, gate, rows_of, step};
+use super::{Dot, Range, ScanInput};
 use crate::fixed::num::{LOW, Num, Row, bits};
 
 /// The most taps that a convolution has.
@@ -78,56 +78,24 @@ fn convolved<S: Dot>(s: S, i: usize, bias: u32, weights: &[[u8; 64]], taps: &[Ta
     s.normal(s.silu(Num { m: sum, e: top + 4 }))
 }
 
-/// A token of some panels: see [`super::scan::scan`].
+/// A token of a panel of the scan; returns the exponent of `u`.
 #[inline(always)]
 pub(super) fn scan<S: Dot, H: Hold>(
     s: S,
-    panels: &[u8],
-    state: &mut [H],
-    ranges: &mut [Range],
-    input: &ScanInput<'_>,
-    dt: Wide<'_>,
-    z: Wide<'_>,
-    u: WideMut<'_>,
-) {
-    let (n, tokens) = (input.d_state, input.tokens);
-    if n == 0 || tokens == 0 {
-        return;
+    io: &Token<'_>,
+    h: &mut [[H; 16]],
+    ranges: &mut [Range; 16],
+    u: &mut Row,
+    ue: i32,
+) -> i32 {
+    let mut pairs = pairs(io.input, io.t);
+    let (mut e, mut largest) = ([0; 16], LOW);
+    for i in 0..16 {
+        let y = channel(s, io, i, Num { m: u[i], e: ue }, &mut ranges[i], h, &mut pairs);
+        (u[i], e[i]) = (y.m, y.e);
+        largest = largest.max(y.e);
     }
-    let weights = panels.as_chunks::<64>().0.chunks_exact(n.saturating_add(1));
-    let states = state.as_chunks_mut::<16>().0.chunks_exact_mut(n).zip(ranges.as_chunks_mut::<16>().0);
-    let dt = rows(dt.m).chunks_exact(tokens).zip(dt.e.chunks_exact(tokens));
-    let z = rows(z.m).chunks_exact(tokens).zip(z.e.chunks_exact(tokens));
-    let u = rows_mut(u.m).chunks_exact_mut(tokens).zip(u.e.chunks_exact_mut(tokens));
-    for ((w, (h, ranges)), ((dt, dte), ((z, ze), (u, ue)))) in weights.zip(states).zip(dt.zip(z.zip(u))) {
-        let Some((d, a)) = w.split_last() else { return };
-        let dt = dt.iter().zip(dte);
-        let io = dt.zip(z.iter().zip(ze)).zip(u.iter_mut().zip(ue));
-        let exponents = input.b_exponents.iter().zip(input.c_exponents);
-        for (t, ((((dt, dte), (z, ze)), (u, ue)), (be, ce))) in io.zip(exponents).enumerate() {
-            let io = Token { dt: (dt, *dte), z: (z, *ze), d, a, input, t, exponents: (*be, *ce) };
-            let mut pairs = pairs(input, t);
-            let (mut e, mut largest) = ([0; 16], LOW);
-            for i in 0..16 {
-                let y = channel(s, &io, i, Num { m: u[i], e: *ue }, &mut ranges[i], h, &mut pairs);
-                (u[i], e[i]) = (y.m, y.e);
-                largest = largest.max(y.e);
-            }
-            *ue = align(s, u, &e, largest);
-        }
-    }
-}
-
-/// What the channels of a panel share in a token.
-struct Token<'a> {
-    dt: (&'a Row, i32),
-    z: (&'a Row, i32),
-    d: &'a [u8; 64],
-    a: &'a [[u8; 64]],
-    input: &'a ScanInput<'a>,
-    t: usize,
-    /// Of B and C.
-    exponents: (i32, i32),
+    align(s, u, &e, largest)
 }
 
 /// Channel `i`, apart from the loop, so that it has the registers: `(y + D u) silu(z)`, normal.
@@ -165,8 +133,7 @@ pub(super) type Pairs = [[u32; 4]; 8];
 fn pairs(input: &ScanInput<'_>, t: usize) -> Pairs {
     let word = |[low, high]: [i16; 2]| u32::from(high as u16) << 16 | u32::from(low as u16);
     let mut pairs = [[0; 4]; 8];
-    let at = |x| <[i16]>::as_chunks::<16>(x).0.get(t);
-    if let (Some(b), Some(c)) = (at(input.b), at(input.c)) {
+    if let (Some(b), Some(c)) = (rows_of(input.b).get(t), rows_of(input.c).get(t)) {
         for (pair, (b, c)) in pairs.iter_mut().zip(b.as_chunks().0.iter().zip(c.as_chunks().0)) {
             *pair = [0, 0, word(*b), word(*c)];
         }
@@ -180,8 +147,7 @@ fn portable<H: Hold>(channel: &Channel, i: usize, io: &Token<'_>, h: &mut [[H; 1
     let (mut y, mut largest) = (0, 0);
     let mut at = io.t;
     for (a, h) in io.a.chunks(16).zip(h.chunks_mut(16)) {
-        let (b, c) = (io.input.b.as_chunks::<16>().0.get(at), io.input.c.as_chunks::<16>().0.get(at));
-        let (Some(b), Some(c)) = (b, c) else { break };
+        let (Some(b), Some(c)) = (rows_of(io.input.b).get(at), rows_of(io.input.c).get(at)) else { break };
         let (sum, all) = channel.states(i, a, h, b, c);
         y += sum;
         largest |= all;

@@ -6,7 +6,10 @@ use super::channels::Pairs;
 use super::lanes::Quarters;
 use super::matmul::Panel;
 use super::scan::Channel;
-use super::thumb2::{dot_by_hand, either_shift, silu_by_hand, sums_by_hand};
+use super::thumb2::dot_by_hand;
+use super::thumb2::functions::silu_by_hand;
+use super::thumb2::products::sums_by_hand;
+use super::thumb2::states::either_shift;
 use super::{Activations, Dot, Group, Input, Scalar, TILE, TILES, instantiate};
 use crate::fixed::num::{Num, Row};
 

@@ -1,7 +1,9 @@
 //! Matrices for CPUs without vectors: one token and one row after the other.
 
+use core::array;
+
 use super::elementwise::WIDE;
-use super::matmul::{Packed, Panel, Q4, Q8, SCALE_EXPONENT, fixed, scale};
+use super::matmul::{Packed, Panel, Q4, Q8, SCALE_EXPONENT, add_scaled, fixed, scales};
 use super::{Dot, Input, LOGIT_BITS, Scalar, WideMut, rows_mut};
 use crate::fixed::num::{LOW, Num, Row, shift_long};
 use crate::format::{MatrixShape, Quant};
@@ -84,19 +86,15 @@ fn product<S: Dot>(s: S, quant: Quant, panel: &Panel<'_>, x: &Input<'_>, t: usiz
 /// The same by portable code.
 #[inline(never)]
 fn portable<P: Packed>(panel: &Panel<'_>, x: &Input<'_>, t: usize, all: &mut Quarters) {
-    *all = ZERO;
+    let mut sums = [0; 16];
     let tokens = x.tokens.max(1);
     let columns = x.q.as_chunks::<GROUP>().0.iter().zip(x.groups).skip(t).step_by(tokens);
     for ((w, ws), (q, group)) in P::groups(panel.weights).iter().zip(panel.scales).zip(columns) {
-        let down = group.exponent as u32 & 31;
-        let half = (1 << down) >> 1;
-        let dots = P::dot(Scalar, w, core::array::from_ref(q), core::array::from_ref(group));
-        let (dots, ws) = (dots.as_flattened().as_chunks::<4>().0, ws.as_chunks::<2>().0.as_chunks::<4>().0);
-        for (quarter, (dots, ws)) in all.iter_mut().zip(dots.iter().zip(ws)) {
-            for (sum, (dot, ws)) in quarter.sums.iter_mut().zip(dots.iter().zip(ws)) {
-                *sum += i64::from((dot + half) >> down) * i64::from(scale(u16::from_le_bytes(*ws)));
-            }
-        }
+        let [dots] = P::dot(Scalar, w, array::from_ref(q), array::from_ref(group));
+        add_scaled(&dots, &scales(ws), group.exponent as u32 & 31, &mut sums);
+    }
+    for (quarter, sums) in all.iter_mut().zip(sums.as_chunks().0) {
+        quarter.sums = *sums;
     }
 }
 

@@ -164,28 +164,31 @@ pub(crate) fn scale(bits: u16) -> i32 {
 /// A macro, because what is made by closures is not always inlined, and then lacks the instruction set's features.
 macro_rules! for_each_token {
     ($s:ident, $shape:ident, $panel:ident, $x:ident, $split:ident, |$t:ident, $sums:ident| $put:expr) => {
-        match $shape.quant() {
-            Quant::Q4 if S::SPLITS && $split.is_some() => {
-                let x = &Input { q: $split.unwrap_or_default(), ..*$x };
-                let [sums] = alone::<S, SplitQ4>($s, &$panel, x);
-                let ($t, $sums) = (0, &sums);
-                $put
+        match ($shape.quant(), $split) {
+            (Quant::Q4, Some(q)) => {
+                let x = &Input { q, ..*$x };
+                for_each_token!(@alone SplitQ4, $s, $panel, x, |$t, $sums| $put)
             }
-            Quant::Q8 => for_each_token!(@ Q8, $s, $panel, $x, |$t, $sums| $put),
-            Quant::Q4 => for_each_token!(@ Q4, $s, $panel, $x, |$t, $sums| $put),
+            (Quant::Q8, _) if S::AHEAD > 0 && $x.tokens == 1 => {
+                for_each_token!(@alone Q8, $s, $panel, $x, |$t, $sums| $put)
+            }
+            (Quant::Q4, _) if S::AHEAD > 0 && $x.tokens == 1 => {
+                for_each_token!(@alone Q4, $s, $panel, $x, |$t, $sums| $put)
+            }
+            (Quant::Q8, _) => for_each_token!(@ Q8, $s, $panel, $x, |$t, $sums| $put),
+            (Quant::Q4, _) => for_each_token!(@ Q4, $s, $panel, $x, |$t, $sums| $put),
             // No model of the fixed path has such a matrix.
-            Quant::F32 | Quant::F16 | Quant::Q5 | Quant::Q3 => return,
+            (Quant::F32 | Quant::F16 | Quant::Q5 | Quant::Q3, _) => return,
         }
     };
+    (@alone $packed:ty, $s:ident, $panel:ident, $x:ident, |$t:ident, $sums:ident| $put:expr) => {{
+        let [sums] = alone::<S, $packed>($s, &$panel, $x);
+        let ($t, $sums) = (0, &sums);
+        $put
+    }};
     (@ $packed:ty, $s:ident, $panel:ident, $x:ident, |$t:ident, $sums:ident| $put:expr) => {{
         let tokens = $x.tokens.max(1);
         let mut first = 0;
-        if S::AHEAD > 0 && tokens == 1 {
-            let [block] = alone::<S, $packed>($s, &$panel, $x);
-            let ($t, $sums) = (0, &block);
-            $put
-            continue;
-        }
         while first + 4 <= tokens {
             let block = block::<S, $packed, 4>($s, &$panel, $x, first);
             for i in 0..4 {

@@ -96,9 +96,6 @@ fn scan_panels<S: Dot, H: Hold>(
     z: Wide<'_>,
     u: WideMut<'_>,
 ) {
-    if !S::VECTORS {
-        return channels::scan(s, panels, state, ranges, input, dt, z, u);
-    }
     let (n, tokens) = (input.d_state, input.tokens);
     if n == 0 || tokens == 0 {
         return;
@@ -114,18 +111,56 @@ fn scan_panels<S: Dot, H: Hold>(
         let io = dt.zip(z.iter().zip(ze)).zip(u.iter_mut().zip(ue));
         let exponents = input.b_exponents.iter().zip(input.c_exponents);
         for (t, ((((dt, dte), (z, ze)), (u, ue)), (be, ce))) in io.zip(exponents).enumerate() {
-            let steps = Steps::new(s, (dt, *dte), (u, *ue), *be, ranges);
-            let mut y = [0; 16];
-            let mut largest = [0; 16];
-            for (block, (a, h)) in a.chunks(16).zip(h.chunks_mut(16)).enumerate() {
-                let place = (block * tokens + t) * 16..(block * tokens + t + 1) * 16;
-                let (Some(b), Some(c)) = (input.b.get(place.clone()), input.c.get(place)) else { return };
-                s.sixteen(&steps, a, h, b, c, &mut y, &mut largest);
+            let io = Token { dt: (dt, *dte), z: (z, *ze), d, a, input, t, exponents: (*be, *ce) };
+            if S::VECTORS {
+                (*u, *ue) = side_by_side(s, &io, h, ranges, (u, *ue));
+            } else {
+                *ue = channels::scan(s, &io, h, ranges, u, *ue);
             }
-            steps.keep(&largest, ranges, H::CUT);
-            (*u, *ue) = gated(s, &steps, &y, *ce, d, (u, *ue), (z, *ze));
         }
     }
+}
+
+/// What the channels of a panel share in a token.
+pub(super) struct Token<'a> {
+    pub dt: (&'a Row, i32),
+    pub z: (&'a Row, i32),
+    pub d: &'a [u8; 64],
+    pub a: &'a [[u8; 64]],
+    pub input: &'a ScanInput<'a>,
+    pub t: usize,
+    /// Of B and C.
+    pub exponents: (i32, i32),
+}
+
+/// A token of the sixteen channels of a panel.
+#[inline(always)]
+fn side_by_side<S: Dot, H: Hold>(
+    s: S,
+    io: &Token<'_>,
+    h: &mut [[H; 16]],
+    ranges: &mut [Range; 16],
+    u: (&Row, i32),
+) -> (Row, i32) {
+    let (be, ce) = io.exponents;
+    let steps = Steps::new(s, io.dt, u, be, ranges);
+    let mut y = [0; 16];
+    let mut largest = [0; 16];
+    let (b, c) = (rows_of(io.input.b), rows_of(io.input.c));
+    let mut at = io.t;
+    for (a, h) in io.a.chunks(16).zip(h.chunks_mut(16)) {
+        let (Some(b), Some(c)) = (b.get(at), c.get(at)) else { break };
+        s.sixteen(&steps, a, h, b, c, &mut y, &mut largest);
+        at += io.input.tokens;
+    }
+    steps.keep(&largest, ranges, H::CUT);
+    gated(s, &steps, &y, ce, io.d, u, io.z)
+}
+
+/// B or C of sixteen states each, `[N/16][T]`.
+#[inline(always)]
+pub(super) fn rows_of(x: &[i16]) -> &[[i16; 16]] {
+    x.as_chunks().0
 }
 
 /// What the states of each of sixteen channels share in a token.

@@ -175,62 +175,7 @@ fn mul_low(x: __m256i, by: i16) -> __m256i {
     op!(_mm256_madd_epi16(x, _mm256_set1_epi32(i32::from(by as u16))))
 }
 
-/// [`Dot::sixteen`]: [`Channel::decay`](super::scan::Channel) and its `state` for sixteen channels.
-#[inline(always)]
-fn sixteen<H: Hold>(
-    steps: &Steps,
-    a: &[[u8; 64]],
-    h: &mut [[H; 16]],
-    b: &[i16],
-    c: &[i16],
-    y: &mut Row,
-    largest: &mut [u32; 16],
-) {
-    let (dt, down) = (load_row(&steps.dt), load_row(&steps.down));
-    let dt_high = both!(i, high(dt[i]));
-    let (g, g_down) = (load_row(&steps.g), load_row(&steps.g_down));
-    let (up, cut) = (load_row(&steps.up), load_row(&steps.cut));
-    let (mut sum, mut all) = (load_row(y), load_row(largest));
-    let g_half = both!(i, op!(_mm256_srli_epi32::<1>(_mm256_sllv_epi32(_mm256_set1_epi32(1), g_down[i]))));
-    for ((a, h), (b, c)) in a.iter().zip(h).zip(b.iter().zip(c)) {
-        let a = load(a);
-        let mut kept = [0; 16];
-        for i in 0..16 {
-            kept[i] = h[i].get();
-        }
-        let kept = load_row(&kept);
-        let mantissa =
-            both!(i, op!(_mm256_or_si256(_mm256_slli_epi32::<8>(a[i]), _mm256_set1_epi32(i32::MIN))));
-        let product = both_high_cut(mantissa, both!(i, high(mantissa[i])), dt, dt_high);
-        let exponent = both!(i, op!(_mm256_and_si256(_mm256_srli_epi32::<23>(a[i]), _mm256_set1_epi32(255))));
-        let shift =
-            both!(i, op!(_mm256_max_epi32(_mm256_sub_epi32(down[i], exponent[i]), _mm256_setzero_si256())));
-        let shift = both!(i, op!(_mm256_min_epi32(shift[i], _mm256_set1_epi32(31))));
-        let decay = exp2(both!(i, op!(_mm256_srlv_epi32(product[i], shift[i]))));
-
-        let kept = both!(i, op!(_mm256_srav_epi32(_mm256_sllv_epi32(kept[i], up[i]), cut[i])));
-        let added = both!(i, op!(_mm256_add_epi32(mul_low(g[i], *b), g_half[i])));
-        let left = both!(i, mul_high(kept[i], decay[i]));
-        let state = both!(i, op!(_mm256_add_epi32(left[i], _mm256_srav_epi32(added[i], g_down[i]))));
-        let rounded = both!(i, round::<FINE>(state[i]));
-        sum = both!(i, op!(_mm256_add_epi32(sum[i], round::<SUMMED>(mul_low(rounded[i], *c)))));
-        let kept = if H::CUT == 0 { state } else { rounded };
-        all = both!(
-            i,
-            op!(_mm256_or_si256(all[i], _mm256_xor_si256(kept[i], _mm256_srai_epi32::<31>(kept[i]))))
-        );
-        let (state, rounded) = (store(state), store(rounded));
-        for i in 0..16 {
-            h[i] = H::put(state[i], rounded[i]);
-        }
-    }
-    *y = store(sum);
-    for (largest, all) in largest.iter_mut().zip(store(all)) {
-        *largest = all as u32;
-    }
-}
-
-/// See [`scale`](super::scale); its saturation is not counted.
+/// See [`scale`](super::scale).
 ///
 /// By way of f32, which is exact: a scale of 11 bits, times a power of two, is an integer of 25 bits.
 #[inline(always)]
@@ -350,7 +295,10 @@ impl Dot for Avx2 {
 
     #[inline(always)]
     fn scales(self, ws: &[u8; 32]) -> Row {
-        scales(op!(_mm256_loadu_si256(ws.as_ptr().cast())))
+        let scales = scales(op!(_mm256_loadu_si256(ws.as_ptr().cast())));
+        // That also counts what saturates.
+        debug_assert_eq!(scales, super::matmul::scales(ws));
+        scales
     }
 
     #[inline(always)]
@@ -392,6 +340,52 @@ impl Dot for Avx2 {
         y: &mut Row,
         largest: &mut [u32; 16],
     ) {
-        sixteen(steps, a, h, b, c, y, largest);
+        // `Channel::decay` and `Channel::state`, for sixteen channels.
+        let (dt, down) = (load_row(&steps.dt), load_row(&steps.down));
+        let dt_high = both!(i, high(dt[i]));
+        let (g, g_down) = (load_row(&steps.g), load_row(&steps.g_down));
+        let (up, cut) = (load_row(&steps.up), load_row(&steps.cut));
+        let (mut sum, mut all) = (load_row(y), load_row(largest));
+        let g_half =
+            both!(i, op!(_mm256_srli_epi32::<1>(_mm256_sllv_epi32(_mm256_set1_epi32(1), g_down[i]))));
+        for ((a, h), (b, c)) in a.iter().zip(h).zip(b.iter().zip(c)) {
+            let a = load(a);
+            let mut kept = [0; 16];
+            for i in 0..16 {
+                kept[i] = h[i].get();
+            }
+            let kept = load_row(&kept);
+            let mantissa =
+                both!(i, op!(_mm256_or_si256(_mm256_slli_epi32::<8>(a[i]), _mm256_set1_epi32(i32::MIN))));
+            let product = both_high_cut(mantissa, both!(i, high(mantissa[i])), dt, dt_high);
+            let exponent =
+                both!(i, op!(_mm256_and_si256(_mm256_srli_epi32::<23>(a[i]), _mm256_set1_epi32(255))));
+            let shift = both!(
+                i,
+                op!(_mm256_max_epi32(_mm256_sub_epi32(down[i], exponent[i]), _mm256_setzero_si256()))
+            );
+            let shift = both!(i, op!(_mm256_min_epi32(shift[i], _mm256_set1_epi32(31))));
+            let decay = exp2(both!(i, op!(_mm256_srlv_epi32(product[i], shift[i]))));
+
+            let kept = both!(i, op!(_mm256_srav_epi32(_mm256_sllv_epi32(kept[i], up[i]), cut[i])));
+            let added = both!(i, op!(_mm256_add_epi32(mul_low(g[i], *b), g_half[i])));
+            let left = both!(i, mul_high(kept[i], decay[i]));
+            let state = both!(i, op!(_mm256_add_epi32(left[i], _mm256_srav_epi32(added[i], g_down[i]))));
+            let rounded = both!(i, round::<FINE>(state[i]));
+            sum = both!(i, op!(_mm256_add_epi32(sum[i], round::<SUMMED>(mul_low(rounded[i], *c)))));
+            let kept = if H::CUT == 0 { state } else { rounded };
+            all = both!(
+                i,
+                op!(_mm256_or_si256(all[i], _mm256_xor_si256(kept[i], _mm256_srai_epi32::<31>(kept[i]))))
+            );
+            let (state, rounded) = (store(state), store(rounded));
+            for i in 0..16 {
+                h[i] = H::put(state[i], rounded[i]);
+            }
+        }
+        *y = store(sum);
+        for (largest, all) in largest.iter_mut().zip(store(all)) {
+            *largest = all as u32;
+        }
     }
 }

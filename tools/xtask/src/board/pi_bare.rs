@@ -13,7 +13,7 @@ use super::elf;
 use super::mcu::{self, LLD, scratch};
 use super::sd_image::{self, Item};
 use super::{Board, Request};
-use crate::apt::{Apt, Package};
+use crate::apt::{Apt, QEMU_SYSTEM};
 use crate::counter;
 use crate::error::{Context, Error, Result};
 use crate::exec::must;
@@ -39,7 +39,6 @@ const TARGET: &str = "aarch64-unknown-none";
 /// with them the program would run in the emulator only. The target's code reads bytes one by one where they may not be
 /// aligned, and takes eight times as long for a matrix; with the MMU on, the CPU does that itself.
 const CPU: &str = "cortex-a53 -C target-feature=-aes,-sha2,-strict-align";
-pub const QEMU_SYSTEM: Package = Package { name: "qemu-system-arm", tool: Some("qemu-system-aarch64") };
 pub const EMULATOR: &str = "qemu-system-aarch64";
 /// Where the firmware loads the kernel, and the end of what is mapped for it (`kernel8.ld`).
 const IMAGE: Memory = Memory { name: "the first 2 MiB", start: 0x8_0000, bytes: (2 << 20) - 0x8_0000 };

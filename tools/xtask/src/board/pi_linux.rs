@@ -11,7 +11,7 @@ use std::process::Command;
 
 use super::mcu::scratch;
 use super::{Board, Request};
-use crate::apt::{Apt, Package};
+use crate::apt::{Apt, Package, QEMU_USER};
 use crate::cross;
 use crate::error::{Context, Error, Result};
 use crate::exec::{capture, must, on_path, shown};
@@ -24,8 +24,6 @@ pub use kernel::Kernel;
 #[derive(Debug)]
 pub struct PiLinux;
 
-const QEMU_USER: Package = Package { name: "qemu-user", tool: Some("qemu-aarch64") };
-const QEMU_SYSTEM: Package = Package { name: "qemu-system-arm", tool: Some("qemu-system-aarch64") };
 const EXT4: Package = Package { name: "e2fsprogs", tool: Some("mke2fs") };
 const DPKG: Package = Package { name: "dpkg", tool: Some("dpkg-deb") };
 const GZIP: Package = Package { name: "gzip", tool: Some("gzip") };

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use super::disk::{self, Disk};
 use super::initramfs::{self, Entry};
-use super::{EXT4, MODEL, PROMPT, QEMU_SYSTEM, download, work};
-use crate::apt::Apt;
+use super::{EXT4, MODEL, PROMPT, download, work};
+use crate::apt::{Apt, QEMU_SYSTEM};
 use crate::board::qemu::emulate;
 use crate::board::report::{field, measured};
 use crate::board::{Board, Request};

@@ -1,0 +1,276 @@
+//! The products of a panel with a token: sums of sixteen rows in 64 bits, and what becomes of them.
+
+use core::arch::asm;
+
+use crate::fixed::kernels::lanes::{self, Quarters};
+use crate::fixed::kernels::matmul::Panel;
+use crate::fixed::kernels::{Input, TILE, TILES};
+use crate::fixed::num::Row;
+use crate::kernels::GROUP;
+
+/// Whether scales, weights and activations lie at words, and all scales are below 2.
+#[inline(always)]
+fn plain(panel: &Panel<'_>, x: &Input<'_>) -> bool {
+    if (panel.scales.as_ptr() as usize | panel.weights.as_ptr() as usize | x.q.as_ptr() as usize) & 3 != 0 {
+        return false;
+    }
+    let mut all = 0;
+    for ws in panel.scales {
+        // SAFETY: reads sixteen scales, which lie at a word.
+        unsafe {
+            asm!(
+                "ldm {ws}!, {{r0, r1, r2, r3}}",
+                "orr {all}, {all}, r0",
+                "orr {all}, {all}, r1",
+                "orr {all}, {all}, r2",
+                "orr {all}, {all}, r3",
+                "ldm {ws}, {{r0, r1, r2, r3}}",
+                "orr {all}, {all}, r0",
+                "orr {all}, {all}, r1",
+                "orr {all}, {all}, r2",
+                "orr {all}, {all}, r3",
+                ws = inout(reg) ws.as_ptr() => _,
+                all = inout(reg) all,
+                out("r0") _,
+                out("r1") _,
+                out("r2") _,
+                out("r3") _,
+                options(pure, readonly, nostack, preserves_flags)
+            );
+        }
+    }
+    all & 0x4000_4000 == 0
+}
+
+/// Where the activations of token `t` begin, if the loop may run over the groups of a panel, which have `bytes` bytes of weights. What
+/// it has in memory beside the sums is then in their last part.
+#[inline(always)]
+pub(in crate::fixed::kernels) fn prepare(
+    panel: &Panel<'_>,
+    x: &Input<'_>,
+    t: usize,
+    bytes: usize,
+    sums: &mut Quarters,
+) -> Option<*const i16> {
+    let (left, tokens) = (panel.scales.len().min(panel.weights.len() / bytes), x.tokens.max(1));
+    // As many groups of activations as of weights.
+    let last = t + left.checked_sub(1)? * tokens;
+    let _ = (x.groups.get(last)?, x.q.as_chunks::<GROUP>().0.get(last)?);
+    let groups = x.groups.as_ptr().wrapping_add(t).expose_provenance();
+    sums[4].sums = [(tokens as i64) << 32 | groups as i64, left as i64, 0, 0];
+    plain(panel, x).then_some(x.q.as_ptr().wrapping_add(t * GROUP))
+}
+
+/// The sums of the rows of a panel with a token, as [`Dot::sums_i8`] and [`Dot::sums_u4`] return them.
+///
+/// `$dot` adds to `a` to `d` the dot products of four rows with a group of 32 activations from `xs` on, which it moves behind them.
+/// It moves `at` from the first of the group's `$bytes` bytes of weights to behind the last, and may change `x`, `y`, `v`, `w`
+/// and `e`. `$start` changes `v`, what the dot products begin with, by the activations' sum in `e`.
+macro_rules! sums_by_hand {
+    ($name:ident, $bytes:expr, [$($start:literal)?], $($dot:literal),+) => {
+        #[inline(never)]
+        pub(in crate::fixed::kernels) fn $name(
+            panel: &$crate::fixed::kernels::matmul::Panel<'_>,
+            x: &$crate::fixed::kernels::Input<'_>,
+            t: usize,
+            sums: &mut $crate::fixed::kernels::lanes::Quarters,
+        ) -> bool {
+            let Some(activations) = $crate::fixed::kernels::thumb2::products::prepare(panel, x, t, $bytes, sums) else {
+                return false;
+            };
+            // SAFETY: `prepare` found scales, weights and activations of as many groups as it noted, one or more, all at words.
+            // Only `sums` is written. Saturation and sums of products set a flag that nothing reads.
+            unsafe {
+                core::arch::asm!(
+                    "mov {x}, #0",
+                    ".irp quarter, 0, 40, 80, 120",
+                    "strd {x}, {x}, [{sums}, #\\quarter]",
+                    "strd {x}, {x}, [{sums}, #(\\quarter + 8)]",
+                    "strd {x}, {x}, [{sums}, #(\\quarter + 16)]",
+                    "strd {x}, {x}, [{sums}, #(\\quarter + 24)]",
+                    ".endr",
+                    "2:",
+                    // What a group's dot products are shifted by, and begin with: what rounds that shift.
+                    "ldrd {x}, {y}, [{sums}, #160]",
+                    "ldrd {w}, {e}, [{x}]",
+                    "add {x}, {x}, {y}, lsl #3",
+                    "str {x}, [{sums}, #160]",
+                    "and {w}, {w}, #31",
+                    "mov {v}, #1",
+                    "lsl {v}, {v}, {w}",
+                    "lsr {v}, {v}, #1",
+                    $($start,)?
+                    // For each quarter, with the number of those that follow above the shift's byte.
+                    "strd {v}, {w}, [{sums}, #152]",
+                    "add {w}, {w}, #0x100",
+                    "strd {v}, {w}, [{sums}, #112]",
+                    "add {w}, {w}, #0x100",
+                    "strd {v}, {w}, [{sums}, #72]",
+                    "add {w}, {w}, #0x100",
+                    "strd {v}, {w}, [{sums}, #32]",
+                    "3:",
+                    "ldr {a}, [{sums}, #32]",
+                    "mov {b}, {a}",
+                    "mov {c}, {a}",
+                    "mov {d}, {a}",
+                    $($dot,)+
+                    "ldr {e}, [{sums}, #36]",
+                    ".irp dot, {a}, {b}, {c}, {d}",
+                    "ldrsh {x}, [{ws}], #2",
+                    "asr \\dot, \\dot, {e}",
+                    // The scale's sign goes to the dot product.
+                    "eor \\dot, \\dot, {x}, asr #31",
+                    "sub \\dot, \\dot, {x}, asr #31",
+                    "bfc {x}, #15, #17",
+                    // One less than its exponent, but not for subnormal numbers.
+                    "sub {w}, {x}, #0x400",
+                    "usat {w}, #4, {w}, asr #10",
+                    "ldrd {y}, {v}, [{sums}]",
+                    "sub {x}, {x}, {w}, lsl #10",
+                    "lsl {x}, {x}, {w}",
+                    "smlal {y}, {v}, {x}, \\dot",
+                    "strd {y}, {v}, [{sums}], #8",
+                    ".endr",
+                    "add {sums}, {sums}, #8",
+                    "sub {xs}, {xs}, #64",
+                    "sub {at}, {at}, #{back}",
+                    "subs {e}, {e}, #0x100",
+                    "bpl 3b",
+                    "sub {sums}, {sums}, #160",
+                    "add {at}, {at}, #{on}",
+                    "ldrd {y}, {v}, [{sums}, #164]",
+                    "add {xs}, {xs}, {y}, lsl #6",
+                    "subs {v}, {v}, #1",
+                    "str {v}, [{sums}, #168]",
+                    "bne 2b",
+                    sums = inout(reg) sums.as_mut_ptr() => _,
+                    at = inout(reg) panel.weights.as_ptr() => _,
+                    xs = inout(reg) activations => _,
+                    ws = inout(reg) panel.scales.as_ptr() => _,
+                    a = out(reg) _,
+                    b = out(reg) _,
+                    c = out(reg) _,
+                    d = out(reg) _,
+                    x = out(reg) _,
+                    y = out(reg) _,
+                    v = out(reg) _,
+                    w = out(reg) _,
+                    e = out(reg) _,
+                    back = const $bytes - 16,
+                    on = const $bytes - 64,
+                    options(nostack)
+                );
+            }
+            true
+        }
+    };
+}
+#[cfg(any(target_feature = "dsp", feature = "dsp"))]
+pub(in crate::fixed::kernels) use sums_by_hand;
+
+sums_by_hand!(
+    sums_i8,
+    TILE * TILES,
+    [],
+    ".irp k, 0, 64, 128, 192, 256, 320, 384, 448",
+    // Columns in the order of the activations.
+    ".irp j, 0, 2, 1, 3",
+    "ldrsh {x}, [{xs}], #2",
+    "ldrsb {w}, [{at}, #(\\k + \\j)]",
+    "mla {a}, {w}, {x}, {a}",
+    "ldrsb {w}, [{at}, #(\\k + 4 + \\j)]",
+    "mla {b}, {w}, {x}, {b}",
+    "ldrsb {w}, [{at}, #(\\k + 8 + \\j)]",
+    "mla {c}, {w}, {x}, {c}",
+    "ldrsb {w}, [{at}, #(\\k + 12 + \\j)]",
+    "mla {d}, {w}, {x}, {d}",
+    ".endr",
+    ".endr",
+    "add {at}, {at}, #512"
+);
+
+// Nibbles in the order of the activations: those of the low tile, then those of the high one.
+sums_by_hand!(
+    sums_u4,
+    TILE * TILES / 2,
+    ["sub {v}, {v}, {e}, lsl #3"],
+    ".rept 4",
+    "ldrd {y}, {v}, [{at}]",
+    "ldr {w}, [{at}, #8]",
+    ".irp bit, 0, 16, 8, 24, 4, 20, 12, 28",
+    "ldrsh {x}, [{xs}], #2",
+    "ubfx {e}, {y}, #\\bit, #4",
+    "mla {a}, {e}, {x}, {a}",
+    "ubfx {e}, {v}, #\\bit, #4",
+    "mla {b}, {e}, {x}, {b}",
+    "ubfx {e}, {w}, #\\bit, #4",
+    "mla {c}, {e}, {x}, {c}",
+    // No register is left for the fourth.
+    "ldr {e}, [{at}, #12]",
+    "ubfx {e}, {e}, #\\bit, #4",
+    "mla {d}, {e}, {x}, {d}",
+    ".endr",
+    "add {at}, {at}, #64",
+    ".endr"
+);
+
+/// [`Dot::bits`]: where the upper halves tell, the lower ones are not looked at.
+#[inline(always)]
+pub(in crate::fixed::kernels) fn bits(sums: &Quarters) -> i32 {
+    let mut all = 0u32;
+    // SAFETY: reads the sums' upper halves.
+    unsafe {
+        asm!(
+            ".irp quarter, 0, 40, 80, 120",
+            "ldr {x}, [{sums}, #(\\quarter + 4)]",
+            "ldr {y}, [{sums}, #(\\quarter + 12)]",
+            "eor {x}, {x}, {x}, asr #31",
+            "orr {all}, {all}, {x}",
+            "eor {y}, {y}, {y}, asr #31",
+            "orr {all}, {all}, {y}",
+            "ldr {x}, [{sums}, #(\\quarter + 20)]",
+            "ldr {y}, [{sums}, #(\\quarter + 28)]",
+            "eor {x}, {x}, {x}, asr #31",
+            "orr {all}, {all}, {x}",
+            "eor {y}, {y}, {y}, asr #31",
+            "orr {all}, {all}, {y}",
+            ".endr",
+            sums = in(reg) sums.as_ptr(),
+            all = inout(reg) all,
+            x = out(reg) _,
+            y = out(reg) _,
+            options(pure, readonly, nostack, preserves_flags)
+        );
+    }
+    if all == 0 { lanes::bits(sums) } else { 64 - all.leading_zeros() as i32 }
+}
+
+/// [`Dot::shifted`]: shifts of 64 bits by one or two words.
+#[inline(always)]
+pub(in crate::fixed::kernels) fn shifted(sums: &Quarters, up: i32, y: &mut Row) {
+    if !(-32..0).contains(&up) {
+        return lanes::shifted(sums, up, y);
+    }
+    // SAFETY: reads sixteen sums and writes a row. The results fit a word, and of shifts by 1 to 32 the last bit that is shifted out
+    // is the carry.
+    unsafe {
+        asm!(
+            ".irp quarter, 0, 40, 80, 120",
+            ".irp row, 0, 8, 16, 24",
+            "ldrd {low}, {high}, [{sums}, #(\\quarter + \\row)]",
+            "lsrs {low}, {low}, {right}",
+            "lsl {high}, {high}, {left}",
+            "adc {low}, {low}, {high}",
+            "str {low}, [{y}], #4",
+            ".endr",
+            ".endr",
+            sums = in(reg) sums.as_ptr(),
+            y = inout(reg) y.as_mut_ptr() => _,
+            right = in(reg) -up,
+            left = in(reg) 32 + up,
+            low = out(reg) _,
+            high = out(reg) _,
+            options(nostack)
+        );
+    }
+}
