@@ -14,6 +14,15 @@ use crate::source::LayerSource;
 
 pub use super::kernels::LOGIT_BITS;
 
+/// What a panel and token cost where that differs from the float path, in the unit of [`share`]: about what a core with AVX2 would
+/// do in bytes of weights meanwhile.
+mod panel {
+    /// Convolution and silu.
+    pub(super) const CONV: usize = 2048;
+    /// What a matrix takes beside its weights: the bias, and one exponent for the sums.
+    pub(super) const SUMS: usize = 768;
+}
+
 /// A model: how its file is laid out, and what computes it.
 #[derive(Clone, Copy)]
 pub struct Model<'m> {
@@ -387,7 +396,7 @@ impl<'m> Model<'m> {
         let tokens = input.tokens;
         for_each_run(self.layout, source, section, part, |run| {
             let y = y.from(run.first, tokens);
-            let cost = (shape.panel_bytes() as usize).saturating_mul(tokens);
+            let cost = (shape.panel_bytes() as usize).saturating_add(panel::SUMS).saturating_mul(tokens);
             let parts = (split(y.m, tokens * LANES), split(y.e, tokens));
             share(self.team, run.panels, cost, parts, |range, (m, e)| {
                 let mut y = Vectors { m, e };
@@ -418,7 +427,7 @@ impl<'m> Model<'m> {
                 split(from_mut(exponents, run.first * kept), kept),
             );
             let parts = (state, (split(u.m, tokens * LANES), split(u.e, tokens)));
-            let cost = cost::CONV.saturating_mul(tokens);
+            let cost = panel::CONV.saturating_mul(tokens);
             share(self.team, run.panels, cost, parts, |range, ((state, exponents), (m, e))| {
                 let mut u = Vectors { m, e };
                 for (covered, panels) in run.pieces(range.clone()) {

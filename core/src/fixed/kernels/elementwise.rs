@@ -1,13 +1,15 @@
 //! Norms, narrowing to activations, convolution, the residual.
 
 use super::channels;
-use super::{Dot, Exponents, Group, Inverse, Wide, WideMut, numbers, place, rows, rows_mut, words};
+use super::{
+    Activations, Dot, Exponents, Group, Inverse, Wide, WideMut, numbers, place, rows, rows_mut, words,
+};
 use crate::fixed::functions::{add as add_magnitudes, inverse_sqrt, silu};
 use crate::fixed::num::{LOW, Num, Row, bits, magnitude, mul_high, shift, shift_right};
 use crate::kernels::GROUP;
 
 /// Bits of an activation's mantissa, without its sign.
-const NARROW: i32 = 14;
+pub(super) const NARROW: i32 = 14;
 /// Bits of a wide mantissa, without its sign.
 pub(super) const WIDE: i32 = 30;
 /// Bits to which elements are cut before they are squared: 2^16 squares of 2^46 fit.
@@ -90,23 +92,29 @@ fn inverse_root_of_mean(sum: u64, e: i32, n: u32, eps: u32) -> Num {
 
 /// Two rows as a group of activations.
 #[inline(always)]
-fn narrow_group(low: &Row, low_e: i32, high: &Row, high_e: i32, q: &mut [i16; GROUP]) -> Group {
+fn narrow_group<S: Dot>(s: S, low: &Row, low_e: i32, high: &Row, high_e: i32, q: &mut Activations) -> Group {
     let top = row_top(low, low_e).max(row_top(high, high_e));
     let exponent = (top - NARROW).max(LOW);
+    let (rows, up) = ([low, high], [low_e - exponent, high_e - exponent]);
+    Group { exponent, sum: s.activations(rows, up, q) }
+}
+
+/// See [`Dot::activations`].
+#[inline(always)]
+pub(super) fn activations(rows: [&Row; 2], up: [i32; 2], q: &mut Activations) -> i32 {
     let mut sum = 0;
-    for (half, (x, e)) in [(low, low_e), (high, high_e)].into_iter().enumerate() {
-        let s = e - exponent;
+    for (half, (x, up)) in rows.into_iter().zip(up).enumerate() {
         for (i, x) in x.iter().enumerate() {
-            let x = narrow_one(*x, s);
+            let x = narrow_one(*x, up);
             q[place(half * 16 + i) & (GROUP - 1)] = x;
             sum += i32::from(x);
         }
     }
-    Group { exponent, sum }
+    sum
 }
 
 #[inline(always)]
-pub(super) fn narrow<S: Dot>(_: S, tokens: usize, x: Wide<'_>, q: &mut [i16], groups: &mut [Group]) {
+pub(super) fn narrow<S: Dot>(s: S, tokens: usize, x: Wide<'_>, q: &mut [i16], groups: &mut [Group]) {
     let tokens = tokens.max(1);
     let panels = rows(x.m)
         .chunks_exact(tokens.saturating_mul(2).max(1))
@@ -117,14 +125,14 @@ pub(super) fn narrow<S: Dot>(_: S, tokens: usize, x: Wide<'_>, q: &mut [i16], gr
         let (low_e, high_e) = e.split_at_checked(tokens).unwrap_or_default();
         let low = low.iter().zip(low_e).zip(high.iter().zip(high_e));
         for (((low, low_e), (high, high_e)), (q, group)) in low.zip(q.iter_mut().zip(groups)) {
-            *group = narrow_group(low, *low_e, high, *high_e, q);
+            *group = narrow_group(s, low, *low_e, high, *high_e, q);
         }
     }
 }
 
 #[inline(always)]
 pub(super) fn normalize<S: Dot>(
-    _: S,
+    s: S,
     x: &[i32],
     e: &[i32],
     weight: &[u8],
@@ -151,7 +159,7 @@ pub(super) fn normalize<S: Dot>(
                 products[1][i] = mul_high(mul_high(high[i] << up, inv.m), high_w[i]);
             }
             let [low, high] = &products;
-            *group = narrow_group(low, e + low_we, high, e + high_we, q);
+            *group = narrow_group(s, low, e + low_we, high, e + high_we, q);
         }
     }
 }
@@ -324,7 +332,7 @@ pub(crate) fn narrow_vectors(tokens: usize, x: Wide<'_>, q: &mut [i16], exponent
 
 /// `x 2^s` within +-16383. To the left only what fits: the largest keeps within 2^14. Rounding may reach it.
 #[inline(always)]
-fn narrow_one(x: i32, s: i32) -> i16 {
+pub(super) fn narrow_one(x: i32, s: i32) -> i16 {
     let x = if s >= 0 { x << s.min(31) } else { shift_right(x, -s) };
     x.clamp(1 - (1 << NARROW), (1 << NARROW) - 1) as i16
 }

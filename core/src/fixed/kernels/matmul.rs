@@ -9,7 +9,7 @@ use core::array;
 use super::elementwise::WIDE;
 use super::lanes;
 use super::{Activations, Dot, Group, Input, TILE, TILES, WideMut, numbers, rows_mut};
-use crate::fixed::num::{LOW, Row, saturated, shift_long};
+use crate::fixed::num::{LOW, Num, Row, saturated, shift_long, shift_right};
 use crate::format::{MatrixShape, Quant};
 use crate::kernels::GROUP;
 
@@ -318,26 +318,58 @@ fn chunk<T, const N: usize>(x: &[T], first: usize) -> Option<&[T; N]> {
 fn wide(sums: &Sums, mut e: i32, bias: Option<&[u8; 64]>) -> (Row, i32) {
     let mut sums = *sums;
     if let Some(bias) = bias {
-        let bias = numbers(bias);
-        // A bias of 31 bits shifted up by 30, and sums of 62 bits, fit together.
-        let top = bias.iter().fold(LOW, |top, b| top.max(if b.m == 0 { LOW } else { b.e }));
-        let unit = e.max(top - 30).max(e + long_bits(&sums) - 62);
-        for (sum, b) in sums.iter_mut().zip(bias) {
-            let b = if b.m == 0 { 0 } else { shift_long(i64::from(b.m), b.e - unit) };
-            *sum = if unit > e { shift_long(*sum, e - unit) } else { *sum } + b;
-        }
-        e = unit;
+        e = add_bias(&mut sums, e, &numbers(bias));
     }
     let bits = long_bits(&sums);
     if bits == 0 && sums[0] == 0 {
         return ([0; 16], LOW);
     }
     let up = WIDE - bits;
+    let sums = shift_all(&sums, up);
     let mut row = [0; 16];
     for i in 0..16 {
-        row[i] = shift_long(sums[i], up) as i32;
+        row[i] = sums[i] as i32;
     }
     (row, e - up)
+}
+
+/// Adds a bias to sums in units of `2^e`, and returns the exponent of their new unit.
+#[inline(always)]
+fn add_bias(sums: &mut Sums, e: i32, bias: &[Num; 16]) -> i32 {
+    let mut top = LOW;
+    for b in bias {
+        top = top.max(if b.m == 0 { LOW } else { b.e });
+    }
+    // A bias of 31 bits shifted up by 30, and sums of 62 bits, fit together.
+    let unit = e.max(top - 30).max(e + long_bits(sums) - 62);
+    if unit > e {
+        *sums = shift_all(sums, e - unit);
+    }
+    for i in 0..16 {
+        // To the right in 32 bits, to the left in 64. Of 0 the exponent says nothing.
+        let (m, up) = (bias[i].m, bias[i].e - unit);
+        let m = if up < 0 { shift_right(m, (-up).max(1)) } else { m };
+        sums[i] += i64::from(m) << (up.clamp(0, 30) as u32);
+    }
+    unit
+}
+
+/// All of them by [`shift_long`].
+#[inline(always)]
+fn shift_all(sums: &Sums, up: i32) -> Sums {
+    let mut all = *sums;
+    // The loops in the branches, so that no lane does both.
+    if up >= 0 {
+        for i in 0..16 {
+            all[i] = shift_long(sums[i], up.max(0));
+        }
+    } else {
+        let cut = (-up - 1).min(63) as u32 & 63;
+        for i in 0..16 {
+            all[i] = ((sums[i] >> cut) + 1) >> 1;
+        }
+    }
+    all
 }
 
 /// The least `b` with all of them within `2^b`.

@@ -270,6 +270,12 @@ pub(crate) trait Dot: Copy + Send + Sync + 'static {
         sums: &[Group; T],
     ) -> [Row; T];
 
+    /// Two rows as a group of activations, each times `2^up` as [`elementwise::narrow_one`] does it. Returns their sum.
+    #[inline(always)]
+    fn activations(self, rows: [&Row; 2], up: [i32; 2], q: &mut Activations) -> i32 {
+        elementwise::activations(rows, up, q)
+    }
+
     /// Whether 4-bit weights meet one token's activations faster in two bytes each, see [`Dot::split`].
     const SPLITS: bool = false;
 

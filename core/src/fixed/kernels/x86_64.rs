@@ -2,9 +2,10 @@
 
 use core::arch::x86_64::*;
 
+use super::elementwise::NARROW;
 use super::matmul::Sums;
 use super::scan::{FINE, Hold, SUMMED, Steps};
-use super::{Activations, Dot, Group, TILE, TILES, instantiate, place};
+use super::{Activations, Dot, Group, TILE, TILES, instantiate};
 use crate::fixed::functions::EXP2;
 use crate::fixed::num::Row;
 use crate::kernels::GROUP;
@@ -49,6 +50,37 @@ fn pair(x: &Activations, i: usize) -> __m256i {
 fn four(x: &[[i16; 2]], i: usize) -> __m256i {
     let [low, high] = x.get(i).copied().unwrap_or_default();
     op!(_mm256_set1_epi32(i32::from(high) << 16 | i32::from(low as u16)))
+}
+
+/// 32 packed bytes column by column: packing leaves the halves of both operands interleaved, and [`super::place`] the columns.
+#[inline(always)]
+fn columns(packed: __m256i) -> __m256i {
+    op!({
+        let places = _mm256_setr_epi8(
+            0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11, 12, 14, 13, 15, 0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11, 12,
+            14, 13, 15,
+        );
+        _mm256_shuffle_epi8(_mm256_permute4x64_epi64::<0b11_01_10_00>(packed), places)
+    })
+}
+
+/// Sixteen numbers times `2^up` as activations, see [`narrow_one`](super::elementwise::narrow_one), in the order of their
+/// columns.
+#[inline(always)]
+fn narrowed(x: &Row, up: i32) -> __m256i {
+    let [x, y] = load_row(x);
+    op!({
+        let [x, y] = if up >= 0 {
+            let up = _mm_cvtsi32_si128(up.min(31));
+            [_mm256_sll_epi32(x, up), _mm256_sll_epi32(y, up)]
+        } else {
+            let down = _mm_cvtsi32_si128((-up - 1).min(31));
+            [round::<1>(_mm256_sra_epi32(x, down)), round::<1>(_mm256_sra_epi32(y, down))]
+        };
+        let limit = _mm256_set1_epi16((1 << NARROW) - 1);
+        let packed = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(x, y));
+        _mm256_max_epi16(_mm256_min_epi16(packed, limit), _mm256_sub_epi16(_mm256_setzero_si256(), limit))
+    })
 }
 
 /// The two halves of a tile.
@@ -246,19 +278,44 @@ impl Dot for Avx2 {
         store_all(sums)
     }
 
+    #[inline(always)]
+    fn activations(self, rows: [&Row; 2], up: [i32; 2], q: &mut Activations) -> i32 {
+        let (low, high) = (narrowed(rows[0], up[0]), narrowed(rows[1], up[1]));
+        let to: *mut __m256i = q.as_mut_ptr().cast();
+        let pairs = op!({
+            for (half, x) in [low, high].into_iter().enumerate() {
+                let placed = _mm256_shufflehi_epi16::<0b11_01_10_00>(x);
+                _mm256_storeu_si256(to.add(half), _mm256_shufflelo_epi16::<0b11_01_10_00>(placed));
+            }
+            _mm256_madd_epi16(_mm256_add_epi16(low, high), _mm256_set1_epi16(1))
+        });
+        // Of two activations the sum fits 16 bits.
+        op!({
+            let four = _mm_add_epi32(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256::<1>(pairs));
+            let two = _mm_add_epi32(four, _mm_shuffle_epi32::<0b11_10_11_10>(four));
+            _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32::<0b01_01_01_01>(two)))
+        })
+    }
+
     const AHEAD: usize = AHEAD;
     const SPLITS: bool = true;
 
     /// `x = 128 high + low`: the lower 7 bits of all, then the upper ones with their sign, a byte each, column by column.
     #[inline(always)]
     fn split(self, x: &Activations) -> Activations {
-        let mut bytes = [[0u8; 2]; GROUP];
-        let (low, high) = bytes.as_flattened_mut().split_at_mut(GROUP);
-        for c in 0..GROUP {
-            let x = x[place(c) & (GROUP - 1)];
-            (low[c], high[c]) = (x as u8 & 127, (x >> 7) as u8);
-        }
-        bytes.map(i16::from_le_bytes)
+        let mut bytes = [0; GROUP];
+        let from: *const __m256i = x.as_ptr().cast();
+        let to: *mut __m256i = bytes.as_mut_ptr().cast();
+        op!({
+            // Neither saturates: 0 to 127, and -128 to 127.
+            let (x, y) = (_mm256_loadu_si256(from), _mm256_loadu_si256(from.add(1)));
+            let mask = _mm256_set1_epi16(127);
+            let low = _mm256_packus_epi16(_mm256_and_si256(x, mask), _mm256_and_si256(y, mask));
+            let high = _mm256_packs_epi16(_mm256_srai_epi16::<7>(x), _mm256_srai_epi16::<7>(y));
+            _mm256_storeu_si256(to, columns(low));
+            _mm256_storeu_si256(to.add(1), columns(high));
+        });
+        bytes
     }
 
     /// Sums of both halves within a group stay within 16 bits: 8 of 2 * 15 * 128.
