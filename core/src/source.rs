@@ -5,7 +5,7 @@ use core::ops::Range;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use crate::format::{FormatError, Header, Layout, Section, checksum};
-use crate::kernels::{Solo, Team, share};
+use crate::kernels::{MAX_TEAM, Solo, Team, share};
 
 #[cfg(feature = "embedded-storage")]
 mod flash;
@@ -15,7 +15,8 @@ pub use flash::{FlashError, FlashSource, read_header};
 
 /// Lends the blocks of a file in order.
 ///
-/// The step doesn't know which source it has; a source checks what it lends, so that no weight is used unverified.
+/// The step doesn't know which source it has; a source checks what it lends, or has the borrower check it, so that no weight is
+/// used unverified.
 pub trait LayerSource {
     /// Lends blocks of a section, from `blocks.start` on: at least one, at most up to `blocks.end`.
     ///
@@ -24,6 +25,18 @@ pub trait LayerSource {
     /// # Errors
     /// Says which block could not be had, and why. The call may be repeated.
     fn lend(&mut self, section: Section, blocks: Range<u32>) -> Result<&[u8], SourceError>;
+
+    /// Lends blocks as [`LayerSource::lend`] does, but may leave it to the borrower to check each with [`Lent::is_sound`] before it
+    /// is used: on the core that uses it, whose caches hold it then. [`LayerSource::confirm`] says that they were sound.
+    ///
+    /// # Errors
+    /// As [`LayerSource::lend`].
+    fn lend_to_check(&mut self, section: Section, blocks: Range<u32>) -> Result<Lent<'_>, SourceError> {
+        Ok(Lent { bytes: self.lend(section, blocks)?, checksums: None })
+    }
+
+    /// Told that the borrower has checked these blocks and found all of them sound.
+    fn confirm(&mut self, _section: Section, _blocks: Range<u32>) {}
 
     /// Lends some bytes of one block. A source that reads may read less than the block for it.
     ///
@@ -42,6 +55,23 @@ pub trait LayerSource {
     /// Whether no block of a section can fail any more. A step then keeps no copy of the state that it overwrites.
     fn settled(&self, _section: Section) -> bool {
         false
+    }
+}
+
+/// Blocks as a source lends them.
+#[derive(Clone, Copy, Debug)]
+pub struct Lent<'a> {
+    /// Whole blocks with their padding.
+    pub bytes: &'a [u8],
+    /// The stored checksums of these blocks, if it is left to the borrower to check them.
+    pub checksums: Option<&'a [[u8; 4]]>,
+}
+
+impl Lent<'_> {
+    /// Whether the bytes of a block, counted from the first one lent, have its checksum.
+    #[must_use]
+    pub fn is_sound(&self, block: usize, bytes: &[u8]) -> bool {
+        self.checksums.is_none_or(|stored| stored.get(block) == Some(&checksum(bytes).to_le_bytes()))
     }
 }
 
@@ -94,7 +124,8 @@ const CHECK_BYTES: u32 = 1 << 20;
 
 /// A whole file in memory: a memory map, or memory-mapped flash.
 ///
-/// Each block is checked when it is first lent, and marked in `checked`, a bitmap that the caller gives.
+/// Each block is checked when it is first lent, by the source or by the step ([`LayerSource::lend_to_check`]), and marked in
+/// `checked`, a bitmap that the caller gives.
 pub struct SliceSource<'a> {
     file: &'a [u8],
     layout: &'a Layout,
@@ -177,13 +208,7 @@ impl<'a> SliceSource<'a> {
             }
         });
         let damaged = damaged.into_inner();
-        for block in blocks.start..blocks.end.min(damaged) {
-            if let Some((word, bit)) = self.unchecked(section, block)
-                && let Some(word) = self.checked.get_mut(word)
-            {
-                *word |= bit;
-            }
-        }
+        self.confirm(section, blocks.start..blocks.end.min(damaged));
         if damaged == u32::MAX { Ok(()) } else { self.check(section, damaged) }
     }
 }
@@ -200,6 +225,29 @@ impl LayerSource for SliceSource<'_> {
         }
         let bytes = self.layout.blocks(section, blocks.clone()).and_then(|range| slice(self.file, range));
         bytes.ok_or(SourceError { section, block: blocks.start, offset: 0, fault: Fault::NoSuchBlock })
+    }
+
+    fn lend_to_check(&mut self, section: Section, blocks: Range<u32>) -> Result<Lent<'_>, SourceError> {
+        // A team of one that can't grow has no use for the code.
+        if MAX_TEAM == 1 || blocks.clone().all(|block| self.unchecked(section, block).is_none()) {
+            return Ok(Lent { bytes: self.lend(section, blocks)?, checksums: None });
+        }
+        let missing = SourceError { section, block: blocks.start, offset: 0, fault: Fault::NoSuchBlock };
+        let bytes = self.layout.blocks(section, blocks.clone()).and_then(|range| slice(self.file, range));
+        let first = self.layout.section(section).first_checksum;
+        let numbers = blocks.start.saturating_add(first) as usize..blocks.end.saturating_add(first) as usize;
+        let checksums = Some(self.checksums.as_chunks().0.get(numbers).ok_or(missing)?);
+        Ok(Lent { bytes: bytes.ok_or(missing)?, checksums })
+    }
+
+    fn confirm(&mut self, section: Section, blocks: Range<u32>) {
+        for block in blocks {
+            if let Some((word, bit)) = self.unchecked(section, block)
+                && let Some(word) = self.checked.get_mut(word)
+            {
+                *word |= bit;
+            }
+        }
     }
 
     fn settled(&self, section: Section) -> bool {

@@ -10,7 +10,7 @@ use elapid_core::model::{Rows, StateKind, StepError};
 use elapid_core::source::SliceSource;
 
 use crate::path::{Buffers, Steps, scratch_bytes, state_bytes};
-use crate::residency::{Source, Streamer};
+use crate::residency::{Numbers, Source, Streamer, zeroed};
 use crate::{Batch, Engine, Error, ReadBy};
 
 /// Tokens of a chunk if nothing else is asked for: enough that a chunk's weights are read once for many tokens.
@@ -54,14 +54,11 @@ pub struct Memory {
 }
 
 /// Zeros, or an error where the system has no memory for them.
-pub(crate) fn zeros<T: Clone + Default>(what: &'static str, len: usize) -> Result<Vec<T>, Error> {
-    let mut memory = Vec::new();
-    if memory.try_reserve_exact(len).is_err() {
+pub(crate) fn zeros<T: Numbers>(what: &'static str, len: usize) -> Result<Vec<T>, Error> {
+    zeroed(len).ok_or_else(|| {
         let hint = if what == "the state" { ", or --state f16 (i16 in the fixed path)" } else { "" };
-        return Err(Error::Memory { what, bytes: len.saturating_mul(size_of::<T>()), hint });
-    }
-    memory.resize(len, T::default());
-    Ok(memory)
+        Error::Memory { what, bytes: len.saturating_mul(size_of::<T>()), hint }
+    })
 }
 
 /// Tokens of a chunk whose working memory stays within [`CHUNK_BYTES`], one at least.

@@ -1,7 +1,7 @@
 //! Packed files are untrusted: whatever their bytes, opening and running them gives an error or logits, never a panic.
 
 use elapid_core::format::{FormatError, Header, Quant, Section};
-use elapid_core::kernels::{self, Scale, Solo, SsmState};
+use elapid_core::kernels::{self, Scale, Solo, SsmState, Team};
 use elapid_core::model::{Model, Rows, Scratch, ScratchSize, Session, State, StateSize, StepError};
 use elapid_core::source::{Fault, SliceSource};
 use elapid_tests::fixture::fixture;
@@ -17,8 +17,32 @@ enum Outcome {
     Logits(Vec<u32>),
 }
 
+/// Three threads, started for every job.
+struct Three;
+
+impl Team for Three {
+    fn size(&self) -> usize {
+        3
+    }
+    fn run(&self, job: &(dyn Fn(usize) + Sync)) {
+        std::thread::scope(|scope| {
+            for member in 0..self.size() {
+                scope.spawn(move || job(member));
+            }
+        });
+    }
+    fn worth(&self) -> usize {
+        1
+    }
+}
+
 /// Opens a file and feeds it a few tokens.
 fn run(file: &[u8]) -> Outcome {
+    run_by(&Solo, file)
+}
+
+/// The same by a team.
+fn run_by(team: &dyn Team, file: &[u8]) -> Outcome {
     let header = match Header::parse(file) {
         Ok(header) => header,
         Err(error) => return Outcome::Format(error),
@@ -26,7 +50,7 @@ fn run(file: &[u8]) -> Outcome {
     let layout = header.layout();
     let mut checked = vec![0; SliceSource::checked_words(layout)];
     let mut source = match SliceSource::new(file, &header, &mut checked) {
-        Ok(source) => source,
+        Ok(source) => source.checked_by(team),
         Err(error) => return Outcome::Format(error),
     };
     let config = layout.config();
@@ -36,7 +60,7 @@ fn run(file: &[u8]) -> Outcome {
     let (mut undo_conv, mut undo_ssm) = (vec![0.0; one.conv], vec![0.0; one.ssm]);
     let (mut floats, mut ints) = (vec![0.0; size.floats], vec![0; size.ints]);
     let mut scales = vec![Scale::default(); size.scales];
-    let model = Model::new(layout, kernels::detect(), &Solo);
+    let model = Model::new(layout, kernels::detect(), team);
     let step = || {
         let state = State { conv: &mut conv, ssm: SsmState::F32(&mut ssm) };
         let undo = State { conv: &mut undo_conv, ssm: SsmState::F32(&mut undo_ssm) };
@@ -97,15 +121,34 @@ fn a_newer_version_is_named() {
 }
 
 #[test]
-fn a_damaged_block_is_named() {
-    let file = valid("mamba-odd", Quant::Q8);
+fn every_damaged_block_is_named_whoever_checks_it() {
+    let file = valid("falcon-odd", Quant::Q8);
     let header = Header::parse(&file).expect("a valid file");
-    let block = header.layout().block(Section::Layer(1), 3).expect("a block");
-    let mut damaged = file;
-    damaged[block.offset as usize + 100] ^= 0x10;
-    let Outcome::Step(StepError::Source(error)) = run(&damaged) else { panic!("not found") };
-    let found = (error.section, error.block, error.offset, error.fault);
-    assert_eq!(found, (Section::Layer(1), 3, block.offset, Fault::Checksum));
+    let layout = header.layout();
+    let sound = run(&file);
+    assert!(matches!(sound, Outcome::Logits(_)), "{sound:?}");
+    assert_eq!(run_by(&Three, &file), sound);
+    let layers = (0..layout.config().n_layer).map(Section::Layer);
+    let mut blocks = 0;
+    for section in layers.chain([Section::FinalNorm, layout.head().0]) {
+        for number in 0..layout.section(section).blocks {
+            let block = layout.block(section, number).expect("a block");
+            // The first byte is a weight's, the last one perhaps of the padding.
+            for at in [block.offset, block.offset + block.length - 1] {
+                let mut damaged = file.clone();
+                damaged[at as usize] ^= 0x10;
+                for team in [&Solo as &dyn Team, &Three] {
+                    let Outcome::Step(StepError::Source(error)) = run_by(team, &damaged) else {
+                        panic!("not found: byte {at}, block {number} of section {section}");
+                    };
+                    let found = (error.section, error.block, error.offset, error.fault);
+                    assert_eq!(found, (section, number, block.offset, Fault::Checksum));
+                }
+            }
+            blocks += 1;
+        }
+    }
+    assert!(blocks > layout.config().n_layer * 7, "{blocks} blocks");
 }
 
 proptest! {

@@ -22,6 +22,7 @@ pub use aarch64::{Neon, NeonDot};
 pub use cortex_m::CortexM;
 pub use isa::{GROUP, Isa, LANES, TOKEN_BLOCK};
 pub use scalar::Scalar;
+pub(crate) use share::MAX_TEAM;
 pub use share::{Share, Solo, Team, share, split, split_rows};
 #[cfg(target_arch = "x86_64")]
 pub use x86_64::{Avx2, Avx512, AvxVnni};
@@ -250,6 +251,15 @@ pub fn detect() -> &'static dyn Kernels {
     let mut best: &'static dyn Kernels = &Scalar;
     for_each_available(&mut |kernels| best = kernels);
     best
+}
+
+/// CRC-32 (IEEE 802.3), at the rate at which memory gives the bytes where the CPU has instructions for it.
+pub(crate) fn crc32(bytes: &[u8]) -> u32 {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(crc) = x86_64::crc32(bytes) {
+        return crc;
+    }
+    crc32fast::hash(bytes)
 }
 
 /// The first instruction set extension that the program was compiled for (`-C target-cpu`, `-C target-feature`) and this

@@ -4,31 +4,48 @@ use core::ops::Range;
 
 use crate::format::{Layout, Part, PartGeometry, Section};
 use crate::kernels::LANES;
-use crate::source::{Fault, LayerSource, SourceError};
+use crate::source::{Fault, LayerSource, Lent, SourceError};
 
 /// Consecutive panels of a part, lent together.
 pub(crate) struct Run<'a> {
     geometry: &'a PartGeometry,
-    bytes: &'a [u8],
+    lent: Lent<'a>,
+    /// The first block, counted within the section.
+    block: u32,
     /// The first panel, counted within the part.
     pub first: usize,
     /// How many panels.
     pub panels: usize,
+    /// How many blocks.
+    pub blocks: usize,
 }
 
 impl<'a> Run<'a> {
-    /// The whole blocks in `bytes`, which start at `block`, and how many there are.
-    fn new(geometry: &'a PartGeometry, block: u32, bytes: &'a [u8]) -> (Self, u32) {
+    /// The whole blocks of what was lent, which start at `block`, and how many there are.
+    fn new(geometry: &'a PartGeometry, block: u32, lent: Lent<'a>) -> (Self, u32) {
         let stride = u64::from(geometry.block_stride);
         let (mut blocks, mut panels) = (0, 0);
         while block + blocks < geometry.block_range().end
-            && u64::from(blocks) * stride + geometry.block_len(block + blocks) <= bytes.len() as u64
+            && u64::from(blocks) * stride + geometry.block_len(block + blocks) <= lent.bytes.len() as u64
         {
             panels += geometry.panels_in(block + blocks) as usize;
             blocks += 1;
         }
         let first = geometry.first_panel(block) as usize;
-        (Self { geometry, bytes, first, panels }, blocks)
+        (Self { geometry, lent, block, first, panels, blocks: blocks as usize }, blocks)
+    }
+
+    /// Panels of a whole block, where the borrower must check blocks before it keeps what comes of them.
+    pub fn block_to_check(&self) -> Option<usize> {
+        self.lent.checksums.map(|_| self.geometry.panels_per_block as usize)
+    }
+
+    /// Whether a block, counted within the run, has its checksum.
+    pub fn is_sound(&self, block: usize) -> bool {
+        let start = block.saturating_mul(self.geometry.block_stride as usize);
+        let length = self.geometry.block_len(self.block.saturating_add(block as u32)) as usize;
+        let bytes = self.lent.bytes.get(start..start.saturating_add(length));
+        bytes.is_some_and(|bytes| self.lent.is_sound(block, bytes))
     }
 
     /// The bytes of some panels, counted within the run: stretches of panels that lie together, each with the range it
@@ -36,7 +53,7 @@ impl<'a> Run<'a> {
     pub fn pieces(&self, panels: Range<usize>) -> impl Iterator<Item = (Range<usize>, &'a [u8])> + use<'a> {
         let per_block = (self.geometry.panels_per_block as usize).max(1);
         let (stride, size) = (self.geometry.block_stride as usize, self.geometry.panel_bytes as usize);
-        let (bytes, start) = (self.bytes, panels.start);
+        let (bytes, start) = (self.lent.bytes, panels.start);
         let mut at = start;
         core::iter::from_fn(move || {
             if at >= panels.end {
@@ -78,13 +95,47 @@ pub(crate) fn for_each_run(
     let geometry = layout.part(part);
     let mut blocks = geometry.block_range();
     while blocks.start < blocks.end {
-        let (run, count) = Run::new(geometry, blocks.start, source.lend(section, blocks.clone())?);
+        let lent = Lent { bytes: source.lend(section, blocks.clone())?, checksums: None };
+        let (run, count) = Run::new(geometry, blocks.start, lent);
         if count == 0 {
-            let offset = layout.block(section, blocks.start).map_or(0, |b| b.offset);
-            return Err(SourceError { section, block: blocks.start, offset, fault: Fault::NoSuchBlock });
+            return Err(failed(layout, section, blocks.start, Fault::NoSuchBlock));
         }
         work(&run);
         blocks.start += count;
     }
     Ok(())
+}
+
+/// As [`for_each_run`], with runs whose blocks may be left to `work` to check ([`Run::block_to_check`]). It returns the first
+/// block, counted within the run, that it found damaged.
+pub(crate) fn for_each_run_to_check(
+    layout: &Layout,
+    source: &mut dyn LayerSource,
+    section: Section,
+    part: Part,
+    mut work: impl FnMut(&Run<'_>) -> Option<u32>,
+) -> Result<(), SourceError> {
+    let geometry = layout.part(part);
+    let mut blocks = geometry.block_range();
+    while blocks.start < blocks.end {
+        let lent = source.lend_to_check(section, blocks.clone())?;
+        let (run, count) = Run::new(geometry, blocks.start, lent);
+        if count == 0 {
+            return Err(failed(layout, section, blocks.start, Fault::NoSuchBlock));
+        }
+        let (to_check, damaged) = (run.block_to_check().is_some(), work(&run));
+        if to_check {
+            source.confirm(section, blocks.start..blocks.start + damaged.unwrap_or(count).min(count));
+        }
+        if let Some(damaged) = damaged {
+            return Err(failed(layout, section, blocks.start.saturating_add(damaged), Fault::Checksum));
+        }
+        blocks.start += count;
+    }
+    Ok(())
+}
+
+/// The error of a block.
+fn failed(layout: &Layout, section: Section, block: u32, fault: Fault) -> SourceError {
+    SourceError { section, block, offset: layout.block(section, block).map_or(0, |b| b.offset), fault }
 }

@@ -1,9 +1,9 @@
 //! The parts of a layer, spread over the runs that a source lends and the cores of a team.
 
 use core::ops::Range;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use super::run::for_each_run;
+use super::run::{Run, for_each_run, for_each_run_to_check};
 use super::session::Members;
 use super::state::{Undo, copy};
 use super::{Model, StepError};
@@ -69,24 +69,38 @@ impl Model<'_> {
         }
         let input = Input { tokens, x, q, scales };
         let stride = tokens * LANES;
-        for_each_run(self.layout, source, section, part, |run| {
-            let y = split(&mut y[run.first * stride..], stride);
-            share(
-                self.team,
-                run.panels,
-                (shape.panel_bytes() as usize).saturating_mul(tokens),
-                y,
-                |range, y| {
-                    for (at, panels) in run.pieces(range) {
-                        self.kernels.matmul(
-                            shape,
-                            panels,
-                            &input,
-                            &mut y[at.start * stride..at.end * stride],
-                        );
+        let cost = (shape.panel_bytes() as usize).saturating_mul(tokens);
+        let multiply = |run: &Run<'_>, range: Range<usize>, y: &mut [f32]| {
+            for (at, panels) in run.pieces(range) {
+                self.kernels.matmul(shape, panels, &input, &mut y[at.start * stride..at.end * stride]);
+            }
+        };
+        if tokens > TOKEN_BLOCK {
+            for_each_run(self.layout, source, section, part, |run| {
+                let y = split(&mut y[run.first * stride..], stride);
+                share(self.team, run.panels, cost, y, |range, y| multiply(run, range, y));
+            })?;
+            return Ok(());
+        }
+        // A few tokens wait for memory: a block is checked by the core that multiplies it, on its way into the caches.
+        for_each_run_to_check(self.layout, source, section, part, |run| {
+            let y = &mut y[run.first * stride..];
+            let Some(each) = run.block_to_check() else {
+                share(self.team, run.panels, cost, split(y, stride), |range, y| multiply(run, range, y));
+                return None;
+            };
+            let damaged = AtomicU32::new(u32::MAX);
+            let y = split(y, each * stride);
+            share(self.team, run.blocks, cost.saturating_mul(each), y, |blocks, y| {
+                for (block, y) in blocks.zip(y.chunks_mut(each * stride)) {
+                    if run.is_sound(block) {
+                        multiply(run, block * each..((block + 1) * each).min(run.panels), y);
+                    } else {
+                        damaged.fetch_min(block as u32, Ordering::Relaxed);
                     }
-                },
-            );
+                }
+            });
+            Some(damaged.into_inner()).filter(|damaged| *damaged != u32::MAX)
         })?;
         Ok(())
     }

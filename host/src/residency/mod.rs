@@ -18,6 +18,7 @@ pub(crate) use direct::DirectFile;
 pub use free::available;
 pub(crate) use free::{available_in, meminfo};
 pub use heap::one_heap;
+pub(crate) use heap::{Numbers, zeroed};
 pub(crate) use map::Map;
 pub use plan::Plan;
 pub(crate) use plan::Wish;
@@ -32,7 +33,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use elapid_core::format::{Layout, Section};
-use elapid_core::source::{LayerSource, SliceSource, SourceError};
+use elapid_core::source::{LayerSource, Lent, SliceSource, SourceError};
 
 use crate::Error;
 
@@ -162,6 +163,20 @@ impl LayerSource for Source<'_> {
         match self {
             Self::Slice(slice, _) => slice.lend(section, blocks),
             Self::Stream(streamer) => streamer.lend(section, blocks),
+        }
+    }
+
+    fn lend_to_check(&mut self, section: Section, blocks: Range<u32>) -> Result<Lent<'_>, SourceError> {
+        match self {
+            Self::Slice(slice, _) => slice.lend_to_check(section, blocks),
+            Self::Stream(streamer) => streamer.lend_to_check(section, blocks),
+        }
+    }
+
+    fn confirm(&mut self, section: Section, blocks: Range<u32>) {
+        match self {
+            Self::Slice(slice, _) => slice.confirm(section, blocks),
+            Self::Stream(streamer) => streamer.confirm(section, blocks),
         }
     }
 

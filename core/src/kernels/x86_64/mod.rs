@@ -4,12 +4,14 @@ mod avx2;
 mod avx512;
 mod avx_vnni;
 mod cpuid;
+mod crc32;
 mod ymm;
 
 pub use avx_vnni::AvxVnni;
 pub use avx2::Avx2;
 pub use avx512::Avx512;
 pub(super) use cpuid::missing_feature;
+pub(super) use crc32::crc32;
 
 use super::Kernels;
 
