@@ -56,19 +56,38 @@ pub(super) fn rms_inv<S: Isa>(
     eps: f32,
     inv: &mut [f32],
 ) {
+    // A token alone needs no memory for sums: to clear and to copy it was most of the work.
+    if inv.len() == 1 {
+        rms_inv_of::<S, 1>(s, x, tokens, first, n, eps, inv);
+    } else {
+        rms_inv_of::<S, SUMS>(s, x, tokens, first, n, eps, inv);
+    }
+}
+
+/// The same, `N` tokens at a time.
+#[inline(always)]
+fn rms_inv_of<S: Isa, const N: usize>(
+    s: S,
+    x: &[f32],
+    tokens: usize,
+    first: usize,
+    n: u32,
+    eps: f32,
+    inv: &mut [f32],
+) {
     let panels = rows(x).chunks_exact(tokens.max(1));
-    for (block, inv) in inv.chunks_mut(SUMS).enumerate() {
-        let mut sums = [s.splat(0.0); SUMS];
+    for (block, inv) in inv.chunks_mut(N).enumerate() {
+        let mut sums = [s.splat(0.0); N];
         for panel in panels.clone() {
-            let Some(panel) = panel.get(first + block * SUMS..) else { return };
+            let Some(panel) = panel.get(first + block * N..) else { return };
             for ((sum, row), _) in sums.iter_mut().zip(panel).zip(&*inv) {
                 let v = s.load(row);
                 *sum = s.fma(v, v, *sum);
             }
         }
-        for (sum, inv) in sums.into_iter().zip(inv) {
+        for (sum, inv) in sums.iter().zip(inv) {
             let mut lanes = [0.0; LANES];
-            s.store(sum, &mut lanes);
+            s.store(*sum, &mut lanes);
             *inv = num::inv_sqrt(One, sum_lanes(lanes) / n as f32 + eps);
         }
     }

@@ -270,7 +270,13 @@ impl<'m> Model<'m> {
         self.norm(source, (Section::FinalNorm, Part::FinalNorm), x, inv, xn)?;
         let (section, part) = self.layout.head();
         self.project(source, (section, part), &config.head(), wanted, xn, (b.q, b.scales), out)?;
-        if self.kernels.is_finite(out) { Ok(()) } else { Err(StepError::NonFinite { section }) }
+        let finite = AtomicBool::new(true);
+        share(self.team, out.len() / LANES, cost::ROW, split(out, LANES), |_, out| {
+            if !self.kernels.is_finite(out) {
+                finite.store(false, Ordering::Relaxed);
+            }
+        });
+        if finite.into_inner() { Ok(()) } else { Err(StepError::NonFinite { section }) }
     }
 
     /// `x = embedding[token]` for token `t` of the chunk.

@@ -222,33 +222,59 @@ fn penalize(logits: &mut [f32], history: &[u32], penalty: f32) {
 
 /// The token with the largest logit, the lowest id of equals, and that logit.
 fn most_likely(logits: &[f32]) -> Result<(u32, f32), SampleError> {
-    // As integers, many at a time: what is negative counts down from zero. Only where none is infinite or NaN do they order as
-    // the logits do.
-    let order = |logit: f32| {
-        let bits = logit.to_bits();
-        (if bits & SIGN == 0 { bits } else { SIGN.wrapping_sub(bits) }) as i32
-    };
-    let most = |logits: &[f32]| logits.iter().fold(i32::MIN, |most, &logit| order(logit).max(most));
-    let magnitude = logits.iter().fold(0, |most, logit| (logit.to_bits() & !SIGN).max(most));
-    if magnitude < f32::INFINITY.to_bits() {
+    // Bits as signed integers have the largest logit as their largest where that is above 0, at less than `order` takes.
+    let mut pass = Pass::over(logits, |bits| bits as i32);
+    if pass.largest <= 0 {
+        pass = Pass::over(logits, order);
+    }
+    if pass.bad {
+        for (&logit, token) in logits.iter().zip(0..) {
+            if logit.is_nan() || logit == f32::INFINITY {
+                return Err(SampleError::NotFinite { token, logit });
+            }
+        }
+    }
+    let some = logits.get(pass.start..).unwrap_or_default();
+    match some.iter().zip(pass.start as u32..).find(|(logit, _)| order(logit.to_bits()) == pass.largest) {
+        Some((&logit, token)) if logit > f32::NEG_INFINITY => Ok((token, logit)),
+        _ => Err(SampleError::Nothing),
+    }
+}
+
+/// What one pass over logits finds, many at a time.
+struct Pass {
+    /// The largest key.
+    largest: i32,
+    /// Where the first stretch of logits begins that has it.
+    start: usize,
+    /// Whether a logit is NaN or positive infinity.
+    bad: bool,
+}
+
+impl Pass {
+    /// `key` of a logit's bits must be the bits where they are those of a positive number or NaN.
+    fn over(logits: &[f32], key: impl Fn(u32) -> i32) -> Self {
         const SOME: usize = 64;
-        let largest = most(logits);
-        let some = logits.chunks(SOME).position(|some| most(some) == largest).unwrap_or(0) * SOME;
-        let rest = logits.get(some..).unwrap_or_default();
-        if let Some((at, logit)) = (some..).zip(rest).find(|(_, logit)| order(**logit) == largest) {
-            return Ok((at as u32, *logit));
+        let (mut largest, mut start, mut most_bits) = (i32::MIN, 0, 0);
+        for (some, at) in logits.chunks(SOME).zip((0..).step_by(SOME)) {
+            let mut most = i32::MIN;
+            for logit in some {
+                most = most.max(key(logit.to_bits()));
+                most_bits = most_bits.max(logit.to_bits());
+            }
+            if most > largest {
+                (largest, start) = (most, at);
+            }
         }
+        // As unsigned integers, only negative NaNs are beyond negative infinity.
+        let bad = largest >= f32::INFINITY.to_bits() as i32 || most_bits > f32::NEG_INFINITY.to_bits();
+        Self { largest, start, bad }
     }
-    let mut best = (0, f32::NEG_INFINITY);
-    for (&logit, token) in logits.iter().zip(0..) {
-        if logit.is_nan() || logit == f32::INFINITY {
-            return Err(SampleError::NotFinite { token, logit });
-        }
-        if logit > best.1 {
-            best = (token, logit);
-        }
-    }
-    if best.1 == f32::NEG_INFINITY { Err(SampleError::Nothing) } else { Ok(best) }
+}
+
+/// Integers that order as logits do that are not NaN: what is negative counts down from zero, and both zeros are equal.
+fn order(bits: u32) -> i32 {
+    (if bits & SIGN == 0 { bits } else { SIGN.wrapping_sub(bits) }) as i32
 }
 
 /// Writes `nothing` over what lies beyond the cut in the order of `key`, largest first, equals by id.

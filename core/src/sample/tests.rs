@@ -193,6 +193,11 @@ fn logits_that_are_not_numbers_are_errors() {
             sample(&[0.0, f32::INFINITY]),
             Err(SampleError::NotFinite { token: 1, logit: f32::INFINITY })
         );
+        // A NaN with its sign bit set is one too, and the first of several is named.
+        for nan in [f32::NAN, -f32::NAN, f32::from_bits(0xff80_0001)] {
+            let found = sample(&[-1.0, f32::NEG_INFINITY, nan, f32::INFINITY, -f32::NAN]);
+            assert!(matches!(found, Err(SampleError::NotFinite { token: 2, .. })), "{found:?}");
+        }
         assert_eq!(sample(&[f32::NEG_INFINITY; 3]), Err(SampleError::Nothing));
         assert_eq!(sample(&[]), Err(SampleError::Vocabulary { have: 0 }));
         assert_eq!(sample(&vec![0.0; MAX_VOCAB + 1]), Err(SampleError::Vocabulary { have: MAX_VOCAB + 1 }));
@@ -296,7 +301,11 @@ fn the_most_likely_is_the_first_of_the_largest() {
         // Few kinds of values, so that many are equal; of the first two or three only zeros and what is next to them.
         for kinds in [2, 3, 6, 10, values.len()] {
             let any = |_| values[rng.below(kinds as u64) as usize];
-            let logits: Vec<f32> = (0..length).map(any).collect();
+            let mut logits: Vec<f32> = (0..length).map(any).collect();
+            if kinds == values.len() && length % 2 == 0 {
+                // None above zero.
+                logits.iter_mut().for_each(|logit| *logit = -logit.abs());
+            }
             let expected = naive(&logits);
             match most_likely(&logits) {
                 Ok((token, logit)) => {

@@ -332,8 +332,8 @@ fn start_counting(emulator: &Emulator, kernel: &Path, counter: &Counter) -> Resu
 
 /// Four cores against one, by the instructions of the busiest core.
 fn four_cores_are_faster(emulator: &Emulator, kernel: &Path, counter: &Counter) -> Result<()> {
-    /// The aim is 3.2, and 3.3 was measured.
-    const LEAST: f64 = 3.1;
+    /// The aim; more than 3.4 was measured.
+    const LEAST: f64 = 3.2;
     let busiest = |cores: u32, tokens: u32| -> Result<u64> {
         let mut dialogue = start_counting(emulator, kernel, counter)?;
         dialogue.send(&format!("/cores {cores}\r/seed 7\r/temp 0\r/n {tokens}\rMy fellow citizens\r"))?;
