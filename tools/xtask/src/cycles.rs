@@ -40,7 +40,7 @@ const ONE_TOKEN_Q4: &str = "one token: a group of two panels, q4";
 pub fn cycles(install: bool) -> Result<()> {
     let mut apt = Apt::new(install);
     let toolchain = Toolchain::for_target(AARCH64_LINUX, &NEEDS, &mut apt)?;
-    let program = cross::build(toolchain)?;
+    let program = cross::build(toolchain, AARCH64_LINUX)?;
     let mut disassemble = Command::new("llvm-objdump");
     disassemble.args(["-d", "--no-show-raw-insn", "--mattr=+dotprod"]).arg(&program);
     let loops = kernels(&capture(&mut disassemble)?);

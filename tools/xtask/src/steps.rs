@@ -175,6 +175,13 @@ pub const STEPS: &[Step] = &[
         work: Work::Board { name: "pi-linux" },
     },
     Step {
+        name: "pi-linux-musl",
+        group: "boards",
+        shows: "the same program with musl: the host's text",
+        required: false,
+        work: Work::Board { name: "pi-linux-musl" },
+    },
+    Step {
         name: "pi-linux-kernel",
         group: "boards",
         shows: "a real Linux kernel and 512 MB: the host's tokens and logits under a cap of 64 MB, and disks that fail",

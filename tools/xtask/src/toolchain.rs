@@ -14,6 +14,8 @@ use crate::exec::capture;
 
 /// aarch64 Linux with glibc, what a 64-bit Raspberry Pi OS runs.
 pub const AARCH64_LINUX: &str = "aarch64-unknown-linux-gnu";
+/// The same with musl, of which rustup's target brings all that is linked.
+pub const AARCH64_MUSL: &str = "aarch64-unknown-linux-musl";
 
 const DEBIAN: [Package; 2] =
     [Package { name: "rustc-web", tool: None }, Package { name: "cargo-web", tool: None }];
@@ -65,6 +67,11 @@ impl Toolchain {
         }
         if has_target(target) {
             return apt.ensure(&needs).map(|()| Self::Current);
+        }
+        if target == AARCH64_MUSL {
+            return Err(Error::new(format!(
+                "Debian has no compiled standard library for {target}: `rustup target add {target}`"
+            )));
         }
         needs.extend(DEBIAN);
         needs.push(if linux { DEBIAN_ARM64 } else { DEBIAN_SOURCE });
@@ -119,6 +126,8 @@ impl Toolchain {
         command.env_remove("CARGO_ENCODED_RUSTFLAGS").env("RUSTFLAGS", rustflags);
         if target == AARCH64_LINUX {
             command.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", LINKER);
+        } else if target == AARCH64_MUSL {
+            command.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_MUSL_LINKER", "rust-lld");
         } else if self == Self::Debian {
             command.arg(format!("-Zbuild-std={build_std}")).env("RUSTC_BOOTSTRAP", "1");
         }

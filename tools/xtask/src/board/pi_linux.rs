@@ -16,62 +16,80 @@ use crate::cross;
 use crate::error::{Context, Error, Result};
 use crate::exec::{capture, must, on_path, shown};
 use crate::programs::Program;
-use crate::toolchain::{AARCH64_LINUX, Toolchain, root};
+use crate::toolchain::{AARCH64_LINUX, AARCH64_MUSL, Toolchain, root};
 
 pub use kernel::Kernel;
 
-/// One program for all of them.
+/// One program for all of them, with one of two C libraries.
 #[derive(Debug)]
-pub struct PiLinux;
+pub struct PiLinux {
+    /// The name of the step.
+    name: &'static str,
+    target: &'static str,
+    /// Whether a package is made of it.
+    packaged: bool,
+}
+
+pub const GLIBC: PiLinux = PiLinux { name: "pi-linux", target: AARCH64_LINUX, packaged: true };
+pub const MUSL: PiLinux = PiLinux { name: "pi-linux-musl", target: AARCH64_MUSL, packaged: false };
 
 const EXT4: Package = Package { name: "e2fsprogs", tool: Some("mke2fs") };
 const DPKG: Package = Package { name: "dpkg", tool: Some("dpkg-deb") };
+/// The other target's compiler brings it.
+const BINUTILS: Package = Package { name: "binutils-aarch64-linux-gnu", tool: Some(STRIP) };
 const GZIP: Package = Package { name: "gzip", tool: Some("gzip") };
 
 /// The CPUs of a Raspberry Pi 3 or Zero 2 W, of a 4 and of a 5, and the kernels that each must take.
 const CPUS: [(&str, &str); 3] =
     [("cortex-a53", "NEON"), ("cortex-a72", "NEON"), ("cortex-a76", "NEON with dot product")];
+const STRIP: &str = "aarch64-linux-gnu-strip";
 const MODEL: &str = "models/address-4m.elp";
 const PROMPT: &str = "My fellow citizens";
 
 impl Board for PiLinux {
     fn name(&self) -> &'static str {
-        "pi-linux"
+        self.name
     }
 
     fn platform(&self) -> String {
-        format!("{AARCH64_LINUX} (QEMU user)")
+        format!("{} (QEMU user)", self.target)
     }
 
     fn tools(&self, apt: &mut Apt) -> Result<Toolchain> {
-        Toolchain::for_target(AARCH64_LINUX, &[QEMU_USER, DPKG, GZIP], apt)
+        let needs: &[Package] = if self.packaged { &[QEMU_USER, DPKG, GZIP] } else { &[QEMU_USER, BINUTILS] };
+        Toolchain::for_target(self.target, needs, apt)
     }
 
     fn build(&self, toolchain: Toolchain, _request: &Request) -> Result<()> {
-        let program = stripped(&cross::build(toolchain)?)?;
+        let program = stripped(self.name, &cross::build(toolchain, self.target)?)?;
         let size = program.metadata().context(|| format!("cannot find {}", program.display()))?.len();
         println!("{} ({:.1} MB)", program.display(), size as f64 / 1e6);
         Ok(())
     }
 
     fn run(&self, toolchain: Toolchain, request: &Request) -> Result<()> {
-        let program = cross::build(toolchain)?;
+        let program = cross::build(toolchain, self.target)?;
         must(user("cortex-a72", &program).arg("run").args(&request.model).arg(PROMPT))
     }
 
     fn test(&self, toolchain: Toolchain, request: &Request) -> Result<()> {
-        let program = cross::build(toolchain)?;
+        let program = cross::build(toolchain, self.target)?;
         if request.long {
             kernel::tools(&mut Apt::new(request.install))?;
             return kernel::test(&program, &kernel::LONG);
         }
-        let package = package::make(&stripped(&program)?)?;
-        on_every_cpu(&package::unpacked(&package)?)
+        let program = stripped(self.name, &program)?;
+        on_every_cpu(&if self.packaged { package::unpacked(&package::make(&program)?)? } else { program })
     }
 
     fn flash(&self, toolchain: Toolchain, _request: &Request) -> Result<()> {
-        let package = package::make(&stripped(&cross::build(toolchain)?)?)?;
-        println!("{}: copy it to the board, and there `sudo apt install ./FILE`", package.display());
+        let program = stripped(self.name, &cross::build(toolchain, self.target)?)?;
+        if self.packaged {
+            let package = package::make(&program)?;
+            println!("{}: copy it to the board, and there `sudo apt install ./FILE`", package.display());
+        } else {
+            println!("{}: copy it to the board", program.display());
+        }
         Ok(())
     }
 }
@@ -88,10 +106,9 @@ fn user(cpu: &str, program: &Path) -> Command {
 }
 
 /// A copy of the program without names for a debugger, which are three quarters of it.
-fn stripped(program: &Path) -> Result<PathBuf> {
-    let file = work("elapid")?;
-    let cross = "aarch64-linux-gnu-strip";
-    let strip = if on_path(cross).is_some() { cross } else { "strip" };
+fn stripped(name: &str, program: &Path) -> Result<PathBuf> {
+    let file = scratch(&format!("{name}-elapid"))?;
+    let strip = if on_path(STRIP).is_some() { STRIP } else { "strip" };
     must(Command::new(strip).arg("-o").arg(&file).arg(program))?;
     Ok(file)
 }

@@ -81,11 +81,11 @@ impl Board for Kernel {
     }
 
     fn build(&self, toolchain: Toolchain, _request: &Request) -> Result<()> {
-        cross::build(toolchain).map(drop)
+        cross::build(toolchain, AARCH64_LINUX).map(drop)
     }
 
     fn run(&self, toolchain: Toolchain, request: &Request) -> Result<()> {
-        let program = super::stripped(&cross::build(toolchain)?)?;
+        let program = super::stripped(super::GLIBC.name, &cross::build(toolchain, AARCH64_LINUX)?)?;
         let large = request.model.clone().map_or_else(|| random_model(SHORT.preset.0, SHORT.preset.1), Ok)?;
         let disk = Disk::make(&[("large.elp", &large), ("small.elp", &super::model())])?;
         println!("elapid is there, models are in /model; `poweroff -f` ends the machine.");
@@ -94,7 +94,7 @@ impl Board for Kernel {
     }
 
     fn test(&self, toolchain: Toolchain, _request: &Request) -> Result<()> {
-        test(&cross::build(toolchain)?, &SHORT)
+        test(&cross::build(toolchain, AARCH64_LINUX)?, &SHORT)
     }
 
     fn flash(&self, _toolchain: Toolchain, _request: &Request) -> Result<()> {
@@ -152,7 +152,7 @@ pub(super) fn test(program: &Path, large: &Large) -> Result<()> {
     let files =
         [("large.elp", &model), ("small.elp", &small), ("changed.elp", &changed), ("damaged.elp", &damaged)];
     let disk = Disk::make(&files.map(|(name, file)| (name, file.as_path())))?;
-    let program = super::stripped(program)?;
+    let program = super::stripped(super::GLIBC.name, program)?;
     // Progress is drawn on terminals only.
     let mut script = prologue() + "exec 2> /tmp/errors\n" + &same(large.mib);
     let mut disks = vec![disk.option("")];
