@@ -522,7 +522,7 @@ fn a_packages_files_come_from_the_programs_arguments() {
     let folder = tempfile::tempdir().unwrap();
     good(&["package", folder.path().to_str().unwrap()]);
     let read = |name: &str| fs::read_to_string(folder.path().join(name)).expect(name);
-    // Every command and option is in each.
+    // Every command and option is in each, but what is hidden.
     for name in [
         "usr/share/bash-completion/completions/elapid",
         "usr/share/zsh/vendor-completions/_elapid",
@@ -531,6 +531,9 @@ fn a_packages_files_come_from_the_programs_arguments() {
         let text = read(name);
         for word in ["perplexity", "board", "repeat-penalty"] {
             assert!(text.contains(word), "{name} lacks {word}");
+        }
+        for word in ["package", "plain-reads"] {
+            assert!(!text.contains(word), "{name} has {word}, which is hidden");
         }
     }
     for (name, word) in

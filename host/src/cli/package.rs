@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::sync::LazyLock;
 
-use clap::CommandFactory;
+use clap::{Command, CommandFactory};
 use clap_complete::{Shell, generate};
 use elapid::Error;
 
@@ -22,15 +23,33 @@ pub(super) struct Args {
     folder: PathBuf,
 }
 
+/// The program's arguments, for as long as it runs: names of commands are not copied.
+static COMMAND: LazyLock<Command> = LazyLock::new(|| super::Cli::command().name("elapid"));
+
 pub(super) fn run(args: &Args) -> Result<(), Error> {
-    let command = super::Cli::command().name("elapid");
+    let mut command = shown(&COMMAND);
     let failed = |cause| Error::File { path: args.folder.clone(), action: "write to", cause };
     for (shell, folder, name) in COMPLETIONS {
         let mut text = Vec::new();
-        generate(shell, &mut command.clone(), "elapid", &mut text);
+        generate(shell, &mut command, "elapid", &mut text);
         let folder = args.folder.join(folder);
         fs::create_dir_all(&folder).and_then(|()| fs::write(folder.join(name), text)).map_err(failed)?;
     }
     let manual = args.folder.join(MANUAL);
-    fs::create_dir_all(&manual).and_then(|()| clap_mangen::generate_to(command, &manual)).map_err(failed)
+    fs::create_dir_all(&manual)
+        .and_then(|()| clap_mangen::generate_to(COMMAND.clone(), &manual))
+        .map_err(failed)
+}
+
+/// A command without what is hidden. Completions would offer it: `clap_complete` leaves hidden values out, but not hidden options
+/// and commands.
+fn shown(command: &'static Command) -> Command {
+    let shown_only = Command::new(command.get_name())
+        .about(command.get_about().cloned().unwrap_or_default())
+        .args(command.get_arguments().filter(|arg| !arg.is_hide_set()).cloned())
+        .subcommands(command.get_subcommands().filter(|command| !command.is_hide_set()).map(shown));
+    match command.get_version() {
+        Some(version) => shown_only.version(version),
+        None => shown_only,
+    }
 }
