@@ -79,7 +79,7 @@ enum Ints {
 #[derive(Debug)]
 pub(crate) struct FixedState {
     conv: Vec<i32>,
-    conv_exponents: Vec<i16>,
+    conv_exponents: Vec<u16>,
     ssm: Ints,
     ranges: Vec<Range>,
 }

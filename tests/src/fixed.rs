@@ -18,7 +18,7 @@ pub struct OwnedState {
     /// See [`State::conv`].
     pub conv: Vec<i32>,
     /// See [`State::conv_exponents`].
-    pub conv_exponents: Vec<i16>,
+    pub conv_exponents: Vec<u16>,
     /// The recurrent state, if it is of this kind.
     pub i16s: Vec<i16>,
     /// The recurrent state, if it is of this kind.

@@ -207,7 +207,7 @@ fn damaged_states_are_refused() {
         fails(&mut runner, "the convolution state");
         runner.state.conv[5] = whole;
         let whole = runner.state.conv_exponents[1];
-        runner.state.conv_exponents[1] = i16::MAX;
+        runner.state.conv_exponents[1] = u16::MAX;
         fails(&mut runner, "the convolution state");
         runner.state.conv_exponents[1] = whole;
         // A channel whose states lie beyond what its range says.

@@ -12,7 +12,6 @@ use elapid_core::fixed::functions::{
 
 const Q24: f64 = (1 << 24) as f64;
 const Q30: f64 = (1 << 30) as f64;
-const Q31: f64 = (1u64 << 31) as f64;
 
 /// One argument in so many.
 fn stride() -> usize {
@@ -69,11 +68,11 @@ fn logarithm_and_reciprocal_are_right() {
         let real = f64::from(x) / Q30;
         let want =
             if x == 0 { std::f64::consts::LOG2_E } else { real.ln_1p() * std::f64::consts::LOG2_E / real };
-        (f64::from(log2_1p_ratio(x)) / Q31 / want - 1.0).abs()
+        (f64::from(log2_1p_ratio(x)) / Q30 / want - 1.0).abs()
     };
     check("log2(1 + x) / x, relative", largest(0..(1 << 30) + 1, ratio), 1.28e-6);
-    let reciprocal = |x| (f64::from(reciprocal_1p(x)) / Q31 * (1.0 + f64::from(x) / Q30) - 1.0).abs();
-    check("1 / (1 + x), relative", largest(0..(1 << 30) + 1, reciprocal), 1.8e-8);
+    let reciprocal = |x| (f64::from(reciprocal_1p(x)) / Q30 * (1.0 + f64::from(x) / Q30) - 1.0).abs();
+    check("1 / (1 + x), relative", largest(0..(1 << 30) + 1, reciprocal), 3.01e-6);
 }
 
 #[test]
@@ -116,7 +115,7 @@ fn softplus_and_silu_are_right() {
         let want = x / (1.0 + (-x).exp());
         (f64::from(y.m) * f64::from(y.e).exp2() / want - 1.0).abs()
     };
-    check("silu(x), relative", largest(numbers(), silu), 3.2e-6);
+    check("silu(x), relative", largest(numbers(), silu), 6.0e-6);
     assert_eq!(silu2(0), 0);
     // Far out: a softplus is its argument, a silu too or nothing.
     let (m, e) = softplus_log2(Num { m: 1 << 30, e: 0 });

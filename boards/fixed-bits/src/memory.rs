@@ -8,7 +8,7 @@ use elapid_core::model::StepError;
 /// The state of some layers, as far as a model needs it.
 struct Layers<const CONV: usize, const SSM: usize, const RANGES: usize> {
     conv: [i32; CONV],
-    exponents: [i16; CONV],
+    exponents: [u16; CONV],
     ssm: [i16; SSM],
     ranges: [Range; RANGES],
 }

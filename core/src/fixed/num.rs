@@ -7,6 +7,19 @@ pub(crate) const LOW: i32 = -(1 << 13);
 /// The largest exponent that a state may have: above every exponent that weights can lead to.
 pub(crate) const HIGH: i32 = (1 << 13) - 1;
 
+/// An exponent as it is kept: above the lowest there is, so that all zeros means zeros.
+#[inline(always)]
+pub(crate) const fn above_lowest(e: i32) -> u16 {
+    let e = if e < LOW {
+        LOW
+    } else if e > HIGH {
+        HIGH
+    } else {
+        e
+    };
+    (e - LOW) as u16
+}
+
 /// Sixteen mantissas that share an exponent.
 pub(crate) type Row = [i32; 16];
 
@@ -31,19 +44,22 @@ impl Num {
         Self { m: if exponent == 0 { 0 } else { (magnitude ^ sign) - sign }, e: exponent - 157 }
     }
 
-    /// The same number with `2^30 <= |m| < 2^31`, if it is not 0.
+    /// A weight from the bits of an f32, as little work as that takes: negative ones are a unit of 2^-30 larger, and what is zero or
+    /// subnormal counts as `2^-127 (1 + fraction)`, which is nothing beside any number that a vector holds.
+    #[inline(always)]
+    #[must_use]
+    pub(crate) const fn weight(bits: u32) -> Self {
+        let magnitude = (bits << 7 & 0x3fff_ff80) as i32 + (1 << 30);
+        Self { m: magnitude ^ bits as i32 >> 31, e: (bits >> 23 & 255) as i32 - 157 }
+    }
+
+    /// The same number with `2^30 <= |m| < 2^31`; 0 with 31 taken off its exponent.
     #[inline(always)]
     #[must_use]
     pub const fn normal(self) -> Self {
-        let (m, k) = (self.m, self.m.unsigned_abs().leading_zeros() as i32 - 1);
+        let k = self.m.unsigned_abs().leading_zeros() as i32 - 1;
         // Of m = -2^31 nothing is shifted, and half is lost rather than the sign.
-        if m == 0 {
-            Self { m, e: LOW }
-        } else if k < 0 {
-            Self { m: m >> 1, e: self.e + 1 }
-        } else {
-            Self { m: m << k, e: self.e - k }
-        }
+        if k < 0 { Self { m: self.m >> 1, e: self.e + 1 } } else { Self { m: self.m << k, e: self.e - k } }
     }
 }
 
@@ -57,6 +73,30 @@ pub(crate) const fn mul_high(a: i32, b: i32) -> i32 {
 #[inline(always)]
 pub(crate) const fn mul_high_cut(a: u32, b: u32) -> u32 {
     ((a as u64 * b as u64) >> 32) as u32
+}
+
+/// `a b / 2^32`, cut, towards minus infinity: `smmul` on a Cortex-M.
+#[inline(always)]
+pub(crate) const fn mul_high_down(a: i32, b: i32) -> i32 {
+    ((a as i64 * b as i64) >> 32) as i32
+}
+
+/// A shift within 0 to 31.
+#[inline(always)]
+pub(crate) const fn within_word(by: i32) -> i32 {
+    if by < 0 {
+        0
+    } else if by > 31 {
+        31
+    } else {
+        by
+    }
+}
+
+/// `m 2^-s`, cut, for `s >= 0`; from 32 on as for 31, which leaves the sign.
+#[inline(always)]
+pub(crate) const fn cut(m: i32, s: i32) -> i32 {
+    m >> within_word(s)
 }
 
 /// Bits of a magnitude: the least `b` with `|m| <= 2^b`, or one more. Or of many, joined by [`magnitude`].

@@ -1,5 +1,6 @@
 //! The recurrent state: all that a model remembers.
 
+use super::kernels::MOST_UNIT;
 use super::kernels::{Range, SsmState};
 use super::num::{HIGH, LOW, bits, magnitude};
 use crate::format::Config;
@@ -20,8 +21,8 @@ pub enum StateKind {
 pub struct State<'a> {
     /// `[n_layer][d_inner/16][d_conv - 1][16]`, the last inputs of the convolution, oldest first.
     pub conv: &'a mut [i32],
-    /// Their exponents, `[n_layer][d_inner/16][d_conv - 1]`.
-    pub conv_exponents: &'a mut [i16],
+    /// Their exponents above the lowest there is, `[n_layer][d_inner/16][d_conv - 1]`.
+    pub conv_exponents: &'a mut [u16],
     /// `[n_layer][d_inner/16][d_state][16]`.
     pub ssm: SsmState<'a>,
     /// `[n_layer][d_inner]`.
@@ -127,8 +128,9 @@ impl State<'_> {
         let rows = self.conv.as_chunks::<16>().0.iter().zip(self.conv_exponents.iter());
         for (index, (row, e)) in rows.enumerate() {
             let top = bits(row.iter().fold(0, |all, m| all | magnitude(*m)));
-            if top > 30 || !(LOW..=HIGH).contains(&i32::from(*e)) {
-                return error("the convolution state", index, i32::from(*e) + top);
+            let e = i32::from(*e) + LOW;
+            if top > 30 || e > HIGH {
+                return error("the convolution state", index, e + top);
             }
         }
         let d_state = config.d_state as usize;
@@ -144,7 +146,7 @@ impl State<'_> {
                 }
             };
             let held = range.top() - range.unit();
-            if range.unit() > HIGH || range.top() > HIGH || bits(largest) > held || held > most {
+            if range.unit() > MOST_UNIT || bits(largest) > held || held > most {
                 return error("the recurrent state", index, range.top());
             }
         }

@@ -2,6 +2,7 @@
 
 use super::kernels::{
     Exponents, Group, Input, Inverse, Kernels, ScanInput, SsmState, Wide, WideMut, narrow_vectors, scale,
+    times_ln_2,
 };
 use super::num::LOW;
 use super::scratch::{Buffers, Vectors};
@@ -65,6 +66,11 @@ impl Vectors<'_> {
         let (e, rest_e) = self.e.split_at_mut_checked(panels * tokens).unwrap_or_default();
         [Self { m, e }, Self { m: rest_m, e: rest_e }]
     }
+}
+
+/// The rows of token `t` of `tokens`, with their panels.
+fn token_rows(x: &mut [i32], t: usize, tokens: usize) -> impl Iterator<Item = (usize, &mut [i32; LANES])> {
+    x.as_chunks_mut().0.iter_mut().skip(t).step_by(tokens.max(1)).enumerate()
 }
 
 /// Some panels of wide vectors of `tokens` tokens.
@@ -258,14 +264,21 @@ impl<'m> Model<'m> {
             let (integer, bits) = shape.quantized(panel, token, (p * LANES + i) as u32);
             i64::from(integer) * i64::from(scale(bits))
         };
-        let rows = || b.x.len() / LANES / tokens.max(1);
-        let largest = (0..rows()).flat_map(|p| (0..LANES).map(move |i| (p, i)));
-        let largest = largest.fold(0, |all, (p, i)| all | element(p, i).unsigned_abs());
-        // Within 2^30: shifted down by 3 at most.
-        let down = (64 - largest.leading_zeros() as i32 - 30).max(0);
-        for (p, x) in b.x.as_chunks_mut::<LANES>().0.iter_mut().skip(t).step_by(tokens.max(1)).enumerate() {
+        let mut largest = 0;
+        for (p, x) in token_rows(b.x, t, tokens) {
             for (i, x) in x.iter_mut().enumerate() {
-                *x = super::num::shift_long(element(p, i), -down) as i32;
+                let element = element(p, i);
+                largest |= element.unsigned_abs();
+                *x = element as i32;
+            }
+        }
+        // Within 2^30: shifted down by 3 at most, as a rule by nothing.
+        let down = (64 - largest.leading_zeros() as i32 - 30).max(0);
+        if down > 0 {
+            for (p, x) in token_rows(b.x, t, tokens) {
+                for (i, x) in x.iter_mut().enumerate() {
+                    *x = super::num::shift_long(element(p, i), -down) as i32;
+                }
             }
         }
         if let Some(e) = b.xe.get_mut(t) {
@@ -319,6 +332,8 @@ impl<'m> Model<'m> {
         self.project(source, (section, Part::DtProj), &config.dt_proj(), &input, &mut xc)?;
         let (bq, cq) = bc.split_at_mut_checked(d_state * tokens * LANES).unwrap_or_default();
         let (be, ce) = bce.split_at_mut_checked(tokens).unwrap_or_default();
+        // The scan's dt is dt log2(e).
+        times_ln_2(b.get_mut());
         narrow_vectors(tokens, b.get(), bq, be);
         narrow_vectors(tokens, c.get(), cq, ce);
         let states = config.d_state as usize;
@@ -414,7 +429,7 @@ impl<'m> Model<'m> {
         source: &mut dyn LayerSource,
         section: Section,
         tokens: usize,
-        (state, exponents): (&mut [i32], &mut [i16]),
+        (state, exponents): (&mut [i32], &mut [u16]),
         x: Wide<'_>,
         u: &mut Vectors<'_>,
     ) -> Result<(), StepError> {

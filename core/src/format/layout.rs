@@ -409,7 +409,13 @@ impl Layout {
         if block >= place.blocks {
             return None;
         }
-        let (within, length) = match self.part_of(section, block) {
+        let (within, length) = self.within(section, &place, block);
+        Some(Block { offset: place.offset + within, length, checksum: place.first_checksum + block })
+    }
+
+    /// Where a block of a section lies within it, and its length.
+    fn within(&self, section: Section, place: &SectionGeometry, block: u32) -> (u64, u64) {
+        match self.part_of(section, block) {
             Some(part) => {
                 let skipped = u64::from(block - part.first_block) * u64::from(part.block_stride);
                 (part.offset + skipped, part.block_len(block))
@@ -418,25 +424,25 @@ impl Layout {
                 let within = u64::from(block) * u64::from(self.config.block_bytes);
                 (within, (place.length - within).min(u64::from(self.config.block_bytes)))
             }
-        };
-        Some(Block { offset: place.offset + within, length, checksum: place.first_checksum + block })
+        }
     }
 
     /// The bytes of consecutive blocks of a section, or `None` where they don't exist.
     #[must_use]
     pub fn blocks(&self, section: Section, blocks: Range<u32>) -> Option<Range<u64>> {
-        let first = self.block(section, blocks.start)?;
-        let last = self.block(section, blocks.end.checked_sub(1)?)?;
-        Some(first.offset..last.offset + last.length)
+        let place = self.section(section);
+        let last = blocks.end.checked_sub(1).filter(|last| *last < place.blocks && blocks.start <= *last)?;
+        let (first, _) = self.within(section, &place, blocks.start);
+        let (within, length) = self.within(section, &place, last);
+        Some(place.offset + first..place.offset + within + length)
     }
 
     /// The part that a block of a section of weights belongs to.
     fn part_of(&self, section: Section, block: u32) -> Option<&PartGeometry> {
         match section {
-            Section::Layer(_) => Part::LAYER
-                .iter()
-                .map(|part| self.part(*part))
-                .find(|part| part.block_range().contains(&block)),
+            Section::Layer(_) => {
+                Part::LAYER.iter().rev().map(|part| self.part(*part)).find(|part| part.first_block <= block)
+            }
             Section::Embedding => Some(self.part(Part::Embedding)),
             Section::FinalNorm => Some(self.part(Part::FinalNorm)),
             Section::Head => Some(self.part(Part::Head)),

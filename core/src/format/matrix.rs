@@ -74,6 +74,7 @@ impl Quant {
 pub struct MatrixShape {
     rows: u32,
     cols: u32,
+    used: u32,
     quant: Quant,
     bias: bool,
 }
@@ -82,7 +83,13 @@ impl MatrixShape {
     /// A matrix; `rows` and `cols` are padded here.
     #[must_use]
     pub const fn new(rows: u32, cols: u32, quant: Quant, bias: bool) -> Self {
-        Self { rows: round_up(rows, LANES as u32), cols: round_up(cols, GROUP as u32), quant, bias }
+        Self {
+            rows: round_up(rows, LANES as u32),
+            cols: round_up(cols, GROUP as u32),
+            used: cols,
+            quant,
+            bias,
+        }
     }
     /// Rows, padded to 16.
     #[must_use]
@@ -93,6 +100,11 @@ impl MatrixShape {
     #[must_use]
     pub const fn cols(&self) -> u32 {
         self.cols
+    }
+    /// Columns without padding.
+    #[must_use]
+    pub const fn used_cols(&self) -> u32 {
+        self.used
     }
     /// How weights are stored.
     #[must_use]

@@ -45,7 +45,7 @@ struct Layers<
     T,
 > {
     conv: [[[i32; CONV]; INNER]; LAYERS],
-    conv_exponents: [[[i16; CONV]; PANELS]; LAYERS],
+    conv_exponents: [[[u16; CONV]; PANELS]; LAYERS],
     ssm: [[[T; STATE]; INNER]; LAYERS],
     ranges: [[Range; INNER]; LAYERS],
 }

@@ -1,16 +1,19 @@
 //! Cortex-M with the DSP instructions (M4, M7, M33): two products an instruction.
 
 use core::arch::asm;
+use core::mem;
 
-use super::channels::Pairs;
+use super::channels::Tap;
+use super::elementwise::ROOM;
 use super::lanes::Quarters;
 use super::matmul::Panel;
-use super::scan::Channel;
+use super::scan::{FINE, HALF, Hold, SUMMED, Steps};
 use super::thumb2::dot_by_hand;
-use super::thumb2::functions::silu_by_hand;
-use super::thumb2::products::sums_by_hand;
-use super::thumb2::states::either_shift;
+use super::thumb2::functions::{silu_by_hand, softplus_by_hand};
+use super::thumb2::products::{Work, prepare, scale, sums_by_hand};
+use super::thumb2::states::{Pairs, pairs};
 use super::{Activations, Dot, Group, Input, Scalar, TILE, TILES, instantiate};
+use crate::fixed::functions::EXP2;
 use crate::fixed::num::{Num, Row};
 
 /// The DSP instructions of ARMv7E-M and ARMv8-M.
@@ -19,40 +22,131 @@ pub struct Dsp;
 
 instantiate!(Dsp);
 
-// Of each word the bytes 0 and 2 meet the activations of columns 0 and 2, which lie side by side ([`super::place`]), bytes 1 and 3
-// those of 1 and 3.
+/// Lines for tile `$k` of a group: columns 0 and 2 of four rows, then 1 and 3. Of each word of weights the bytes 0 and 2 meet the
+/// activations that lie side by side ([`super::place`]). Sums begin with these registers; `a` comes last.
+macro_rules! tile {
+    ($k:literal, $b:literal, $c:literal, $d:literal) => {
+        concat!(
+            "ldrd {x}, {y}, [{xs}, #(8 * ",
+            $k,
+            ")]\n",
+            "ldrd {v}, {w}, [{at}, #(64 * ",
+            $k,
+            " + 8)]\n",
+            "sxtb16 {e}, {v}\n",
+            "sxtb16 {v}, {v}, ror #8\n",
+            "smlad {c}, {e}, {x}, ",
+            $c,
+            "\n",
+            "smlad {c}, {v}, {y}, {c}\n",
+            "sxtb16 {e}, {w}\n",
+            "sxtb16 {w}, {w}, ror #8\n",
+            "smlad {d}, {e}, {x}, ",
+            $d,
+            "\n",
+            "smlad {d}, {w}, {y}, {d}\n",
+            "ldrd {v}, {w}, [{at}, #(64 * ",
+            $k,
+            ")]\n",
+            "sxtb16 {e}, {w}\n",
+            "sxtb16 {w}, {w}, ror #8\n",
+            "smlad {b}, {e}, {x}, ",
+            $b,
+            "\n",
+            "smlad {b}, {w}, {y}, {b}\n",
+            "sxtb16 {e}, {v}\n",
+            "sxtb16 {v}, {v}, ror #8\n",
+            "smlad {a}, {e}, {x}, {a}\n",
+            "smlad {a}, {v}, {y}, {a}\n",
+        )
+    };
+    ($k:literal) => {
+        tile!($k, "{b}", "{c}", "{d}")
+    };
+}
+
 sums_by_hand!(
     sums_i8,
     TILE * TILES,
     [],
-    ".rept 8",
-    "ldrd {x}, {y}, [{xs}], #8",
-    "ldrd {v}, {w}, [{at}, #8]",
-    "sxtb16 {e}, {v}",
-    "sxtb16 {v}, {v}, ror #8",
-    "smlad {c}, {e}, {x}, {c}",
-    "smlad {c}, {v}, {y}, {c}",
-    "sxtb16 {e}, {w}",
-    "sxtb16 {w}, {w}, ror #8",
-    "smlad {d}, {e}, {x}, {d}",
-    "smlad {d}, {w}, {y}, {d}",
-    "ldrd {v}, {w}, [{at}], #64",
-    "sxtb16 {e}, {v}",
-    "sxtb16 {v}, {v}, ror #8",
-    "smlad {a}, {e}, {x}, {a}",
-    "smlad {a}, {v}, {y}, {a}",
-    "sxtb16 {e}, {w}",
-    "sxtb16 {w}, {w}, ror #8",
-    "smlad {b}, {e}, {x}, {b}",
-    "smlad {b}, {w}, {y}, {b}",
-    ".endr"
+    [],
+    tile!("0", "{a}", "{a}", "{a}"),
+    tile!("1"),
+    tile!("2"),
+    tile!("3"),
+    tile!("4"),
+    tile!("5"),
+    tile!("6"),
+    tile!("7")
 );
+
+/// Columns of a short panel, two tiles: what a projection from a low rank has, that of a model of up to 128 elements.
+const SHORT: u32 = 8;
+
+/// [`Dot::sums_i8`].
+#[inline(always)]
+fn sums(panel: &Panel<'_>, x: &Input<'_>, t: usize, sums: &mut Quarters) -> bool {
+    if panel.columns <= SHORT { short_i8(panel, x, t, sums) } else { sums_i8(panel, x, t, sums) }
+}
+
+/// The same for a short panel.
+#[inline(never)]
+fn short_i8(panel: &Panel<'_>, x: &Input<'_>, t: usize, sums: &mut Quarters) -> bool {
+    let activations = match prepare(panel, x, t, TILE * TILES, sums) {
+        Work::Portable => return false,
+        Work::Nothing => return true,
+        Work::Loop(activations) => activations,
+    };
+    let Some(group) = x.groups.get(t) else { return false };
+    // What the dot products are shifted by, and begin with: what rounds that shift. For each quarter, with the number of those that follow
+    // above the shift's byte.
+    let shift = group.exponent as u32 & 31;
+    for (left, quarter) in sums.iter_mut().take(4).rev().enumerate() {
+        quarter.beside = [1 << shift >> 1, (left as u32) << 8 | shift];
+    }
+    // SAFETY: `prepare` found a group of scales, weights and activations, all at words. Only `sums` is written. Saturation and sums of
+    // products set a flag that nothing reads.
+    unsafe {
+        asm!(
+            "3:",
+            "ldr {a}, [{sums}, #32]",
+            tile!("0", "{a}", "{a}", "{a}"),
+            tile!("1"),
+            "ldr {e}, [{sums}, #36]",
+            ".irp dot, {a}, {b}, {c}, {d}",
+            scale!(),
+            "smull {y}, {v}, {x}, \\dot",
+            "strd {y}, {v}, [{sums}], #8",
+            ".endr",
+            "add {sums}, {sums}, #8",
+            "add {at}, {at}, #16",
+            "subs {e}, {e}, #0x100",
+            "bpl 3b",
+            sums = inout(reg) sums.as_mut_ptr() => _,
+            at = inout(reg) panel.weights.as_ptr() => _,
+            xs = in(reg) activations,
+            ws = inout(reg) panel.scales.as_ptr() => _,
+            a = out(reg) _,
+            b = out(reg) _,
+            c = out(reg) _,
+            d = out(reg) _,
+            x = out(reg) _,
+            y = out(reg) _,
+            v = out(reg) _,
+            w = out(reg) _,
+            e = out(reg) _,
+            options(nostack)
+        );
+    }
+    true
+}
 
 // A word's nibbles are taken by fours, two columns of the low tile and two of the high one at a time.
 sums_by_hand!(
     sums_u4,
     TILE * TILES / 2,
     ["sub {v}, {v}, {e}, lsl #3"],
+    ["mov {b}, {a}\nmov {c}, {a}\nmov {d}, {a}"],
     "mov {e}, #0x000f000f",
     ".rept 4",
     // Low nibbles.
@@ -99,75 +193,181 @@ sums_by_hand!(
     "and {w}, {e}, {w}, lsr #12",
     "smlad {a}, {v}, {x}, {a}",
     "smlad {a}, {w}, {y}, {a}",
-    ".endr"
+    ".endr",
+    "sub {at}, {at}, #256",
+    "sub {xs}, {xs}, #64"
 );
 
-/// The states of a channel, once it is known what is left of them.
+/// What [`sixteen`] loads by few instructions, in this order.
+#[repr(C)]
+struct Recurrence {
+    a: *const [u8; 64],
+    pairs: *mut Pairs,
+    steps: *mut Steps,
+    exp2: [i32; 5],
+    h: *mut [i16; 16],
+    /// Where the channel lies in a row of words.
+    offset: usize,
+}
+
+const _: () = assert!(
+    mem::offset_of!(Recurrence, h) == 32
+        && mem::offset_of!(Recurrence, offset) == 36
+        && mem::offset_of!(Steps, down) == 64
+        && mem::offset_of!(Steps, g) == 128
+        && mem::offset_of!(Steps, g_down) == 192
+        && mem::offset_of!(Steps, up) == 256
+        && mem::offset_of!(Steps, cut) == 320
+        && mem::offset_of!(Steps, y) == 448
+        && mem::offset_of!(Steps, largest) == 512
+        && HALF == 64
+        && FINE == 14
+        && SUMMED == 7
+);
+
+/// Lines for sixteen states of a channel, by two: what is left of them and their B in `r0` to `r2`, then their C in `r2`.
 macro_rules! states {
-    ($name:ident, $shift:literal) => {
-        #[inline(always)]
-        fn $name(channel: &Channel, by: i32, lane: usize, h: &mut [[i16; 16]; 16], pairs: &Pairs) -> (i32, u32) {
-            let (mut y, mut joined) = (0, 0u32);
-            // SAFETY: reads all pairs; reads and writes a lane of sixteen rows of states, 32 bytes apart. No sum overflows, so the
-            // flag that tells of it stays as it is.
-            unsafe {
-                asm!(
-                    ".rept 8",
-                    "ldm {pairs}!, {{r0, r1, r2}}",
-                    ".irp j, 0, 1",
-                    "ldrsh {h}, [{hs}]",
-                    concat!($shift, " {h}, {h}, {by}"),
-                    // The upper half of g_down is g.
-                    ".if \\j",
-                    "smlatt {b}, {g_down}, r2, {half}",
-                    ".else",
-                    "smlatb {b}, {g_down}, r2, {half}",
-                    ".endif",
-                    "asr {b}, {b}, {g_down}",
-                    "smmlar r\\j, r\\j, {h}, {b}",
-                    // Half up: the last bit that is shifted out is added.
-                    "asrs r\\j, r\\j, #14",
-                    "adc r\\j, r\\j, #0",
-                    "strh r\\j, [{hs}], #32",
-                    ".endr",
-                    "ldr r2, [{pairs}], #4",
-                    "smlabb {b}, r0, r2, {sixty_four}",
-                    "add {y}, {y}, {b}, asr #7",
-                    "smlabt {b}, r1, r2, {sixty_four}",
-                    "add {y}, {y}, {b}, asr #7",
-                    // Where a bit of either half differs from the one below it.
-                    "pkhbt r0, r0, r1, lsl #16",
-                    "eor r0, r0, r0, lsl #1",
-                    "orr {joined}, {joined}, r0",
-                    ".endr",
-                    hs = inout(reg) h.as_flattened_mut().as_mut_ptr().wrapping_add(lane & 15) => _,
-                    pairs = inout(reg) pairs.as_ptr() => _,
-                    by = in(reg) by,
-                    g_down = in(reg) channel.g << 16 | channel.g_down,
-                    half = in(reg) (1 << channel.g_down) >> 1,
-                    sixty_four = in(reg) 64,
-                    y = inout(reg) y,
-                    joined = inout(reg) joined,
-                    h = out(reg) _,
-                    b = out(reg) _,
-                    out("r0") _,
-                    out("r1") _,
-                    out("r2") _,
-                    options(nostack)
-                );
-            }
-            // The highest bit that differs from the one below it is the sign that is not needed: a magnitude has one bit less. What
-            // lies below a half's lowest bit means nothing.
-            (y, ((joined | joined >> 16) & 0xffff) >> 1)
-        }
+    ($shift:literal) => {
+        concat!(
+            ".rept 8\n",
+            "ldm r3!, {{r0, r1, r2}}\n",
+            ".irp j, 0, 1\n",
+            "ldrsh lr, [r4]\n",
+            $shift,
+            " lr, lr, r5\n",
+            // The upper half of r8 is g.
+            ".if \\j\n",
+            "smlatt {x}, r8, r2, r9\n",
+            ".else\n",
+            "smlatb {x}, r8, r2, r9\n",
+            ".endif\n",
+            "asr {x}, {x}, r8\n",
+            "smmlar r\\j, r\\j, lr, {x}\n",
+            "asr r\\j, r\\j, #14\n",
+            "strh r\\j, [r4], #32\n",
+            ".endr\n",
+            "ldr r2, [r3], #4\n",
+            "pkhbt r0, r0, r1, lsl #16\n",
+            "smlad {x}, r0, r2, r10\n",
+            "add r11, r11, {x}, asr #7\n",
+            // Where a bit of either half differs from the one below it.
+            "eor r0, r0, r0, lsl #1\n",
+            "orr r12, r12, r0\n",
+            ".endr\n",
+        )
     };
 }
 
-states!(states_up, "lsl");
-states!(states_cut, "asr");
-either_shift!(states, states_up, states_cut);
+/// [`Dot::sixteen`] for sixteen states of 15 bits. False where states are others.
+#[inline(always)]
+fn sixteen<H: Hold>(steps: &mut Steps, a: &[[u8; 64]], h: &mut [[H; 16]], b: &[i16], c: &[i16]) -> bool {
+    let (Ok(a), Some(h), Ok(b), Ok(c)) =
+        (<&[[u8; 64]; 16]>::try_from(a), H::narrow(h), b.try_into(), c.try_into())
+    else {
+        return false;
+    };
+    let mut pairs = pairs(b, c);
+    let mut all =
+        Recurrence { a: a.as_ptr(), pairs: &mut pairs, steps, exp2: EXP2, h: h.as_mut_ptr(), offset: 0 };
+    // SAFETY: for each of sixteen channels, reads a word of `steps`' rows and of sixteen rows of A, 64 bytes apart, reads and writes a
+    // half word of sixteen rows of states, 32 bytes apart, and a word of `steps`' sums and magnitudes; reads and writes all pairs. No sum overflows, so
+    // the flag that tells of it stays as it is.
+    unsafe {
+        asm!(
+            "2:",
+            // What is left of the states: `Channel::decay`, in the first half of every pair.
+            "ldm {x}, {{r0, r1, r2, r3, r4, r5, r8, r9}}",
+            "ldr r12, [{x}, #36]",
+            "add r0, r0, r12",
+            "add r2, r2, r12",
+            "ldr r10, [r2]",
+            "ldr r11, [r2, #64]",
+            ".rept 8",
+            ".irp next, 4, 12",
+            "ldr r2, [r0], #64",
+            "sub r12, r11, r2, lsr #23",
+            "usat r12, #5, r12",
+            "lsl r2, r2, #8",
+            "orr r2, r2, #0x80000000",
+            "umull lr, r2, r2, r10",
+            "lsr r2, r2, r12",
+            "ubfx r12, r2, #0, #24",
+            "lsl r12, r12, #7",
+            "smmla lr, r12, r9, r8",
+            "smmla lr, r12, lr, r5",
+            "smmla lr, r12, lr, r4",
+            "smmla lr, r12, lr, r3",
+            // A shift by 32 and more leaves nothing.
+            "lsr r2, r2, #24",
+            "lsr lr, lr, r2",
+            "str lr, [r1], #\\next",
+            ".endr",
+            ".endr",
+            // The states.
+            "sub r3, r1, #128",
+            "ldr r5, [{x}, #8]",
+            "ldrd r4, r12, [{x}, #32]",
+            "add r5, r5, r12",
+            "add r4, r4, r12, lsr #1",
+            "ldr r8, [r5, #192]",
+            "ldr r1, [r5, #128]",
+            // `Channel::halves`.
+            "sub r2, r8, #1",
+            "movw r9, #0x4001",
+            "lsl r9, r9, r2",
+            "orr r8, r8, r1, lsl #16",
+            "ldr r0, [r5, #320]",
+            "ldr r5, [r5, #256]",
+            "mov r10, #64",
+            "mov r11, #0",
+            "mov r12, #0",
+            "push {{{x}}}",
+            "cmp r0, #0",
+            "bne 3f",
+            states!("lsl"),
+            "b 4f",
+            "3:",
+            "mov r5, r0",
+            states!("asr"),
+            "4:",
+            "pop {{{x}}}",
+            // The highest bit that differs from the one below it is the sign that is not needed: a magnitude has one bit less. What lies
+            // below a half's lowest bit means nothing.
+            "orr r12, r12, r12, lsr #16",
+            "ubfx r12, r12, #1, #15",
+            "ldr r0, [{x}, #36]",
+            "ldr r1, [{x}, #8]",
+            "add r1, r1, r0",
+            "ldr r2, [r1, #448]",
+            "add r2, r2, r11",
+            "str r2, [r1, #448]",
+            "ldr r2, [r1, #512]",
+            "orr r2, r2, r12",
+            "str r2, [r1, #512]",
+            "add r0, r0, #4",
+            "str r0, [{x}, #36]",
+            "cmp r0, #64",
+            "bne 2b",
+            x = inout(reg) &mut all => _,
+            out("r0") _,
+            out("r1") _,
+            out("r2") _,
+            out("r3") _,
+            out("r4") _,
+            out("r5") _,
+            out("r8") _,
+            out("r9") _,
+            out("r10") _,
+            out("r11") _,
+            out("r12") _,
+            out("lr") _,
+        );
+    }
+    true
+}
 
-silu_by_hand!(silu, "smmulr {m}, {m}, {f}");
+softplus_by_hand!(dsp);
+silu_by_hand!(dsp);
 
 /// [`Dot::mul_high`].
 #[inline(always)]
@@ -186,4 +386,153 @@ fn mul_high(a: i32, b: i32) -> i32 {
     high
 }
 
-dot_by_hand!(Dsp, "Cortex-M DSP", sums_i8, sums_u4, mul_high, silu, states);
+/// Lines for [`Num::weight`] of the bits in `t`, with its biased exponent.
+macro_rules! weight {
+    ($m:literal, $e:literal) => {
+        concat!(
+            "mov ",
+            $m,
+            ", #0x40000000\n",
+            "bfi ",
+            $m,
+            ", {t}, #7, #23\n",
+            "eor ",
+            $m,
+            ", ",
+            $m,
+            ", {t}, asr #31\n",
+            "ubfx ",
+            $e,
+            ", {t}, #23, #8\n",
+        )
+    };
+}
+
+/// Lines for the product of a tap with its weight in `$p`, and its exponent in `$e`.
+macro_rules! product {
+    ($k:literal, $p:literal, $e:literal) => {
+        concat!(
+            "ldr {t}, [{w}, #(64 * ",
+            $k,
+            ")]\n",
+            "ldrd ",
+            $p,
+            ", ",
+            $e,
+            ", [{taps}, #(8 * ",
+            $k,
+            ")]\n",
+            "ldr ",
+            $p,
+            ", [{w}, ",
+            $p,
+            "]\n",
+            weight!("{m}", "{t}"),
+            "smmulr ",
+            $p,
+            ", ",
+            $p,
+            ", {m}\n",
+            "add ",
+            $e,
+            ", ",
+            $e,
+            ", {t}\n",
+            "cmp {top}, ",
+            $e,
+            "\n",
+            "it lt\n",
+            "movlt {top}, ",
+            $e,
+            "\n",
+        )
+    };
+}
+
+/// Lines that add a product in units of `top`.
+macro_rules! sum {
+    ($p:literal, $e:literal) => {
+        concat!(
+            "sub ",
+            $e,
+            ", {top}, ",
+            $e,
+            "\n",
+            "usat ",
+            $e,
+            ", #5, ",
+            $e,
+            "\n",
+            "asr ",
+            $p,
+            ", ",
+            $p,
+            ", ",
+            $e,
+            "\n",
+            "add {m}, {m}, ",
+            $p,
+            "\n",
+        )
+    };
+}
+
+/// [`Dot::convolve`] over four tokens.
+#[inline(always)]
+fn convolve(weights: &[[u8; 64]], taps: &[Tap<'_>], u: &mut Row, e: &mut Row) -> bool {
+    let (Ok(weights), Ok(taps)) = (<&[[u8; 64]; 5]>::try_from(weights), <&[Tap<'_>; 4]>::try_from(taps))
+    else {
+        return false;
+    };
+    // How far a tap's inputs lie behind the weights, and what a product's exponent has beside its weight's.
+    let start = weights.as_ptr().expose_provenance();
+    let mut behind = [[0; 2]; 4];
+    for (behind, tap) in behind.iter_mut().zip(taps) {
+        *behind = [tap.x.as_ptr().expose_provenance().wrapping_sub(start), (tap.e + 32) as usize];
+    }
+    for i in 0..16 {
+        let (sum, top): (i32, i32);
+        // SAFETY: reads a channel's weights in five rows, 64 bytes apart, the four taps, and the channel's input of each.
+        unsafe {
+            asm!(
+                "ldr {t}, [{w}, #256]",
+                "ubfx {top}, {t}, #23, #8",
+                product!("0", "{p0}", "{e0}"),
+                product!("1", "{p1}", "{e1}"),
+                product!("2", "{p2}", "{e2}"),
+                product!("3", "{p3}", "{e3}"),
+                "add {top}, {top}, #{room}",
+                "ldr {t}, [{w}, #256]",
+                weight!("{m}", "{t}"),
+                "sub {t}, {top}, {t}",
+                "usat {t}, #5, {t}",
+                "asr {m}, {m}, {t}",
+                sum!("{p0}", "{e0}"),
+                sum!("{p1}", "{e1}"),
+                sum!("{p2}", "{e2}"),
+                sum!("{p3}", "{e3}"),
+                "sub {top}, {top}, #157",
+                w = in(reg) weights.as_flattened().as_ptr().wrapping_add(4 * i),
+                taps = in(reg) behind.as_ptr(),
+                room = const ROOM,
+                top = out(reg) top,
+                m = out(reg) sum,
+                t = out(reg) _,
+                p0 = out(reg) _,
+                p1 = out(reg) _,
+                p2 = out(reg) _,
+                p3 = out(reg) _,
+                e0 = out(reg) _,
+                e1 = out(reg) _,
+                e2 = out(reg) _,
+                e3 = out(reg) _,
+                options(pure, readonly, nostack)
+            );
+        }
+        let y = silu(Num { m: sum, e: top });
+        (u[i], e[i]) = (y.m, y.e);
+    }
+    true
+}
+
+dot_by_hand!(Dsp, "Cortex-M DSP", sums, sums_u4, mul_high, softplus_log2, silu, sixteen, convolve);

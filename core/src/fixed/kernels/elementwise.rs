@@ -1,11 +1,9 @@
 //! Norms, narrowing to activations, convolution, the residual.
 
 use super::channels;
-use super::{
-    Activations, Dot, Exponents, Group, Inverse, Wide, WideMut, numbers, place, rows, rows_mut, words,
-};
-use crate::fixed::functions::{add as add_magnitudes, inverse_sqrt, silu};
-use crate::fixed::num::{LOW, Num, Row, bits, magnitude, mul_high, shift, shift_right};
+use super::{Activations, Dot, Exponents, Group, Inverse, Wide, WideMut, place, rows, rows_mut, words};
+use crate::fixed::functions::{LN_2, add as add_magnitudes, inverse_sqrt, silu};
+use crate::fixed::num::{LOW, Num, Row, above_lowest, bits, cut, magnitude, mul_high, shift, shift_right};
 use crate::kernels::GROUP;
 
 /// Bits of an activation's mantissa, without its sign.
@@ -145,18 +143,18 @@ pub(super) fn normalize<S: Dot>(
         .chunks_exact(tokens.saturating_mul(2).max(1))
         .zip(weight.as_chunks::<64>().0.as_chunks::<2>().0);
     let out = q.as_chunks_mut::<GROUP>().0.chunks_exact_mut(tokens).zip(groups.chunks_exact_mut(tokens));
+    let mut products = [[0; 16]; 2];
     for ((x, [low_w, high_w]), (q, groups)) in panels.zip(out) {
-        let ((low_w, low_we), (high_w, high_we)) = (shared(low_w), shared(high_w));
+        let ((low_w, low_we), (high_w, high_we)) = (shared(s, low_w), shared(s, high_w));
         let (low, high) = x.split_at_checked(tokens).unwrap_or_default();
         let io = low.iter().zip(high).zip(q.iter_mut().zip(groups));
         for (((low, high), (q, group)), (e, inv)) in io.zip(e.iter().zip(inv)) {
             // x, as large as fits, times 1 / rms, times w: 2^30, 2^30 and 2^31 give 27 bits.
             let up = (e + WIDE - inv.top).clamp(0, WIDE);
             let e = e - up + inv.e + 64;
-            let mut products = [[0; 16]; 2];
             for i in 0..16 {
-                products[0][i] = mul_high(mul_high(low[i] << up, inv.m), low_w[i]);
-                products[1][i] = mul_high(mul_high(high[i] << up, inv.m), high_w[i]);
+                products[0][i] = s.mul_high(s.mul_high(low[i] << up, inv.m), low_w[i]);
+                products[1][i] = s.mul_high(s.mul_high(high[i] << up, inv.m), high_w[i]);
             }
             let [low, high] = &products;
             *group = narrow_group(s, low, e + low_we, high, e + high_we, q);
@@ -166,12 +164,16 @@ pub(super) fn normalize<S: Dot>(
 
 /// Sixteen f32 from a model file with the exponent of the largest; of smaller ones what lies below 2^-31 of it is cut.
 #[inline(always)]
-fn shared(w: &[u8; 64]) -> (Row, i32) {
-    let w = numbers(w);
-    let e = w.iter().fold(LOW, |e, w| e.max(if w.m == 0 { LOW } else { w.e }));
+fn shared<S: Dot>(s: S, w: &[u8; 64]) -> (Row, i32) {
+    let w = words(w);
+    let mut e = Num::weight(0).e;
+    for i in 0..16 {
+        e = e.max(Num::weight(w[i]).e);
+    }
     let mut row = [0; 16];
     for i in 0..16 {
-        row[i] = w[i].m >> (e - w[i].e).clamp(0, 31);
+        let w = Num::weight(w[i]);
+        row[i] = s.cut(w.m, e - w.e);
     }
     (row, e)
 }
@@ -191,20 +193,17 @@ pub(super) fn rescale<S: Dot>(_: S, x: WideMut<'_>, inv: &[Inverse]) {
     }
 }
 
-/// Sixteen numbers with one exponent and mantissas within 2^30.
+/// Brings sixteen numbers within 2^30 to the largest of their exponents, and returns it.
 #[inline(always)]
-pub(super) fn join(m: &Row, e: &Row) -> (Row, i32) {
-    let (mut normal_m, mut normal_e) = ([0; 16], [0; 16]);
-    for i in 0..16 {
-        let x = Num { m: m[i], e: e[i] }.normal();
-        (normal_m[i], normal_e[i]) = (x.m, x.e);
+pub(super) fn join<S: Dot>(s: S, m: &mut Row, e: &Row) -> i32 {
+    let mut largest = e[0];
+    for i in 1..16 {
+        largest = largest.max(e[i]);
     }
-    // Normal numbers have 31 bits.
-    let e = normal_e.iter().fold(LOW, |e, x| e.max(*x)) + 1;
     for i in 0..16 {
-        normal_m[i] = shift_right(normal_m[i], e - normal_e[i]);
+        m[i] = s.cut(m[i], largest - e[i]);
     }
-    (normal_m, e)
+    largest
 }
 
 #[inline(always)]
@@ -214,7 +213,7 @@ pub(super) fn conv_silu<S: Dot>(
     tokens: usize,
     panels: &[u8],
     state: &mut [i32],
-    exponents: &mut [i16],
+    exponents: &mut [u16],
     x: Wide<'_>,
     u: WideMut<'_>,
 ) {
@@ -226,6 +225,7 @@ pub(super) fn conv_silu<S: Dot>(
     let input = rows(x.m).chunks_exact(tokens).zip(x.e.chunks_exact(tokens));
     let output = rows_mut(u.m).chunks_exact_mut(tokens).zip(u.e.chunks_exact_mut(tokens));
     let (mut state, mut exponents) = (rows_mut(state), exponents);
+    let mut e = [0; 16];
     for (w, ((x, xe), (u, ue))) in weights.zip(input.zip(output)) {
         let (Some(past), Some(past_e)) = (state.split_off_mut(..kept), exponents.split_off_mut(..kept))
         else {
@@ -234,25 +234,25 @@ pub(super) fn conv_silu<S: Dot>(
         for (t, (u, ue)) in u.iter_mut().zip(ue).enumerate() {
             let tap = |k: usize| -> (&Row, i32) {
                 match (past.get(t + k), past_e.get(t + k)) {
-                    (Some(row), Some(e)) => (row, i32::from(*e)),
+                    (Some(row), Some(e)) => (row, i32::from(*e) + LOW),
                     _ => match (t + k).checked_sub(kept).and_then(|i| Some((x.get(i)?, xe.get(i)?))) {
                         Some((row, e)) => (row, *e),
                         None => (&[0; 16], LOW),
                     },
                 }
             };
-            if S::VECTORS {
-                (*u, *ue) = convolve(w, tap);
+            *ue = if S::VECTORS {
+                convolve(s, w, tap, u, &mut e)
             } else {
-                *ue = channels::convolve(s, w, tap, u);
-            }
+                channels::convolve(s, w, tap, u, &mut e)
+            };
         }
         // The last inputs, oldest first.
         for j in 0..kept {
             let (row, e) = match (past.get(tokens + j), past_e.get(tokens + j)) {
                 (Some(row), Some(e)) => (*row, *e),
                 _ => match (tokens + j).checked_sub(kept).and_then(|i| Some((x.get(i)?, xe.get(i)?))) {
-                    Some((row, e)) => (*row, (*e).clamp(LOW, -LOW) as i16),
+                    Some((row, e)) => (*row, above_lowest(*e)),
                     None => continue,
                 },
             };
@@ -263,41 +263,47 @@ pub(super) fn conv_silu<S: Dot>(
     }
 }
 
-/// `silu(bias + sum of w[k] x[k])` for sixteen channels; the bias comes after the taps.
+/// Bits that the sum of a bias of 31 bits and eight products of 29 bits may have above the largest: below 2^30 then.
+pub(super) const ROOM: i32 = 4;
+
+/// `silu(bias + sum of w[k] x[k])` for sixteen channels; the bias comes after the taps. `e` is room for their exponents.
 #[inline(always)]
-fn convolve<'a>(weights: &[[u8; 64]], tap: impl Fn(usize) -> (&'a Row, i32)) -> (Row, i32) {
-    let Some((bias, taps)) = weights.split_last() else { return ([0; 16], LOW) };
-    let bias = numbers(bias);
-    // A product's exponent, and 4 bits more for the sum of 9.
-    let (mut top, mut sum) = ([LOW; 16], [0; 16]);
+fn convolve<'a, S: Dot>(
+    s: S,
+    weights: &[[u8; 64]],
+    tap: impl Fn(usize) -> (&'a Row, i32),
+    u: &mut Row,
+    e: &mut Row,
+) -> i32 {
+    let Some((bias, taps)) = weights.split_last() else { return LOW };
+    let bias = words(bias);
+    let (mut top, mut sum) = ([0; 16], [0; 16]);
     for i in 0..16 {
-        if bias[i].m != 0 {
-            top[i] = bias[i].e;
+        top[i] = Num::weight(bias[i]).e;
+    }
+    for (k, w) in taps.iter().enumerate() {
+        let ((_, e), w) = (tap(k), words(w));
+        for i in 0..16 {
+            top[i] = top[i].max(e + Num::weight(w[i]).e + 32);
         }
+    }
+    for i in 0..16 {
+        let bias = Num::weight(bias[i]);
+        top[i] += ROOM;
+        sum[i] = cut(bias.m, top[i] - bias.e);
     }
     for (k, w) in taps.iter().enumerate() {
         let ((x, e), w) = (tap(k), words(w));
         for i in 0..16 {
-            let used = e + Num::from_f32_bits(w[i]).e + 32;
-            top[i] = top[i].max(if x[i] == 0 { LOW } else { used });
+            let w = Num::weight(w[i]);
+            sum[i] += cut(mul_high(x[i], w.m), top[i] - (e + w.e + 32));
         }
     }
     for i in 0..16 {
-        sum[i] = shift_right(bias[i].m, (top[i] + 4 - bias[i].e).max(1));
+        let y = silu(Num { m: sum[i], e: top[i] });
+        (u[i], e[i]) = (y.m, y.e);
     }
-    for (k, w) in taps.iter().enumerate() {
-        let ((x, e), w) = (tap(k), words(w));
-        for i in 0..16 {
-            let w = Num::from_f32_bits(w[i]);
-            sum[i] += shift_right(mul_high(x[i], w.m), (top[i] + 4 - (e + w.e + 32)).max(1));
-        }
-    }
-    let (mut m, mut e) = ([0; 16], [0; 16]);
-    for i in 0..16 {
-        let y = silu(Num { m: sum[i], e: top[i] + 4 });
-        (m[i], e[i]) = (y.m, y.e);
-    }
-    join(&m, &e)
+    join(s, u, e)
 }
 
 #[inline(always)]
@@ -315,7 +321,17 @@ pub(super) fn add<S: Dot>(_: S, x: &mut [i32], from: &[i32], to: &[i32], y: Wide
     }
 }
 
-/// Vectors of up to 256 elements, such as B and C, as mantissas within +-16383 with one exponent a token.
+/// `x ln(2)` for some panels.
+pub(crate) fn times_ln_2(x: WideMut<'_>) {
+    for x in x.m {
+        *x = mul_high(*x, (LN_2 >> 1) as i32);
+    }
+    for e in x.e {
+        *e += 1;
+    }
+}
+
+/// Vectors of up to 256 elements, such as B and C, as mantissas from -16384 to 16383 with one exponent a token.
 pub(crate) fn narrow_vectors(tokens: usize, x: Wide<'_>, q: &mut [i16], exponents: &mut [i32]) {
     let tokens = tokens.max(1);
     for (t, exponent) in exponents.iter_mut().enumerate() {
@@ -330,9 +346,9 @@ pub(crate) fn narrow_vectors(tokens: usize, x: Wide<'_>, q: &mut [i16], exponent
     }
 }
 
-/// `x 2^s` within +-16383. To the left only what fits: the largest keeps within 2^14. Rounding may reach it.
+/// `x 2^s` from -16384 to 16383. To the left only what fits: the largest keeps within 2^14. Rounding may reach it.
 #[inline(always)]
 pub(super) fn narrow_one(x: i32, s: i32) -> i16 {
     let x = if s >= 0 { x << s.min(31) } else { shift_right(x, -s) };
-    x.clamp(1 - (1 << NARROW), (1 << NARROW) - 1) as i16
+    x.clamp(-1 << NARROW, (1 << NARROW) - 1) as i16
 }

@@ -15,7 +15,7 @@ use crate::kernels::GROUP;
 pub(crate) struct Quarter {
     pub sums: [i64; 4],
     /// What code by hand keeps beside them.
-    beside: [u32; 2],
+    pub beside: [u32; 2],
 }
 
 /// Sums of sixteen rows, and space for code by hand.
@@ -118,20 +118,24 @@ fn wide<S: Dot>(s: S, all: &mut Quarters, mut e: i32, bias: Option<&[u8; 64]>, y
 #[inline(never)]
 fn add_bias<S: Dot>(s: S, all: &mut Quarters, e: i32, bias: &[u8; 64]) -> i32 {
     let bias = bias.as_chunks::<4>().0;
-    let largest = bias.iter().fold(0, |largest, b| largest.max(u32::from_le_bytes(*b) << 1 >> 24));
-    let top = if largest == 0 { LOW } else { Num::from_f32_bits(largest << 23).e };
+    // Magnitudes are ordered as their bits.
+    let largest = bias.iter().fold(0, |largest, b| largest.max(u32::from_le_bytes(*b) << 1)) >> 1;
+    let top = Num::weight(largest).e;
     let unit = e.max(top - 30).max(e + s.bits(all) - 62);
+    if unit > e {
+        for sum in all.iter_mut().take(4).flat_map(|quarter| &mut quarter.sums) {
+            *sum = shift_long(*sum, e - unit);
+        }
+    }
     for (quarter, bias) in all.iter_mut().zip(bias.as_chunks::<4>().0) {
         for (sum, b) in quarter.sums.iter_mut().zip(bias) {
-            if unit > e {
-                *sum = shift_long(*sum, e - unit);
-            }
-            let b = Num::from_f32_bits(u32::from_le_bytes(*b));
+            let b = Num::weight(u32::from_le_bytes(*b));
+            // 30 at most.
             let up = b.e - unit;
-            if (0..32).contains(&up) {
-                *sum += i64::from(b.m) << up;
-            } else if b.m != 0 {
-                *sum += shift_long(i64::from(b.m), up);
+            if up >= 0 {
+                *sum += i64::from(b.m) * i64::from(1 << (up & 31));
+            } else {
+                *sum += i64::from(s.shift_right(b.m, -up));
             }
         }
     }

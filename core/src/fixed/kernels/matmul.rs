@@ -1,6 +1,6 @@
 //! Matrix times a chunk of tokens, from packed panels.
 //!
-//! A group's dot product is exact in 32 bits, at most 32 * 128 * 16383 < 2^26. Brought to the exponent of the vector by a shift,
+//! A group's dot product is exact in 32 bits, at most 32 * 128 * 16384 = 2^26. Brought to the exponent of the vector by a shift,
 //! which is the same for all rows, and multiplied with the weights' scale, below 2^25 in units of 2^-24, it is added up in
 //! 64 bits, exactly: 4096 groups, the most that a configuration can have, stay below 2^63.
 
@@ -8,7 +8,7 @@ use core::array;
 
 use super::elementwise::WIDE;
 use super::lanes;
-use super::{Activations, Dot, Group, Input, TILE, TILES, WideMut, numbers, rows_mut};
+use super::{Activations, Dot, Group, Input, TILE, TILES, WideMut, rows_mut, words};
 use crate::fixed::num::{LOW, Num, Row, saturated, shift_long, shift_right};
 use crate::format::{MatrixShape, Quant};
 use crate::kernels::GROUP;
@@ -113,6 +113,12 @@ fn split_once<'a, S: Dot>(
 /// A panel and its parts.
 pub(crate) struct Panel<'a> {
     bytes: &'a [u8],
+    /// Columns that are not padding.
+    #[cfg_attr(
+        not(all(target_arch = "arm", any(target_feature = "dsp", feature = "dsp"))),
+        allow(dead_code)
+    )]
+    pub columns: u32,
     pub scales: &'a [[u8; 32]],
     pub weights: &'a [u8],
     pub bias: Option<&'a [u8; 64]>,
@@ -123,7 +129,13 @@ impl<'a> Panel<'a> {
     pub(super) fn new(shape: &MatrixShape, bytes: &'a [u8]) -> Option<Self> {
         let (scales, rest) = bytes.split_at_checked(shape.scale_bytes() as usize)?;
         let (weights, bias) = rest.split_at_checked(shape.weight_bytes() as usize)?;
-        Some(Self { bytes, scales: scales.as_chunks().0, weights, bias: bias.first_chunk() })
+        Some(Self {
+            bytes,
+            columns: shape.used_cols(),
+            scales: scales.as_chunks().0,
+            weights,
+            bias: bias.first_chunk(),
+        })
     }
 }
 
@@ -318,7 +330,7 @@ fn chunk<T, const N: usize>(x: &[T], first: usize) -> Option<&[T; N]> {
 fn wide(sums: &Sums, mut e: i32, bias: Option<&[u8; 64]>) -> (Row, i32) {
     let mut sums = *sums;
     if let Some(bias) = bias {
-        e = add_bias(&mut sums, e, &numbers(bias));
+        e = add_bias(&mut sums, e, &words(bias));
     }
     let bits = long_bits(&sums);
     if bits == 0 && sums[0] == 0 {
@@ -333,12 +345,12 @@ fn wide(sums: &Sums, mut e: i32, bias: Option<&[u8; 64]>) -> (Row, i32) {
     (row, e - up)
 }
 
-/// Adds a bias to sums in units of `2^e`, and returns the exponent of their new unit.
+/// Adds a bias, the bits of f32, to sums in units of `2^e`, and returns the exponent of their new unit.
 #[inline(always)]
-fn add_bias(sums: &mut Sums, e: i32, bias: &[Num; 16]) -> i32 {
-    let mut top = LOW;
-    for b in bias {
-        top = top.max(if b.m == 0 { LOW } else { b.e });
+fn add_bias(sums: &mut Sums, e: i32, bias: &[u32; 16]) -> i32 {
+    let mut top = Num::weight(0).e;
+    for i in 0..16 {
+        top = top.max(Num::weight(bias[i]).e);
     }
     // A bias of 31 bits shifted up by 30, and sums of 62 bits, fit together.
     let unit = e.max(top - 30).max(e + long_bits(sums) - 62);
@@ -346,8 +358,9 @@ fn add_bias(sums: &mut Sums, e: i32, bias: &[Num; 16]) -> i32 {
         *sums = shift_all(sums, e - unit);
     }
     for i in 0..16 {
-        // To the right in 32 bits, to the left in 64. Of 0 the exponent says nothing.
-        let (m, up) = (bias[i].m, bias[i].e - unit);
+        // To the right in 32 bits, to the left in 64.
+        let Num { m, e } = Num::weight(bias[i]);
+        let up = e - unit;
         let m = if up < 0 { shift_right(m, (-up).max(1)) } else { m };
         sums[i] += i64::from(m) << (up.clamp(0, 30) as u32);
     }

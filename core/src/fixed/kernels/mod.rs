@@ -25,16 +25,16 @@ use super::functions;
 use super::num::{self, HIGH, LOW, Num, Row};
 use crate::format::MatrixShape;
 use crate::kernels::GROUP;
-use channels::Pairs;
+use channels::Tap;
 use lanes::Quarters;
 use matmul::{Panel, Sums};
-use scan::{Channel, Hold, Steps};
+use scan::{Hold, Steps};
 
 #[cfg(target_arch = "aarch64")]
 pub use aarch64::Neon;
 #[cfg(all(target_arch = "arm", any(target_feature = "dsp", feature = "dsp")))]
 pub use cortex_m::Dsp;
-pub(crate) use elementwise::narrow_vectors;
+pub(crate) use elementwise::{narrow_vectors, times_ln_2};
 pub use matmul::LOGIT_BITS;
 pub(crate) use matmul::scale;
 pub use scalar::Scalar;
@@ -84,7 +84,7 @@ pub struct Inverse {
 pub struct Input<'a> {
     /// Tokens in the chunk, `T`.
     pub tokens: usize,
-    /// Mantissas within +-16383, `[cols/32][T][32]`, each four in the order 0, 2, 1, 3.
+    /// Mantissas from -16384 to 16383, `[cols/32][T][32]`, each four in the order 0, 2, 1, 3.
     pub q: &'a [i16],
     /// `[cols/32][T]`, how far each group's exponent lies below the vector's.
     pub groups: &'a [Group],
@@ -111,14 +111,19 @@ pub struct Range {
     top: u16,
 }
 
+/// The largest exponent of a kept state's mantissas: that of a state within its limits, with what an i16 does not keep.
+pub(super) const MOST_UNIT: i32 = HIGH + scan::FINE;
+
 impl Range {
     /// That of a channel whose states are 0.
     pub const ZERO: Self = Self { unit: 0, top: 0 };
 
+    /// Of states of so many bits in a unit not below the lowest there is.
     #[inline(always)]
-    pub(super) fn new(unit: i32, top: i32) -> Self {
-        let above = |e: i32| (e.clamp(LOW, HIGH) - LOW) as u16;
-        Self { unit: above(unit), top: above(top) }
+    pub(super) fn new(unit: i32, bits: i32) -> Self {
+        debug_assert!((LOW..=MOST_UNIT).contains(&unit));
+        let unit = (unit - LOW) as u16;
+        Self { unit, top: unit + bits as u16 }
     }
     /// Exponent of the mantissas.
     #[inline(always)]
@@ -150,7 +155,7 @@ pub struct ScanInput<'a> {
     pub tokens: usize,
     /// States of a channel, `N`.
     pub d_state: usize,
-    /// Mantissas of B within +-16383, `[N/16][T][16]`, the last panel padded.
+    /// Mantissas of B from -16384 to 16383, `[N/16][T][16]`, the last panel padded.
     pub b: &'a [i16],
     /// Of C.
     pub c: &'a [i16],
@@ -222,14 +227,15 @@ pub trait Kernels: Sync {
 
     /// Depthwise causal convolution over `d_conv` tokens and silu, for some panels of channels.
     ///
-    /// `state` is `[panels][d_conv - 1][16]`, the last inputs, oldest first, `exponents` `[panels][d_conv - 1]`.
+    /// `state` is `[panels][d_conv - 1][16]`, the last inputs, oldest first, `exponents` `[panels][d_conv - 1]`, above the lowest
+    /// there is.
     fn conv_silu(
         &self,
         d_conv: usize,
         tokens: usize,
         panels: &[u8],
         state: &mut [i32],
-        exponents: &mut [i16],
+        exponents: &mut [u16],
         x: Wide<'_>,
         u: WideMut<'_>,
     );
@@ -311,20 +317,11 @@ pub(crate) trait Dot: Copy + Send + Sync + 'static {
         *sums
     }
 
-    /// With vectors: a token of up to sixteen states of sixteen channels. Adds the sums of their products with C to `y` and
-    /// joins their magnitudes with `largest`.
+    /// A token of up to sixteen states of sixteen channels. Adds the sums of their products with C to `steps.y` and joins their
+    /// magnitudes with `steps.largest`.
     #[inline(always)]
-    fn sixteen<H: Hold>(
-        self,
-        steps: &Steps,
-        a: &[[u8; 64]],
-        h: &mut [[H; 16]],
-        b: &[i16],
-        c: &[i16],
-        y: &mut Row,
-        largest: &mut [u32; 16],
-    ) {
-        steps.sixteen(a, h, b, c, y, largest);
+    fn sixteen<H: Hold>(self, steps: &mut Steps, a: &[[u8; 64]], h: &mut [[H; 16]], b: &[i16], c: &[i16]) {
+        steps.sixteen(a, h, b, c);
     }
 
     /// Without vectors: the sums of the rows of a panel of int8 with token `t`; false where they need another way.
@@ -363,6 +360,43 @@ pub(crate) trait Dot: Copy + Send + Sync + 'static {
         num::shift_right(m, by)
     }
 
+    /// Without vectors: `m 2^-by`, cut, for `by` from 0 on.
+    #[inline(always)]
+    fn cut(self, m: i32, by: i32) -> i32 {
+        num::cut(m, by)
+    }
+
+    /// Without vectors: a convolution of a token of sixteen channels, their mantissas and exponents, where the instruction set does it
+    /// by hand.
+    #[inline(always)]
+    fn convolve(self, _weights: &[[u8; 64]], _taps: &[Tap<'_>], _u: &mut Row, _e: &mut Row) -> bool {
+        false
+    }
+
+    /// Without vectors: `x` within an i16.
+    #[inline(always)]
+    fn within_half(self, x: i32) -> i32 {
+        x.clamp(-0x8000, 0x7fff)
+    }
+
+    /// Without vectors: `x` from 0 to 15.
+    #[inline(always)]
+    fn within_nibble(self, x: i32) -> i32 {
+        x.clamp(0, 15)
+    }
+
+    /// Without vectors: an exponent within its limits.
+    #[inline(always)]
+    fn exponent(self, e: i32) -> i32 {
+        e.clamp(LOW, HIGH)
+    }
+
+    /// Without vectors: a shift within 0 to 31.
+    #[inline(always)]
+    fn within_word(self, by: i32) -> i32 {
+        num::within_word(by)
+    }
+
     /// Without vectors: [`Num::normal`] of what is within 2^30.
     #[inline(always)]
     fn normal(self, v: Num) -> Num {
@@ -375,24 +409,10 @@ pub(crate) trait Dot: Copy + Send + Sync + 'static {
         functions::softplus_log2(v)
     }
 
-    /// Without vectors: [`functions::silu`] of what is within 2^30, normal unless it is 0.
+    /// Without vectors: [`functions::silu`] of what is within 2^30.
     #[inline(always)]
     fn silu(self, v: Num) -> Num {
         functions::silu(v)
-    }
-
-    /// Without vectors: a token of one channel with sixteen states of 15 bits, that in `lane` of each row, where the instruction set
-    /// does it by hand. Returns the sum of their products with C, and their magnitudes joined.
-    #[inline(always)]
-    fn states(
-        self,
-        _channel: &Channel,
-        _lane: usize,
-        _a: &[[u8; 64]; 16],
-        _h: &mut [[i16; 16]; 16],
-        _pairs: &mut Pairs,
-    ) -> Option<(i32, u32)> {
-        None
     }
 
     /// Bytes by which one token's kernels ask for what they read next from memory, as in the float path.
@@ -428,7 +448,7 @@ macro_rules! instantiate {
                 logits(shape: &$crate::format::MatrixShape, panels: &[u8], x: &$crate::fixed::kernels::Input<'_>,
                     y: &mut [i32]));
             instantiate!(@method $isa, [$(#[$features])?], elementwise::conv_silu,
-                conv_silu(d_conv: usize, tokens: usize, panels: &[u8], state: &mut [i32], exponents: &mut [i16],
+                conv_silu(d_conv: usize, tokens: usize, panels: &[u8], state: &mut [i32], exponents: &mut [u16],
                     x: $crate::fixed::kernels::Wide<'_>, u: $crate::fixed::kernels::WideMut<'_>));
             instantiate!(@method $isa, [$(#[$features])?], scan::scan,
                 scan(panels: &[u8], state: $crate::fixed::kernels::SsmState<'_>,
@@ -503,15 +523,4 @@ fn words(bytes: &[u8; 64]) -> [u32; 16] {
         words[i] = u32::from_le_bytes(bytes[i]);
     }
     words
-}
-
-/// Sixteen f32 from bytes of a model file, as mantissas and exponents.
-#[inline(always)]
-fn numbers(bytes: &[u8; 64]) -> [Num; 16] {
-    let words = words(bytes);
-    let mut numbers = [Num { m: 0, e: LOW }; 16];
-    for i in 0..16 {
-        numbers[i] = Num::from_f32_bits(words[i]);
-    }
-    numbers
 }

@@ -5,21 +5,22 @@
 //!
 //! ```text
 //! h = exp2(dt log2(e) A) h + dt u B        30 bits
-//! y = y + (C round(h, 15 bits)) / 2^7
+//! y = y + (C round(h, 15 bits)) / 2^7      a shift for two states
 //! ```
 //!
-//! and what is kept of h is its upper 15 bits and sign, or all of it.
+//! and what is kept of h is its upper 15 bits and sign, or all of it. `dt` stands there as `dt log2(e)`; `ln(2)` is in B.
 
-use super::channels;
 use super::elementwise::join;
 use super::{Dot, Range, ScanInput, SsmState, Wide, WideMut, rows, rows_mut, words};
-use crate::fixed::functions::{LN_2, exp2};
-use crate::fixed::num::{HIGH, LOW, Num, Row, bits, magnitude, mul_high, mul_high_cut};
+use crate::fixed::functions::exp2;
+use crate::fixed::num::{Num, Row, bits, magnitude, mul_high, mul_high_cut};
 
 /// Bits of B and C without their signs, as of every activation.
 pub(super) const NARROW: i32 = 14;
 /// Bits of what is left of a state and of what is added to it.
 pub(super) const PART: i32 = 28;
+/// The most bits by which what is added to a state is shifted: half a unit of what is kept fits before the shift.
+const G_DOWN: i32 = 16;
 /// Bits by which a state exceeds what meets C.
 pub(super) const FINE: i32 = 14;
 /// Products with C are cut by so many bits: 256 of 2^29 then stay within 2^30.
@@ -33,6 +34,7 @@ pub(crate) trait Hold: Copy {
     /// From a state and the same rounded to 15 bits.
     fn put(h: i32, rounded: i32) -> Self;
     /// Sixteen states of sixteen channels as [`Dot::states`] takes them.
+    #[cfg_attr(not(target_arch = "arm"), allow(dead_code))]
     #[inline(always)]
     fn narrow(_: &mut [[Self; 16]]) -> Option<&mut [[i16; 16]; 16]> {
         None
@@ -100,6 +102,7 @@ fn scan_panels<S: Dot, H: Hold>(
     if n == 0 || tokens == 0 {
         return;
     }
+    let mut steps = Steps::ZERO;
     let weights = panels.as_chunks::<64>().0.chunks_exact(n.saturating_add(1));
     let states = state.as_chunks_mut::<16>().0.chunks_exact_mut(n).zip(ranges.as_chunks_mut::<16>().0);
     let dt = rows(dt.m).chunks_exact(tokens).zip(dt.e.chunks_exact(tokens));
@@ -112,64 +115,66 @@ fn scan_panels<S: Dot, H: Hold>(
         let exponents = input.b_exponents.iter().zip(input.c_exponents);
         for (t, ((((dt, dte), (z, ze)), (u, ue)), (be, ce))) in io.zip(exponents).enumerate() {
             let io = Token { dt: (dt, *dte), z: (z, *ze), d, a, input, t, exponents: (*be, *ce) };
-            if S::VECTORS {
-                (*u, *ue) = side_by_side(s, &io, h, ranges, (u, *ue));
-            } else {
-                *ue = channels::scan(s, &io, h, ranges, u, *ue);
-            }
+            *ue = scan_token(s, &mut steps, &io, h, ranges, u, *ue);
         }
     }
 }
 
+/// Half a unit of what the sums of products with C are cut to.
+pub(super) const HALF: i32 = 1 << SUMMED >> 1;
+/// Bits of `dt log2(e) u` that don't meet B.
+const G_CUT: i32 = 15;
+
 /// What the channels of a panel share in a token.
-pub(super) struct Token<'a> {
-    pub dt: (&'a Row, i32),
-    pub z: (&'a Row, i32),
-    pub d: &'a [u8; 64],
-    pub a: &'a [[u8; 64]],
-    pub input: &'a ScanInput<'a>,
-    pub t: usize,
+struct Token<'a> {
+    dt: (&'a Row, i32),
+    z: (&'a Row, i32),
+    d: &'a [u8; 64],
+    a: &'a [[u8; 64]],
+    input: &'a ScanInput<'a>,
+    t: usize,
     /// Of B and C.
-    pub exponents: (i32, i32),
+    exponents: (i32, i32),
 }
 
-/// A token of the sixteen channels of a panel.
+/// A token of the sixteen channels of a panel; returns the exponent of `u`.
 #[inline(always)]
-fn side_by_side<S: Dot, H: Hold>(
+fn scan_token<S: Dot, H: Hold>(
     s: S,
+    steps: &mut Steps,
     io: &Token<'_>,
     h: &mut [[H; 16]],
     ranges: &mut [Range; 16],
-    u: (&Row, i32),
-) -> (Row, i32) {
+    u: &mut Row,
+    ue: i32,
+) -> i32 {
     let (be, ce) = io.exponents;
-    let steps = Steps::new(s, io.dt, u, be, ranges);
-    let mut y = [0; 16];
-    let mut largest = [0; 16];
+    steps.set(s, io.dt, (u, ue), be, ranges);
     let (b, c) = (rows_of(io.input.b), rows_of(io.input.c));
     let mut at = io.t;
     for (a, h) in io.a.chunks(16).zip(h.chunks_mut(16)) {
         let (Some(b), Some(c)) = (b.get(at), c.get(at)) else { break };
-        s.sixteen(&steps, a, h, b, c, &mut y, &mut largest);
+        s.sixteen(steps, a, h, b, c);
         at += io.input.tokens;
     }
-    steps.keep(&largest, ranges, H::CUT);
-    gated(s, &steps, &y, ce, io.d, u, io.z)
+    steps.keep(ranges, H::CUT);
+    gated(s, steps, ce, io.d, (u, ue), io.z)
 }
 
 /// B or C of sixteen states each, `[N/16][T]`.
 #[inline(always)]
-pub(super) fn rows_of(x: &[i16]) -> &[[i16; 16]] {
+fn rows_of(x: &[i16]) -> &[[i16; 16]] {
     x.as_chunks().0
 }
 
 /// What the states of each of sixteen channels share in a token.
+#[repr(C)]
 pub(crate) struct Steps {
     /// `dt log2(e)`, mantissa.
     pub dt: [u32; 16],
-    /// With A's biased exponent taken off, how far `dt log2(e) A` is to be shifted to Q24.
+    /// With A's sign and biased exponent taken off, how far `dt log2(e) A` is to be shifted to Q24.
     pub down: Row,
-    /// `dt u`.
+    /// `dt log2(e) u`.
     pub g: Row,
     /// How far its product with B is to be shifted.
     pub g_down: Row,
@@ -178,61 +183,72 @@ pub(crate) struct Steps {
     pub cut: Row,
     /// The exponent of a state.
     unit: Row,
+    /// The sums of states times C.
+    pub y: Row,
+    /// The states' magnitudes, joined.
+    pub largest: [u32; 16],
+    /// Exponents of what becomes of the sums.
+    e: Row,
 }
 
 impl Steps {
+    /// Before the first token.
+    const ZERO: Self = Self {
+        dt: [0; 16],
+        down: [0; 16],
+        g: [0; 16],
+        g_down: [0; 16],
+        up: [0; 16],
+        cut: [0; 16],
+        unit: [0; 16],
+        y: [0; 16],
+        largest: [0; 16],
+        e: [0; 16],
+    };
+
+    /// Those of a token.
     #[inline(always)]
-    fn new<S: Dot>(
+    fn set<S: Dot>(
+        &mut self,
         s: S,
         (dt, dte): (&Row, i32),
         (u, ue): (&Row, i32),
         be: i32,
         ranges: &[Range; 16],
-    ) -> Self {
-        let mut steps = Self {
-            dt: [0; 16],
-            down: [0; 16],
-            g: [0; 16],
-            g_down: [0; 16],
-            up: [0; 16],
-            cut: [0; 16],
-            unit: [0; 16],
-        };
+    ) {
         for i in 0..16 {
             let (channel, unit) = step(s, Num { m: dt[i], e: dte }, Num { m: u[i], e: ue }, be, ranges[i]);
             let Channel { dt, down, g, g_down, up, cut } = channel;
-            (steps.dt[i], steps.down[i], steps.g[i], steps.g_down[i]) = (dt, down, g, g_down);
-            (steps.up[i], steps.cut[i], steps.unit[i]) = (up, cut, unit);
+            (self.dt[i], self.down[i], self.g[i], self.g_down[i]) = (dt, down, g, g_down);
+            (self.up[i], self.cut[i], self.unit[i]) = (up, cut, unit);
+            (self.y[i], self.largest[i]) = (0, 0);
         }
-        steps
     }
 
     /// See [`Dot::sixteen`].
     #[inline(always)]
-    pub(super) fn sixteen<H: Hold>(
-        &self,
-        a: &[[u8; 64]],
-        h: &mut [[H; 16]],
-        b: &[i16],
-        c: &[i16],
-        y: &mut Row,
-        largest: &mut [u32; 16],
-    ) {
-        for ((a, h), (b, c)) in a.iter().zip(h).zip(b.iter().zip(c)) {
-            let a = words(a);
+    pub(super) fn sixteen<H: Hold>(&mut self, a: &[[u8; 64]], h: &mut [[H; 16]], b: &[i16], c: &[i16]) {
+        for ((a, h), (b, c)) in a.chunks(2).zip(h.chunks_mut(2)).zip(b.chunks(2).zip(c.chunks(2))) {
+            let mut products = [HALF; 16];
+            for ((a, h), (b, c)) in a.iter().zip(h).zip(b.iter().zip(c)) {
+                let a = words(a);
+                for i in 0..16 {
+                    let channel = self.channel(i);
+                    let (kept, rounded) = channel.state(channel.decay(a[i]), h[i], i32::from(*b));
+                    h[i] = kept;
+                    self.largest[i] |= magnitude(kept.get());
+                    products[i] += rounded * i32::from(*c);
+                }
+            }
             for i in 0..16 {
-                let channel = self.channel(i);
-                let (kept, product) = channel.state(channel.decay(a[i]), h[i], i32::from(*b), i32::from(*c));
-                h[i] = kept;
-                largest[i] |= magnitude(kept.get());
-                y[i] += product;
+                self.y[i] += products[i] >> SUMMED;
             }
         }
     }
 
     /// What is needed of channel `i` for its states.
     #[inline(always)]
-    fn channel(&self, i: usize) -> Channel {
+    pub(super) fn channel(&self, i: usize) -> Channel {
         Channel {
             dt: self.dt[i],
             down: self.down[i],
@@ -245,37 +261,41 @@ impl Steps {
 
     /// Notes how the states are kept.
     #[inline(always)]
-    fn keep(&self, largest: &[u32; 16], ranges: &mut [Range; 16], cut: i32) {
+    fn keep(&self, ranges: &mut [Range; 16], cut: i32) {
         for i in 0..16 {
             let unit = self.unit[i] + cut;
-            ranges[i] = Range::new(unit, unit + bits(largest[i]));
+            ranges[i] = Range::new(unit, bits(self.largest[i]));
         }
     }
 }
 
 /// What a channel's states share in a token, and the exponent of a state.
 #[inline(always)]
-pub(super) fn step<S: Dot>(s: S, dt: Num, u: Num, be: i32, range: Range) -> (Channel, i32) {
+fn step<S: Dot>(s: S, dt: Num, u: Num, be: i32, range: Range) -> (Channel, i32) {
     let (dt, e) = s.softplus_log2(dt);
 
-    // dt u to 15 bits.
-    let m = mul_high_cut(dt, LN_2) >> 1;
+    // dt log2(e) u, of 28 bits at least, unless u is 0.
     let u = s.normal(u);
-    let g = s.normal(Num { m: s.mul_high(m as i32, u.m), e: e + 1 + 32 + u.e });
-    let g_e = if g.m == 0 { LOW } else { g.e + 16 };
+    let g = s.mul_high((dt >> 1) as i32, u.m);
+    let g_e = e + u.e + (1 + 32 + G_CUT);
 
     // A unit in which what is left and what is added are within 2^28.
     let top = range.top().max(g_e + 15 + be + NARROW);
-    let unit = (top - PART).clamp(LOW, HIGH);
+    let unit = s.exponent(top - PART);
     let up = range.unit() - unit + 2;
+    // 1 at least.
+    let g_down = unit - g_e - be;
     let channel = Channel {
         dt,
-        // |A| = mantissa 2^(biased exponent - 158), the product's upper half counts 2^32, Q24 2^-24.
-        down: 158 - 32 - 24 - e,
-        g: s.shift_right(g.m, 16).clamp(-0x7fff, 0x7fff),
-        g_down: (unit - g_e - be).clamp(1, 31),
-        up: up.clamp(0, 31),
-        cut: (-up).clamp(0, 31),
+        // |A| = mantissa 2^(biased exponent - 158), the product's upper half counts 2^32, Q24 2^-24. A's sign is the exponent's
+        // highest bit.
+        down: 256 + 158 - 32 - 24 - e,
+        // Of what is shifted further, bits are taken off before it meets B.
+        // With 15 nothing is left of the product.
+        g: s.within_half(((g >> (G_CUT - 1 + s.within_nibble(g_down - G_DOWN))) + 1) >> 1),
+        g_down: 1 + s.within_nibble(g_down - 1),
+        up: s.within_word(up),
+        cut: s.within_word(-up),
     };
     (channel, unit)
 }
@@ -292,47 +312,32 @@ pub(crate) struct Channel {
 }
 
 impl Channel {
+    /// Half a unit of what the shift of `g B` leaves, and half a unit of what is kept of a state in 15 bits, before that shift.
+    #[cfg(all(target_arch = "arm", any(target_feature = "thumb2", feature = "thumb2")))]
+    #[inline(always)]
+    pub(super) fn halves(&self) -> i32 {
+        ((1 << FINE) + 1) << ((self.g_down - 1) & 31)
+    }
+
     /// What is left of a state, in Q30.
     #[inline(always)]
     fn decay(&self, a: u32) -> i32 {
-        // A is negative by definition: its sign is not looked at. Zero and what is subnormal count as 2^-126 and a bit.
+        // A is negative by definition, so that its sign is known. Zero and what is subnormal count as 2^-126 and a bit.
         let product = mul_high_cut(self.dt, a << 8 | 1 << 31);
-        let down = (self.down - (a >> 23 & 255) as i32).clamp(0, 31);
+        let down = (self.down - (a >> 23) as i32).clamp(0, 31);
         // From 64 on, where it would not fit, it is 64 at least all the same.
         exp2(product >> down) as i32
     }
 
-    /// One state: what is kept, and its product with C.
+    /// One state: what is kept, and what of it meets C.
     #[inline(always)]
-    fn state<H: Hold>(&self, decay: i32, h: H, b: i32, c: i32) -> (H, i32) {
+    fn state<H: Hold>(&self, decay: i32, h: H, b: i32) -> (H, i32) {
         // The two bits that a kept state of 30 bits lacks are cut.
         let left = mul_high((h.get() << self.up) >> self.cut, decay);
         let added = (self.g * b + (1 << self.g_down >> 1)) >> self.g_down;
         let h = left + added;
         let rounded = (h + (1 << FINE >> 1)) >> FINE;
-        (H::put(h, rounded), (rounded * c + (1 << SUMMED >> 1)) >> SUMMED)
-    }
-
-    /// The states of up to sixteen rows, see [`Dot::states`].
-    #[inline(always)]
-    pub(super) fn states<H: Hold>(
-        &self,
-        lane: usize,
-        a: &[[u8; 64]],
-        h: &mut [[H; 16]],
-        b: &[i16],
-        c: &[i16],
-    ) -> (i32, u32) {
-        let lane = lane & 15;
-        let (mut y, mut largest) = (0, 0);
-        for ((a, h), (b, c)) in a.iter().zip(h).zip(b.iter().zip(c)) {
-            let decay = self.decay(u32::from_le_bytes(a.as_chunks().0[lane]));
-            let (kept, product) = self.state(decay, h[lane], i32::from(*b), i32::from(*c));
-            h[lane] = kept;
-            largest |= magnitude(kept.get());
-            y += product;
-        }
-        (y, largest)
+        (H::put(h, rounded), rounded)
     }
 }
 
@@ -340,30 +345,29 @@ impl Channel {
 #[inline(always)]
 fn gated<S: Dot>(
     s: S,
-    steps: &Steps,
-    y: &Row,
+    steps: &mut Steps,
     ce: i32,
     d: &[u8; 64],
-    (u, ue): (&Row, i32),
+    (u, ue): (&mut Row, i32),
     (z, ze): (&Row, i32),
-) -> (Row, i32) {
-    let d = words(d);
-    let (mut m, mut e) = ([0; 16], [0; 16]);
+) -> i32 {
+    let (d, _) = d.as_chunks();
     for i in 0..16 {
-        let y = Num { m: y[i], e: steps.unit[i] + FINE + ce + SUMMED };
-        let y = gate(s, y, d[i], Num { m: u[i], e: ue }, Num { m: z[i], e: ze });
-        (m[i], e[i]) = (y.m, y.e);
+        let y = Num { m: steps.y[i], e: steps.unit[i] + FINE + ce + SUMMED };
+        let d = u32::from_le_bytes(d[i]);
+        let y = gate(s, y, d, Num { m: u[i], e: ue }, Num { m: z[i], e: ze });
+        (u[i], steps.e[i]) = (y.m, y.e);
     }
-    join(&m, &e)
+    join(s, u, &steps.e)
 }
 
-/// The same for one channel, `d` as the bits of an f32.
+/// The same for one channel, `d` as the bits of an f32. The mantissa has 30 bits at most.
 #[inline(always)]
-pub(super) fn gate<S: Dot>(s: S, y: Num, d: u32, u: Num, z: Num) -> Num {
-    let d = Num::from_f32_bits(d);
+fn gate<S: Dot>(s: S, y: Num, d: u32, u: Num, z: Num) -> Num {
+    let d = Num::weight(d);
     let direct = Num { m: s.mul_high(u.m, d.m), e: u.e + d.e + 32 };
-    let e = if direct.m == 0 { y.e } else { y.e.max(direct.e) } + 1;
-    let m = s.shift_right(y.m, e - y.e) + s.shift_right(direct.m, (e - direct.e).max(1));
+    let e = y.e.max(direct.e) + 1;
+    let m = s.cut(y.m, e - y.e) + s.cut(direct.m, e - direct.e);
     let (sum, gate) = (s.normal(Num { m, e }), s.silu(z));
     Num { m: s.mul_high(sum.m, gate.m), e: sum.e + gate.e + 32 }
 }

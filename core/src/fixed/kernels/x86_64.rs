@@ -4,7 +4,7 @@ use core::arch::x86_64::*;
 
 use super::elementwise::NARROW;
 use super::matmul::Sums;
-use super::scan::{FINE, Hold, SUMMED, Steps};
+use super::scan::{FINE, HALF, Hold, SUMMED, Steps};
 use super::{Activations, Dot, Group, TILE, TILES, instantiate};
 use crate::fixed::functions::EXP2;
 use crate::fixed::num::Row;
@@ -77,9 +77,9 @@ fn narrowed(x: &Row, up: i32) -> __m256i {
             let down = _mm_cvtsi32_si128((-up - 1).min(31));
             [round::<1>(_mm256_sra_epi32(x, down)), round::<1>(_mm256_sra_epi32(y, down))]
         };
-        let limit = _mm256_set1_epi16((1 << NARROW) - 1);
+        let (least, most) = (_mm256_set1_epi16(-1 << NARROW), _mm256_set1_epi16((1 << NARROW) - 1));
         let packed = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(x, y));
-        _mm256_max_epi16(_mm256_min_epi16(packed, limit), _mm256_sub_epi16(_mm256_setzero_si256(), limit))
+        _mm256_max_epi16(_mm256_min_epi16(packed, most), least)
     })
 }
 
@@ -90,7 +90,7 @@ fn load(tile: &[u8; TILE]) -> [__m256i; 2] {
     op!([_mm256_loadu_si256(tile), _mm256_loadu_si256(tile.add(1))])
 }
 
-/// `sum + w x`, two products a lane: at most 2 * 128 * 16383, far from overflow.
+/// `sum + w x`, two products a lane: at most 2 * 128 * 16384, far from overflow.
 #[inline(always)]
 fn madd(sum: __m256i, w: __m256i, x: __m256i) -> __m256i {
     op!(_mm256_add_epi32(sum, _mm256_madd_epi16(w, x)))
@@ -142,12 +142,6 @@ fn mul_high(a: __m256i, b: __m256i) -> __m256i {
     })
 }
 
-/// `c - x`.
-#[inline(always)]
-fn less(c: u32, x: __m256i) -> __m256i {
-    op!(_mm256_sub_epi32(_mm256_set1_epi32(c as i32), x))
-}
-
 /// Both halves of a row of sixteen channels, whose long chains of operations go side by side.
 type Both = [__m256i; 2];
 
@@ -175,22 +169,26 @@ fn both_high_cut(a: Both, a_high: Both, b: Both, b_high: Both) -> Both {
     both!(i, op!(_mm256_blend_epi32::<0b1010_1010>(high(even[i]), odd[i])))
 }
 
+/// `c` and the product of `a`, a factor and its [`high`], with `b`, see
+/// [`mul_high_down`](crate::fixed::num::mul_high_down).
+#[inline(always)]
+fn both_plus(c: i32, a: Both, a_high: Both, b: Both) -> Both {
+    let odd = both!(i, op!(_mm256_mul_epi32(a_high[i], high(b[i]))));
+    let even = both!(i, op!(_mm256_mul_epi32(a[i], b[i])));
+    let product = both!(i, op!(_mm256_blend_epi32::<0b1010_1010>(high(even[i]), odd[i])));
+    both!(i, op!(_mm256_add_epi32(product[i], _mm256_set1_epi32(c))))
+}
+
 /// See [`exp2`](crate::fixed::functions::exp2).
 #[inline(always)]
 fn exp2(t: Both) -> Both {
-    let [c0, c1, c2, c3] = EXP2;
-    let f = both!(i, op!(_mm256_slli_epi32::<8>(t[i])));
+    let [c0, c1, c2, c3, c4] = EXP2;
+    let f = both!(i, op!(_mm256_srli_epi32::<1>(_mm256_slli_epi32::<8>(t[i]))));
     let f_high = both!(i, high(f[i]));
-    let c3 = [op!(_mm256_set1_epi32(c3 as i32)); 2];
-    let q = both_high_cut(f, f_high, c3, c3);
-    let q = both!(i, less(c2, q[i]));
-    let q = both_high_cut(f, f_high, q, both!(i, high(q[i])));
-    let q = both!(i, less(c1, q[i]));
-    let q = both_high_cut(f, f_high, q, both!(i, high(q[i])));
-    let q = both!(i, less(c0, q[i]));
-    let q = both_high_cut(f, f_high, q, both!(i, high(q[i])));
-    let power =
-        both!(i, op!(less(1 << 30, _mm256_srli_epi32::<2>(_mm256_add_epi32(q[i], _mm256_set1_epi32(2))))));
+    let q = both_plus(c3, f, f_high, [op!(_mm256_set1_epi32(c4)); 2]);
+    let q = both_plus(c2, f, f_high, q);
+    let q = both_plus(c1, f, f_high, q);
+    let power = both_plus(c0, f, f_high, q);
     // Of 2^30 nothing is left by a shift of 31 or more.
     both!(i, op!(_mm256_srlv_epi32(power[i], _mm256_srli_epi32::<24>(t[i]))))
 }
@@ -387,61 +385,55 @@ impl Dot for Avx2 {
     }
 
     #[inline(always)]
-    fn sixteen<H: Hold>(
-        self,
-        steps: &Steps,
-        a: &[[u8; 64]],
-        h: &mut [[H; 16]],
-        b: &[i16],
-        c: &[i16],
-        y: &mut Row,
-        largest: &mut [u32; 16],
-    ) {
+    fn sixteen<H: Hold>(self, steps: &mut Steps, a: &[[u8; 64]], h: &mut [[H; 16]], b: &[i16], c: &[i16]) {
         // `Channel::decay` and `Channel::state`, for sixteen channels.
         let (dt, down) = (load_row(&steps.dt), load_row(&steps.down));
         let dt_high = both!(i, high(dt[i]));
         let (g, g_down) = (load_row(&steps.g), load_row(&steps.g_down));
         let (up, cut) = (load_row(&steps.up), load_row(&steps.cut));
-        let (mut sum, mut all) = (load_row(y), load_row(largest));
+        let (mut sum, mut all) = (load_row(&steps.y), load_row(&steps.largest));
         let g_half =
             both!(i, op!(_mm256_srli_epi32::<1>(_mm256_sllv_epi32(_mm256_set1_epi32(1), g_down[i]))));
-        for ((a, h), (b, c)) in a.iter().zip(h).zip(b.iter().zip(c)) {
-            let a = load(a);
-            let mut kept = [0; 16];
-            for i in 0..16 {
-                kept[i] = h[i].get();
-            }
-            let kept = load_row(&kept);
-            let mantissa =
-                both!(i, op!(_mm256_or_si256(_mm256_slli_epi32::<8>(a[i]), _mm256_set1_epi32(i32::MIN))));
-            let product = both_high_cut(mantissa, both!(i, high(mantissa[i])), dt, dt_high);
-            let exponent =
-                both!(i, op!(_mm256_and_si256(_mm256_srli_epi32::<23>(a[i]), _mm256_set1_epi32(255))));
-            let shift = both!(
-                i,
-                op!(_mm256_max_epi32(_mm256_sub_epi32(down[i], exponent[i]), _mm256_setzero_si256()))
-            );
-            let shift = both!(i, op!(_mm256_min_epi32(shift[i], _mm256_set1_epi32(31))));
-            let decay = exp2(both!(i, op!(_mm256_srlv_epi32(product[i], shift[i]))));
+        for ((a, h), (b, c)) in a.chunks(2).zip(h.chunks_mut(2)).zip(b.chunks(2).zip(c.chunks(2))) {
+            let mut products = [op!(_mm256_set1_epi32(HALF)); 2];
+            for ((a, h), (b, c)) in a.iter().zip(h).zip(b.iter().zip(c)) {
+                let a = load(a);
+                let mut kept = [0; 16];
+                for i in 0..16 {
+                    kept[i] = h[i].get();
+                }
+                let kept = load_row(&kept);
+                let mantissa =
+                    both!(i, op!(_mm256_or_si256(_mm256_slli_epi32::<8>(a[i]), _mm256_set1_epi32(i32::MIN))));
+                let product = both_high_cut(mantissa, both!(i, high(mantissa[i])), dt, dt_high);
+                let exponent = both!(i, op!(_mm256_srli_epi32::<23>(a[i])));
+                let shift = both!(
+                    i,
+                    op!(_mm256_max_epi32(_mm256_sub_epi32(down[i], exponent[i]), _mm256_setzero_si256()))
+                );
+                let shift = both!(i, op!(_mm256_min_epi32(shift[i], _mm256_set1_epi32(31))));
+                let decay = exp2(both!(i, op!(_mm256_srlv_epi32(product[i], shift[i]))));
 
-            let kept = both!(i, op!(_mm256_srav_epi32(_mm256_sllv_epi32(kept[i], up[i]), cut[i])));
-            let added = both!(i, op!(_mm256_add_epi32(mul_low(g[i], *b), g_half[i])));
-            let left = both!(i, mul_high(kept[i], decay[i]));
-            let state = both!(i, op!(_mm256_add_epi32(left[i], _mm256_srav_epi32(added[i], g_down[i]))));
-            let rounded = both!(i, round::<FINE>(state[i]));
-            sum = both!(i, op!(_mm256_add_epi32(sum[i], round::<SUMMED>(mul_low(rounded[i], *c)))));
-            let kept = if H::CUT == 0 { state } else { rounded };
-            all = both!(
-                i,
-                op!(_mm256_or_si256(all[i], _mm256_xor_si256(kept[i], _mm256_srai_epi32::<31>(kept[i]))))
-            );
-            let (state, rounded) = (store(state), store(rounded));
-            for i in 0..16 {
-                h[i] = H::put(state[i], rounded[i]);
+                let kept = both!(i, op!(_mm256_srav_epi32(_mm256_sllv_epi32(kept[i], up[i]), cut[i])));
+                let added = both!(i, op!(_mm256_add_epi32(mul_low(g[i], *b), g_half[i])));
+                let left = both!(i, mul_high(kept[i], decay[i]));
+                let state = both!(i, op!(_mm256_add_epi32(left[i], _mm256_srav_epi32(added[i], g_down[i]))));
+                let rounded = both!(i, round::<FINE>(state[i]));
+                products = both!(i, op!(_mm256_add_epi32(products[i], mul_low(rounded[i], *c))));
+                let kept = if H::CUT == 0 { state } else { rounded };
+                all = both!(
+                    i,
+                    op!(_mm256_or_si256(all[i], _mm256_xor_si256(kept[i], _mm256_srai_epi32::<31>(kept[i]))))
+                );
+                let (state, rounded) = (store(state), store(rounded));
+                for i in 0..16 {
+                    h[i] = H::put(state[i], rounded[i]);
+                }
             }
+            sum = both!(i, op!(_mm256_add_epi32(sum[i], _mm256_srai_epi32::<SUMMED>(products[i]))));
         }
-        *y = store(sum);
-        for (largest, all) in largest.iter_mut().zip(store(all)) {
+        steps.y = store(sum);
+        for (largest, all) in steps.largest.iter_mut().zip(store(all)) {
             *largest = all as u32;
         }
     }

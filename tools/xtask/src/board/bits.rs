@@ -61,7 +61,7 @@ pub const M3: Bits = Bits {
     cpu: "cortex-m3",
     machine: "mps2-an385",
     kernels: "Thumb-2",
-    instructions: 2_600_000,
+    instructions: 2_300_000,
 };
 
 /// Cortex-M7: two products an instruction.
@@ -71,7 +71,7 @@ pub const M7: Bits = Bits {
     cpu: "cortex-m7",
     machine: "mps2-an500",
     kernels: "Cortex-M DSP",
-    instructions: 2_050_000,
+    instructions: 1_500_000,
 };
 
 /// What the program said of a model.

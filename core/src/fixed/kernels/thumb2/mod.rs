@@ -6,15 +6,15 @@ pub(super) mod functions;
 pub(super) mod products;
 pub(super) mod states;
 
-use super::channels::Pairs;
+use super::channels::Tap;
 use super::lanes::Quarters;
 use super::matmul::Panel;
-use super::scan::Channel;
+use super::scan::{Hold, Steps};
 use super::{Activations, Dot, Group, Input, Scalar, TILE, TILES, instantiate};
 use crate::fixed::num::{Num, Row, mul_high};
-use functions::silu;
+use functions::{silu, softplus_log2};
 use products::{sums_i8, sums_u4};
-use states::states;
+use states::sixteen;
 
 /// The instructions of ARMv7-M and ARMv8-M Mainline.
 #[derive(Clone, Copy, Debug)]
@@ -22,9 +22,9 @@ pub struct Thumb2;
 
 instantiate!(Thumb2);
 
-/// [`Dot`] by functions for the sums of a panel, products, silu, and the states.
+/// [`Dot`] by functions for the sums of a panel, products, softplus and silu, and the states.
 macro_rules! dot_by_hand {
-    ($isa:ident, $name:literal, $sums_i8:path, $sums_u4:path, $mul_high:path, $silu:path, $states:path) => {
+    ($isa:ident, $name:literal, $sums_i8:path, $sums_u4:path, $mul_high:path, $softplus:path, $silu:path, $sixteen:path, $convolve:path) => {
         impl Dot for $isa {
             const NAME: &'static str = $name;
             const VECTORS: bool = false;
@@ -75,13 +75,48 @@ macro_rules! dot_by_hand {
             }
 
             #[inline(always)]
+            fn cut(self, m: i32, by: i32) -> i32 {
+                $crate::fixed::kernels::thumb2::functions::cut(m, by)
+            }
+
+            #[inline(always)]
+            fn activations(self, rows: [&Row; 2], up: [i32; 2], q: &mut Activations) -> i32 {
+                $crate::fixed::kernels::thumb2::functions::activations(rows, up, q)
+            }
+
+            #[inline(always)]
+            fn convolve(self, weights: &[[u8; 64]], taps: &[Tap<'_>], u: &mut Row, e: &mut Row) -> bool {
+                $convolve(weights, taps, u, e)
+            }
+
+            #[inline(always)]
+            fn within_half(self, x: i32) -> i32 {
+                $crate::fixed::kernels::thumb2::functions::within_half(x)
+            }
+
+            #[inline(always)]
+            fn within_nibble(self, x: i32) -> i32 {
+                $crate::fixed::kernels::thumb2::functions::within_nibble(x)
+            }
+
+            #[inline(always)]
+            fn exponent(self, e: i32) -> i32 {
+                $crate::fixed::kernels::thumb2::functions::exponent(e)
+            }
+
+            #[inline(always)]
+            fn within_word(self, by: i32) -> i32 {
+                $crate::fixed::kernels::thumb2::functions::within_word(by)
+            }
+
+            #[inline(always)]
             fn normal(self, v: Num) -> Num {
                 $crate::fixed::kernels::thumb2::functions::normal(v)
             }
 
             #[inline(always)]
             fn softplus_log2(self, v: Num) -> (u32, i32) {
-                $crate::fixed::kernels::thumb2::functions::softplus_log2(v)
+                $softplus(v)
             }
 
             #[inline(always)]
@@ -90,15 +125,17 @@ macro_rules! dot_by_hand {
             }
 
             #[inline(always)]
-            fn states(
+            fn sixteen<H: Hold>(
                 self,
-                channel: &Channel,
-                lane: usize,
-                a: &[[u8; 64]; 16],
-                h: &mut [[i16; 16]; 16],
-                pairs: &mut Pairs,
-            ) -> Option<(i32, u32)> {
-                Some($states(channel, lane, a, h, pairs))
+                steps: &mut Steps,
+                a: &[[u8; 64]],
+                h: &mut [[H; 16]],
+                b: &[i16],
+                c: &[i16],
+            ) {
+                if !$sixteen(steps, a, h, b, c) {
+                    steps.sixteen(a, h, b, c);
+                }
             }
         }
     };
@@ -106,4 +143,10 @@ macro_rules! dot_by_hand {
 #[cfg(any(target_feature = "dsp", feature = "dsp"))]
 pub(super) use dot_by_hand;
 
-dot_by_hand!(Thumb2, "Thumb-2", sums_i8, sums_u4, mul_high, silu, states);
+/// [`Dot::convolve`]: by portable code.
+#[inline(always)]
+fn by_channel(_: &[[u8; 64]], _: &[Tap<'_>], _: &mut Row, _: &mut Row) -> bool {
+    false
+}
+
+dot_by_hand!(Thumb2, "Thumb-2", sums_i8, sums_u4, mul_high, softplus_log2, silu, sixteen, by_channel);

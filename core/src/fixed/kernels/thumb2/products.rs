@@ -8,12 +8,9 @@ use crate::fixed::kernels::{Input, TILE, TILES};
 use crate::fixed::num::Row;
 use crate::kernels::GROUP;
 
-/// Whether scales, weights and activations lie at words, and all scales are below 2.
+/// All scales, which lie at words, joined by two.
 #[inline(always)]
-fn plain(panel: &Panel<'_>, x: &Input<'_>) -> bool {
-    if (panel.scales.as_ptr() as usize | panel.weights.as_ptr() as usize | x.q.as_ptr() as usize) & 3 != 0 {
-        return false;
-    }
+fn joined(panel: &Panel<'_>) -> u32 {
     let mut all = 0;
     for ws in panel.scales {
         // SAFETY: reads sixteen scales, which lie at a word.
@@ -39,11 +36,21 @@ fn plain(panel: &Panel<'_>, x: &Input<'_>) -> bool {
             );
         }
     }
-    all & 0x4000_4000 == 0
+    all
 }
 
-/// Where the activations of token `t` begin, if the loop may run over the groups of a panel, which have `bytes` bytes of weights. What
-/// it has in memory beside the sums is then in their last part.
+/// What is to be done for the sums of a panel.
+pub(in crate::fixed::kernels) enum Work {
+    /// All of it by portable code.
+    Portable,
+    /// Nothing: all scales are 0, as where rows are padding.
+    Nothing,
+    /// The loop over the groups, with the activations from here on.
+    Loop(*const i16),
+}
+
+/// What is to be done for the sums of a panel with token `t`, whose groups have `bytes` bytes of weights. What a loop has in memory beside
+/// the sums is then in their last part.
 #[inline(always)]
 pub(in crate::fixed::kernels) fn prepare(
     panel: &Panel<'_>,
@@ -51,23 +58,67 @@ pub(in crate::fixed::kernels) fn prepare(
     t: usize,
     bytes: usize,
     sums: &mut Quarters,
+) -> Work {
+    if (panel.scales.as_ptr() as usize | panel.weights.as_ptr() as usize | x.q.as_ptr() as usize) & 3 != 0 {
+        return Work::Portable;
+    }
+    let scales = joined(panel);
+    if scales & 0x7fff_7fff == 0 {
+        for quarter in sums.iter_mut().take(4) {
+            quarter.sums = [0; 4];
+        }
+        return Work::Nothing;
+    }
+    // Scales of 2 and more saturate.
+    match activations(panel, x, t, bytes, sums) {
+        Some(activations) if scales & 0x4000_4000 == 0 => Work::Loop(activations),
+        _ => Work::Portable,
+    }
+}
+
+/// Where the activations of token `t` begin, if there are as many groups of them as of weights.
+#[inline(always)]
+fn activations(
+    panel: &Panel<'_>,
+    x: &Input<'_>,
+    t: usize,
+    bytes: usize,
+    sums: &mut Quarters,
 ) -> Option<*const i16> {
     let (left, tokens) = (panel.scales.len().min(panel.weights.len() / bytes), x.tokens.max(1));
-    // As many groups of activations as of weights.
     let last = t + left.checked_sub(1)? * tokens;
     let _ = (x.groups.get(last)?, x.q.as_chunks::<GROUP>().0.get(last)?);
     let groups = x.groups.as_ptr().wrapping_add(t).expose_provenance();
     sums[4].sums = [(tokens as i64) << 32 | groups as i64, left as i64, 0, 0];
-    plain(panel, x).then_some(x.q.as_ptr().wrapping_add(t * GROUP))
+    Some(x.q.as_ptr().wrapping_add(t * GROUP))
 }
+
+/// Lines for the next scale in `x`, an integer without its sign, and `dot` shifted by `e` with that sign.
+macro_rules! scale {
+    () => {
+        concat!(
+            "ldrsh {x}, [{ws}], #2\n",
+            "asr \\dot, \\dot, {e}\n",
+            "eor \\dot, \\dot, {x}, asr #31\n",
+            "sub \\dot, \\dot, {x}, asr #31\n",
+            "bfc {x}, #15, #17\n",
+            // One less than its exponent, but not for subnormal numbers.
+            "sub {w}, {x}, #0x400\n",
+            "usat {w}, #4, {w}, asr #10\n",
+            "sub {x}, {x}, {w}, lsl #10\n",
+            "lsl {x}, {x}, {w}\n",
+        )
+    };
+}
+pub(in crate::fixed::kernels) use scale;
 
 /// The sums of the rows of a panel with a token, as [`Dot::sums_i8`] and [`Dot::sums_u4`] return them.
 ///
-/// `$dot` adds to `a` to `d` the dot products of four rows with a group of 32 activations from `xs` on, which it moves behind them.
-/// It moves `at` from the first of the group's `$bytes` bytes of weights to behind the last, and may change `x`, `y`, `v`, `w`
-/// and `e`. `$start` changes `v`, what the dot products begin with, by the activations' sum in `e`.
+/// `$dot` adds to `a` to `d` the dot products of four rows, of the `$bytes` bytes of a group's weights from `at` on, with 32 activations from
+/// `xs` on, and may change `x`, `y`, `v`, `w` and `e`. `$start` changes `v`, what the dot products begin with, by the activations' sum in `e`; `$same` copies that from
+/// `a` to the others, unless `$dot` does.
 macro_rules! sums_by_hand {
-    ($name:ident, $bytes:expr, [$($start:literal)?], $($dot:literal),+) => {
+    ($name:ident, $bytes:expr, [$($start:literal)?], [$($same:literal)?], $($dot:expr),+) => {
         #[inline(never)]
         pub(in crate::fixed::kernels) fn $name(
             panel: &$crate::fixed::kernels::matmul::Panel<'_>,
@@ -75,8 +126,11 @@ macro_rules! sums_by_hand {
             t: usize,
             sums: &mut $crate::fixed::kernels::lanes::Quarters,
         ) -> bool {
-            let Some(activations) = $crate::fixed::kernels::thumb2::products::prepare(panel, x, t, $bytes, sums) else {
-                return false;
+            use $crate::fixed::kernels::thumb2::products::{Work, prepare};
+            let activations = match prepare(panel, x, t, $bytes, sums) {
+                Work::Portable => return false,
+                Work::Nothing => return true,
+                Work::Loop(activations) => activations,
             };
             // SAFETY: `prepare` found scales, weights and activations of as many groups as it noted, one or more, all at words.
             // Only `sums` is written. Saturation and sums of products set a flag that nothing reads.
@@ -110,30 +164,17 @@ macro_rules! sums_by_hand {
                     "strd {v}, {w}, [{sums}, #32]",
                     "3:",
                     "ldr {a}, [{sums}, #32]",
-                    "mov {b}, {a}",
-                    "mov {c}, {a}",
-                    "mov {d}, {a}",
+                    $($same,)?
                     $($dot,)+
                     "ldr {e}, [{sums}, #36]",
                     ".irp dot, {a}, {b}, {c}, {d}",
-                    "ldrsh {x}, [{ws}], #2",
-                    "asr \\dot, \\dot, {e}",
-                    // The scale's sign goes to the dot product.
-                    "eor \\dot, \\dot, {x}, asr #31",
-                    "sub \\dot, \\dot, {x}, asr #31",
-                    "bfc {x}, #15, #17",
-                    // One less than its exponent, but not for subnormal numbers.
-                    "sub {w}, {x}, #0x400",
-                    "usat {w}, #4, {w}, asr #10",
+                    $crate::fixed::kernels::thumb2::products::scale!(),
                     "ldrd {y}, {v}, [{sums}]",
-                    "sub {x}, {x}, {w}, lsl #10",
-                    "lsl {x}, {x}, {w}",
                     "smlal {y}, {v}, {x}, \\dot",
                     "strd {y}, {v}, [{sums}], #8",
                     ".endr",
                     "add {sums}, {sums}, #8",
-                    "sub {xs}, {xs}, #64",
-                    "sub {at}, {at}, #{back}",
+                    "add {at}, {at}, #16",
                     "subs {e}, {e}, #0x100",
                     "bpl 3b",
                     "sub {sums}, {sums}, #160",
@@ -156,7 +197,6 @@ macro_rules! sums_by_hand {
                     v = out(reg) _,
                     w = out(reg) _,
                     e = out(reg) _,
-                    back = const $bytes - 16,
                     on = const $bytes - 64,
                     options(nostack)
                 );
@@ -172,6 +212,7 @@ sums_by_hand!(
     sums_i8,
     TILE * TILES,
     [],
+    ["mov {b}, {a}\nmov {c}, {a}\nmov {d}, {a}"],
     ".irp k, 0, 64, 128, 192, 256, 320, 384, 448",
     // Columns in the order of the activations.
     ".irp j, 0, 2, 1, 3",
@@ -186,7 +227,7 @@ sums_by_hand!(
     "mla {d}, {w}, {x}, {d}",
     ".endr",
     ".endr",
-    "add {at}, {at}, #512"
+    "sub {xs}, {xs}, #64"
 );
 
 // Nibbles in the order of the activations: those of the low tile, then those of the high one.
@@ -194,6 +235,7 @@ sums_by_hand!(
     sums_u4,
     TILE * TILES / 2,
     ["sub {v}, {v}, {e}, lsl #3"],
+    ["mov {b}, {a}\nmov {c}, {a}\nmov {d}, {a}"],
     ".rept 4",
     "ldrd {y}, {v}, [{at}]",
     "ldr {w}, [{at}, #8]",
@@ -211,7 +253,9 @@ sums_by_hand!(
     "mla {d}, {e}, {x}, {d}",
     ".endr",
     "add {at}, {at}, #64",
-    ".endr"
+    ".endr",
+    "sub {at}, {at}, #256",
+    "sub {xs}, {xs}, #64"
 );
 
 /// [`Dot::bits`]: where the upper halves tell, the lower ones are not looked at.
