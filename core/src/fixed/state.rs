@@ -1,8 +1,7 @@
 //! The recurrent state: all that a model remembers.
 
-use super::kernels::MOST_UNIT;
 use super::kernels::{Range, SsmState};
-use super::num::{HIGH, LOW, bits, magnitude};
+use super::num::{LOW, bits, magnitude};
 use crate::format::Config;
 use crate::model::StepError;
 
@@ -15,6 +14,13 @@ pub enum StateKind {
     /// 29 bits and sign, with an exponent a channel.
     I32,
 }
+
+/// Above every bound on an input of the convolution that a file can lead to: products of f32, at most 2^128 each, with scales below 2 and
+/// few of them in a row stay below 2^200.
+const INPUT_TOP: i32 = 1 << 10;
+/// Above every bound on a state: dt, u and B are at most three such rows of products each. From inputs within the bound above, what is added to
+/// a state stays below the largest exponent there is.
+const STATE_TOP: i32 = 1 << 12;
 
 /// The state of all layers, borrowed. All zeros is the state before the first token.
 #[derive(Debug)]
@@ -122,15 +128,15 @@ impl State<'_> {
         copy(self.ranges, from.ranges);
     }
 
-    /// Whether mantissas and exponents are such as a step leaves behind: only then nothing can overflow.
+    /// Whether mantissas and exponents are such as steps of a model file leave behind: only then nothing can overflow.
     pub(super) fn check(&self, config: &Config) -> Result<(), StepError> {
         let error = |name, index, exponent| Err(StepError::Exponent { name, index, exponent });
         let rows = self.conv.as_chunks::<16>().0.iter().zip(self.conv_exponents.iter());
         for (index, (row, e)) in rows.enumerate() {
-            let top = bits(row.iter().fold(0, |all, m| all | magnitude(*m)));
-            let e = i32::from(*e) + LOW;
-            if top > 30 || e > HIGH {
-                return error("the convolution state", index, e + top);
+            let all = row.iter().fold(0, |all, m| all | magnitude(*m));
+            let top = i32::from(*e) + LOW + bits(all);
+            if bits(all) > 30 || top > INPUT_TOP {
+                return error("the convolution state", index, top);
             }
         }
         let d_state = config.d_state as usize;
@@ -146,7 +152,7 @@ impl State<'_> {
                 }
             };
             let held = range.top() - range.unit();
-            if range.unit() > MOST_UNIT || bits(largest) > held || held > most {
+            if range.top() > STATE_TOP || bits(largest) > held || held > most {
                 return error("the recurrent state", index, range.top());
             }
         }

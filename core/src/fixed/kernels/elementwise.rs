@@ -331,7 +331,8 @@ pub(crate) fn times_ln_2(x: WideMut<'_>) {
     }
 }
 
-/// Vectors of up to 256 elements, such as B and C, as mantissas from -16384 to 16383 with one exponent a token.
+/// Vectors of up to 256 elements, such as B and C, as mantissas within +-16383 with one exponent a token: with -16384 a state could
+/// pass its bound by one.
 pub(crate) fn narrow_vectors(tokens: usize, x: Wide<'_>, q: &mut [i16], exponents: &mut [i32]) {
     let tokens = tokens.max(1);
     for (t, exponent) in exponents.iter_mut().enumerate() {
@@ -339,8 +340,17 @@ pub(crate) fn narrow_vectors(tokens: usize, x: Wide<'_>, q: &mut [i16], exponent
         let top = panels().fold(LOW, |top, (x, e)| top.max(row_top(x, *e)));
         *exponent = (top - NARROW).max(LOW);
         for ((x, e), q) in panels().zip(q.as_chunks_mut::<16>().0.iter_mut().skip(t).step_by(tokens)) {
-            for (q, x) in q.iter_mut().zip(x) {
-                *q = narrow_one(*x, e - *exponent);
+            let most = (1 << NARROW) - 1;
+            let s = e - *exponent;
+            if s < 0 {
+                let by = (-s - 1).min(31) as u32 & 31;
+                for (q, x) in q.iter_mut().zip(x) {
+                    *q = (((x >> by) + 1) >> 1).clamp(-most, most) as i16;
+                }
+            } else {
+                for (q, x) in q.iter_mut().zip(x) {
+                    *q = narrow_one(*x, s).max(-most as i16);
+                }
             }
         }
     }

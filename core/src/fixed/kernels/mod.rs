@@ -1,8 +1,8 @@
 //! The inner loops of the fixed path, for each instruction set, behind one trait.
 //!
-//! Sums of integers do not depend on their order, so every instance gives the same bits by construction: only the dot
-//! products are written for each instruction set, by hand, and the rest is left to the compiler, which has one body for all
-//! and each time an instruction set's features.
+//! Sums of integers do not depend on their order, so every instance gives the same bits by construction. What is worth it is written
+//! for each instruction set by hand; the rest is left to the compiler, which has one body for all and each time an
+//! instruction set's features.
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
@@ -155,7 +155,7 @@ pub struct ScanInput<'a> {
     pub tokens: usize,
     /// States of a channel, `N`.
     pub d_state: usize,
-    /// Mantissas of B from -16384 to 16383, `[N/16][T][16]`, the last panel padded.
+    /// Mantissas of B within +-16383, `[N/16][T][16]`, the last panel padded.
     pub b: &'a [i16],
     /// Of C.
     pub c: &'a [i16],
@@ -257,8 +257,8 @@ pub trait Kernels: Sync {
     fn add(&self, x: &mut [i32], from: &[i32], to: &[i32], y: Wide<'_>);
 }
 
-/// What is written for each instruction set: the dot products of a group of 32 columns with `T` tokens, 16 rows for each,
-/// exactly. `sums` are the sums of `x`.
+/// What is written for each instruction set: at least the dot products of a group of 32 columns with `T` tokens, 16 rows for
+/// each, exactly. `sums` are the sums of `x`.
 pub(crate) trait Dot: Copy + Send + Sync + 'static {
     const NAME: &'static str;
     /// Whether sixteen lanes side by side are faster than one after the other.
@@ -348,7 +348,7 @@ pub(crate) trait Dot: Copy + Send + Sync + 'static {
         lanes::shifted(sums, up, y);
     }
 
-    /// Without vectors: `a b / 2^32`, rounded half up.
+    /// `a b / 2^32`, rounded half up.
     #[inline(always)]
     fn mul_high(self, a: i32, b: i32) -> i32 {
         num::mul_high(a, b)
@@ -360,7 +360,7 @@ pub(crate) trait Dot: Copy + Send + Sync + 'static {
         num::shift_right(m, by)
     }
 
-    /// Without vectors: `m 2^-by`, cut, for `by` from 0 on.
+    /// `m 2^-by`, cut, for `by` from 0 on.
     #[inline(always)]
     fn cut(self, m: i32, by: i32) -> i32 {
         num::cut(m, by)
@@ -373,43 +373,43 @@ pub(crate) trait Dot: Copy + Send + Sync + 'static {
         false
     }
 
-    /// Without vectors: `x` within an i16.
+    /// `x` within an i16.
     #[inline(always)]
     fn within_half(self, x: i32) -> i32 {
         x.clamp(-0x8000, 0x7fff)
     }
 
-    /// Without vectors: `x` from 0 to 15.
+    /// `x` from 0 to 15.
     #[inline(always)]
     fn within_nibble(self, x: i32) -> i32 {
         x.clamp(0, 15)
     }
 
-    /// Without vectors: an exponent within its limits.
+    /// An exponent within its limits.
     #[inline(always)]
     fn exponent(self, e: i32) -> i32 {
         e.clamp(LOW, HIGH)
     }
 
-    /// Without vectors: a shift within 0 to 31.
+    /// A shift within 0 to 31.
     #[inline(always)]
     fn within_word(self, by: i32) -> i32 {
         num::within_word(by)
     }
 
-    /// Without vectors: [`Num::normal`] of what is within 2^30.
+    /// [`Num::normal`] of what is within 2^30.
     #[inline(always)]
     fn normal(self, v: Num) -> Num {
         v.normal()
     }
 
-    /// Without vectors: [`functions::softplus_log2`].
+    /// [`functions::softplus_log2`].
     #[inline(always)]
     fn softplus_log2(self, v: Num) -> (u32, i32) {
         functions::softplus_log2(v)
     }
 
-    /// Without vectors: [`functions::silu`] of what is within 2^30.
+    /// [`functions::silu`] of what is within 2^30.
     #[inline(always)]
     fn silu(self, v: Num) -> Num {
         functions::silu(v)

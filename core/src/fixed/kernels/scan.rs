@@ -10,13 +10,11 @@
 //!
 //! and what is kept of h is its upper 15 bits and sign, or all of it. `dt` stands there as `dt log2(e)`; `ln(2)` is in B.
 
-use super::elementwise::join;
+use super::elementwise::{NARROW, join};
 use super::{Dot, Range, ScanInput, SsmState, Wide, WideMut, rows, rows_mut, words};
 use crate::fixed::functions::exp2;
 use crate::fixed::num::{Num, Row, bits, magnitude, mul_high, mul_high_cut};
 
-/// Bits of B and C without their signs, as of every activation.
-pub(super) const NARROW: i32 = 14;
 /// Bits of what is left of a state and of what is added to it.
 pub(super) const PART: i32 = 28;
 /// The most bits by which what is added to a state is shifted: half a unit of what is kept fits before the shift.
@@ -33,7 +31,7 @@ pub(crate) trait Hold: Copy {
     fn get(self) -> i32;
     /// From a state and the same rounded to 15 bits.
     fn put(h: i32, rounded: i32) -> Self;
-    /// Sixteen states of sixteen channels as [`Dot::states`] takes them.
+    /// Sixteen states of sixteen channels as [`Dot::sixteen`] by hand takes them.
     #[cfg_attr(not(target_arch = "arm"), allow(dead_code))]
     #[inline(always)]
     fn narrow(_: &mut [[Self; 16]]) -> Option<&mut [[i16; 16]; 16]> {
@@ -322,7 +320,8 @@ impl Channel {
     /// What is left of a state, in Q30.
     #[inline(always)]
     fn decay(&self, a: u32) -> i32 {
-        // A is negative by definition, so that its sign is known. Zero and what is subnormal count as 2^-126 and a bit.
+        // A is negative by definition, so that its sign is known: a positive one counts as next to nothing, zero and what is subnormal as
+        // 2^-127 and a bit.
         let product = mul_high_cut(self.dt, a << 8 | 1 << 31);
         let down = (self.down - (a >> 23) as i32).clamp(0, 31);
         // From 64 on, where it would not fit, it is 64 at least all the same.

@@ -21,7 +21,7 @@ pub(in crate::fixed::kernels) fn shift_right(m: i32, by: i32) -> i32 {
             "asr {m}, {m}, #1",
             m = inout(reg) m => shifted,
             by = inout(reg) by => _,
-            options(pure, nomem, nostack, preserves_flags)
+            options(pure, nomem, nostack)
         );
     }
     shifted
@@ -38,7 +38,7 @@ pub(in crate::fixed::kernels) fn cut(m: i32, by: i32) -> i32 {
             "asr {m}, {m}, {by}",
             m = inout(reg) m => cut,
             by = inout(reg) by => _,
-            options(pure, nomem, nostack, preserves_flags)
+            options(pure, nomem, nostack)
         );
     }
     cut
@@ -51,7 +51,7 @@ pub(in crate::fixed::kernels) fn exponent(e: i32) -> i32 {
     let within;
     // SAFETY: only a register changes, and a flag that nothing reads.
     unsafe {
-        asm!("ssat {e}, #14, {e}", e = inout(reg) e => within, options(pure, nomem, nostack, preserves_flags));
+        asm!("ssat {e}, #14, {e}", e = inout(reg) e => within, options(pure, nomem, nostack));
     }
     within
 }
@@ -62,7 +62,7 @@ pub(in crate::fixed::kernels) fn within_word(by: i32) -> i32 {
     let within;
     // SAFETY: as above.
     unsafe {
-        asm!("usat {by}, #5, {by}", by = inout(reg) by => within, options(pure, nomem, nostack, preserves_flags));
+        asm!("usat {by}, #5, {by}", by = inout(reg) by => within, options(pure, nomem, nostack));
     }
     within
 }
@@ -73,7 +73,7 @@ pub(in crate::fixed::kernels) fn within_half(x: i32) -> i32 {
     let within;
     // SAFETY: as above.
     unsafe {
-        asm!("ssat {x}, #16, {x}", x = inout(reg) x => within, options(pure, nomem, nostack, preserves_flags));
+        asm!("ssat {x}, #16, {x}", x = inout(reg) x => within, options(pure, nomem, nostack));
     }
     within
 }
@@ -84,7 +84,7 @@ pub(in crate::fixed::kernels) fn within_nibble(x: i32) -> i32 {
     let within;
     // SAFETY: as above.
     unsafe {
-        asm!("usat {x}, #4, {x}", x = inout(reg) x => within, options(pure, nomem, nostack, preserves_flags));
+        asm!("usat {x}, #4, {x}", x = inout(reg) x => within, options(pure, nomem, nostack));
     }
     within
 }
@@ -123,7 +123,7 @@ fn narrow(x: &Row, by: i32, q: &mut [i16; 16]) -> i32 {
             by = inout(reg) by - 1 => _,
             sum = inout(reg) sum,
             v = out(reg) _,
-            options(nostack, preserves_flags)
+            options(nostack)
         );
     }
     sum

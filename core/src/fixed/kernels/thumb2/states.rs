@@ -20,7 +20,9 @@ pub(in crate::fixed::kernels) fn pairs(b: &[i16; 16], c: &[i16; 16]) -> Pairs {
 }
 
 /// [`Dot::sixteen`] for sixteen states of 15 bits. False where states are others.
-#[inline(always)]
+///
+/// A function of its own: the compiler takes the repeated lines for shorter than they are, and branches over them would not reach.
+#[inline(never)]
 pub(in crate::fixed::kernels) fn sixteen<H: Hold>(
     steps: &mut Steps,
     a: &[[u8; 64]],
@@ -149,7 +151,7 @@ fn decays(channel: &Channel, lane: usize, a: &[[u8; 64]; 16], pairs: &mut Pairs)
             f = out(reg) _,
             p = out(reg) _,
             q = out(reg) _,
-            options(nostack, preserves_flags)
+            options(nostack)
         );
     }
 }
