@@ -50,7 +50,7 @@ pub struct Bits {
     machine: &'static str,
     /// What the program must say of its kernels.
     kernels: &'static str,
-    /// Instructions that a token of the bundled model may take.
+    /// Instructions that a token of the bundled model may take: what was counted, and some for other compilers.
     instructions: u64,
 }
 
@@ -71,7 +71,7 @@ pub const M7: Bits = Bits {
     cpu: "cortex-m7",
     machine: "mps2-an500",
     kernels: "Cortex-M DSP",
-    instructions: 1_500_000,
+    instructions: 1_520_000,
 };
 
 /// What the program said of a model.
