@@ -1,6 +1,6 @@
 //! `cargo xtask cross`: the `elapid` program for another machine.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::apt::Apt;
 use crate::error::{Context, Error, Result};
@@ -15,7 +15,11 @@ pub fn cross(target: &str, install: bool) -> Result<()> {
         )));
     }
     let toolchain = Toolchain::for_target(target, &[], &mut Apt::new(install))?;
-    let program = build(toolchain, target)?;
+    say(&build(toolchain, target)?)
+}
+
+/// Prints where a program is, and its size.
+pub fn say(program: &Path) -> Result<()> {
     let size = program.metadata().context(|| format!("cannot find {}", program.display()))?.len();
     println!("{} ({:.1} MB)", program.display(), size as f64 / 1e6);
     Ok(())

@@ -61,10 +61,7 @@ impl Board for PiLinux {
     }
 
     fn build(&self, toolchain: Toolchain, _request: &Request) -> Result<()> {
-        let program = stripped(self.name, &cross::build(toolchain, self.target)?)?;
-        let size = program.metadata().context(|| format!("cannot find {}", program.display()))?.len();
-        println!("{} ({:.1} MB)", program.display(), size as f64 / 1e6);
-        Ok(())
+        cross::say(&stripped(self.name, &cross::build(toolchain, self.target)?)?)
     }
 
     fn run(&self, toolchain: Toolchain, request: &Request) -> Result<()> {
