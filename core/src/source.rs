@@ -186,6 +186,12 @@ impl<'a> SliceSource<'a> {
         (self.checked.get(word)? & bit == 0).then_some((word, bit))
     }
 
+    /// The bytes of blocks, checked or not.
+    fn bytes(&self, section: Section, blocks: Range<u32>) -> Result<&'a [u8], SourceError> {
+        let missing = missing(section, blocks.start);
+        self.layout.blocks(section, blocks).and_then(|range| slice(self.file, range)).ok_or(missing)
+    }
+
     /// Checks one block.
     fn check(&self, section: Section, block: u32) -> Result<(), SourceError> {
         let error = |offset, fault| SourceError { section, block, offset, fault };
@@ -223,21 +229,22 @@ impl LayerSource for SliceSource<'_> {
             blocks.end = blocks.end.min(blocks.start.saturating_add(at_once));
             self.check_all(section, blocks.clone())?;
         }
-        let bytes = self.layout.blocks(section, blocks.clone()).and_then(|range| slice(self.file, range));
-        bytes.ok_or(SourceError { section, block: blocks.start, offset: 0, fault: Fault::NoSuchBlock })
+        self.bytes(section, blocks)
     }
 
     fn lend_to_check(&mut self, section: Section, blocks: Range<u32>) -> Result<Lent<'_>, SourceError> {
         // A team of one that can't grow has no use for the code.
-        if MAX_TEAM == 1 || blocks.clone().all(|block| self.unchecked(section, block).is_none()) {
+        if MAX_TEAM == 1 {
             return Ok(Lent { bytes: self.lend(section, blocks)?, checksums: None });
         }
-        let missing = SourceError { section, block: blocks.start, offset: 0, fault: Fault::NoSuchBlock };
-        let bytes = self.layout.blocks(section, blocks.clone()).and_then(|range| slice(self.file, range));
+        let bytes = self.bytes(section, blocks.clone())?;
+        if blocks.clone().all(|block| self.unchecked(section, block).is_none()) {
+            return Ok(Lent { bytes, checksums: None });
+        }
         let first = self.layout.section(section).first_checksum;
         let numbers = blocks.start.saturating_add(first) as usize..blocks.end.saturating_add(first) as usize;
-        let checksums = Some(self.checksums.as_chunks().0.get(numbers).ok_or(missing)?);
-        Ok(Lent { bytes: bytes.ok_or(missing)?, checksums })
+        let checksums = self.checksums.as_chunks().0.get(numbers).ok_or(missing(section, blocks.start))?;
+        Ok(Lent { bytes, checksums: Some(checksums) })
     }
 
     fn confirm(&mut self, section: Section, blocks: Range<u32>) {
@@ -253,6 +260,11 @@ impl LayerSource for SliceSource<'_> {
     fn settled(&self, section: Section) -> bool {
         (0..self.layout.section(section).blocks).all(|block| self.unchecked(section, block).is_none())
     }
+}
+
+/// The error of a block that is not there.
+fn missing(section: Section, block: u32) -> SourceError {
+    SourceError { section, block, offset: 0, fault: Fault::NoSuchBlock }
 }
 
 /// A range of a file in memory, where both its ends exist.

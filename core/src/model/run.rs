@@ -92,18 +92,10 @@ pub(crate) fn for_each_run(
     part: Part,
     mut work: impl FnMut(&Run<'_>),
 ) -> Result<(), SourceError> {
-    let geometry = layout.part(part);
-    let mut blocks = geometry.block_range();
-    while blocks.start < blocks.end {
-        let lent = Lent { bytes: source.lend(section, blocks.clone())?, checksums: None };
-        let (run, count) = Run::new(geometry, blocks.start, lent);
-        if count == 0 {
-            return Err(failed(layout, section, blocks.start, Fault::NoSuchBlock));
-        }
-        work(&run);
-        blocks.start += count;
-    }
-    Ok(())
+    runs(layout, source, section, part, false, |run| {
+        work(run);
+        None
+    })
 }
 
 /// As [`for_each_run`], with runs whose blocks may be left to `work` to check ([`Run::block_to_check`]). It returns the first
@@ -113,18 +105,35 @@ pub(crate) fn for_each_run_to_check(
     source: &mut dyn LayerSource,
     section: Section,
     part: Part,
+    work: impl FnMut(&Run<'_>) -> Option<u32>,
+) -> Result<(), SourceError> {
+    runs(layout, source, section, part, true, work)
+}
+
+/// Both of them.
+#[inline(always)]
+fn runs(
+    layout: &Layout,
+    source: &mut dyn LayerSource,
+    section: Section,
+    part: Part,
+    to_check: bool,
     mut work: impl FnMut(&Run<'_>) -> Option<u32>,
 ) -> Result<(), SourceError> {
     let geometry = layout.part(part);
     let mut blocks = geometry.block_range();
     while blocks.start < blocks.end {
-        let lent = source.lend_to_check(section, blocks.clone())?;
+        let lent = if to_check {
+            source.lend_to_check(section, blocks.clone())?
+        } else {
+            Lent { bytes: source.lend(section, blocks.clone())?, checksums: None }
+        };
         let (run, count) = Run::new(geometry, blocks.start, lent);
         if count == 0 {
             return Err(failed(layout, section, blocks.start, Fault::NoSuchBlock));
         }
-        let (to_check, damaged) = (run.block_to_check().is_some(), work(&run));
-        if to_check {
+        let (left_to_check, damaged) = (run.block_to_check().is_some(), work(&run));
+        if left_to_check {
             source.confirm(section, blocks.start..blocks.start + damaged.unwrap_or(count).min(count));
         }
         if let Some(damaged) = damaged {
