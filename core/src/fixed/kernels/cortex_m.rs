@@ -10,7 +10,7 @@ use super::matmul::Panel;
 use super::scan::{FINE, HALF, Hold, SUMMED, Steps};
 use super::thumb2::dot_by_hand;
 use super::thumb2::functions::{silu_by_hand, softplus_by_hand};
-use super::thumb2::products::{Work, prepare, scale, sums_by_hand};
+use super::thumb2::products::{Work, prepare, quarter, sums_by_hand};
 use super::thumb2::states::{Pairs, pairs};
 use super::{Activations, Dot, Group, Input, Scalar, TILE, TILES, instantiate};
 use crate::fixed::functions::EXP2;
@@ -159,14 +159,7 @@ fn short_i8(panel: &Panel<'_>, x: &Input<'_>, t: usize, sums: &mut Quarters) -> 
             tile!("0", "{a}", "{a}", "{a}"),
             tile!("1"),
             "ldr {e}, [{sums}, #36]",
-            ".irp dot, {a}, {b}, {c}, {d}",
-            scale!(),
-            "smull {y}, {v}, {x}, \\dot",
-            "strd {y}, {v}, [{sums}], #8",
-            ".endr",
-            "add {sums}, {sums}, #8",
-            "add {at}, {at}, #16",
-            "subs {e}, {e}, #0x100",
+            quarter!("smull {y}, {v}, {x}, \\dot"),
             "bpl 3b",
             sums = inout(reg) sums.as_mut_ptr() => _,
             at = inout(reg) panel.weights.as_ptr() => _,

@@ -44,50 +44,43 @@ pub(in crate::fixed::kernels) fn cut(m: i32, by: i32) -> i32 {
     cut
 }
 
-/// [`Dot::exponent`].
-#[inline(always)]
-pub(in crate::fixed::kernels) fn exponent(e: i32) -> i32 {
-    const { assert!(LOW == -(1 << 13) && HIGH == (1 << 13) - 1) };
-    let within;
-    // SAFETY: only a register changes, and a flag that nothing reads.
-    unsafe {
-        asm!("ssat {e}, #14, {e}", e = inout(reg) e => within, options(pure, nomem, nostack));
-    }
-    within
+/// A function that saturates to some bits, by one instruction.
+macro_rules! saturating {
+    ($(#[$doc:meta])+ $name:ident, $instruction:literal) => {
+        $(#[$doc])+
+        #[inline(always)]
+        pub(in crate::fixed::kernels) fn $name(x: i32) -> i32 {
+            let within;
+            // SAFETY: only a register changes, and a flag that nothing reads.
+            unsafe {
+                asm!(concat!($instruction, ", {x}"), x = inout(reg) x => within, options(pure, nomem, nostack));
+            }
+            within
+        }
+    };
 }
 
-/// [`Dot::within_word`].
-#[inline(always)]
-pub(in crate::fixed::kernels) fn within_word(by: i32) -> i32 {
-    let within;
-    // SAFETY: as above.
-    unsafe {
-        asm!("usat {by}, #5, {by}", by = inout(reg) by => within, options(pure, nomem, nostack));
-    }
-    within
-}
-
-/// [`Dot::within_half`].
-#[inline(always)]
-pub(in crate::fixed::kernels) fn within_half(x: i32) -> i32 {
-    let within;
-    // SAFETY: as above.
-    unsafe {
-        asm!("ssat {x}, #16, {x}", x = inout(reg) x => within, options(pure, nomem, nostack));
-    }
-    within
-}
-
-/// [`Dot::within_nibble`].
-#[inline(always)]
-pub(in crate::fixed::kernels) fn within_nibble(x: i32) -> i32 {
-    let within;
-    // SAFETY: as above.
-    unsafe {
-        asm!("usat {x}, #4, {x}", x = inout(reg) x => within, options(pure, nomem, nostack));
-    }
-    within
-}
+const _: () = assert!(LOW == -(1 << 13) && HIGH == (1 << 13) - 1);
+saturating!(
+    /// [`Dot::exponent`].
+    exponent,
+    "ssat {x}, #14"
+);
+saturating!(
+    /// [`Dot::within_word`].
+    within_word,
+    "usat {x}, #5"
+);
+saturating!(
+    /// [`Dot::within_half`].
+    within_half,
+    "ssat {x}, #16"
+);
+saturating!(
+    /// [`Dot::within_nibble`].
+    within_nibble,
+    "usat {x}, #4"
+);
 
 /// [`Dot::activations`].
 #[inline(always)]

@@ -93,10 +93,13 @@ fn activations(
     Some(x.q.as_ptr().wrapping_add(t * GROUP))
 }
 
-/// Lines for the next scale in `x`, an integer without its sign, and `dot` shifted by `e` with that sign.
-macro_rules! scale {
-    () => {
+/// Lines for the sums of a quarter's rows, from `sums` on, once their dot products are in `a` to `d`, and its shift in the lowest byte
+/// of `e`: `$product` makes the sum in `v` and `y` from a scale in `x`, an integer without its sign, and `dot`, shifted and
+/// with that sign. Then `sums` and `at` are those of the next quarter, if there is one.
+macro_rules! quarter {
+    ($($product:literal),+) => {
         concat!(
+            ".irp dot, {a}, {b}, {c}, {d}\n",
             "ldrsh {x}, [{ws}], #2\n",
             "asr \\dot, \\dot, {e}\n",
             "eor \\dot, \\dot, {x}, asr #31\n",
@@ -107,10 +110,16 @@ macro_rules! scale {
             "usat {w}, #4, {w}, asr #10\n",
             "sub {x}, {x}, {w}, lsl #10\n",
             "lsl {x}, {x}, {w}\n",
+            $($product, "\n",)+
+            "strd {y}, {v}, [{sums}], #8\n",
+            ".endr\n",
+            "add {sums}, {sums}, #8\n",
+            "add {at}, {at}, #16\n",
+            "subs {e}, {e}, #0x100\n",
         )
     };
 }
-pub(in crate::fixed::kernels) use scale;
+pub(in crate::fixed::kernels) use quarter;
 
 /// The sums of the rows of a panel with a token, as [`Dot::sums_i8`] and [`Dot::sums_u4`] return them.
 ///
@@ -167,15 +176,10 @@ macro_rules! sums_by_hand {
                     $($same,)?
                     $($dot,)+
                     "ldr {e}, [{sums}, #36]",
-                    ".irp dot, {a}, {b}, {c}, {d}",
-                    $crate::fixed::kernels::thumb2::products::scale!(),
-                    "ldrd {y}, {v}, [{sums}]",
-                    "smlal {y}, {v}, {x}, \\dot",
-                    "strd {y}, {v}, [{sums}], #8",
-                    ".endr",
-                    "add {sums}, {sums}, #8",
-                    "add {at}, {at}, #16",
-                    "subs {e}, {e}, #0x100",
+                    $crate::fixed::kernels::thumb2::products::quarter!(
+                        "ldrd {y}, {v}, [{sums}]",
+                        "smlal {y}, {v}, {x}, \\dot"
+                    ),
                     "bpl 3b",
                     "sub {sums}, {sums}, #160",
                     "add {at}, {at}, #{on}",
