@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use elapid::core::format::{Layout, Part, Section};
+use elapid::core::sample::{Sampler, Settings};
 use elapid::{Engine, Error, MemoryOptions, Progress, ReadBy, Sequence};
 use serde::Serialize;
 
@@ -147,10 +148,11 @@ fn peak_rss() -> Option<u64> {
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kb| kb << 10)
 }
 
-/// The token with the largest logit.
-pub(super) fn most_likely(logits: &[f32]) -> u32 {
-    let best = logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
-    best.map_or(0, |(token, _)| token as u32)
+/// The most likely next token, as `elapid run --temp 0` takes it.
+pub(super) fn most_likely(sequence: &mut Sequence<'_>) -> Result<u32, Error> {
+    let sampled = |cause| Error::Sample { cause };
+    let mut greedy = Sampler::new(Settings::GREEDY, 0).map_err(sampled)?;
+    greedy.sample(sequence.logits()?, &[]).map_err(sampled)
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Error> {
@@ -191,7 +193,7 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
     let bar = Bar::new("decoding");
     let parts = parts(engine.layout());
     let (mut times, mut passes) = (Vec::new(), Vec::new());
-    let mut token = most_likely(sequence.logits()?);
+    let mut token = most_likely(&mut sequence)?;
     let mut skim = |sequence: &mut Sequence<'_>| -> Result<(), Error> {
         let time = match streamed {
             // Per byte of a token, so that both kinds of pass compare alike.
@@ -211,7 +213,7 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
         }
         let (start, before) = (Instant::now(), sequence.read_bytes());
         sequence.feed(&[token])?;
-        token = most_likely(sequence.logits()?);
+        token = most_likely(&mut sequence)?;
         times.push(start.elapsed());
         streamed_bytes += sequence.read_bytes() - before;
         bar.set(u64::from(i), u64::from(args.n));

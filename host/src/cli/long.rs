@@ -66,7 +66,7 @@ fn generate(sequence: &mut Sequence<'_>, token: &mut u32, n: u32) -> Result<Dura
     let start = Instant::now();
     for _ in 0..n {
         sequence.feed(&[*token])?;
-        *token = most_likely(sequence.logits()?);
+        *token = most_likely(sequence)?;
         if interrupt::check() == ControlFlow::Break(()) {
             return Err(Error::Interrupted);
         }

@@ -5,6 +5,7 @@ mod avx512;
 mod avx_vnni;
 mod cpuid;
 mod crc32;
+mod strips;
 mod ymm;
 
 pub use avx_vnni::AvxVnni;
@@ -12,6 +13,7 @@ pub use avx2::Avx2;
 pub use avx512::Avx512;
 pub(super) use cpuid::missing_feature;
 pub(super) use crc32::crc32;
+pub(super) use strips::matmul;
 
 use super::Kernels;
 
