@@ -145,11 +145,8 @@ pub(super) fn quantize<S: Isa>(
             }
             let amax = f32::from_bits(largest);
             let inv = s.splat(127.0 / amax);
-            if let [a, b] = q.as_chunks_mut::<LANES>().0 {
-                s.store_rounded_i8(s.mul(low, inv), a);
-                s.store_rounded_i8(s.mul(high, inv), b);
-            }
-            *scale = Scale { scale: amax / 127.0, sum: q.iter().map(|&q| i32::from(q)).sum() };
+            let sum = s.store_rounded_group(s.mul(low, inv), s.mul(high, inv), q);
+            *scale = Scale { scale: amax / 127.0, sum };
         }
     }
     finite

@@ -48,6 +48,15 @@ pub trait Isa: Float + Send + Sync + 'static {
     fn int_to_float(self, x: Self::I) -> Self::F;
     /// Rounds to integers, ties to even, and stores the low bytes. Lanes are within +-127.
     fn store_rounded_i8(self, x: Self::F, to: &mut [i8; LANES]);
+    /// Rounds a group as [`Isa::store_rounded_i8`] does its halves, and returns the sum of what it stored.
+    #[inline(always)]
+    fn store_rounded_group(self, low: Self::F, high: Self::F, to: &mut [i8; GROUP]) -> i32 {
+        if let [a, b] = to.as_chunks_mut::<LANES>().0 {
+            self.store_rounded_i8(low, a);
+            self.store_rounded_i8(high, b);
+        }
+        to.iter().map(|&q| i32::from(q)).sum()
+    }
     /// Lane-wise maximum of `bits & 0x7fff_ffff` and the integers of `acc`, none of which has its top bit set.
     fn accumulate_abs_bits(self, acc: Self::I, x: Self::F) -> Self::I;
     /// The largest lane of integers without their top bit set.

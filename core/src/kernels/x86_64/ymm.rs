@@ -2,7 +2,7 @@
 
 use core::arch::x86_64::*;
 
-use crate::kernels::isa::{TILE, TILES};
+use crate::kernels::isa::{GROUP, TILE, TILES};
 
 /// Calls intrinsics that need only the token's features.
 macro_rules! op {
@@ -148,6 +148,10 @@ macro_rules! lanes {
                 })
             }
             #[inline(always)]
+            fn store_rounded_group(self, low: Self::F, high: Self::F, to: &mut [i8; GROUP]) -> i32 {
+                super::ymm::store_rounded_group(low, high, to)
+            }
+            #[inline(always)]
             fn accumulate_abs_bits(self, acc: Self::I, x: Self::F) -> Self::I {
                 halves!(|acc, x| _mm256_max_epu32(
                     acc,
@@ -216,6 +220,25 @@ macro_rules! lanes {
     };
 }
 pub(super) use lanes;
+
+/// See [`Isa::store_rounded_group`](crate::kernels::Isa::store_rounded_group).
+#[inline(always)]
+pub(super) fn store_rounded_group(low: [__m256; 2], high: [__m256; 2], to: &mut [i8; GROUP]) -> i32 {
+    op!({
+        let low = _mm256_packs_epi32(_mm256_cvtps_epi32(low[0]), _mm256_cvtps_epi32(low[1]));
+        let high = _mm256_packs_epi32(_mm256_cvtps_epi32(high[0]), _mm256_cvtps_epi32(high[1]));
+        // Packing works within 128-bit halves, so the order of the eight fours is mended at the end.
+        let bytes = _mm256_packs_epi16(low, high);
+        let bytes = _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+        _mm256_storeu_si256(to.as_mut_ptr().cast(), bytes);
+        // `vpsadbw` adds unsigned bytes: each is 128 larger.
+        let unsigned = _mm256_xor_si256(bytes, _mm256_set1_epi8(-128));
+        let sums = _mm256_sad_epu8(unsigned, _mm256_setzero_si256());
+        let sums = _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256::<1>(sums));
+        let sum = _mm_add_epi32(sums, _mm_shuffle_epi32::<0b01_00_11_10>(sums));
+        _mm_cvtsi128_si32(sum) - 128 * GROUP as i32
+    })
+}
 
 /// See [`Isa::prefetch`](crate::kernels::Isa::prefetch).
 #[inline(always)]
