@@ -1,6 +1,7 @@
 //! Work split among the cores of a team, each writing its own part of the output.
 
 use core::marker::PhantomData;
+use core::mem::MaybeUninit;
 use core::ops::Range;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -254,7 +255,14 @@ fn in_pieces<P: Share>(
     parts: &P,
     work: &(impl Fn(Range<usize>, P::Part) + Sync),
 ) {
-    let next = [const { Next(AtomicUsize::new(0)) }; MAX_TEAM];
+    let mut next = [const { MaybeUninit::<Next>::uninit() }; MAX_TEAM];
+    // Those of the members only: all would be 4 KiB for every job.
+    let next = next.get_mut(..cut.members).unwrap_or_default();
+    next.iter_mut().for_each(|next| {
+        next.write(Next(AtomicUsize::new(0)));
+    });
+    // SAFETY: all of these were written.
+    let next = unsafe { &*(core::ptr::from_ref(next) as *const [Next]) };
     let take = |member: usize| {
         let next = &next.get(member)?.0;
         // Looked at first, so that the counter stays near its end however often it is asked.
