@@ -220,17 +220,18 @@ fn int_tile<S: Isa, P: Packed<S>, const T: usize>(
     let activations = x.q.chunks_exact(x.tokens).zip(x.scales.chunks_exact(x.tokens));
     // A panel's bytes in order, as many a group as it has: scales and weights are asked for evenly and whole, as far ahead of
     // the weights as the scales that lie before them are long, and some.
-    let mut reading = panel.bytes.get(groups.start * P::BYTES..).unwrap_or_default().chunks(P::BYTES);
-    let ahead = panel.scales.len() + S::AHEAD;
+    let mut ahead = panel.scales.len() + S::AHEAD + groups.start * P::BYTES;
     for ((w, ws), (q, xs)) in weights.iter().zip(scales).zip(activations) {
         let (Some((q, _)), Some((xs, _))) =
             (q[first..].split_first_chunk::<T>(), xs[first..].split_first_chunk::<T>())
         else {
             return;
         };
-        if from_memory {
-            let bytes = reading.next().unwrap_or_default();
-            bytes.iter().step_by(TILE).for_each(|byte| s.prefetch(byte, ahead));
+        if from_memory && let Some(start) = panel.bytes.first() {
+            for line in 0..P::BYTES.div_ceil(TILE) {
+                s.prefetch(start, ahead + line * TILE);
+            }
+            ahead += P::BYTES;
         }
         s.add_scaled(&mut acc, P::dot(s, w, q, xs), ws, xs);
     }
