@@ -282,7 +282,9 @@ fn tile<const T: usize>(
             };
         }
         match T {
-            6 => tokens!([0 "ymm0" "ymm1"] [1 "ymm2" "ymm3"] [2 "ymm4" "ymm5"] [3 "ymm6" "ymm7"] [4 "ymm8" "ymm9"] [5 "ymm10" "ymm11"]),
+            6 => {
+                tokens!([0 "ymm0" "ymm1"] [1 "ymm2" "ymm3"] [2 "ymm4" "ymm5"] [3 "ymm6" "ymm7"] [4 "ymm8" "ymm9"] [5 "ymm10" "ymm11"])
+            }
             4 => tokens!([0 "ymm0" "ymm1"] [1 "ymm2" "ymm3"] [2 "ymm4" "ymm5"] [3 "ymm6" "ymm7"]),
             2 => tokens!([0 "ymm0" "ymm1"] [1 "ymm2" "ymm3"]),
             _ => tokens!([0 "ymm0" "ymm1"]),
