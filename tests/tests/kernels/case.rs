@@ -84,7 +84,6 @@ struct Matmul {
 }
 
 pub fn matmul(random: &mut Random, kind: Kind, index: usize) -> Box<dyn Case> {
-    let tokens = tokens_of(index);
     let quant = Quant::ALL[index / 29 % Quant::ALL.len()];
     // Now and then so wide that a kernel works on stretches of columns.
     let wide = index.is_multiple_of(5);
@@ -94,10 +93,29 @@ pub fn matmul(random: &mut Random, kind: Kind, index: usize) -> Box<dyn Case> {
         (random.between(1, 70), random.between(1, 200))
     };
     let shape = MatrixShape::new(rows as u32, cols as u32, quant, index / 29 / Quant::ALL.len() % 2 == 1);
+    matmul_of(random, kind, index, shape, tokens_of(index))
+}
+
+/// A matrix of some shape times some tokens.
+pub fn matmul_of(
+    random: &mut Random,
+    kind: Kind,
+    index: usize,
+    shape: MatrixShape,
+    tokens: usize,
+) -> Box<dyn Case> {
+    let quant = shape.quant();
     let (rows, cols) = (shape.rows() as usize, shape.cols() as usize);
     let mut panels = Vec::new();
-    // Now and then all weights are -128, the one integer without an opposite.
+    // Now and then all weights are -128, the one integer without an opposite, or all weights and activations are as large as
+    // they can be.
     let lowest = kind == Kind::Wild && index.is_multiple_of(3);
+    let highest = kind == Kind::Wild && index % 3 == 1;
+    let byte = |random: &mut Random, least, most| match (lowest, highest) {
+        (true, _) => least,
+        (_, true) => most,
+        _ => random.bits() as u8,
+    };
     for _ in 0..rows / LANES {
         for _ in 0..shape.scale_bytes() / 2 {
             panels.extend(random.f16(kind).to_le_bytes());
@@ -106,19 +124,21 @@ pub fn matmul(random: &mut Random, kind: Kind, index: usize) -> Box<dyn Case> {
             match quant {
                 Quant::F32 => panels.extend(random.float(kind).to_le_bytes()),
                 Quant::F16 => panels.extend(random.f16(kind).to_le_bytes()),
-                Quant::Q8 => panels.push(if lowest { 0x80 } else { random.bits() as u8 }),
+                Quant::Q8 => panels.push(byte(random, 0x80, 0x7f)),
                 Quant::Q5 | Quant::Q4 | Quant::Q3 => {}
             }
         }
         if quant.is_coarse() {
-            panels.extend((0..shape.weight_bytes()).map(|_| if lowest { 0 } else { random.bits() as u8 }));
+            panels.extend((0..shape.weight_bytes()).map(|_| byte(random, 0, 0xff)));
         }
         if shape.has_bias() {
             panels.extend(bytes_of(&random.floats(LANES, kind)));
         }
     }
     let x = Vectors::random(random, kind, tokens, cols);
-    let q: Vec<i8> = (0..tokens * cols).map(|_| random.int8(kind)).collect();
+    let sign = |at: usize| if (at / cols).is_multiple_of(2) { 127 } else { -127 };
+    let q: Vec<i8> =
+        (0..tokens * cols).map(|at| if highest { sign(at) } else { random.int8(kind) }).collect();
     let scale = |q: &[i8]| Scale {
         scale: if kind == Kind::Tame { random.uniform(0.0, 0.1) } else { random.float(kind).abs() },
         sum: q.iter().map(|&q| i32::from(q)).sum(),

@@ -97,6 +97,25 @@ fn every_instruction_set_has_the_bits_of_the_portable_kernels() {
     assert!(compared.values().all(|&results| results > 100_000));
 }
 
+/// More tokens than a kernel keeps near at a time, and more columns than a stretch of them has.
+#[test]
+fn long_chunks_have_the_bits_of_the_portable_kernels() {
+    let tokens = if std::env::var_os("ELAPID_EMULATED").is_some() { 290 } else { 601 };
+    for (index, quant) in Quant::ALL.into_iter().enumerate() {
+        for kind in Kind::ALL {
+            let mut random = Random::new(index as u64 + 1);
+            let shape = MatrixShape::new(16, 1100, quant, true);
+            let case = case::matmul_of(&mut random, kind, index, shape, tokens);
+            let expected = case.run(&Scalar, 7);
+            for_each_available(&mut |kernels| {
+                if let Some(difference) = difference(&expected, &case.run(kernels, usize::MAX)) {
+                    panic!("{} {}, {kind:?}: {difference}", kernels.name(), quant.name());
+                }
+            });
+        }
+    }
+}
+
 #[test]
 fn the_portable_kernels_are_within_bounds_of_f64() {
     for (name, make) in KERNELS {
