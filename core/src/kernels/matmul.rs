@@ -15,7 +15,7 @@ use crate::format::{MatrixShape, Quant};
 /// Groups of columns in a stretch: 1024 columns are 16 KiB of int8 for a panel.
 const STRETCH: usize = 1024 / GROUP;
 /// Tokens whose activations for a stretch stay in the second cache: 264 KiB, more than a chunk of a prompt.
-const NEAR: usize = 22 * TOKEN_BLOCK;
+pub(super) const NEAR: usize = 22 * TOKEN_BLOCK;
 
 /// Weights that dot with int8 activations.
 trait Packed<S: Isa> {

@@ -20,7 +20,7 @@ impl Avx2 {
     }
 }
 
-instantiate!(Avx2, [#[target_feature(enable = "avx2,fma,f16c")]], x86_64::matmul, elementwise::scan);
+instantiate!(Avx2, [#[target_feature(enable = "avx2,fma,f16c")]], x86_64::avx2_matmul, elementwise::scan);
 lanes!(Avx2, "AVX2", 4, dot_i8, dot_u4, dot_u3, dot_u5, dot);
 
 /// `acc[r] + sum over j of w[4 r + j] x[j]` for unsigned `w` and signed `x` whose pairs of products fit an i16.

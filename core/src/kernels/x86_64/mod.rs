@@ -13,7 +13,7 @@ pub use avx2::Avx2;
 pub use avx512::Avx512;
 pub(super) use cpuid::missing_feature;
 pub(super) use crc32::crc32;
-pub(super) use strips::matmul;
+pub(super) use strips::matmul as avx2_matmul;
 
 use super::Kernels;
 

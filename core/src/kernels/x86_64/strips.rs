@@ -9,24 +9,22 @@ use core::arch::x86_64::*;
 use core::ops::Range;
 
 use super::Avx2;
-use super::ymm::{halves, nibbles, op, three_bits};
+use super::ymm::{halves, nibbles, op, store_tile, three_bits};
 use crate::format::{MatrixShape, Quant};
 use crate::kernels::isa::{Isa, LANES, TILE, TILES, TOKEN_BLOCK};
-use crate::kernels::matmul::{self, Block, Panel, stretches};
+use crate::kernels::matmul::{self, Block, NEAR, Panel, stretches};
 use crate::kernels::{GROUP, Input, Scale};
 
 /// Groups in a strip: 8 KiB of unpacked weights, and half a KiB of activations a token.
 const STRIP: usize = 16;
-/// Tokens whose activations for a strip stay in the second cache: 132 KiB, more than a chunk of a prompt.
-const NEAR: usize = 22 * TOKEN_BLOCK;
 /// Fewer tokens than this don't pay for unpacking.
 const FEWEST: usize = 4;
 
 /// A group of 16 rows, each weight a byte that is 8 too large.
 type Bytes = [[u8; TILE]; TILES];
 
-/// What is prepared of a strip before the tokens pass.
-#[repr(align(64))]
+/// What is prepared of a strip before the tokens pass. Tiles come first: they are read as aligned registers.
+#[repr(C, align(64))]
 struct Strip {
     tiles: [Bytes; STRIP],
     scales: [[f32; LANES]; STRIP],
@@ -39,39 +37,40 @@ pub(in crate::kernels) fn matmul(s: Avx2, shape: &MatrixShape, panels: &[u8], x:
     let groups = (shape.cols() as usize / GROUP).saturating_mul(x.tokens);
     let whole = x.q.len() / GROUP >= groups && x.scales.len() >= groups;
     match shape.quant() {
-        Quant::Q4 if whole && x.tokens >= FEWEST => many_tokens(s, shape, panels, x, y, unpack_q4),
-        Quant::Q3 if whole && x.tokens >= FEWEST => many_tokens(s, shape, panels, x, y, unpack_q3),
+        // SAFETY: the token exists only where the CPU has these features.
+        Quant::Q4 if whole && x.tokens >= FEWEST => unsafe {
+            many_tokens(s, shape, panels, x, y, unpack_q4);
+        },
+        // SAFETY: as above.
+        Quant::Q3 if whole && x.tokens >= FEWEST => unsafe {
+            many_tokens(s, shape, panels, x, y, unpack_q3);
+        },
         _ => matmul::matmul(s, shape, panels, x, y),
     }
 }
 
+/// Nibbles are 8 too large as they are.
 #[inline(always)]
 fn unpack_q4(from: &[[u8; TILE]; TILES / 2], to: &mut Bytes) {
     for (pair, [low, high]) in from.iter().zip(to.as_chunks_mut().0) {
         let [a, b] = nibbles(pair);
-        store(a, low);
-        store(b, high);
+        store_tile(a, low);
+        store_tile(b, high);
     }
 }
 
+/// 3-bit weights are 4 too large, and made so by 4 more: both types then share what follows.
 #[inline(always)]
 fn unpack_q3(from: &[[u8; TILE]; 3], to: &mut Bytes) {
     for (tile, to) in three_bits(from).into_iter().zip(to) {
-        store(halves!(|tile| _mm256_add_epi8(tile, _mm256_set1_epi8(4))), to);
+        store_tile(halves!(|tile| _mm256_add_epi8(tile, _mm256_set1_epi8(4))), to);
     }
 }
 
-#[inline(always)]
-fn store(tile: [__m256i; 2], to: &mut [u8; TILE]) {
-    let to: *mut __m256i = to.as_mut_ptr().cast();
-    op!({
-        _mm256_storeu_si256(to, tile[0]);
-        _mm256_storeu_si256(to.add(1), tile[1]);
-    })
-}
-
-/// `unpack` widens a group, whose weights lie in `LINES` lines.
-#[inline(always)]
+/// `unpack` widens a group, whose weights lie in `LINES` lines. The activations are whole. On its own, so that one token has no
+/// part in the strip's stack.
+#[inline(never)]
+#[target_feature(enable = "avx2,fma,f16c")]
 fn many_tokens<const LINES: usize>(
     s: Avx2,
     shape: &MatrixShape,
@@ -85,8 +84,7 @@ fn many_tokens<const LINES: usize>(
     let y = y.as_chunks_mut::<LANES>().0;
     // Few tokens take a panel whole, as it comes from memory; many a strip of all panels.
     let few = tokens <= TOKEN_BLOCK;
-    let stretch = if few { all } else { STRIP };
-    for stretch in stretches(0..all, stretch) {
+    for stretch in stretches(0..all, if few { all } else { STRIP }) {
         for near in stretches(0..tokens, NEAR) {
             let panels = panels.chunks_exact(shape.panel_bytes() as usize);
             for (bytes, y) in panels.zip(y.chunks_exact_mut(tokens)) {
@@ -109,33 +107,34 @@ fn many_tokens<const LINES: usize>(
                     let given = scales.len().min(weights.len());
                     // A panel's bytes in order, as many a group as it has, ahead of what is unpacked next; or, where strips
                     // are taken of many panels, the weights of the next one's.
-                    let (line, each) = (TILE * LINES, TILE * LINES + 2 * LANES);
-                    let next = if few {
-                        let ahead = groups.start * each + panel.scales.len() + line * STRIP + super::AHEAD;
-                        Next { at: bytes.as_ptr().wrapping_add(ahead), each }
+                    let (weights, whole) = (TILE * LINES, TILE * LINES + 2 * LANES);
+                    let (ahead, step) = if few {
+                        (groups.start * whole + panel.scales.len() + weights * STRIP + super::AHEAD, whole)
                     } else {
-                        let weights = panel.scales.len() + groups.start * line;
-                        Next { at: bytes.as_ptr().wrapping_add(bytes.len() + weights), each: line }
+                        (bytes.len() + panel.scales.len() + groups.start * weights, weights)
                     };
-                    all_blocks(&strip, given, &next, x, (all, &groups, near.start), y);
+                    let later = Later { at: bytes.as_ptr().wrapping_add(ahead), step };
+                    all_blocks(s, &strip, given, &later, x, (all, &groups, near.start), y);
                 }
             }
         }
     }
 }
 
-/// What is read from memory next, and how many bytes of it are asked for with each group.
-struct Next {
+/// What is read from memory later. With each group five lines are asked for, as many as one needs at most, a step further on.
+/// The address need not exist.
+struct Later {
     at: *const u8,
-    each: usize,
+    step: usize,
 }
 
 /// The first `given` groups of a strip times the tokens that `y` has sums of, from token `start` on.
 #[inline(always)]
 fn all_blocks(
+    s: Avx2,
     strip: &Strip,
     given: usize,
-    next: &Next,
+    later: &Later,
     x: &Input<'_>,
     (all, groups, start): (usize, &Range<usize>, usize),
     y: &mut [[f32; LANES]],
@@ -143,16 +142,20 @@ fn all_blocks(
     for (i, y) in y.chunks_mut(TOKEN_BLOCK).enumerate() {
         let Some(x) = Block::new(x, start + i * TOKEN_BLOCK, all, groups) else { return };
         let (mut first, tokens) = (0, x.tokens.min(y.len()));
-        let given = given.min(x.q.len() / x.tokens).min(x.scales.len() / x.tokens);
         while first < tokens {
-            let left = tokens - first;
-            let next = Some(next).filter(|_| first == 0 && i == 0);
-            first += match left {
+            let later = Some(later).filter(|_| first == 0 && i == 0);
+            macro_rules! tile_of {
+                ($tokens:literal) => {{
+                    tile::<$tokens>(s, strip, given, later, &x, first, y);
+                    first += $tokens;
+                }};
+            }
+            match tokens - first {
                 // Two of four are faster than six and two.
-                6.. if left != 8 => tile::<6>(strip, given, next, &x, first, y),
-                4.. => tile::<4>(strip, given, next, &x, first, y),
-                2.. => tile::<2>(strip, given, next, &x, first, y),
-                _ => tile::<1>(strip, given, next, &x, first, y),
+                left @ 6.. if left != 8 => tile_of!(6),
+                4.. => tile_of!(4),
+                2.. => tile_of!(2),
+                _ => tile_of!(1),
             }
         }
     }
@@ -163,7 +166,7 @@ fn all_blocks(
 struct Ones([i16; 16]);
 static ONES: Ones = Ones([1; 16]);
 
-/// Four columns of a group times some tokens: sixteen products of a nibble and an int8 that meet in one i16 reach
+/// Four columns of a group times some tokens: sixteen products of a byte up to 15 and an int8 that meet in one i16 reach
 /// 16 * 15 * 127 = 30,480, so that a whole group is added up there.
 macro_rules! columns {
     (0, $([$t:literal $a:literal $b:literal])+) => {
@@ -194,21 +197,22 @@ macro_rules! columns {
 
 /// The groups of a strip times some tokens, whose two registers of dot products are named.
 ///
-/// One loop in assembly: the compiler would take more registers than there are, and reach two thirds of the speed.
+/// One loop in assembly: the compiler would take more registers than there are, and reach two thirds of the speed. The upper
+/// halves of registers are cleared at its end, because the compiler does not know of them.
 macro_rules! groups {
-    ($strip:ident, $groups:ident, $x:ident, $first:ident, $y:ident, $([$t:literal $a:literal $b:literal])+; $($next:ident)?) => {
-        // SAFETY: the token of AVX2 is had by the caller. Read are `groups` of the strip and of the activations, from
-        // `first` on and a block's tokens apart; read and written are the sums of the tokens.
+    ($strip:ident, $groups:ident, $x:ident, $first:ident, $y:ident, $([$t:literal $a:literal $b:literal])+; $($later:ident)?) => {
+        // SAFETY: the caller has the token of AVX2 with FMA, and has seen to it that there are so many groups in the strip and
+        // in both slices of the block, whose tokens end behind `first` and the last of these, and a row of `y` for each.
         unsafe {
             asm!(
                 "2:",
                 $(concat!(
-                    "prefetcht0 [{", stringify!($next), "}]\n",
-                    "prefetcht0 [{", stringify!($next), "} + 64]\n",
-                    "prefetcht0 [{", stringify!($next), "} + 128]\n",
-                    "prefetcht0 [{", stringify!($next), "} + 192]\n",
-                    "prefetcht0 [{", stringify!($next), "} + 256]\n",
-                    "add {", stringify!($next), "}, {each}",
+                    "prefetcht0 [{", stringify!($later), "}]\n",
+                    "prefetcht0 [{", stringify!($later), "} + 64]\n",
+                    "prefetcht0 [{", stringify!($later), "} + 128]\n",
+                    "prefetcht0 [{", stringify!($later), "} + 192]\n",
+                    "prefetcht0 [{", stringify!($later), "} + 256]\n",
+                    "add {", stringify!($later), "}, {step}",
                 ),)?
                 columns!(0, $([$t $a $b])+),
                 columns!(1, $([$t $a $b])+),
@@ -242,6 +246,7 @@ macro_rules! groups {
                 "add {xs}, {stride}",
                 "dec {groups}",
                 "jnz 2b",
+                "vzeroupper",
                 w = inout(reg) $strip.tiles.as_ptr() => _,
                 ws = inout(reg) $strip.scales.as_ptr() => _,
                 x = inout(reg) $x.q.as_ptr().add($first) => _,
@@ -250,7 +255,7 @@ macro_rules! groups {
                 y = in(reg) $y.as_mut_ptr(),
                 ones = in(reg) ONES.0.as_ptr(),
                 groups = inout(reg) $groups => _,
-                $($next = inout(reg) $next.at => _, each = in(reg) $next.each,)?
+                $($later = inout(reg) $later.at => _, step = in(reg) $later.step,)?
                 out("ymm0") _, out("ymm1") _, out("ymm2") _, out("ymm3") _, out("ymm4") _, out("ymm5") _,
                 out("ymm6") _, out("ymm7") _, out("ymm8") _, out("ymm9") _, out("ymm10") _, out("ymm11") _,
                 out("ymm12") _, out("ymm13") _, out("ymm14") _, out("ymm15") _,
@@ -260,35 +265,36 @@ macro_rules! groups {
     };
 }
 
-/// Adds `given` groups of a strip times `T` tokens, from a block's token `first` on, to their sums. Returns `T`.
+/// Adds `given` groups of a strip times `T` tokens (6, 4, 2 or 1), from a block's token `first` on, to their sums.
 #[inline(never)]
 fn tile<const T: usize>(
+    _: Avx2,
     strip: &Strip,
     given: usize,
-    next: Option<&Next>,
+    later: Option<&Later>,
     x: &Block<'_>,
     first: usize,
     y: &mut [[f32; LANES]],
-) -> usize {
-    let groups = given.min(STRIP);
-    let y = y.get_mut(first..).and_then(|y| y.first_chunk_mut::<T>());
-    if let Some(y) = y.filter(|_| first + T <= x.tokens && groups > 0) {
-        macro_rules! tokens {
-            ($([$t:literal $a:literal $b:literal])+) => {
-                match next {
-                    Some(next) => groups!(strip, groups, x, first, y, $([$t $a $b])+; next),
-                    None => groups!(strip, groups, x, first, y, $([$t $a $b])+;),
-                }
-            };
-        }
-        match T {
-            6 => {
-                tokens!([0 "ymm0" "ymm1"] [1 "ymm2" "ymm3"] [2 "ymm4" "ymm5"] [3 "ymm6" "ymm7"] [4 "ymm8" "ymm9"] [5 "ymm10" "ymm11"])
-            }
-            4 => tokens!([0 "ymm0" "ymm1"] [1 "ymm2" "ymm3"] [2 "ymm4" "ymm5"] [3 "ymm6" "ymm7"]),
-            2 => tokens!([0 "ymm0" "ymm1"] [1 "ymm2" "ymm3"]),
-            _ => tokens!([0 "ymm0" "ymm1"]),
-        }
+) {
+    let (groups, activations) = (given.min(STRIP), x.q.len().min(x.scales.len()));
+    let Some(y) = y.get_mut(first..).and_then(|y| y.first_chunk_mut::<T>()) else { return };
+    if groups == 0 || first + T > x.tokens || groups * x.tokens > activations {
+        return;
     }
-    T
+    macro_rules! tokens {
+        ($([$t:literal $a:literal $b:literal])+) => {
+            match later {
+                Some(later) => groups!(strip, groups, x, first, y, $([$t $a $b])+; later),
+                None => groups!(strip, groups, x, first, y, $([$t $a $b])+;),
+            }
+        };
+    }
+    match T {
+        6 => tokens!([0 "ymm0" "ymm1"] [1 "ymm2" "ymm3"] [2 "ymm4" "ymm5"]
+            [3 "ymm6" "ymm7"] [4 "ymm8" "ymm9"] [5 "ymm10" "ymm11"]),
+        4 => tokens!([0 "ymm0" "ymm1"] [1 "ymm2" "ymm3"] [2 "ymm4" "ymm5"] [3 "ymm6" "ymm7"]),
+        2 => tokens!([0 "ymm0" "ymm1"] [1 "ymm2" "ymm3"]),
+        1 => tokens!([0 "ymm0" "ymm1"]),
+        _ => const { assert!(matches!(T, 6 | 4 | 2 | 1), "there is no such tile") },
+    }
 }

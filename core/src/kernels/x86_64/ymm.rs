@@ -259,6 +259,16 @@ pub(super) fn load_tile(tile: &[u8; TILE]) -> [__m256i; 2] {
     op!([_mm256_loadu_si256(tile), _mm256_loadu_si256(tile.add(1))])
 }
 
+/// The other way round.
+#[inline(always)]
+pub(super) fn store_tile(halves: [__m256i; 2], tile: &mut [u8; TILE]) {
+    let tile: *mut __m256i = tile.as_mut_ptr().cast();
+    op!({
+        _mm256_storeu_si256(tile, halves[0]);
+        _mm256_storeu_si256(tile.add(1), halves[1]);
+    })
+}
+
 /// A pair of tiles of nibbles as two tiles of bytes: the low halves, and the high ones.
 #[inline(always)]
 pub(super) fn nibbles(pair: &[u8; TILE]) -> [[__m256i; 2]; 2] {
