@@ -146,7 +146,7 @@ fn int_panels<S: Isa, P: Packed<S>>(
         let stretch = if tokens <= S::BLOCK { all } else { STRETCH };
         for (bytes, y) in panels.zip(y.chunks_exact_mut(tokens)) {
             let panel = Panel::new(shape, bytes);
-            for groups in stretches(0..all, stretch) {
+            for groups in stretches(all, stretch) {
                 let Some(block) = Block::new(x, 0, all, &groups) else { return };
                 in_tiles!(tokens, |t| int_tile::<S, P>(s, &panel, &groups, &block, t, y));
             }
@@ -155,8 +155,9 @@ fn int_panels<S: Isa, P: Packed<S>>(
     }
     // Where tokens share no registers, stretches gain nothing, and this loop does for one token too.
     let stretch = if S::BLOCK > 1 { STRETCH } else { all };
-    for groups in stretches(0..all, stretch) {
-        for near in stretches(0..tokens, NEAR) {
+    for groups in stretches(all, stretch) {
+        for start in (0..tokens).step_by(NEAR) {
+            let near = start..(start + NEAR).min(tokens);
             for (bytes, y) in panels.clone().zip(y.chunks_exact_mut(tokens)) {
                 let panel = Panel::new(shape, bytes);
                 for start in near.clone().step_by(TOKEN_BLOCK) {
@@ -169,10 +170,10 @@ fn int_panels<S: Isa, P: Packed<S>>(
     }
 }
 
-/// Cuts groups of columns, or tokens, into stretches.
+/// Cuts `all` groups of columns into stretches.
 #[inline(always)]
-pub(super) fn stretches(all: Range<usize>, stretch: usize) -> impl Iterator<Item = Range<usize>> {
-    all.clone().step_by(stretch.max(1)).map(move |first| first..(first + stretch).min(all.end))
+fn stretches(all: usize, stretch: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..all).step_by(stretch.max(1)).map(move |first| first..(first + stretch).min(all))
 }
 
 /// The int8 activations of a block of tokens, for some groups of columns.
@@ -220,18 +221,22 @@ fn int_tile<S: Isa, P: Packed<S>, const T: usize>(
     let activations = x.q.chunks_exact(x.tokens).zip(x.scales.chunks_exact(x.tokens));
     // A panel's bytes in order, as many a group as it has: scales and weights are asked for evenly and whole, as far ahead of
     // the weights as the scales that lie before them are long, and some.
-    let mut ahead = panel.scales.len() + S::AHEAD + groups.start * P::BYTES;
+    let mut reading = panel.bytes.get(groups.start * P::BYTES..).unwrap_or_default().chunks(P::BYTES);
+    let ahead = panel.scales.len() + S::AHEAD;
     for ((w, ws), (q, xs)) in weights.iter().zip(scales).zip(activations) {
         let (Some((q, _)), Some((xs, _))) =
             (q[first..].split_first_chunk::<T>(), xs[first..].split_first_chunk::<T>())
         else {
             return;
         };
-        if from_memory && let Some(start) = panel.bytes.first() {
-            for line in 0..P::BYTES.div_ceil(TILE) {
-                s.prefetch(start, ahead + line * TILE);
+        if from_memory {
+            let bytes = reading.next().unwrap_or_default();
+            // A fixed number of lines, for no loop.
+            if let Some(start) = bytes.first() {
+                for line in 0..P::BYTES.div_ceil(TILE) {
+                    s.prefetch(start, ahead + line * TILE);
+                }
             }
-            ahead += P::BYTES;
         }
         s.add_scaled(&mut acc, P::dot(s, w, q, xs), ws, xs);
     }

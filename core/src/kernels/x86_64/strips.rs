@@ -12,7 +12,7 @@ use super::Avx2;
 use super::ymm::{halves, nibbles, op, store_tile, three_bits};
 use crate::format::{MatrixShape, Quant};
 use crate::kernels::isa::{Isa, LANES, TILE, TILES, TOKEN_BLOCK};
-use crate::kernels::matmul::{self, Block, NEAR, Panel, stretches};
+use crate::kernels::matmul::{self, Block, NEAR, Panel};
 use crate::kernels::{GROUP, Input, Scale};
 
 /// Groups in a strip: 8 KiB of unpacked weights, and half a KiB of activations a token.
@@ -119,6 +119,12 @@ fn many_tokens<const LINES: usize>(
             }
         }
     }
+}
+
+/// Cuts groups of columns, or tokens, into stretches.
+#[inline(always)]
+fn stretches(all: Range<usize>, stretch: usize) -> impl Iterator<Item = Range<usize>> {
+    all.clone().step_by(stretch.max(1)).map(move |first| first..(first + stretch).min(all.end))
 }
 
 /// What is read from memory later. With each group five lines are asked for, as many as one needs at most, a step further on.
