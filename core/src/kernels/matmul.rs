@@ -146,7 +146,7 @@ fn int_panels<S: Isa, P: Packed<S>>(
         let stretch = if tokens <= S::BLOCK { all } else { STRETCH };
         for (bytes, y) in panels.zip(y.chunks_exact_mut(tokens)) {
             let panel = Panel::new(shape, bytes);
-            for groups in stretches(all, stretch) {
+            for groups in stretches(0..all, stretch) {
                 let Some(block) = Block::new(x, 0, all, &groups) else { return };
                 in_tiles!(tokens, |t| int_tile::<S, P>(s, &panel, &groups, &block, t, y));
             }
@@ -155,9 +155,8 @@ fn int_panels<S: Isa, P: Packed<S>>(
     }
     // Where tokens share no registers, stretches gain nothing, and this loop does for one token too.
     let stretch = if S::BLOCK > 1 { STRETCH } else { all };
-    for groups in stretches(all, stretch) {
-        for start in (0..tokens).step_by(NEAR) {
-            let near = start..(start + NEAR).min(tokens);
+    for groups in stretches(0..all, stretch) {
+        for near in stretches(0..tokens, NEAR) {
             for (bytes, y) in panels.clone().zip(y.chunks_exact_mut(tokens)) {
                 let panel = Panel::new(shape, bytes);
                 for start in near.clone().step_by(TOKEN_BLOCK) {
@@ -170,10 +169,10 @@ fn int_panels<S: Isa, P: Packed<S>>(
     }
 }
 
-/// Cuts `all` groups of columns into stretches.
+/// Cuts groups of columns, or tokens, into stretches.
 #[inline(always)]
-fn stretches(all: usize, stretch: usize) -> impl Iterator<Item = Range<usize>> {
-    (0..all).step_by(stretch.max(1)).map(move |first| first..(first + stretch).min(all))
+pub(super) fn stretches(all: Range<usize>, stretch: usize) -> impl Iterator<Item = Range<usize>> {
+    all.clone().step_by(stretch.max(1)).map(move |first| first..(first + stretch).min(all.end))
 }
 
 /// The int8 activations of a block of tokens, for some groups of columns.

@@ -55,6 +55,16 @@ pub struct Input<'a> {
     pub scales: &'a [Scale],
 }
 
+impl Input<'_> {
+    /// Whether the integers of all tokens are there, with their scales, for a matrix.
+    #[cfg(any(target_arch = "aarch64", target_arch = "x86_64"))]
+    #[inline(always)]
+    pub(crate) fn is_whole(&self, shape: &MatrixShape) -> bool {
+        let groups = (shape.cols() as usize / GROUP).saturating_mul(self.tokens);
+        self.q.len() / GROUP >= groups && self.scales.len() >= groups
+    }
+}
+
 /// The recurrent state of some channels, `[channels/16][d_state][16]`.
 #[derive(Debug)]
 pub enum SsmState<'a> {

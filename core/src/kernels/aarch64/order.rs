@@ -136,8 +136,7 @@ pub(in crate::kernels) fn matmul<S: Dots>(
     y: &mut [f32],
 ) {
     // Inputs that end early are worked on as far as the common order does.
-    let groups = (shape.cols() as usize / GROUP).saturating_mul(x.tokens);
-    let whole = x.q.len() / GROUP >= groups && x.scales.len() >= groups;
+    let whole = x.is_whole(shape);
     match (shape.quant(), x.tokens) {
         (Quant::Q8, 1) if whole => one_token::<S, Q8>(s, shape, panels, x, y),
         (Quant::Q4, 1) if whole => one_token::<S, Q4>(s, shape, panels, x, y),

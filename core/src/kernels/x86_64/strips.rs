@@ -12,7 +12,7 @@ use super::Avx2;
 use super::ymm::{halves, nibbles, op, store_tile, three_bits};
 use crate::format::{MatrixShape, Quant};
 use crate::kernels::isa::{Isa, LANES, TILE, TILES, TOKEN_BLOCK};
-use crate::kernels::matmul::{self, Block, NEAR, Panel};
+use crate::kernels::matmul::{self, Block, NEAR, Panel, stretches};
 use crate::kernels::{GROUP, Input, Scale};
 
 /// Groups in a strip: 8 KiB of unpacked weights, and half a KiB of activations a token.
@@ -34,8 +34,7 @@ struct Strip {
 #[inline(always)]
 pub(in crate::kernels) fn matmul(s: Avx2, shape: &MatrixShape, panels: &[u8], x: &Input<'_>, y: &mut [f32]) {
     // Inputs that end early are worked on as far as the common order does.
-    let groups = (shape.cols() as usize / GROUP).saturating_mul(x.tokens);
-    let whole = x.q.len() / GROUP >= groups && x.scales.len() >= groups;
+    let whole = x.is_whole(shape);
     match shape.quant() {
         // SAFETY: the token exists only where the CPU has these features.
         Quant::Q4 if whole && x.tokens >= FEWEST => unsafe {
@@ -119,12 +118,6 @@ fn many_tokens<const LINES: usize>(
             }
         }
     }
-}
-
-/// Cuts groups of columns, or tokens, into stretches.
-#[inline(always)]
-fn stretches(all: Range<usize>, stretch: usize) -> impl Iterator<Item = Range<usize>> {
-    all.clone().step_by(stretch.max(1)).map(move |first| first..(first + stretch).min(all.end))
 }
 
 /// What is read from memory later. With each group five lines are asked for, as many as one needs at most, a step further on.
