@@ -60,8 +60,12 @@ impl Apt {
         if missing.iter().any(|name| self.failed.contains(name)) {
             return refuse("apt-get could not install them, see above");
         }
-        println!("Installing what the next step needs: {}", missing.join(" "));
-        self.install(&root, &missing);
+        let _alone = alone()?;
+        let missing = self::missing(needs);
+        if !missing.is_empty() {
+            println!("Installing what the next step needs: {}", missing.join(" "));
+            self.install(&root, &missing);
+        }
         let still = self::missing(needs);
         if still.is_empty() {
             return Ok(());
@@ -86,6 +90,10 @@ impl Apt {
             return Err(Error::new(
                 "needs files of Debian's packages for arm64, and this system has no apt-get",
             ));
+        }
+        let _alone = alone()?;
+        if folder.is_dir() {
+            return Ok(());
         }
         if let Some(root) = root_prefix() {
             self.update(&root, !cfg!(target_arch = "aarch64"));
@@ -130,6 +138,17 @@ impl Apt {
         command.extend(names);
         step(root, &command);
     }
+}
+
+/// Waits until no other step installs anything, and keeps others waiting while the result lives.
+fn alone() -> Result<fs::File> {
+    let folder = crate::toolchain::root().join(".xtask");
+    let file = folder.join("apt.lock");
+    let locked = fs::create_dir_all(&folder).and_then(|()| fs::File::create(&file)).and_then(|lock| {
+        lock.lock()?;
+        Ok(lock)
+    });
+    locked.context(|| format!("cannot lock {}", file.display()))
 }
 
 fn step(root: &[&str], words: &[&str]) {

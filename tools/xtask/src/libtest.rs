@@ -1,7 +1,9 @@
 //! Reads what `cargo test -- --show-output` prints.
 
+use serde::{Deserialize, Serialize};
+
 /// The tests of one or more `cargo test` runs.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tally {
     pub passed: usize,
     pub failed: usize,
@@ -12,7 +14,7 @@ pub struct Tally {
 }
 
 /// A line `skipped: …` in the output of a test.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Note {
     pub test: String,
     pub reason: String,

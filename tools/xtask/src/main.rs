@@ -14,6 +14,7 @@ mod exec;
 mod figures;
 mod fixtures;
 mod integers;
+mod lanes;
 mod libtest;
 mod models;
 mod peer;
@@ -23,6 +24,7 @@ mod table;
 mod test;
 mod toolchain;
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -49,6 +51,12 @@ enum Task {
         /// Install nothing; skip what can't run
         #[arg(long)]
         no_install: bool,
+        /// Number of steps that run at once; default: the number of cores, at most 4
+        #[arg(short, long, value_name = "N")]
+        jobs: Option<NonZeroUsize>,
+        /// Run one step and write its result here
+        #[arg(long, hide = true, requires = "only", value_name = "FILE")]
+        row: Option<PathBuf>,
         /// Print the names of steps and groups instead
         #[arg(long)]
         list: bool,
@@ -160,7 +168,10 @@ fn main() -> ExitCode {
             test::list();
             Ok(ExitCode::SUCCESS)
         }
-        Task::Test { only, no_install, list: false } => test::test(&only, !no_install),
+        Task::Test { only, no_install, row: Some(file), .. } => {
+            test::one_step(&only.join(","), !no_install, &file)
+        }
+        Task::Test { only, no_install, jobs, .. } => test::test(&only, !no_install, jobs),
         Task::Board { name, action, model, overwrite, to, firmware, long, no_install } => {
             let request = board::Request { model, overwrite, to, firmware, long, install: !no_install };
             board::board(&name, action, &request).map(done)

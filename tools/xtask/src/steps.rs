@@ -30,6 +30,19 @@ pub enum Work {
     Board { name: &'static str },
 }
 
+impl Step {
+    /// What the step must have to itself: the build folder of this machine's programs, or a folder for its files.
+    ///
+    /// Steps that name the same one never run at once.
+    pub fn resource(&self) -> Option<&'static str> {
+        match self.work {
+            Work::Host { .. } | Work::HostTests { .. } => Some("host"),
+            Work::Board { name } if name.starts_with("pi-linux") => Some("pi-linux"),
+            Work::Bare { .. } | Work::Integers { .. } | Work::Emulated { .. } | Work::Board { .. } => None,
+        }
+    }
+}
+
 const NO_ENV: &[(&str, &str)] = &[];
 
 /// In the order in which they run: what is quick to fail comes first.

@@ -3,10 +3,12 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::libtest::Tally;
 
 /// How a step ended.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {
     Passed,
     Failed(String),
@@ -14,9 +16,9 @@ pub enum Outcome {
 }
 
 /// One step of a run.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Row {
-    pub step: &'static str,
+    pub step: String,
     /// The target triple, with the emulated CPU where there is one.
     pub target: String,
     /// Whether CI must not pass without it.
@@ -36,7 +38,7 @@ pub fn render(rows: &[Row]) -> String {
             Outcome::Skipped(_) => "skipped",
         };
         let tests = if row.tests.seen() == 0 { "-".into() } else { counts(&row.tests) };
-        [row.step.into(), row.target.clone(), result.into(), tests, clock(row.took)]
+        [row.step.clone(), row.target.clone(), result.into(), tests, clock(row.took)]
     });
     let lines = std::iter::once(header).chain(cells).collect::<Vec<_>>();
     let mut widths = [0; 5];
@@ -129,7 +131,14 @@ mod tests {
 
     fn row(step: &'static str, required: bool, outcome: Outcome, passed: usize, failed: usize) -> Row {
         let tests = Tally { passed, failed, ..Tally::default() };
-        Row { step, target: "t".into(), required, outcome, tests, took: Duration::from_millis(1400) }
+        Row {
+            step: step.into(),
+            target: "t".into(),
+            required,
+            outcome,
+            tests,
+            took: Duration::from_millis(1400),
+        }
     }
 
     #[test]

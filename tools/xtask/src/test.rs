@@ -1,5 +1,7 @@
 //! `cargo xtask test`: runs the steps and prints what ran where.
 
+use std::num::NonZeroUsize;
+use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
@@ -9,6 +11,7 @@ use crate::board;
 use crate::error::{Error, Result};
 use crate::exec::{Finished, run, shown, tee};
 use crate::integers;
+use crate::lanes;
 use crate::libtest::Tally;
 use crate::steps::{EMULATED_LIMIT, STEPS, Step, Work, select};
 use crate::table::{Outcome, Row, clock, problems, render, totals};
@@ -25,14 +28,17 @@ pub fn list() {
     }
 }
 
-/// Runs the steps that `only` names, all if it is empty.
-pub fn test(only: &[String], install: bool) -> Result<ExitCode> {
-    let chosen = select(only)
-        .map_err(|name| Error::new(format!("no step or group is called `{name}`; `--list` shows them")))?;
+/// Runs the steps that `only` names, all if it is empty, up to `jobs` of them at once.
+pub fn test(only: &[String], install: bool, jobs: Option<NonZeroUsize>) -> Result<ExitCode> {
+    let chosen = select_steps(only)?;
     let ci = is_ci();
-    let host = host()?;
-    let mut apt = Apt::new(install);
-    let rows = chosen.iter().map(|step| perform(step, &host, &mut apt)).collect::<Vec<_>>();
+    let jobs = jobs.map_or_else(default_jobs, NonZeroUsize::get);
+    let rows = if jobs == 1 || chosen.len() == 1 {
+        let (host, mut apt) = (host()?, Apt::new(install));
+        chosen.iter().map(|step| perform(step, &host, &mut apt)).collect()
+    } else {
+        lanes::run(&chosen, install, jobs)?
+    };
 
     println!("\n{}", render(&rows));
     let problems = problems(&rows, ci);
@@ -41,6 +47,25 @@ pub fn test(only: &[String], install: bool) -> Result<ExitCode> {
     }
     println!("{}", totals(&rows));
     Ok(if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Runs one step and writes its row of the table to `file`: a process of [`lanes`].
+pub fn one_step(name: &str, install: bool, file: &Path) -> Result<ExitCode> {
+    let [step] = select_steps(&[name.into()])?[..] else {
+        return Err(Error::new(format!("`{name}` is a group of steps")));
+    };
+    lanes::write_row(file, &perform(step, &host()?, &mut Apt::new(install)))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn select_steps(only: &[String]) -> Result<Vec<&'static Step>> {
+    select(only)
+        .map_err(|name| Error::new(format!("no step or group is called `{name}`; `--list` shows them")))
+}
+
+/// A step keeps one core busy most of the time: emulators and linkers have one thread.
+fn default_jobs() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZeroUsize::get).min(4)
 }
 
 fn is_ci() -> bool {
@@ -95,7 +120,7 @@ fn perform(step: &Step, host: &str, apt: &mut Apt) -> Row {
         Outcome::Failed(reason) => println!("--- {}: FAILED, {}: {reason}", step.name, clock(took)),
         Outcome::Skipped(reason) => println!("--- {}: SKIPPED: {reason}", step.name),
     }
-    Row { step: step.name, target, required: step.required, outcome, tests, took }
+    Row { step: step.name.into(), target, required: step.required, outcome, tests, took }
 }
 
 fn on_host(commands: &[&[&str]], env: &[(&str, &str)]) -> Result<Done> {
