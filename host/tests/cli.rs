@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 fn elapid(args: &[&str]) -> Command {
@@ -321,24 +321,21 @@ fn a_full_disk_is_said_and_a_device_stays_one() {
     assert!(printed.status.success() && printed.stdout.starts_with(b"\x93NUMPY"));
 }
 
-/// The held-out text of `tests/reference/held_out.py`, or `None` where it can't be had.
-fn held_out() -> Option<String> {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/data/text");
-    let mut text = String::new();
-    for name in ["sotu.txt", "moby-dick.txt"] {
-        let Ok(whole) = fs::read_to_string(folder.join(name)) else {
-            eprintln!("skipped: ../shared/data/text/{name} is absent");
-            return None;
-        };
-        let before = (whole.chars().count() as f64 * 0.98) as usize;
-        text.extend(whole.chars().skip(before));
-    }
-    Some(text)
+/// The held-out text of `tests/reference/held_out.py`.
+fn held_out() -> String {
+    ["text/sotu.txt", "text/moby-dick.txt"]
+        .into_iter()
+        .map(|name| {
+            let whole = elapid_test_data::text(name);
+            let before = (whole.chars().count() as f64 * 0.98) as usize;
+            whole.chars().skip(before).collect::<String>()
+        })
+        .collect()
 }
 
 #[test]
 fn perplexity_is_near_that_of_transformers() {
-    let Some(text) = held_out() else { return };
+    let text = held_out();
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/perplexity.json");
     let golden = json(&fs::read_to_string(golden).unwrap());
     let folder = tempfile::tempdir().unwrap();

@@ -7,11 +7,12 @@ The Rust tests make the same text in tests/src/fixture.rs.
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-SHARED = REPOSITORY.parent / "shared" / "data"
+# `cargo run -p elapid-test-data` makes this folder.
+DATA = REPOSITORY / "target" / "test-data"
 TEXTS = ["sotu.txt", "moby-dick.txt"]
 
 
 def held_out_text() -> str:
     """The last 2% of each text, joined without a separator."""
-    texts = [(SHARED / "text" / name).read_text(encoding="utf-8") for name in TEXTS]
+    texts = [(DATA / "text" / name).read_text(encoding="utf-8") for name in TEXTS]
     return "".join(text[int(len(text) * 0.98) :] for text in texts)

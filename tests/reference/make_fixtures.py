@@ -34,7 +34,7 @@ import transformers
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer
 
-from held_out import REPOSITORY, SHARED, held_out_text
+from held_out import REPOSITORY, DATA, held_out_text
 from mamba_f64 import Model
 
 FIXTURES = REPOSITORY / "tests" / "fixtures"
@@ -239,7 +239,7 @@ def make(recipe: Recipe) -> dict:
 
 def make_bundled(name: str) -> dict:
     """What a bundled model is expected to compute. Its weights are not copied here."""
-    source, folder = SHARED / "models" / name, FIXTURES / name
+    source, folder = DATA / "models" / name, FIXTURES / name
     folder.mkdir(exist_ok=True)
     tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
     tokens = tokenizer.encode(held_out_text()).ids[:TOKENS]

@@ -26,7 +26,7 @@ import torch
 import transformers
 from tokenizers import Tokenizer
 
-from held_out import SHARED, held_out_text
+from held_out import DATA, held_out_text
 from make_fixtures import FIXTURES, load, logits_of
 from mamba_f64 import Model
 
@@ -35,7 +35,7 @@ CHUNK = 2048
 
 
 def tokenize(name: str, text: str) -> list[int]:
-    tokenizer = Tokenizer.from_file(str(SHARED / "models" / name / "tokenizer.json"))
+    tokenizer = Tokenizer.from_file(str(DATA / "models" / name / "tokenizer.json"))
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer.encode(text, add_special_tokens=False).ids
@@ -50,11 +50,11 @@ def losses(logits: np.ndarray, targets) -> np.ndarray:
 
 
 def nll_transformers(name: str, tokens: list[int]) -> float:
-    return float(losses(logits_of(load(SHARED / "models" / name), tokens), tokens[1:]).mean())
+    return float(losses(logits_of(load(DATA / "models" / name), tokens), tokens[1:]).mean())
 
 
 def nll_float64(name: str, tokens: list[int]) -> float:
-    model, total = Model(SHARED / "models" / name), 0.0
+    model, total = Model(DATA / "models" / name), 0.0
     for start in range(0, len(tokens), CHUNK):
         logits = model.forward(tokens[start : start + CHUNK])
         total += losses(logits, tokens[start + 1 : start + 1 + CHUNK]).sum()

@@ -1,8 +1,7 @@
 //! The committed references of `tests/fixtures`: what Hugging Face transformers computes.
 //!
 //! `tests/reference/make_fixtures.py` and `perplexity.py` made them. Helpers of tests: they panic where a file is
-//! broken, naming it. What needs the texts and models of `../shared` is left out, and says so, where that folder
-//! is absent.
+//! broken, naming it.
 
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
@@ -74,7 +73,7 @@ fn read<'a>(
     tensor.data().chunks_exact(4).map(|b| [b[0], b[1], b[2], b[3]])
 }
 
-/// All fixtures in the order of their names. Those of the bundled models come only where `../shared` is present.
+/// All fixtures in the order of their names.
 pub fn fixtures() -> Vec<Fixture> {
     let root = fixtures_folder();
     let mut folders: Vec<PathBuf> = fs::read_dir(&root)
@@ -83,21 +82,22 @@ pub fn fixtures() -> Vec<Fixture> {
         .filter(|path| path.is_dir())
         .collect();
     folders.sort();
-    folders.iter().filter_map(|folder| Some(Fixture::load(folder, checkpoint_of(folder)?))).collect()
+    folders.iter().map(|folder| Fixture::load(folder, checkpoint_of(folder))).collect()
 }
 
-/// The fixture of this name, or `None` (said on standard error) where its checkpoint is absent.
-pub fn fixture(name: &str) -> Option<Fixture> {
+/// The fixture of this name.
+pub fn fixture(name: &str) -> Fixture {
     let folder = fixtures_folder().join(name);
-    Some(Fixture::load(&folder, checkpoint_of(&folder)?))
+    Fixture::load(&folder, checkpoint_of(&folder))
 }
 
-/// A fixture holds its own weights or is named after a model of `../shared`.
-fn checkpoint_of(folder: &Path) -> Option<PathBuf> {
+/// A fixture holds its own weights or is named after a bundled model.
+fn checkpoint_of(folder: &Path) -> PathBuf {
     if folder.join("config.json").exists() {
-        return Some(folder.to_owned());
+        return folder.to_owned();
     }
-    shared(&Path::new("models").join(folder.file_name()?))
+    let model = folder.file_name().unwrap_or_default().to_string_lossy();
+    elapid_test_data::path(&format!("models/{model}"))
 }
 
 /// What `elapid perplexity` must report for a bundled model.
@@ -129,36 +129,25 @@ pub fn golden_perplexity(model: &str) -> Perplexity {
 
 /// The last 2% of each training text, by characters, joined: what the bundled models have not seen.
 ///
-/// The split is that of `tools/train/train.py`. `None` (said on standard error) where `../shared` is absent.
-pub fn held_out_text() -> Option<String> {
+/// The split is that of `tools/train/train.py`.
+pub fn held_out_text() -> String {
     texts(|text, trained_on| text.chars().skip(trained_on).collect())
 }
 
 /// What the bundled models were trained on: the rest of the texts.
-pub fn training_text() -> Option<String> {
+pub fn training_text() -> String {
     texts(|text, trained_on| text.chars().take(trained_on).collect())
 }
 
 /// A part of each training text, joined.
-fn texts(part: impl Fn(&str, usize) -> String) -> Option<String> {
+fn texts(part: impl Fn(&str, usize) -> String) -> String {
     let mut joined = String::new();
-    for name in ["sotu.txt", "moby-dick.txt"] {
-        let path = shared(&Path::new("text").join(name))?;
-        let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    for name in ["text/sotu.txt", "text/moby-dick.txt"] {
+        let text = elapid_test_data::text(name);
         let trained_on = (text.chars().count() as f64 * 0.98) as usize;
         joined += &part(&text, trained_on);
     }
-    Some(joined)
-}
-
-/// A path of `../shared/data`, or `None` with a word on standard error.
-pub fn shared(path: &Path) -> Option<PathBuf> {
-    let full = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data").join(path);
-    if !full.exists() {
-        eprintln!("skipped: ../shared/data/{} is absent", path.display());
-        return None;
-    }
-    Some(full)
+    joined
 }
 
 fn fixtures_folder() -> PathBuf {
@@ -195,7 +184,7 @@ mod tests {
     /// Lengths and ends as `tests/reference/held_out.py` gives them.
     #[test]
     fn held_out_text_is_that_of_python() {
-        let Some(text) = held_out_text() else { return };
+        let text = held_out_text();
         assert_eq!((text.chars().count(), text.len()), (239_008, 240_788));
         assert!(text.starts_with("ndon their agenda or Republicans simply "));
         assert!(text.ends_with("n as it rolled five thousand years ago.\n"));

@@ -379,13 +379,13 @@ mod tests {
 
     #[test]
     fn epsilons_show_where_they_are_unusual() {
-        let mamba = fixture("mamba-bias").expect("a fixture with its own weights");
+        let mamba = fixture("mamba-bias");
         let mut oracle = Oracle::load(&mamba.checkpoint);
         assert_eq!(oracle.norm_eps, 1e-3);
         oracle.norm_eps = 1e-5;
         assert!(error(&mut oracle, &mamba) > BOUND);
         for name in ["falcon-bias", "falcon-state1"] {
-            let falcon = fixture(name).expect("a fixture with its own weights");
+            let falcon = fixture(name);
             let mut oracle = Oracle::load(&falcon.checkpoint);
             oracle.mixer_eps = Some(1e-6);
             assert!(error(&mut oracle, &falcon) > BOUND, "{name}");

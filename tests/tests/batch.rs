@@ -86,7 +86,7 @@ fn sequences_that_step_together_have_the_bits_of_each_alone() {
         ("mamba-odd", Quant::Q4, StateKind::F16),
         ("mamba-conv1", Quant::F32, StateKind::F32),
     ] {
-        let fixture = fixture(name).expect("a committed fixture");
+        let fixture = fixture(name);
         let options = elapid_pack::Options { quant, block_bytes: 16 << 10, ..Default::default() };
         let path = pack(&fixture.checkpoint, folder.path(), &options);
         let slots = ROUNDS[0].len();
@@ -130,7 +130,7 @@ fn sequences_that_step_together_have_the_bits_of_each_alone() {
 #[test]
 fn slots_that_are_not_there_are_refused() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let fixture = fixture("mamba-odd").expect("a committed fixture");
+    let fixture = fixture("mamba-odd");
     let path = pack(&fixture.checkpoint, folder.path(), &Default::default());
     let mut runner = Runner::with_slots(&path, StateKind::F32, 4, 3);
     runner.with(kernels::detect(), &kernels::Solo, |model, session, source| {

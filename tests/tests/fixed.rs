@@ -171,7 +171,7 @@ fn every_machine_gives_the_same_bits() {
 #[test]
 fn a_failed_step_goes_on_with_the_same_bits() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let fixture = fixture("falcon-odd").expect("a committed fixture");
+    let fixture = fixture("falcon-odd");
     let path = pack_as(&fixture, folder.path(), Quant::Q8, 16 << 10);
     for kind in KINDS {
         failures_change_nothing(&format!("{kind:?}"), |fail_at| {
@@ -187,7 +187,7 @@ fn a_failed_step_goes_on_with_the_same_bits() {
 #[test]
 fn damaged_states_are_refused() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let fixture = fixture("mamba-odd").expect("a committed fixture");
+    let fixture = fixture("mamba-odd");
     let path = pack_as(&fixture, folder.path(), Quant::Q8, 1 << 20);
     for kind in KINDS {
         let mut runner = FixedRunner::open(&path, kind, 4);
@@ -238,7 +238,7 @@ fn damaged_states_are_refused() {
 fn other_types_and_models_are_refused() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let open = |name: &str, options: &Options| {
-        let fixture = fixture(name).expect("a committed fixture");
+        let fixture = fixture(name);
         FixedRunner::open(&pack(&fixture.checkpoint, folder.path(), options), StateKind::I16, 4)
     };
     let mut f16 = open("mamba-odd", &quant(Quant::F16));
@@ -261,7 +261,7 @@ fn other_types_and_models_are_refused() {
 #[test]
 fn steps_out_of_order_are_refused() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let fixture = fixture("mamba-odd").expect("a committed fixture");
+    let fixture = fixture("mamba-odd");
     let path = pack(&fixture.checkpoint, folder.path(), &quant(Quant::Q8));
     let ran = FixedRunner::open(&path, StateKind::I16, 4).with(
         kernels::detect(),

@@ -63,7 +63,7 @@ fn code(fault: &FlashFault) -> i32 {
 
 fn file(name: &str) -> (Vec<u8>, std::path::PathBuf, tempfile::TempDir) {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let fixture = fixture(name).expect("a committed fixture");
+    let fixture = fixture(name);
     let options = elapid_pack::Options { block_bytes: 16 << 10, ..quant(Quant::Q8) };
     let path = pack(&fixture.checkpoint, folder.path(), &options);
     (std::fs::read(&path).expect("the packed file"), path, folder)

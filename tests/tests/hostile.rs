@@ -79,7 +79,7 @@ fn run_by(team: &dyn Team, file: &[u8]) -> Outcome {
 /// A small file of a fixture, cut in the smallest blocks.
 fn valid(name: &str, as_quant: Quant) -> Vec<u8> {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let fixture = fixture(name).expect("a committed fixture");
+    let fixture = fixture(name);
     let options = elapid_pack::Options { block_bytes: 16 << 10, ..quant(as_quant) };
     std::fs::read(pack(&fixture.checkpoint, folder.path(), &options)).expect("the packed file")
 }

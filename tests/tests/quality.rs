@@ -12,10 +12,7 @@ const TOKENS: usize = 16_384;
 
 #[test]
 fn packing_costs_little_perplexity() {
-    let (Some(text), Some(model)) = (held_out_text(), fixture("address-4m")) else {
-        println!("skipped: the held-out text or the model is not there");
-        return;
-    };
+    let (text, model) = (held_out_text(), fixture("address-4m"));
     let folder = tempfile::tempdir().expect("a temporary folder");
     let measure = |quant_as: Quant, kind: StateKind, tokens: usize| {
         let path = pack(&model.checkpoint, folder.path(), &quant(quant_as));
@@ -46,8 +43,7 @@ fn packing_costs_little_perplexity() {
 
     // Calibrated on what the model was trained on, which the held-out text is no part of.
     let train = folder.path().join("train.txt");
-    std::fs::write(&train, training_text().expect("the held-out text is there"))
-        .expect("the text is written");
+    std::fs::write(&train, training_text()).expect("the text is written");
     for (quant_as, limit) in [(Quant::Q4, 0.013), (Quant::Q3, 0.04)] {
         let options = quant(quant_as);
         let mut plan = Plan::checkpoint(&model.checkpoint, &options).expect("the checkpoint is read");
@@ -68,10 +64,7 @@ fn packing_costs_little_perplexity() {
 /// A calibrated file has the same bytes for any number of threads.
 #[test]
 fn calibration_does_not_depend_on_threads() {
-    let (Some(text), Some(model)) = (training_text(), fixture("address-300k")) else {
-        println!("skipped: the text or the model is not there");
-        return;
-    };
+    let (text, model) = (training_text(), fixture("address-300k"));
     let folder = tempfile::tempdir().expect("a temporary folder");
     let train = folder.path().join("train.txt");
     std::fs::write(&train, &text).expect("the text is written");
@@ -94,10 +87,7 @@ fn calibration_does_not_depend_on_threads() {
 /// What cannot be calibrated is refused with a line that says why.
 #[test]
 fn calibration_that_can_do_nothing() {
-    let Some(model) = fixture("address-300k") else {
-        println!("skipped: the model is not there");
-        return;
-    };
+    let model = fixture("address-300k");
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = |name: &str, bytes: &[u8]| {
         let path = folder.path().join(name);
@@ -120,17 +110,11 @@ const FIXED_LIMIT: f64 = 0.003;
 
 #[test]
 fn the_fixed_path_costs_no_perplexity() {
-    let Some(text) = held_out_text() else {
-        println!("skipped: the held-out text is not there");
-        return;
-    };
+    let text = held_out_text();
     let folder = tempfile::tempdir().expect("a temporary folder");
     // The documentation has them over 16,384 tokens.
     for (name, count) in [("address-300k", 8192), ("address-4m", 2048)] {
-        let Some(model) = fixture(name) else {
-            println!("skipped: {name} is not there");
-            continue;
-        };
+        let model = fixture(name);
         for quant_as in [Quant::Q8, Quant::Q4] {
             let path = pack(&model.checkpoint, folder.path(), &quant(quant_as));
             let tokens = &tokens_of(&path, &text)[..count];

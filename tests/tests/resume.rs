@@ -10,7 +10,7 @@ use elapid_tests::steps::{failures_change_nothing, feed, out_of_order};
 #[test]
 fn a_failed_step_goes_on_with_the_same_bits() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let fixture = fixture("falcon-odd").expect("a committed fixture");
+    let fixture = fixture("falcon-odd");
     for quant in [Quant::F32, Quant::Q8] {
         let options = elapid_pack::Options { quant, block_bytes: 16 << 10, ..Default::default() };
         let path = pack(&fixture.checkpoint, folder.path(), &options);
@@ -29,7 +29,7 @@ fn a_failed_step_goes_on_with_the_same_bits() {
 fn a_session_of_another_model_is_refused() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let open = |name: &str| {
-        let fixture = fixture(name).expect("a committed fixture");
+        let fixture = fixture(name);
         Runner::open(&pack(&fixture.checkpoint, folder.path(), &Default::default()), StateKind::F32, 4)
     };
     let (mut one, mut other) = (open("falcon-odd"), open("mamba-odd"));
@@ -47,7 +47,7 @@ fn a_session_of_another_model_is_refused() {
 #[test]
 fn steps_out_of_order_are_refused() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let fixture = fixture("mamba-odd").expect("a committed fixture");
+    let fixture = fixture("mamba-odd");
     let path = pack(&fixture.checkpoint, folder.path(), &Default::default());
     Runner::open(&path, StateKind::F32, 4).with(kernels::detect(), &Solo, |model, session, source| {
         out_of_order((model, session), source);

@@ -1,6 +1,5 @@
 //! The tokenizer against the `tokenizers` crate, token for token.
 
-use std::path::PathBuf;
 use std::time::Instant;
 
 use elapid_core::tokenizer::{Decoder, EncodeOptions, Encoder, Tokenizer, TokenizerError};
@@ -13,14 +12,10 @@ const TOKENIZERS: [&str; 4] = [
     "models/address-4m/tokenizer.json",
 ];
 
-/// A file of the shared data, or `None`, said aloud, where there is none.
-fn shared(name: &str) -> Option<Vec<u8>> {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data").join(name);
-    let file = std::fs::read(&path);
-    if file.is_err() {
-        eprintln!("skipped: {} is not there", path.display());
-    }
-    file.ok()
+/// A file of the test data.
+fn data(name: &str) -> Vec<u8> {
+    let path = elapid_test_data::path(name);
+    std::fs::read(&path).unwrap_or_else(|error| panic!("cannot read {}: {error}", path.display()))
 }
 
 /// The oracle without truncation or padding: a runtime encodes the whole text.
@@ -31,11 +26,11 @@ fn oracle(json: &[u8]) -> tokenizers::Tokenizer {
     oracle
 }
 
-/// The tokenizers that are there: name, oracle and compiled table.
+/// Every tokenizer: name, oracle and compiled table.
 fn all() -> impl Iterator<Item = (&'static str, tokenizers::Tokenizer, Vec<u8>)> {
-    TOKENIZERS.into_iter().filter_map(|name| {
-        let json = shared(name)?;
-        Some((name, oracle(&json), compile(&json).unwrap()))
+    TOKENIZERS.into_iter().map(|name| {
+        let json = data(name);
+        (name, oracle(&json), compile(&json).unwrap())
     })
 }
 
@@ -79,32 +74,25 @@ fn assert_same(name: &str, oracle: &tokenizers::Tokenizer, tokenizer: &Tokenizer
     }
 }
 
-/// The texts of llama.cpp's tokenizer tests, and Falcon's ids for them.
-fn golden() -> Option<(Vec<String>, Vec<Vec<u32>>)> {
-    let input = String::from_utf8(shared("tokenizer/ggml-vocab-falcon.gguf.inp")?).unwrap();
-    let output = String::from_utf8(shared("tokenizer/ggml-vocab-falcon.gguf.out")?).unwrap();
-    let texts = input.split("\n__ggml_vocab_test__\n").map(str::to_owned).collect();
-    let line = |line: &str| line.split_whitespace().map(|id| id.parse().unwrap()).collect();
-    Some((texts, output.split('\n').map(line).collect()))
+/// Texts that are easy to get wrong, and the ids that the Python package `tokenizers` 0.22 gives for them.
+fn golden() -> serde_json::Value {
+    serde_json::from_slice(&data("tokenizer/golden.json")).unwrap()
 }
 
 #[test]
-fn golden_falcon() {
-    let (Some((texts, ids)), Some(json)) = (golden(), shared(TOKENIZERS[0])) else { return };
-    let table = compile(&json).unwrap();
-    let tokenizer = Tokenizer::parse(&table).unwrap();
-    let passed = texts.iter().zip(&ids).filter(|(text, ids)| encode(&tokenizer, text) == **ids).count();
-    println!("Falcon: {passed} of {} golden texts", ids.len());
-    assert_eq!((passed, texts.len(), ids.len()), (47, 47, 47));
-}
-
-#[test]
-fn golden_texts_as_the_oracle() {
-    let Some((texts, _)) = golden() else { return };
+fn golden_texts() {
+    let golden = golden();
+    let texts = golden["texts"].as_array().unwrap();
+    assert!(texts.len() >= 60, "{} texts", texts.len());
     for (name, oracle, table) in all() {
         let tokenizer = Tokenizer::parse(&table).unwrap();
-        for text in &texts {
+        let ids = golden["ids"][name].as_array().unwrap();
+        assert_eq!(ids.len(), texts.len(), "{name}");
+        for (text, ids) in texts.iter().zip(ids) {
+            let text = text.as_str().unwrap();
             assert_same(name, &oracle, &tokenizer, text);
+            let found = serde_json::json!(encode(&tokenizer, text));
+            assert_eq!(found, *ids, "{name}: {text:?}");
         }
     }
 }
@@ -113,9 +101,11 @@ fn golden_texts_as_the_oracle() {
 fn whole_files() {
     for (name, oracle, table) in all() {
         let tokenizer = Tokenizer::parse(&table).unwrap();
-        for file in ["text/wiki.test.raw", "text/sotu.txt", "text/moby-dick.txt"] {
-            let Some(text) = shared(file) else { continue };
-            let text = String::from_utf8(text).unwrap();
+        let files = ["text/sotu.txt", "text/moby-dick.txt"].map(elapid_test_data::path);
+        // A text with more than English: wiki.test.raw of wikitext-2, for example.
+        for file in files.into_iter().chain(std::env::var_os("ELAPID_TEXT").map(Into::into)) {
+            let text = std::fs::read_to_string(&file).unwrap();
+            let file = file.display();
             let start = Instant::now();
             let found = encode(&tokenizer, &text);
             let took = start.elapsed();
@@ -427,7 +417,7 @@ fn scratch_depends_on_the_longest_word_alone() {
 #[test]
 fn compiling_is_deterministic_and_compact() {
     for name in TOKENIZERS {
-        let Some(json) = shared(name) else { continue };
+        let json = data(name);
         let table = compile(&json).unwrap();
         assert_eq!(table, compile(&json).unwrap(), "{name}");
         let limit = if name.contains("300k") { 25_000 } else { 2_500_000 };

@@ -121,9 +121,9 @@ enum Task {
     },
     /// Packs the models that come with the project into models/
     Bundle {
-        /// The folder with their checkpoints
-        #[arg(long, value_name = "FOLDER", default_value = "../shared/data/models")]
-        from: PathBuf,
+        /// The folder with their checkpoints; default: those in tests/data
+        #[arg(long, value_name = "FOLDER")]
+        from: Option<PathBuf>,
     },
     /// Measures random models of real size and prints a table in Markdown
     Bench {
@@ -182,7 +182,10 @@ fn main() -> ExitCode {
         Task::CheckReal { folder, quant, wiki } => {
             check_real::check_real(&folder, quant.as_deref(), wiki.as_deref())
         }
-        Task::Bundle { from } => models::bundle(&toolchain::root().join(from)).map(done),
+        Task::Bundle { from } => {
+            let checkpoints = from.unwrap_or_else(|| elapid_test_data::path("models"));
+            models::bundle(&toolchain::root().join(checkpoints)).map(done)
+        }
         Task::Bench { peer: true, model, threads, python } => {
             peer::bench(&python, &model, &threads).map(done)
         }

@@ -1,7 +1,6 @@
 //! Small checkpoints written for tests, right until a test makes them wrong.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
@@ -117,14 +116,4 @@ impl Fixture {
         std::fs::write(dir.path().join("model.safetensors.index.json"), index.to_string()).unwrap();
         dir
     }
-}
-
-/// The folder of a model that comes with the project's data, where that is there.
-pub(crate) fn shared_model(name: &str) -> Option<PathBuf> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data/models").join(name);
-    let there = path.is_dir();
-    if !there {
-        eprintln!("skipped: no {}", path.display());
-    }
-    there.then_some(path)
 }

@@ -1,0 +1,6 @@
+//! Unpacks all test data and prints the folder.
+#![forbid(unsafe_code)]
+
+fn main() {
+    println!("{}", elapid_test_data::path("").display());
+}
