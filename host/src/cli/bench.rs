@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use elapid::core::format::{Layout, Part, Section};
 use elapid::core::sample::{Sampler, Settings};
 use elapid::{Engine, Error, MemoryOptions, Progress, ReadBy, Sequence};
+use elapid_args::whole;
 use serde::Serialize;
 
 use super::bar::Bar;
@@ -18,24 +19,25 @@ use super::{interrupt, output};
 /// Tokens generated between two passes over the weights that only read.
 const INTERLEAVE: u32 = 4;
 
-/// Measures speed, and this machine's read rate beside it
+/// Measure speed, and compare it with the machine's read rate
 ///
-/// A token's weights are read once in decoding, so tokens/s times bytes a token is a read rate; it is compared with
-/// that of the same threads only reading the same bytes, the best of several passes between the tokens. With --ram, where
-/// weights are streamed, both are of what comes from storage, and the passes are by the same reader without computing: tokens and
-/// passes take turns, and the median of either counts.
+/// Decoding reads the weights once for each token, so tokens per second times bytes per token is a read rate. It is compared with
+/// the rate at which the same threads only read the same bytes: the best of several passes between tokens.
+///
+/// With --ram, if weights are streamed, both are rates of the storage: the same reader only reads in the passes, tokens and passes
+/// take turns, and the median of each is used.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// A packed model; the bundled one if left out
+    /// Packed model. Default: the bundled one
     model: Option<PathBuf>,
-    /// Tokens of the prompt
-    #[arg(short, default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    /// Number of tokens of the prompt
+    #[arg(short, default_value_t = 512, value_parser = whole::<u32>(1..=1_000_000), allow_hyphen_values = true)]
     p: u32,
-    /// Tokens to decode
-    #[arg(short, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    /// Number of tokens to decode
+    #[arg(short, default_value_t = 64, value_parser = whole::<u32>(1..=1_000_000), allow_hyphen_values = true)]
     n: u32,
-    /// Instead, generate so many tokens and say how speed and memory were on the way
-    #[arg(long, value_name = "TOKENS", conflicts_with_all = ["p", "n"], value_parser = clap::value_parser!(u32).range(1000..=100_000_000))]
+    /// Generate this many tokens instead, and print speed and memory along the way. Default: measure -p and -n tokens
+    #[arg(long, value_name = "TOKENS", conflicts_with_all = ["p", "n"], value_parser = whole::<u32>(1000..=100_000_000), allow_hyphen_values = true)]
     long: Option<u32>,
     /// Print JSON: prefill_tps, decode_tps, bytes_per_token, read_gbps, machine_read_gbps, peak_rss_bytes, …
     #[arg(long)]

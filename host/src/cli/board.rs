@@ -12,7 +12,7 @@ use serde::Serialize;
 pub(super) fn find(name: &str) -> Result<&'static Board, String> {
     elapid_boards::find(name).ok_or_else(|| {
         let known = BOARDS.iter().map(|board| board.name).collect::<Vec<_>>().join(", ");
-        format!("no board is called so; there are {known}")
+        format!("give the name of a board: {known}")
     })
 }
 

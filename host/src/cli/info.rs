@@ -15,13 +15,15 @@ use super::board::{self, Fit};
 use super::model::{ComputeArgs, StateArgs, open_to_read, report_incidents};
 use super::output;
 
-/// Says what a model file holds
+/// Print what a packed model holds: architecture, types, sizes, sections
+///
+/// With --ram, also measure the drive and print the plan: what the memory is used for, and the expected speed.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// A packed model; the bundled one if left out
+    /// Packed model. Default: the bundled one
     model: Option<PathBuf>,
 
-    /// Say whether the model fits a board with a microcontroller, and what it needs there
+    /// Print whether the model fits this board with a microcontroller, and what it needs there. Default: no board
     #[arg(long, value_name = "NAME", value_parser = board::find)]
     board: Option<&'static Board>,
 

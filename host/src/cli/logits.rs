@@ -12,28 +12,28 @@ use super::model::{ComputeArgs, StateArgs, report_incidents};
 use super::npy::Writer;
 use super::{interrupt, output};
 
-/// Prints the logits after a text, or after each of its tokens
+/// Print the logits after a text, or after each of its tokens
 ///
-/// As JSON: {"tokens": [...], "logits": [...]}, with --all one array a token. As a NumPy array of f32: [vocab], with --all
-/// [tokens, vocab].
+/// As JSON: {"tokens": [...], "logits": [...]}; with --all, `logits` holds one array for each token. As a NumPy array of f32: its
+/// shape is [vocab], or [tokens, vocab] with --all.
 #[derive(clap::Args)]
 #[command(group = clap::ArgGroup::new("input").required(true))]
 pub(super) struct Args {
-    /// A packed model; the bundled one if left out
+    /// Packed model. Default: the bundled one
     model: Option<PathBuf>,
-    /// Token ids, such as 1,2,3
-    #[arg(long, value_delimiter = ',', group = "input", value_name = "IDS")]
-    tokens: Vec<u32>,
-    /// A text
-    #[arg(long, group = "input")]
+    /// Token ids, such as 1,2,3 or what `elapid tokenize` prints
+    #[arg(long, value_parser = ids, group = "input", value_name = "IDS", allow_hyphen_values = true)]
+    tokens: Vec<Ids>,
+    /// Text, tokenized as by `elapid tokenize`
+    #[arg(long, group = "input", allow_hyphen_values = true)]
     text: Option<String>,
-    /// Logits after every token, not only the last
+    /// Print logits after every token instead of only the last
     #[arg(long)]
     all: bool,
-    /// Write a NumPy array to this file
+    /// Write a NumPy array to this file. Default: print JSON
     #[arg(short, value_name = "FILE.npy", conflicts_with = "json")]
     output: Option<PathBuf>,
-    /// Print JSON, as is done without -o
+    /// Print JSON, which is the default without -o
     #[arg(long)]
     json: bool,
 
@@ -43,8 +43,23 @@ pub(super) struct Args {
     compute: ComputeArgs,
 }
 
+/// What one `--tokens` holds.
+type Ids = Vec<u32>;
+
+/// Parses token ids: numbers with commas or white space between them, in brackets or not.
+fn ids(text: &str) -> Result<Ids, String> {
+    let text = text.trim();
+    let list = text.strip_prefix('[').map_or(Some(text), |rest| rest.strip_suffix(']'));
+    let list = list.filter(|list| list.split(',').all(|ids| !ids.trim().is_empty()));
+    let ids = list.and_then(|list| {
+        let ids = list.split([',', ' ', '\t', '\r', '\n']).filter(|id| !id.is_empty());
+        ids.map(|id| id.parse().ok()).collect()
+    });
+    ids.ok_or_else(|| format!("give whole numbers from 0 to {}, such as 1,2,3 or [1, 2, 3]", u32::MAX))
+}
+
 fn tokens(args: &Args, engine: &Engine) -> Result<Vec<u32>, Error> {
-    let Some(text) = &args.text else { return Ok(args.tokens.clone()) };
+    let Some(text) = &args.text else { return Ok(args.tokens.concat()) };
     let tokens = encode(&engine.tokenizer()?, text, EncodeOptions::default())?;
     if tokens.is_empty() {
         return Err(Error::Usage("the text is empty: give a word at least".into()));

@@ -8,17 +8,17 @@ use serde::Serialize;
 
 use super::output;
 
-/// Says what machine this is, and what suits it: threads, kernels, memory, reads at a time
+/// Print what machine this is and which settings suit it: threads, kernels, memory, concurrent reads
 ///
-/// All commands do as it says where no option says otherwise. None of it changes a bit of the results.
+/// Commands use these settings unless options override them. They do not change the results.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// A packed model: what it lies on decides how it is read; what the program lies on if left out
+    /// Packed model, whose drive decides how it is read. Default: the drive of this program
     model: Option<PathBuf>,
     /// Print JSON: board, model, threads, kernels, memory_bytes, ram_auto_bytes, drive, reads
     #[arg(long)]
     json: bool,
-    /// A folder with another machine's proc and sys, for tests
+    /// Folder with another machine's proc and sys, for tests
     #[arg(long, hide = true, default_value = "/")]
     root: PathBuf,
 }

@@ -20,14 +20,14 @@ mod verify;
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
-use elapid::{Error, ExitClass};
+use elapid::Error;
 
-/// Runs Mamba and Falcon Mamba language models from packed files (see elapid-pack).
+/// Run Mamba and Falcon Mamba language models from packed files
 ///
-/// MODEL left out means the model that the program carries. Exit codes: 0 success, 1 failure, 2 usage, 3 bad model file, 4 not
-/// enough memory.
+/// `elapid-pack` makes packed files. Without MODEL, commands use the bundled model.
+///
+/// Exit codes: 0 success, 1 failure, 2 usage error, 3 bad model file, 4 not enough memory.
 #[derive(Parser)]
 #[command(version, arg_required_else_help = true, max_term_width = 110)]
 struct Cli {
@@ -49,42 +49,58 @@ enum Command {
     Package(package::Args),
 }
 
+/// Why a command failed, and what else may be wrong with its arguments.
+struct Failure {
+    error: Error,
+    hint: String,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self { error, hint: String::new() }
+    }
+}
+
+fn perform(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Run(args) => run::run(args)?,
+        Command::Logits(args) => logits::run(&args)?,
+        Command::Perplexity(args) => perplexity::run(&args)?,
+        Command::Tokenize(args) => tokenize::run(args)?,
+        Command::Info(args) => info::run(&args)?,
+        Command::Verify(args) => verify::run(&args)?,
+        Command::Bench(args) => bench::run(&args)?,
+        Command::Board(args) => machine::run(&args)?,
+        Command::Package(args) => package::run(&args)?,
+    }
+    Ok(())
+}
+
 /// Runs the program.
 pub fn main() -> ExitCode {
-    let command = match Cli::try_parse() {
+    let command = match elapid_args::parse::<Cli>() {
         Ok(cli) => cli.command,
-        Err(error) => return explain(&error),
+        Err(code) => return code,
     };
-    let result = match command {
-        Command::Run(args) => run::run(args),
-        Command::Logits(args) => logits::run(&args),
-        Command::Perplexity(args) => perplexity::run(&args),
-        Command::Tokenize(args) => tokenize::run(args),
-        Command::Info(args) => info::run(&args),
-        Command::Verify(args) => verify::run(&args),
-        Command::Bench(args) => bench::run(&args),
-        Command::Board(args) => machine::run(&args),
-        Command::Package(args) => package::run(&args),
-    };
-    match result {
-        Ok(()) | Err(Error::ClosedOutput) => ExitCode::SUCCESS,
-        Err(error) => {
+    match perform(command) {
+        Ok(()) | Err(Failure { error: Error::ClosedOutput, .. }) => ExitCode::SUCCESS,
+        Err(Failure { error, hint }) => {
             // Standard error may be closed too; there is nowhere left to say so.
-            let _ = writeln!(std::io::stderr(), "error: {error}");
+            let _ = writeln!(std::io::stderr(), "error: {error}{hint}");
             ExitCode::from(error.class() as u8)
         }
     }
 }
 
-/// Prints help to standard output, or what is wrong with the arguments as one line.
-fn explain(error: &clap::Error) -> ExitCode {
-    if !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        // Whoever asked for help and does not read it has what they wanted.
-        let _ = error.print();
-        return ExitCode::from(error.exit_code() as u8);
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn help_follows_its_rules() {
+        Cli::command().debug_assert();
+        assert_eq!(elapid_args::help_faults(&Cli::command()), [""; 0]);
     }
-    let text = error.render().to_string();
-    let lines: Vec<&str> = text.lines().take_while(|line| !line.is_empty()).map(str::trim).collect();
-    let _ = writeln!(std::io::stderr(), "{} (see --help)", lines.join(" "));
-    ExitCode::from(ExitClass::Usage as u8)
 }

@@ -12,13 +12,19 @@ use elapid::{
     Board, Engine, EngineOptions, Error, MAX_THREADS, MemoryOptions, Ram, Verify, available_memory,
     default_threads,
 };
+use elapid_args::{SIZE_LIMIT, size, whole};
+
+use super::Failure;
+
+/// What stands for standard input where a text or a file with one is given.
+pub(super) const STDIN: &str = "-";
 
 /// How a model is computed.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum PathArg {
-    /// In floating point
+    /// Floating point
     Float,
-    /// In integers: for q8 and q4 models, the same bits also on machines without floating point
+    /// Integers, for q8 and q4 models: the same bits also on machines without floating point
     Fixed,
 }
 
@@ -34,8 +40,8 @@ enum StateArg {
 /// Options of all commands that compute.
 #[derive(clap::Args)]
 pub(super) struct ComputeArgs {
-    /// Threads; all cores if left out (`elapid board` says how many)
-    #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..=MAX_THREADS as i64))]
+    /// Number of threads. Default: one for each core, or fewer on some boards (see `elapid board`)
+    #[arg(short, long, value_parser = whole::<u16>(1..=MAX_THREADS as u64), allow_hyphen_values = true)]
     threads: Option<u16>,
 
     /// The instruction set by its name, for tests: it changes no bit of the results
@@ -49,13 +55,13 @@ pub(super) struct ComputeArgs {
 /// Options of memory.
 #[derive(clap::Args)]
 struct RamArgs {
-    /// The memory that the program may take, such as 512M or 2G, or auto for what is free: a model that does not fit is
-    /// read from its file again for every token. Left out, there is no limit; but on a board (see `elapid board`) a model
-    /// larger than what is free is read as with auto
+    /// Memory limit of the process, such as 512M or 2G, or `auto` for what is free. A model that does not fit is streamed: read
+    /// from its file again for every token. Default: no limit. On a known board (see `elapid board`), a model larger than free
+    /// memory is streamed as with `auto`
     #[arg(long, value_name = "SIZE", value_parser = ram, allow_hyphen_values = true)]
     ram: Option<Ram>,
 
-    /// Check weights when they are used first, and what is read again at every read (auto), at every use, or never
+    /// When to verify checksums: `auto` (at first use; at every read if streamed), `always`, `never`
     #[arg(long, value_enum, default_value = "auto")]
     verify: VerifyArg,
 
@@ -72,25 +78,12 @@ enum VerifyArg {
     Never,
 }
 
-/// A size: a number, and K, M, G or T (of 1024), with or without B or iB.
 fn ram(text: &str) -> Result<Ram, String> {
     if text.eq_ignore_ascii_case("auto") {
         return Ok(Ram::Auto);
     }
-    let upper = text.to_ascii_uppercase();
-    let bare = upper.strip_suffix("IB").or_else(|| upper.strip_suffix('B')).unwrap_or(&upper);
-    let (digits, shift) = match bare.char_indices().last() {
-        Some((at, 'K')) => (&bare[..at], 10),
-        Some((at, 'M')) => (&bare[..at], 20),
-        Some((at, 'G')) => (&bare[..at], 30),
-        Some((at, 'T')) => (&bare[..at], 40),
-        _ => (bare, 0),
-    };
-    let number: Option<f64> = digits.parse().ok().filter(|n: &f64| n.is_finite() && *n > 0.0);
-    let bytes = number.map(|n| n * f64::from(1u32 << (shift / 2)) * f64::from(1u32 << (shift / 2)));
-    // A float holds every number of bytes below 2^53; more than that, no machine has.
-    let bytes = bytes.filter(|bytes| (1.0..9e15).contains(bytes)).map(|bytes| bytes as u64);
-    bytes.map(Ram::Bytes).ok_or_else(|| "give a size, such as 512M, 1.5G, or auto".into())
+    let bytes = size(text).map(Ram::Bytes);
+    bytes.ok_or_else(|| format!("give a size from 1 to {}T, such as 512M or 1.5G, or auto", SIZE_LIMIT >> 40))
 }
 
 impl ComputeArgs {
@@ -182,11 +175,11 @@ fn open(model: Option<&Path>, options: &EngineOptions) -> Result<Engine, Error> 
 /// Options of all commands that keep a state.
 #[derive(clap::Args)]
 pub(super) struct StateArgs {
-    /// Whether to compute in floating point or in integers
+    /// Arithmetic: floating point or integers
     #[arg(long, value_enum, default_value = "float")]
     path: PathArg,
-    /// How the recurrent state is kept: f32, or f16, which halves its memory and rounds it after every token; in the fixed
-    /// path i16, or i32
+    /// Number format of the recurrent state: f32, or f16, which needs half the memory and rounds after every token; with
+    /// `--path fixed` i16 or i32. Default: f32, or i16 with `--path fixed`
     #[arg(long, value_enum)]
     state: Option<StateArg>,
 }
@@ -225,20 +218,47 @@ pub(super) fn open_to_read(model: Option<&Path>) -> Result<Engine, Error> {
     open(model, &EngineOptions { threads: Some(1), ..EngineOptions::default() })
 }
 
-/// Whether an argument that may be a model or a text is a model: it ends in `.elp`, or such a file exists.
-fn is_model(argument: &OsStr) -> bool {
-    let path = Path::new(argument);
-    path.extension().is_some_and(|e| e.eq_ignore_ascii_case("elp")) || path.exists()
+/// Whether an argument is a packed model by its name.
+fn is_packed(argument: &OsStr) -> bool {
+    Path::new(argument).extension().is_some_and(|e| e.eq_ignore_ascii_case("elp"))
 }
 
-/// Tells `[MODEL] [TEXT]` apart where only one may be given.
-pub(super) fn model_and_text(
-    first: Option<OsString>,
-    second: Option<OsString>,
-) -> (Option<PathBuf>, Option<OsString>) {
-    match (first, second) {
-        (Some(only), None) if !is_model(&only) => (None, Some(only)),
-        (model, text) => (model.map(PathBuf::from), text),
+/// Whether an argument that may be a model or a text is a model: it ends in `.elp`, or such a file exists.
+fn is_model(argument: &OsStr) -> bool {
+    argument != STDIN && (is_packed(argument) || Path::new(argument).exists())
+}
+
+/// `[MODEL] [TEXT]`.
+#[derive(Default)]
+pub(super) struct ModelAndText {
+    pub(super) model: Option<PathBuf>,
+    pub(super) text: Option<OsString>,
+    /// What may be wrong if the model can't be opened.
+    pub(super) hint: String,
+}
+
+impl ModelAndText {
+    /// Tells them apart where only one may be given. `what` is the text to `command`.
+    pub(super) fn new(first: Option<OsString>, second: Option<OsString>, what: &str, command: &str) -> Self {
+        let hint = match (&first, &second) {
+            (Some(first), Some(_)) if !is_model(first) => {
+                format!(" (the first of two arguments is the model: put a {what} with spaces in quotes)")
+            }
+            (Some(only), None) if is_model(only) && !is_packed(only) => format!(
+                " (the only argument is the model if a file or folder of that name exists: to use it as the {what}, give a \
+                 model before it, or pipe it to `elapid {command} -`)"
+            ),
+            _ => String::new(),
+        };
+        match (first, second) {
+            (Some(only), None) if !is_model(&only) => Self { model: None, text: Some(only), hint },
+            (model, text) => Self { model: model.map(PathBuf::from), text, hint },
+        }
+    }
+
+    /// An error of opening the model.
+    pub(super) fn explain(&self, error: Error) -> Failure {
+        Failure { error, hint: self.hint.clone() }
     }
 }
 
@@ -251,19 +271,20 @@ pub(super) fn text(argument: OsString, what: &str) -> Result<String, Error> {
 }
 
 /// A text from bytes, if they are UTF-8.
-pub(super) fn utf8(bytes: Vec<u8>, what: &str) -> Result<String, Error> {
+fn utf8(bytes: Vec<u8>, what: &str) -> Result<String, Error> {
     String::from_utf8(bytes).map_err(|bad| not_utf8(what, bad.utf8_error().valid_up_to()))
 }
 
-/// The text in a file, or on standard input for `-`.
+/// The text in a file, or on standard input for [`STDIN`].
 pub(super) fn read_text(path: &Path) -> Result<String, Error> {
-    let (name, bytes) = if path.as_os_str() == "-" {
+    let (path, bytes) = if path.as_os_str() == STDIN {
         let mut bytes = Vec::new();
-        ("standard input".into(), io::stdin().lock().read_to_end(&mut bytes).map(|_| bytes))
+        (Path::new("standard input"), io::stdin().lock().read_to_end(&mut bytes).map(|_| bytes))
     } else {
-        (path.display().to_string(), fs::read(path))
+        (path, fs::read(path))
     };
-    utf8(bytes.map_err(|cause| Error::File { path: path.into(), action: "read", cause })?, &name)
+    let bytes = bytes.map_err(|cause| Error::File { path: path.into(), action: "read", cause })?;
+    utf8(bytes, &path.display().to_string())
 }
 
 fn not_utf8(what: &str, at: usize) -> Error {
@@ -306,20 +327,8 @@ mod tests {
     }
 
     #[test]
-    fn sizes_are_read() {
-        for (text, bytes) in [
-            ("512M", 512 << 20),
-            ("1.5g", 3 << 29),
-            ("64MiB", 64 << 20),
-            ("100KB", 100 << 10),
-            ("1048576", 1 << 20),
-            ("2T", 2 << 40),
-        ] {
-            assert_eq!(ram(text), Ok(Ram::Bytes(bytes)), "{text}");
-        }
-        assert_eq!(ram("Auto"), Ok(Ram::Auto));
-        for text in ["", "M", "-1M", "0", "1X", "nan", "infM", "99999999T", "1 M", "é"] {
-            assert!(ram(text).is_err(), "{text}");
-        }
+    fn caps_are_sizes_or_auto() {
+        assert_eq!((ram("1.5G"), ram("Auto")), (Ok(Ram::Bytes(3 << 29)), Ok(Ram::Auto)));
+        assert_eq!(ram("0"), Err("give a size from 1 to 8192T, such as 512M or 1.5G, or auto".into()));
     }
 }

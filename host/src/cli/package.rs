@@ -16,10 +16,10 @@ const COMPLETIONS: [(Shell, &str, &str); 3] = [
 ];
 const MANUAL: &str = "usr/share/man/man1";
 
-/// Writes shell completions and manual pages, for packages
+/// Write shell completions and manual pages, for packages
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// The folder that stands for the root of a system
+    /// Folder that stands for the root of a system
     folder: PathBuf,
 }
 

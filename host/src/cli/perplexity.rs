@@ -6,24 +6,26 @@ use std::path::PathBuf;
 
 use elapid::core::tokenizer::EncodeOptions;
 use elapid::{Error, MemoryOptions, Progress, encode};
+use elapid_args::whole;
 use serde::Serialize;
 
 use super::bar::Bar;
 use super::model::{ComputeArgs, StateArgs, read_text, report_incidents};
 use super::{interrupt, output};
 
-/// Measures how well a model predicts a text: exp of the mean of -ln p(token) over all tokens but the first
+/// Measure how well a model predicts a text
 ///
-/// The whole text is one sequence from an empty state, without windows; no token is added to it.
+/// Perplexity is exp of the mean of -ln p(token) over all tokens except the first. The whole text is one sequence that starts from
+/// an empty state: it is not cut into windows, and no token is added to it.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// A packed model; the bundled one if left out
+    /// Packed model. Default: the bundled one
     model: Option<PathBuf>,
-    /// The text, - for standard input
-    #[arg(long, value_name = "F")]
+    /// File with the text, `-` for standard input
+    #[arg(long)]
     file: PathBuf,
-    /// Use the text's first N tokens only
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(2..))]
+    /// Use only the first N tokens of the text. Default: all
+    #[arg(long, value_name = "N", value_parser = whole::<u64>(2..=u64::MAX), allow_hyphen_values = true)]
     max_tokens: Option<u64>,
     /// Print JSON: perplexity, tokens
     #[arg(long)]

@@ -1,55 +1,60 @@
 //! `elapid run`: text after a prompt.
 
 use std::ffi::OsString;
-use std::io::{self, IsTerminal, Read, StdoutLock, Write};
+use std::io::{self, IsTerminal, StdoutLock, Write};
 use std::ops::ControlFlow;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use elapid::core::sample::Settings;
+use elapid::core::sample::{SampleError, Sampler, Settings};
 use elapid::core::tokenizer::EncodeOptions;
 use elapid::{End, Error, GenerateOptions, Generated, Listener, MemoryOptions, Progress, encode, generate};
+use elapid_args::whole;
 
 use super::bar::{Bar, Status};
-use super::model::{ComputeArgs, StateArgs, model_and_text, report_incidents, text, utf8};
-use super::{interrupt, output};
+use super::model::{ComputeArgs, ModelAndText, STDIN, StateArgs, read_text, report_incidents, text};
+use super::{Failure, interrupt, output};
 
-/// Writes text that goes on from a prompt, as it is generated
+/// Generate text from a prompt
 ///
-/// `elapid run "My fellow citizens"` takes the bundled model; `elapid run model.elp "My fellow citizens"` takes a file. A single
-/// argument is the model if it ends in .elp or names something that exists, and the prompt otherwise. Without a prompt,
-/// it is read from standard input (a newline at its end is left out). Only the continuation is written to standard output.
+/// `elapid run "My fellow citizens"` uses the bundled model, `elapid run model.elp "My fellow citizens"` a file. A single argument
+/// is the model if it ends in .elp or a file or folder of that name exists; otherwise it is the prompt.
+///
+/// Without a prompt, or if it is `-`, the prompt is read from standard input, without the newline at its end. A prompt that begins
+/// with a hyphen goes after `--`: `elapid run model.elp -- "- buy milk"`.
+///
+/// Only the generated text is written to standard output.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// A packed model; the bundled one if left out
+    /// Packed model. Default: the bundled one
     model: Option<OsString>,
-    /// The text to go on from; standard input if left out
+    /// Prompt, `-` for standard input. Default: standard input
     prompt: Option<OsString>,
 
-    /// Tokens to generate at most
-    #[arg(short, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
+    /// Maximum number of tokens to generate
+    #[arg(short, default_value_t = 256, value_parser = whole::<u32>(1..=u32::MAX.into()), allow_hyphen_values = true)]
     n: u32,
-    /// Randomness: 0 always takes the most likely token, 1 follows the model
-    #[arg(long, default_value_t = 0.8, value_name = "T", allow_negative_numbers = true)]
+    /// Sampling temperature: 0 always takes the most likely token, 1 samples from the model's own distribution
+    #[arg(long, default_value_t = 0.8, value_name = "T", value_parser = setting(|s| &mut s.temperature), allow_hyphen_values = true)]
     temp: f32,
-    /// Choose among the K most likely tokens only; 0 for all
-    #[arg(long, default_value_t = 0, value_name = "K")]
+    /// Sample from the K most likely tokens only (0 disables it)
+    #[arg(long, default_value_t = 0, value_name = "K", value_parser = whole::<u32>(0..=u32::MAX.into()), allow_hyphen_values = true)]
     top_k: u32,
-    /// Choose among the most likely tokens that together reach probability P; 1 for all
-    #[arg(long, default_value_t = 0.95, value_name = "P", allow_negative_numbers = true)]
+    /// Sample from the most likely tokens that together reach probability P (1 disables it)
+    #[arg(long, default_value_t = 0.95, value_name = "P", value_parser = setting(|s| &mut s.top_p), allow_hyphen_values = true)]
     top_p: f32,
-    /// Choose among tokens that are at least P times as likely as the most likely one
-    #[arg(long, default_value_t = 0.0, value_name = "P", allow_negative_numbers = true)]
+    /// Sample from tokens that are at least P times as likely as the most likely one (0 disables it)
+    #[arg(long, default_value_t = 0.0, value_name = "P", value_parser = setting(|s| &mut s.min_p), allow_hyphen_values = true)]
     min_p: f32,
-    /// Make tokens of the last 256 less likely; 1 for not at all
-    #[arg(long, default_value_t = 1.0, value_name = "R", allow_negative_numbers = true)]
+    /// Penalty for tokens that occur among the last 256 (1 disables it)
+    #[arg(long, default_value_t = 1.0, value_name = "R", value_parser = setting(|s| &mut s.repeat_penalty), allow_hyphen_values = true)]
     repeat_penalty: f32,
-    /// Equal seeds give equal texts; from the clock if left out
-    #[arg(long, value_name = "S")]
+    /// Seed of the sampler: equal seeds give equal texts. Default: from the clock
+    #[arg(long, value_name = "S", value_parser = whole::<u64>(0..=u64::MAX), allow_hyphen_values = true)]
     seed: Option<u64>,
-    /// End before this text; may be given again
-    #[arg(long, value_name = "TEXT")]
+    /// Stop before this text; may be given several times. Default: none
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     stop: Vec<String>,
-    /// Say seed and speed at the end, also where standard error is no terminal
+    /// Print seed and speed even if stderr is not a terminal
     #[arg(short, long)]
     verbose: bool,
 
@@ -57,6 +62,22 @@ pub(super) struct Args {
     state: StateArgs,
     #[command(flatten)]
     compute: ComputeArgs,
+}
+
+/// A parser of one of the sampler's settings, with the sampler's own range.
+fn setting(
+    field: fn(&mut Settings) -> &mut f32,
+) -> impl Fn(&str) -> Result<f32, String> + Clone + Send + Sync + 'static {
+    move |text| {
+        let mut settings = Settings::MODEL;
+        let value = text.parse().unwrap_or(f32::NAN);
+        *field(&mut settings) = value;
+        match Sampler::new(settings, 0) {
+            Ok(_) => Ok(value),
+            Err(SampleError::Setting { range, .. }) => Err(format!("give a number: {range}")),
+            Err(error) => Err(error.to_string()),
+        }
+    }
 }
 
 /// Writes text to standard output at once.
@@ -97,17 +118,14 @@ impl Listener for Stream {
 /// The prompt given, or standard input's.
 fn prompt(argument: Option<OsString>) -> Result<String, Error> {
     let prompt = match argument {
-        Some(argument) => text(argument, "the prompt")?,
+        Some(argument) if argument != STDIN => text(argument, "the prompt")?,
         None if io::stdin().is_terminal() => {
             return Err(Error::Usage(
                 "no prompt: give one, such as `elapid run \"My fellow citizens\"`".into(),
             ));
         }
-        None => {
-            let mut bytes = Vec::new();
-            let read = io::stdin().lock().read_to_end(&mut bytes);
-            read.map_err(|cause| Error::File { path: "standard input".into(), action: "read", cause })?;
-            let mut text = utf8(bytes, "the prompt on standard input")?;
+        _ => {
+            let mut text = read_text(STDIN.as_ref())?;
             for end in ['\n', '\r'] {
                 text.truncate(text.strip_suffix(end).map_or(text.len(), str::len));
             }
@@ -126,11 +144,11 @@ fn seed_from_clock() -> u64 {
     (time.as_nanos() / 1000 % 1_000_000_000) as u64
 }
 
-pub(super) fn run(args: Args) -> Result<(), Error> {
-    let (model, prompt_argument) = model_and_text(args.model, args.prompt);
-    let engine = args.compute.open(model.as_deref())?;
+pub(super) fn run(args: Args) -> Result<(), Failure> {
+    let inputs = ModelAndText::new(args.model, args.prompt, "prompt", "run");
+    let engine = args.compute.open(inputs.model.as_deref()).map_err(|error| inputs.explain(error))?;
     let tokenizer = engine.tokenizer()?;
-    let prompt = prompt(prompt_argument)?;
+    let prompt = prompt(inputs.text)?;
     let tokens = encode(&tokenizer, &prompt, EncodeOptions::default())?;
     let options = GenerateOptions {
         max_tokens: args.n as usize,

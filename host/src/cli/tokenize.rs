@@ -6,35 +6,40 @@ use std::path::PathBuf;
 use elapid::core::tokenizer::EncodeOptions;
 use elapid::{Error, encode};
 
-use super::model::{model_and_text, open_to_read, read_text, text};
-use super::output;
+use super::model::{ModelAndText, STDIN, open_to_read, read_text, text};
+use super::{Failure, output};
 
-/// Prints the token ids of a text, as JSON
+/// Print the token ids of a text as JSON
 ///
-/// A single argument is the model if it ends in .elp or names something that exists, and the text otherwise.
+/// A single argument is the model if it ends in .elp or a file or folder of that name exists; otherwise it is the text. A text that
+/// begins with a hyphen goes after `--`: `elapid tokenize model.elp -- "- buy milk"`.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// A packed model; the bundled one if left out
+    /// Packed model. Default: the bundled one
     model: Option<OsString>,
-    /// The text
+    /// Text, `-` for standard input. Default: that of --file
     text: Option<OsString>,
-    /// A file with the text, - for standard input
+    /// File with the text, `-` for standard input. Default: TEXT
     #[arg(long, conflicts_with = "text")]
     file: Option<PathBuf>,
 }
 
-pub(super) fn run(args: Args) -> Result<(), Error> {
+pub(super) fn run(args: Args) -> Result<(), Failure> {
     // With --file, what is given beside it can only be the model.
-    let (model, argument) = match args.file {
-        Some(_) => (args.model.map(PathBuf::from), None),
-        None => model_and_text(args.model, args.text),
+    let (inputs, file) = match args.file {
+        Some(file) => {
+            (ModelAndText { model: args.model.map(PathBuf::from), ..Default::default() }, Some(file))
+        }
+        None => (ModelAndText::new(args.model, args.text, "text", "tokenize"), None),
     };
-    let engine = open_to_read(model.as_deref())?;
+    let engine = open_to_read(inputs.model.as_deref()).map_err(|error| inputs.explain(error))?;
     let tokenizer = engine.tokenizer()?;
-    let text = match (argument, args.file) {
-        (Some(argument), _) => text(argument, "the text")?,
+    let text = match (inputs.text, file) {
+        (Some(argument), _) if argument != STDIN => text(argument, "the text")?,
+        (Some(_), _) => read_text(STDIN.as_ref())?,
         (None, Some(path)) => read_text(&path)?,
-        (None, None) => return Err(Error::Usage("no text: give TEXT or --file FILE".into())),
+        (None, None) => return Err(Error::Usage("no text: give TEXT or --file FILE".into()).into()),
     };
-    output::json(&encode(&tokenizer, &text, EncodeOptions::default())?)
+    output::json(&encode(&tokenizer, &text, EncodeOptions::default())?)?;
+    Ok(())
 }

@@ -10,10 +10,10 @@ use super::bar::Bar;
 use super::model::ComputeArgs;
 use super::{interrupt, output};
 
-/// Checks header, tables, padding and the checksum of every block, and says what is damaged
+/// Verify header, tables, padding and the checksum of every block, and print what is damaged
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// A packed model; the bundled one if left out
+    /// Packed model. Default: the bundled one
     model: Option<PathBuf>,
     #[command(flatten)]
     compute: ComputeArgs,

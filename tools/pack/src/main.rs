@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Parser;
+use elapid_args::{size, whole};
 use elapid_core::format::Quant;
 use elapid_pack::checkpoint::ModelConfig;
 use elapid_pack::weights::Weights;
@@ -13,53 +14,54 @@ use elapid_pack::write::Progress;
 use elapid_pack::{Options, PackError, Plan, random};
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// Packs a Mamba or Falcon Mamba checkpoint into a file that elapid runs.
+/// Pack a Mamba or Falcon Mamba checkpoint into a file that elapid runs
 #[derive(Parser)]
-#[command(version, arg_required_else_help = true)]
+#[command(version, arg_required_else_help = true, max_term_width = 110)]
 struct Args {
-    /// A Hugging Face folder: config.json, safetensors (sharded too), tokenizer.json
+    /// Hugging Face folder: config.json, safetensors (sharded too), tokenizer.json; required without --random
     #[arg(required_unless_present = "random", conflicts_with = "random")]
     source: Option<PathBuf>,
 
-    /// The file to write
+    /// File to write
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
 
-    /// How the large matrices are stored
+    /// Number format of the large matrices
     #[arg(long, value_parser = quant, default_value = "q8", value_name = "f32|f16|q8|q5|q4|q3")]
     quant: Quant,
 
-    /// How head and embedding are stored, if not as --quant
+    /// Number format of head and embedding. Default: that of --quant
     #[arg(long, value_parser = quant, value_name = "f32|f16|q8|q5|q4|q3")]
     head: Option<Quant>,
 
-    /// Bytes of a block: 16K to 1M, a multiple of 16K; small ones suit boards with little memory
-    #[arg(long, value_parser = block_bytes, default_value = "1M", value_name = "SIZE")]
+    /// Size of a block: 16K to 1M, a multiple of 16K. Small blocks suit boards with little memory
+    #[arg(long, value_parser = block_bytes, default_value = "1M", value_name = "SIZE", allow_hyphen_values = true)]
     block: u32,
 
-    /// Align to 512 bytes rather than to pages: a smaller file for a small model, read through the page cache where it is
+    /// Align to 512 bytes instead of pages: the file of a small model is smaller, but is read through the page cache if it is
     /// streamed
     #[arg(long)]
     compact: bool,
 
-    /// Random weights instead of a checkpoint: mamba-130m, -370m, -790m, -1.4b, -2.8b, falcon-mamba-7b, or a config.json
+    /// Pack random weights of a preset's or a config.json's dimensions: mamba-130m, -370m, -790m, -1.4b, -2.8b, falcon-mamba-7b.
+    /// Default: pack SOURCE
     #[arg(long, value_name = "PRESET|CONFIG.json")]
     random: Option<String>,
 
     /// Seed of the random weights
-    #[arg(long, default_value_t = 0, requires = "random")]
+    #[arg(long, default_value_t = 0, requires = "random", value_parser = whole::<u64>(0..=u64::MAX), allow_hyphen_values = true)]
     seed: u64,
 
-    /// Text like what the model will read: q5, q4 and q3 are then chosen for what comes of the weights on it
+    /// Round q5, q4 and q3 weights to minimise the error of their outputs on this text. Default: minimise the error of the weights
     #[arg(long, value_name = "FILE", conflicts_with = "random")]
     calibrate: Option<PathBuf>,
 
-    /// Tokens of that text to use, spread over all of it
-    #[arg(long, default_value_t = 32_768, requires = "calibrate", value_name = "N")]
+    /// Number of tokens of that text to use, spread over all of it
+    #[arg(long, default_value_t = 32_768, requires = "calibrate", value_name = "N", value_parser = whole::<usize>(1..=u32::MAX.into()), allow_hyphen_values = true)]
     calibrate_tokens: usize,
 
-    /// Threads that quantize (all cores if left out)
-    #[arg(short, long, value_parser = clap::value_parser!(u16).range(1..=256))]
+    /// Number of threads that quantize. Default: one for each core
+    #[arg(short, long, value_parser = whole::<u16>(1..=256), allow_hyphen_values = true)]
     threads: Option<u16>,
 }
 
@@ -69,16 +71,10 @@ fn quant(text: &str) -> Result<Quant, String> {
 }
 
 fn block_bytes(text: &str) -> Result<u32, String> {
-    let error = "give a multiple of 16K from 16K to 1M, such as 64K";
-    let (digits, unit) = match text.trim_end_matches(['k', 'K', 'm', 'M']) {
-        digits if text.ends_with(['m', 'M']) => (digits, 1 << 20),
-        digits if text.ends_with(['k', 'K']) => (digits, 1 << 10),
-        digits => (digits, 1),
-    };
-    let bytes = digits.parse::<u32>().ok().and_then(|n| n.checked_mul(unit));
+    let bytes = size(text).and_then(|bytes| u32::try_from(bytes).ok());
     bytes
         .filter(|b| (16 << 10..=1 << 20).contains(b) && b.is_multiple_of(16 << 10))
-        .ok_or_else(|| error.into())
+        .ok_or_else(|| "give a multiple of 16K from 16K to 1M, such as 64K".into())
 }
 
 /// A bar on standard error, drawn only on a terminal, and Ctrl-C.
@@ -137,7 +133,10 @@ fn run(args: &Args) -> Result<(), PackError> {
 }
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = match elapid_args::parse::<Args>() {
+        Ok(args) => args,
+        Err(code) => return code,
+    };
     // Without a handler an interruption would leave the unfinished file behind.
     let handler = ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::Relaxed));
     if let Err(error) = handler {
@@ -148,6 +147,61 @@ fn main() -> ExitCode {
         Err(error) => {
             eprintln!("error: {error}");
             ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn help_follows_its_rules() {
+        Args::command().debug_assert();
+        assert_eq!(elapid_args::help_faults(&Args::command()), [""; 0]);
+    }
+
+    /// What the program says of arguments.
+    fn said(args: &[&str]) -> String {
+        let args: Vec<OsString> = ["elapid-pack"].iter().chain(args).map(Into::into).collect();
+        let Err(error) = Args::try_parse_from(&args) else { panic!("{args:?} is taken") };
+        elapid_args::explain(error, &Args::command(), &args)
+    }
+
+    #[test]
+    fn arguments_that_cannot_be_are_explained() {
+        for (args, says) in [
+            (
+                &["m", "--quan", "q8"][..],
+                "unexpected argument '--quan' found: a similar argument exists: '--quant'",
+            ),
+            (
+                &["-model", "-o", "m.elp"],
+                "unexpected argument '-model' found: put an argument that begins with a hyphen after `--`: `elapid-pack -o m.elp -- \
+                 -model`",
+            ),
+            (&["m"], "the following required arguments were not provided: --output <FILE>"),
+        ] {
+            assert_eq!(said(args), format!("error: {says} (see --help)"));
+        }
+        for (option, name, says) in [
+            ("--threads <THREADS>", "-t", "give a whole number from 1 to 256"),
+            ("--calibrate-tokens <N>", "--calibrate-tokens", "give a whole number from 1 to 4294967295"),
+            ("--seed <SEED>", "--seed", "give a whole number from 0 to 18446744073709551615"),
+            ("--block <SIZE>", "--block", "give a multiple of 16K from 16K to 1M, such as 64K"),
+        ] {
+            for value in ["-1", "-inf", "nan", "two", "1e30", "99999999999999999999", "64KK"] {
+                let line = format!("error: invalid value '{value}' for '{option}': {says} (see --help)");
+                assert_eq!(said(&["m", "-o", "m.elp", name, value]), line);
+            }
+        }
+        assert_eq!(block_bytes("0.25MiB"), Ok(256 << 10));
+        for size in ["0", "8K", "17K", "2M"] {
+            assert!(block_bytes(size).is_err(), "{size}");
         }
     }
 }

@@ -87,13 +87,13 @@ pub const BOARDS: &[&dyn Board] = &[
 /// What is done with a board.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Action {
-    /// Builds its program and checks that it fits
+    /// Build its program, and check that it fits
     Build,
-    /// Runs it under QEMU, with this terminal as the console
+    /// Run it under QEMU, with this terminal as the console
     Run,
-    /// Compares what it prints with the host's own output and the stored snapshot
+    /// Compare what it prints with the host's own output and the stored snapshot
     Test,
-    /// Puts it on a board, or makes the image or package for that
+    /// Put it on a board, or make the image or package for that
     #[value(alias = "package")]
     Flash,
 }

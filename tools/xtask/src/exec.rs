@@ -89,12 +89,7 @@ pub fn shown(command: &Command) -> String {
 }
 
 fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_=./:,+@%".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        word.to_owned()
-    } else {
-        format!("'{}'", word.replace('\'', r"'\''"))
-    }
+    elapid_args::quoted(word).unwrap_or_else(|| format!("{word:?}"))
 }
 
 #[cfg(test)]
@@ -105,7 +100,7 @@ mod tests {
     fn a_command_line_can_be_typed_again() {
         let mut command = Command::new("cargo");
         command.env("RUSTFLAGS", "-C a=b").env_remove("CARGO").args(["test", "it's", ""]);
-        assert_eq!(shown(&command), r"RUSTFLAGS='-C a=b' cargo test 'it'\''s' ''");
+        assert_eq!(shown(&command), r#"RUSTFLAGS="-C a=b" cargo test "it's" """#);
     }
 
     #[test]

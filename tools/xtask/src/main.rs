@@ -30,7 +30,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// Sets up what the project needs and runs everything
+/// Set up what the project needs, and run everything
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 struct Args {
@@ -40,61 +40,63 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Runs all tests: lints, this machine, bare metal, and aarch64 under emulation
+    /// Run all tests: lints, this machine, bare metal, and aarch64 under emulation
     ///
-    /// Installs with apt-get what is missing (emulator, cross compiler), and says so before. Ends with a table of what
-    /// ran where. Exits with 1 if a step failed, or, with CI=true, if a target that CI requires did not run.
+    /// Missing tools (emulator, cross compiler) are installed by apt-get, and named before. A table of what ran where is
+    /// printed at the end. Exits with 1 if a step failed, or, with CI=true, if a target that CI requires did not run.
     Test {
-        /// Steps or groups of steps; all if left out
+        /// Steps or groups of steps to run. Default: all
         #[arg(long, value_delimiter = ',', value_name = "STEP")]
         only: Vec<String>,
-        /// Install nothing; skip what can't run
+        /// Install nothing, and skip what can't run
         #[arg(long)]
         no_install: bool,
-        /// Number of steps that run at once; default: the number of cores, at most 4
+        /// Number of steps that run at once. Default: the number of cores, at most 4
         #[arg(short, long, value_name = "N")]
         jobs: Option<NonZeroUsize>,
-        /// Run one step and write its result here
+        /// Run one step, and write its result to this file
         #[arg(long, hide = true, requires = "only", value_name = "FILE")]
         row: Option<PathBuf>,
         /// Print the names of steps and groups instead
         #[arg(long)]
         list: bool,
     },
-    /// Builds, runs, tests or flashes the program of a board
+    /// Build, run, test or flash the program of a board
     Board {
-        /// The name of a folder in boards/
+        /// Name of a folder in boards/
         name: String,
+        /// What to do with it
         #[arg(value_enum, default_value = "build")]
         action: board::Action,
-        /// A packed model instead of the one that the board is made for
+        /// Packed model. Default: the one that the board is made for
         #[arg(long, value_name = "FILE")]
         model: Option<PathBuf>,
         /// Store what the board prints instead of comparing it with what is stored
         #[arg(long)]
         overwrite: bool,
-        /// flash: the device (or file) to write to; without it only the image is made
+        /// Device or file to write to, with `flash`. Default: none, only the image is made
         #[arg(long, value_name = "DEVICE")]
         to: Option<PathBuf>,
-        /// flash, for a Raspberry Pi: the folder with its makers' start files
+        /// Folder with the start files of the Raspberry Pi's makers, with `flash`. Default: no start files are written
         #[arg(long, value_name = "FOLDER")]
         firmware: Option<PathBuf>,
-        /// Test what takes half an hour or more instead: falcon-mamba-7b on an emulated machine with 512 MB (pi-linux; 9 GB of disk)
+        /// Run the tests that take half an hour or more instead: falcon-mamba-7b on an emulated machine with 512 MB (pi-linux; 9 GB of disk)
         #[arg(long)]
         long: bool,
         /// Install nothing
         #[arg(long)]
         no_install: bool,
     },
-    /// Builds a static `elapid` for another machine
+    /// Build a static `elapid` for another machine
     Cross {
+        /// Target of the program
         #[arg(default_value = toolchain::AARCH64_LINUX)]
         target: String,
         /// Install nothing
         #[arg(long)]
         no_install: bool,
     },
-    /// Counts instructions a token on emulated ARM CPUs and prints a table in Markdown
+    /// Count the instructions per token on emulated ARM CPUs, and print a table in Markdown
     ///
     /// Exits with 1 if a count is above its limit.
     Count {
@@ -102,60 +104,62 @@ enum Task {
         #[arg(long)]
         no_install: bool,
     },
-    /// Prints what the inner loops take on ARM CPUs by LLVM's models of them, as a table in Markdown
+    /// Print the cycles of the inner loops on ARM CPUs by LLVM's models of them, as a table in Markdown
     Cycles {
         /// Install nothing
         #[arg(long)]
         no_install: bool,
     },
-    /// Packs a real checkpoint and compares what it writes with what is published about it
+    /// Pack a real checkpoint, and compare what it generates with what is published about it
     CheckReal {
-        /// A folder with config.json, weights and tokenizer
+        /// Folder with config.json, weights and tokenizer
         folder: PathBuf,
-        /// How to pack it: f32, f16, q8, q5, q4 or q3; what suits the model if left out
+        /// Number format of the weights: f32, f16, q8, q5, q4 or q3. Default: what suits the model
         #[arg(long)]
         quant: Option<String>,
-        /// wikitext-2's wiki.test.raw, to compare the perplexity too
+        /// File wiki.test.raw of wikitext-2, to compare the perplexity too. Default: only the text is compared
         #[arg(long, value_name = "FILE")]
         wiki: Option<PathBuf>,
     },
-    /// Packs the models that come with the project into models/
+    /// Pack the models that come with the project into models/
     Bundle {
-        /// The folder with their checkpoints; default: those in tests/data
+        /// Folder with their checkpoints. Default: those in tests/data
         #[arg(long, value_name = "FOLDER")]
         from: Option<PathBuf>,
     },
-    /// Measures random models of real size and prints a table in Markdown
+    /// Measure random models of real size, and print a table in Markdown
     Bench {
         /// Measure beside llama.cpp, which is downloaded and built for it (5 to 45 minutes, the first time)
         #[arg(long)]
         peer: bool,
-        /// With --peer: the presets of `elapid-pack --random` to measure
+        /// Presets of `elapid-pack --random` to measure, with --peer
         #[arg(long, requires = "peer", value_delimiter = ',', default_value = "mamba-130m")]
         model: Vec<String>,
-        /// With --peer: the numbers of threads
+        /// Numbers of threads, with --peer
         #[arg(short, long, requires = "peer", value_delimiter = ',', default_value = "1,2")]
         threads: Vec<u32>,
+        /// Python to use
         #[arg(long, default_value = "python3")]
         python: String,
     },
-    /// Measures and draws the figures of docs/ (a falcon-mamba-7b of random weights is made: 4.3 GB)
+    /// Measure and draw the figures of docs/ (a falcon-mamba-7b of random weights is made: 4.3 GB)
     Figures {
-        /// Figures to measure: long, prompt, cap; all if left out
+        /// Figures to measure: long, prompt, cap. Default: all
         #[arg(long, value_delimiter = ',', value_name = "FIGURE")]
         only: Vec<String>,
-        /// Measure nothing: draw the data that is there
+        /// Draw the data that is there, and measure nothing
         #[arg(long)]
         draw: bool,
-        /// A packed falcon-mamba-7b, instead of a random one
+        /// Packed falcon-mamba-7b. Default: one of random weights
         #[arg(long, value_name = "FILE")]
         large: Option<PathBuf>,
-        /// Threads that compute; all cores if left out
+        /// Number of threads that compute. Default: one for each core
         #[arg(short, long)]
         threads: Option<u16>,
     },
-    /// Makes tests/fixtures anew with the reference implementation in Python (PyTorch: some gigabytes)
+    /// Make tests/fixtures anew with the reference implementation in Python (PyTorch: some gigabytes)
     Fixtures {
+        /// Python to use
         #[arg(long, default_value = "python3")]
         python: String,
     },
@@ -163,7 +167,11 @@ enum Task {
 
 fn main() -> ExitCode {
     let done = |()| ExitCode::SUCCESS;
-    let result = match Args::parse().command {
+    let task = match elapid_args::parse::<Args>() {
+        Ok(args) => args.command,
+        Err(code) => return code,
+    };
+    let result = match task {
         Task::Test { list: true, .. } => {
             test::list();
             Ok(ExitCode::SUCCESS)
@@ -199,4 +207,17 @@ fn main() -> ExitCode {
         eprintln!("error: {error}");
         ExitCode::FAILURE
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn help_follows_its_rules() {
+        Args::command().debug_assert();
+        assert_eq!(elapid_args::help_faults(&Args::command()), [""; 0]);
+    }
 }

@@ -1,7 +1,10 @@
 //! The program, from outside: outputs, exit codes, signals and closed pipes.
 
+mod arguments;
+mod run;
+
 use std::fs;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -50,180 +53,6 @@ fn json(text: &str) -> serde_json::Value {
 
 fn floats(value: &serde_json::Value) -> Vec<f32> {
     value.as_array().unwrap().iter().map(|x| x.as_f64().unwrap() as f32).collect()
-}
-
-#[test]
-fn a_seed_gives_a_text() {
-    let text = |args: &[&str]| good(&[&["run", &small(), "My fellow", "-n", "40"], args].concat());
-    let one = text(&["--seed", "1"]);
-    assert!(one.len() > 60, "{one:?}");
-    assert_eq!(one, text(&["--seed", "1", "-t", "3", "--kernels", "scalar"]));
-    assert_ne!(one, text(&["--seed", "2"]));
-    assert!(one.starts_with(&good(&["run", &small(), "My fellow", "-n", "7", "--seed", "1"])));
-    let greedy = text(&["--temp", "0"]);
-    assert_eq!(greedy, text(&["--temp", "0", "--seed", "9"]));
-    assert_eq!(greedy, text(&["--top-k", "1"]));
-    assert_ne!(greedy, text(&["--temp", "0", "--repeat-penalty", "1.5"]));
-}
-
-#[test]
-fn the_fixed_path_computes_in_integers() {
-    let text =
-        |args: &[&str]| good(&[&["run", &small(), "My fellow", "-n", "40", "--seed", "1"], args].concat());
-    let fixed = text(&["--path", "fixed"]);
-    assert!(fixed.len() > 60, "{fixed:?}");
-    assert_eq!(fixed, text(&["--path", "fixed", "--state", "i16", "-t", "3", "--kernels", "scalar"]));
-    let logits = |args: &[&str]| {
-        floats(&json(&good(&[&["logits", &small(), "--tokens", "1,2,3", "--json"], args].concat()))["logits"])
-    };
-    let (fixed, float) = (logits(&["--path", "fixed"]), logits(&[]));
-    assert!(fixed != float && fixed != logits(&["--path", "fixed", "--state", "i32"]));
-    assert!(fixed.iter().zip(&float).all(|(a, b)| (a - b).abs() < 0.5));
-    // In units of 2^-16.
-    assert!(fixed.iter().all(|x| x * 65536.0 == (x * 65536.0).round()));
-}
-
-#[test]
-fn a_state_of_the_other_path_is_refused() {
-    let run = |args: &[&str]| elapid(&[&["run", &small(), "My"], args].concat()).output().unwrap();
-    bad(
-        run(&["--path", "fixed", "--state", "f16"]),
-        2,
-        "--state f16 is not of the fixed path: choose i16 or i32",
-    );
-    bad(run(&["--state", "i32"]), 2, "--state i32 is not of the float path: choose f32 or f16");
-}
-
-#[test]
-fn a_stop_text_ends_it() {
-    let whole = good(&["run", &small(), "My fellow", "-n", "60", "--seed", "3"]);
-    for (from, to) in [(20, 25), (40, 52)] {
-        let stop = &whole[from..to];
-        let cut =
-            good(&["run", &small(), "My fellow", "-n", "60", "--seed", "3", "--stop", "~~", "--stop", stop]);
-        assert_eq!(Some(cut.as_str()), whole.split(stop).next(), "{stop:?}");
-    }
-}
-
-#[test]
-fn a_prompt_may_come_on_standard_input() {
-    let args = ["run", &small(), "-n", "20", "--seed", "4"];
-    let expected = good(&["run", &small(), "Gentlemen of the Senate", "-n", "20", "--seed", "4"]);
-    for input in ["Gentlemen of the Senate", "Gentlemen of the Senate\n", "Gentlemen of the Senate\r\n"] {
-        let mut child = elapid(&args).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-        let output = child.wait_with_output().unwrap();
-        assert_eq!((output.status.code(), utf8(output.stdout)), (Some(0), expected.clone()), "{input:?}");
-    }
-}
-
-#[test]
-#[cfg(feature = "bundled")]
-fn the_bundled_model_needs_no_file() {
-    let folder = tempfile::tempdir().unwrap();
-    let run = |args: &[&str]| {
-        let output = elapid(args).current_dir(&folder).output().unwrap();
-        assert_eq!((output.status.code(), utf8(output.stderr)), (Some(0), String::new()));
-        utf8(output.stdout)
-    };
-    let text = run(&["run", "My fellow citizens", "-n", "30", "--seed", "1"]);
-    assert_eq!(
-        text,
-        good(&["run", &model("address-4m.elp"), "My fellow citizens", "-n", "30", "--seed", "1"])
-    );
-    assert_eq!(run(&["tokenize", "My fellow"]), good(&["tokenize", &model("address-4m.elp"), "My fellow"]));
-    assert_eq!(json(&run(&["info", "--json"]))["arch"], "falcon_mamba");
-}
-
-#[test]
-#[cfg(not(feature = "bundled"))]
-fn without_a_bundled_model_it_says_so() {
-    bad(elapid(&["run", "My fellow citizens"]).output().unwrap(), 2, "built without its bundled model");
-}
-
-#[test]
-fn bad_prompts_are_refused() {
-    let run = |args: &[&str]| elapid(&[&["run", &small()], args].concat()).output().unwrap();
-    bad(run(&[""]), 2, "the prompt is empty");
-    bad(run(&[]), 2, "the prompt is empty");
-    for option in
-        [["--temp", "-1"], ["--temp", "nan"], ["--top-p", "0"], ["--min-p", "2"], ["-n", "0"], ["-t", "0"]]
-    {
-        bad(run(&[&["hello"], &option[..]].concat()), 2, "");
-    }
-    bad(run(&["hello", "--ram", "1M"]), 4, "give --ram");
-    bad(run(&["hello", "--kernels", "6502"]), 2, "scalar");
-}
-
-#[test]
-fn numbers_of_threads_that_cannot_be_are_refused() {
-    for command in ["run", "bench", "perplexity", "logits"] {
-        for threads in ["-t=0", "-t=65", "-t=-1", "-t=two", "-t=70000"] {
-            let output = elapid(&[command, &small(), threads]).output().unwrap();
-            bad(output, 2, "--threads");
-        }
-    }
-}
-
-#[test]
-fn more_threads_than_cores_are_warned_of() {
-    let cores = elapid::default_threads();
-    let run = |threads: usize| {
-        let output =
-            elapid(&["logits", &small(), "--tokens", "1", "--json", "-t", &threads.to_string()]).output();
-        let output = output.unwrap();
-        assert_eq!(output.status.code(), Some(0));
-        (utf8(output.stdout), utf8(output.stderr))
-    };
-    let (logits, errors) = run(cores);
-    assert_eq!(errors, "");
-    if cores < elapid::MAX_THREADS {
-        let (same, errors) = run(cores + 1);
-        assert_eq!(same, logits);
-        assert!(errors.starts_with(&format!("warning: {} threads on {cores} core", cores + 1)), "{errors}");
-        assert_eq!(errors.matches('\n').count(), 1, "{errors}");
-    }
-}
-
-/// Where the address space is limited, some threads find their stack and the next one does not. (A limit of processes
-/// would not hold for root.)
-#[test]
-#[cfg(target_os = "linux")]
-fn a_thread_that_cannot_be_started_is_named() {
-    let run = |kilobytes: usize, threads: &str| {
-        let script = format!("ulimit -v {kilobytes} && exec \"$0\" \"$@\"");
-        let mut command = Command::new("sh");
-        command.args(["-c", &script, env!("CARGO_BIN_EXE_elapid")]);
-        command.args(["logits", &small(), "--tokens", "1", "--json", "-t", threads]).stdin(Stdio::null());
-        command.output().unwrap()
-    };
-    // The canary: the limit itself leaves room for one thread.
-    let enough = 80 << 10;
-    let one = run(enough, "1");
-    assert_eq!(one.status.code(), Some(0), "{}", utf8(one.stderr));
-
-    // 63 stacks of 2 MiB don't fit.
-    let output = run(enough, "64");
-    let errors = utf8(output.stderr);
-    let lines: Vec<&str> = errors.lines().filter(|line| !line.contains(" threads on ")).collect();
-    let [line] = lines[..] else { panic!("{errors}") };
-    assert!(line.starts_with("error: cannot start thread ") && line.contains(" of 64: "), "{line}");
-    assert!(line.ends_with(": give fewer with -t"), "{line}");
-    assert_eq!((output.status.code(), utf8(output.stdout).as_str()), (Some(1), ""), "{line}");
-}
-
-#[test]
-#[cfg(unix)]
-fn text_that_is_not_utf8_is_refused() {
-    use std::os::unix::ffi::OsStrExt;
-    let prompt = std::ffi::OsStr::from_bytes(b"ab\xff");
-    bad(elapid(&["run", &small()]).arg(prompt).output().unwrap(), 2, "byte 2");
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("latin1.txt");
-    fs::write(&file, b"caf\xe9").unwrap();
-    let file = file.to_str().unwrap();
-    bad(elapid(&["perplexity", &small(), "--file", file]).output().unwrap(), 2, "byte 3");
-    bad(elapid(&["tokenize", &small(), "--file", file]).output().unwrap(), 2, "latin1.txt is not UTF-8");
 }
 
 #[test]
@@ -289,19 +118,6 @@ fn logits_are_the_same_in_every_form() {
     }
     let ids = json(&good(&["tokenize", &small(), "My fellow"]));
     assert_eq!(json(&good(&["logits", &small(), "--text", "My fellow"]))["tokens"], ids);
-}
-
-#[test]
-fn bad_tokens_are_named_with_their_place() {
-    let logits = |args: &[&str]| elapid(&[&["logits", &small()], args].concat()).output().unwrap();
-    bad(logits(&["--tokens", "1,2,1024"]), 2, "token 1024 at position 2");
-    bad(logits(&["--tokens", "1,2,1024", "--all"]), 2, "token 1024 at position 2");
-    bad(logits(&["--tokens", "1,x"]), 2, "invalid");
-    bad(logits(&["--tokens", "-1"]), 2, "");
-    bad(logits(&["--text", ""]), 2, "the text is empty");
-    bad(logits(&[]), 2, "--tokens");
-    bad(logits(&["--tokens", "1", "--text", "x"]), 2, "cannot be used with");
-    bad(logits(&["--tokens", "1", "-o", "/nowhere/x.npy"]), 1, "/nowhere/x.npy: cannot write");
 }
 
 #[cfg(target_os = "linux")]
@@ -398,15 +214,6 @@ fn reports_have_their_names() {
         assert!(bench["peak_rss_bytes"].as_u64().unwrap() > 1 << 20);
     }
     assert!(good(&["bench", &small(), "-p", "16", "-n", "4"]).contains("tokens/s"));
-}
-
-#[test]
-fn help_is_no_error() {
-    for args in [&["--help"][..], &["run", "--help"], &["--version"]] {
-        assert!(good(args).contains("elapid"), "{args:?}");
-    }
-    bad(elapid(&["sing"]).output().unwrap(), 2, "sing");
-    assert_eq!(elapid(&[]).output().unwrap().status.code(), Some(2));
 }
 
 #[test]
