@@ -18,6 +18,8 @@ pub struct Step {
 pub enum Work {
     /// `cargo` commands for this machine.
     Host { commands: &'static [&'static [&'static str]], env: &'static [(&'static str, &'static str)] },
+    /// `cargo` commands of a plugin that may not be installed.
+    Plugin { name: &'static str, commands: &'static [&'static [&'static str]] },
     /// `cargo test` on this machine.
     HostTests { arguments: &'static [&'static str] },
     /// `core` for a machine without an operating system.
@@ -76,6 +78,29 @@ pub const STEPS: &[Step] = &[
         work: Work::Host {
             commands: &[&["doc", "--workspace", "--no-deps"]],
             env: &[("RUSTDOCFLAGS", "-D warnings")],
+        },
+    },
+    Step {
+        name: "deny",
+        group: "lint",
+        shows: "licences and sources of all dependencies are those of deny.toml, in boards/ too",
+        required: false,
+        work: Work::Plugin {
+            name: "deny",
+            // Advisories and yanked crates need the network: `cargo deny check`.
+            commands: &[
+                &["deny", "--locked", "check", "bans", "licenses", "sources"],
+                &[
+                    "deny",
+                    "--locked",
+                    "--manifest-path",
+                    "boards/Cargo.toml",
+                    "check",
+                    "bans",
+                    "licenses",
+                    "sources",
+                ],
+            ],
         },
     },
     Step {

@@ -9,7 +9,7 @@ use crate::apt::{Apt, Package, QEMU_USER};
 use crate::bare;
 use crate::board;
 use crate::error::{Error, Result};
-use crate::exec::{Finished, run, shown, tee};
+use crate::exec::{Finished, run, shown, succeeds, tee};
 use crate::integers;
 use crate::lanes;
 use crate::libtest::Tally;
@@ -82,13 +82,17 @@ fn perform(step: &Step, host: &str, apt: &mut Apt) -> Row {
     println!("\n=== {}: {}", step.name, step.shows);
     let start = Instant::now();
     let target = match &step.work {
-        Work::Host { .. } | Work::HostTests { .. } => host.to_owned(),
+        Work::Host { .. } | Work::Plugin { .. } | Work::HostTests { .. } => host.to_owned(),
         Work::Bare { target, .. } | Work::Integers { target, .. } => (*target).to_owned(),
         Work::Emulated { cpu, .. } => format!("{AARCH64_LINUX} ({cpu})"),
         Work::Board { name } => board::find(name).map_or_else(|_| (*name).into(), |board| board.platform()),
     };
     let done = match &step.work {
         Work::Host { commands, env } => on_host(commands, env),
+        Work::Plugin { name, commands } => match plugin(name) {
+            Ok(()) => on_host(commands, &[]),
+            Err(missing) => Ok(skipped(&missing)),
+        },
         Work::HostTests { arguments } => {
             let mut command = Toolchain::Current.cargo();
             command.arg("test").args(*arguments).args(["--no-fail-fast", "--", "--show-output"]);
@@ -121,6 +125,14 @@ fn perform(step: &Step, host: &str, apt: &mut Apt) -> Row {
         Outcome::Skipped(reason) => println!("--- {}: SKIPPED: {reason}", step.name),
     }
     Row { step: step.name.into(), target, required: step.required, outcome, tests, took }
+}
+
+/// That cargo has a plugin.
+fn plugin(name: &str) -> Result<()> {
+    if succeeds(Toolchain::Current.cargo().args([name, "--version"])) {
+        return Ok(());
+    }
+    Err(Error::new(format!("cargo-{name} is not installed; `cargo install cargo-{name}` installs it")))
 }
 
 fn on_host(commands: &[&[&str]], env: &[(&str, &str)]) -> Result<Done> {
@@ -215,6 +227,16 @@ mod tests {
     #[test]
     fn what_did_not_compile_has_failed() {
         assert!(matches!(judge(vec![ran(false, "")]).outcome, Outcome::Failed(_)));
+    }
+
+    #[test]
+    fn a_plugin_that_is_absent_is_named() {
+        assert!(plugin("fmt").is_ok());
+        let missing = plugin("no-such-plugin").unwrap_err().to_string();
+        assert_eq!(
+            missing,
+            "cargo-no-such-plugin is not installed; `cargo install cargo-no-such-plugin` installs it"
+        );
     }
 
     #[test]
