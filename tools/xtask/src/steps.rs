@@ -40,7 +40,11 @@ impl Step {
         match self.work {
             Work::Host { .. } | Work::HostTests { .. } => Some("host"),
             Work::Board { name } if name.starts_with("pi-linux") => Some("pi-linux"),
-            Work::Bare { .. } | Work::Integers { .. } | Work::Emulated { .. } | Work::Board { .. } => None,
+            Work::Plugin { .. }
+            | Work::Bare { .. }
+            | Work::Integers { .. }
+            | Work::Emulated { .. }
+            | Work::Board { .. } => None,
         }
     }
 }
