@@ -1,0 +1,86 @@
+//! Ctrl-C and the other signals that ask a program to end.
+
+use std::io;
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread;
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
+use signal_hook::iterator::Signals;
+
+/// Whether the first signal is for [`check`] to see.
+static LISTENING: AtomicBool = AtomicBool::new(false);
+/// The first signal since then, or 0.
+static SIGNAL: AtomicU8 = AtomicU8::new(0);
+
+/// What a thread needs that only waits for signals.
+const STACK: usize = 128 << 10;
+
+/// Handles signals from now on: call it once, when the program starts.
+///
+/// SIGINT, SIGTERM and SIGHUP end the program at once, with the exit code that a shell gives to a program that died of the
+/// signal (130, 143, 129) and without leaving unfinished [`crate::Output`]s; see [`listen`] for a softer end. A write beyond the
+/// limit on file sizes becomes an error.
+///
+/// # Errors
+/// If the system refuses. Signals then have their usual effect.
+pub fn handle() -> io::Result<()> {
+    signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
+    let (tell, told) = mpsc::channel();
+    let work = move || match Signals::new(signals()) {
+        Ok(mut signals) => {
+            let _ = tell.send(Ok(()));
+            signals.forever().for_each(receive);
+        }
+        Err(error) => drop(tell.send(Err(error))),
+    };
+    thread::Builder::new().name("elapid-signals".into()).stack_size(STACK).spawn(work)?;
+    told.recv().unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))
+}
+
+/// The signals that end the program. A program that is started by `nohup` outlives its terminal.
+fn signals() -> impl Iterator<Item = i32> {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    let heard = move |signal: &i32| *signal != SIGHUP || ignored >> (SIGHUP - 1) & 1 == 0;
+    [SIGINT, SIGTERM, SIGHUP].into_iter().filter(heard)
+}
+
+fn receive(signal: i32) {
+    let first = SIGNAL.swap(signal as u8, Ordering::Relaxed) == 0;
+    if first && LISTENING.load(Ordering::Relaxed) {
+        return;
+    }
+    // Nobody finishes a file any more.
+    let _unfinished = crate::output::remove_unfinished();
+    std::process::exit(i32::from(code(signal as u8)));
+}
+
+/// What a shell reports of a program that a signal ended.
+fn code(signal: u8) -> u8 {
+    128 + signal
+}
+
+/// From now on, the first signal is for [`check`] to see. The second one ends the program.
+pub fn listen() {
+    LISTENING.store(true, Ordering::Relaxed);
+}
+
+/// [`ControlFlow::Break`] after a signal.
+pub fn check() -> ControlFlow<()> {
+    match exit_code() {
+        Some(_) => ControlFlow::Break(()),
+        None => ControlFlow::Continue(()),
+    }
+}
+
+/// The exit code of a program that ends because of a signal, if there was one.
+#[must_use]
+pub fn exit_code() -> Option<u8> {
+    match SIGNAL.load(Ordering::Relaxed) {
+        0 => None,
+        signal => Some(code(signal)),
+    }
+}

@@ -1,0 +1,13 @@
+//! What the programs need of files and signals.
+//!
+//! * [`Output`] replaces a file when it is complete, or leaves it as it was.
+//! * [`open_regular`] and [`read_stream`] open what is to be read, without waiting for what never comes.
+//! * [`interrupt`] ends a program on Ctrl-C with the exit code that a shell expects, and removes unfinished files.
+#![forbid(unsafe_code)]
+
+mod input;
+pub mod interrupt;
+mod output;
+
+pub use input::{open_regular, open_regular_with, read_stream};
+pub use output::{Output, same_file};
