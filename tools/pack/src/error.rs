@@ -249,6 +249,14 @@ pub enum PackError {
     /// The model could not compute the calibration's text.
     #[error("calibration: {0}")]
     Step(StepError),
+    /// The file to write can't be that.
+    #[error("{}: {reason}", path.display())]
+    Output {
+        /// The file.
+        path: PathBuf,
+        /// Why it can't, and what to do.
+        reason: &'static str,
+    },
     /// The calibration's text can't be used.
     #[error("{}: {reason}", path.display())]
     Calibration {
@@ -269,7 +277,7 @@ impl PackError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Io { .. } | Self::InvalidRows { .. } | Self::Cancelled => 1,
-            Self::UnknownPreset { .. } => 2,
+            Self::UnknownPreset { .. } | Self::Output { .. } => 2,
             _ => 3,
         }
     }

@@ -1,13 +1,14 @@
 //! The `elapid-pack` program.
 #![forbid(unsafe_code)]
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Parser;
 use elapid_args::{size, whole};
 use elapid_core::format::Quant;
+use elapid_files::{interrupt, same_file};
 use elapid_pack::checkpoint::ModelConfig;
 use elapid_pack::weights::Weights;
 use elapid_pack::write::Progress;
@@ -78,30 +79,53 @@ fn block_bytes(text: &str) -> Result<u32, String> {
 }
 
 /// A bar on standard error, drawn only on a terminal, and Ctrl-C.
-struct Bar {
-    bar: ProgressBar,
-    interrupted: &'static AtomicBool,
-}
+struct Bar(ProgressBar);
 
 impl Progress for Bar {
     fn advance(&self, bytes: u64) {
-        self.bar.inc(bytes);
+        self.0.inc(bytes);
     }
     fn cancelled(&self) -> bool {
-        self.interrupted.load(Ordering::Relaxed)
+        interrupt::check().is_break()
     }
 }
-
-static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 fn write<W: Weights>(plan: &Plan<W>, args: &Args, options: &Options) -> Result<(), PackError> {
     let style = "{bar:40} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left";
     let style = ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
     let bytes = plan.layout().file_bytes();
-    let bar = Bar { bar: ProgressBar::new(bytes).with_style(style), interrupted: &INTERRUPTED };
+    let bar = Bar(ProgressBar::new(bytes).with_style(style));
+    interrupt::listen();
     plan.write(&args.output, options, &bar)?;
-    bar.bar.finish_and_clear();
-    eprintln!("wrote {} ({bytes} bytes)", args.output.display());
+    bar.0.finish_and_clear();
+    say(format_args!("wrote {} ({bytes} bytes)", args.output.display()));
+    Ok(())
+}
+
+/// Writes a line to standard error. If that fails, there is nowhere left to say so.
+fn say(line: std::fmt::Arguments<'_>) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// Refuses to write over what is to be read.
+fn check_output(args: &Args) -> Result<(), PackError> {
+    let refused = |reason| Err(PackError::Output { path: args.output.clone(), reason });
+    if args.output.as_os_str() == "-" {
+        return refused("a packed file can't go to standard output: give a file, such as model.elp");
+    }
+    let is_output = |path: &Path| same_file(path, &args.output);
+    if args.calibrate.as_deref().is_some_and(is_output) {
+        return refused("-o would replace the text to calibrate on: give another file");
+    }
+    if args.random.as_deref().map(Path::new).is_some_and(is_output) {
+        return refused("-o would replace the configuration: give another file");
+    }
+    // What can't be listed can't be packed, which is said later. Packed files may lie beside the checkpoint.
+    let folder = args.source.iter().filter_map(|folder| folder.read_dir().ok()).flatten().flatten();
+    let mut inputs = folder.map(|entry| entry.path()).filter(|path| path.extension() != Some("elp".as_ref()));
+    if inputs.any(|path| is_output(&path)) {
+        return refused("-o would replace a file of the checkpoint: give another file, such as model.elp");
+    }
     Ok(())
 }
 
@@ -114,6 +138,7 @@ fn random_model(name: &str) -> Result<ModelConfig, PackError> {
 }
 
 fn run(args: &Args) -> Result<(), PackError> {
+    check_output(args)?;
     let (quant, head, block_bytes, compact) = (args.quant, args.head, args.block, args.compact);
     let mut options = Options { quant, head, block_bytes, compact, ..Options::default() };
     if let Some(threads) = args.threads {
@@ -137,16 +162,16 @@ fn main() -> ExitCode {
         Ok(args) => args,
         Err(code) => return code,
     };
-    // Without a handler an interruption would leave the unfinished file behind.
-    let handler = ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::Relaxed));
-    if let Err(error) = handler {
-        eprintln!("warning: an interruption will leave an unfinished .part file: {error}");
+    if let Err(error) = interrupt::handle() {
+        say(format_args!("warning: signals may leave unfinished files behind: {error}"));
     }
     match run(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::from(error.exit_code())
+            say(format_args!("error: {error}"));
+            let interrupted =
+                if matches!(error, PackError::Cancelled) { interrupt::exit_code() } else { None };
+            ExitCode::from(interrupted.unwrap_or_else(|| error.exit_code()))
         }
     }
 }

@@ -1,15 +1,18 @@
 //! Writes a packed file, block by block, with all cores.
 
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::io;
+use std::os::unix::fs::{FileExt, FileTypeExt};
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::thread;
 
 use elapid_core::format::{
     Config, Layout, MatrixShape, Part, Section, checksum, emit_header, emit_table_entry,
 };
 use elapid_core::kernels::LANES;
+use elapid_files::Output;
 
 use crate::PackError;
 use crate::calibrate::{Objective, Objectives, Walk};
@@ -52,52 +55,39 @@ pub(crate) struct Job {
     pub(crate) block: u32,
 }
 
-/// A file under a temporary name, removed unless it is finished.
-struct Unfinished<'a> {
-    temporary: PathBuf,
-    target: &'a Path,
-    file: File,
-    finished: bool,
+/// The file that is being written.
+struct Target<'a> {
+    path: &'a Path,
+    output: Output,
 }
 
-impl<'a> Unfinished<'a> {
-    fn create(target: &'a Path) -> Result<Self, PackError> {
-        let mut name = target.file_name().unwrap_or_default().to_owned();
-        name.push(format!(".{}.part", std::process::id()));
-        let temporary = target.with_file_name(name);
-        if target.is_dir() {
-            let source = std::io::Error::from(std::io::ErrorKind::IsADirectory);
-            return Err(PackError::Io { path: target.to_owned(), source });
+impl<'a> Target<'a> {
+    fn create(path: &'a Path, layout: &Layout, calibrated: bool) -> Result<Self, PackError> {
+        let refused = |reason| {
+            let source = io::Error::new(io::ErrorKind::InvalidInput, reason);
+            Err(PackError::Io { path: path.to_owned(), source })
+        };
+        // Opening it would wait for a reader, in vain: blocks are written in the order in which they are ready.
+        if fs::metadata(path).is_ok_and(|known| known.file_type().is_fifo()) {
+            return refused("a FIFO; blocks are not written in order: give a file");
         }
-        // Renaming a file over a device would leave no device.
-        if std::fs::metadata(target).is_ok_and(|known| !known.is_file()) {
-            let source = std::io::Error::new(std::io::ErrorKind::InvalidInput, "not a regular file");
-            return Err(PackError::Io { path: target.to_owned(), source });
+        let output = Output::create(path).map_err(PackError::io(path))?;
+        if output.is_special() && calibrated {
+            return refused("a device; calibration reads back what it wrote: give a file");
         }
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&temporary);
-        let file = file.map_err(PackError::io(&temporary))?;
-        Ok(Self { temporary, target, file, finished: false })
+        if !output.is_special() {
+            output.file().set_len(layout.file_bytes()).map_err(PackError::io(path))?;
+        }
+        Ok(Self { path, output })
     }
 
     fn write(&self, bytes: &[u8], offset: u64) -> Result<(), PackError> {
-        self.file.write_all_at(bytes, offset).map_err(PackError::io(self.target))
+        self.output.file().write_all_at(bytes, offset).map_err(PackError::io(self.path))
     }
 
     /// Makes the file durable and gives it its name.
-    fn finish(mut self) -> Result<(), PackError> {
-        self.file.sync_all().map_err(PackError::io(self.target))?;
-        std::fs::rename(&self.temporary, self.target).map_err(PackError::io(self.target))?;
-        self.finished = true;
-        Ok(())
-    }
-}
-
-impl Drop for Unfinished<'_> {
-    fn drop(&mut self) {
-        if !self.finished {
-            // Nothing better can be done if this fails too: the error that led here is the one to report.
-            let _ = std::fs::remove_file(&self.temporary);
-        }
+    fn finish(self) -> Result<(), PackError> {
+        self.output.finish().map_err(PackError::io(self.path))
     }
 }
 
@@ -127,8 +117,7 @@ pub fn write_file(
     if sizes != stated {
         return Err(PackError::DataSizes { sizes, stated });
     }
-    let out = Unfinished::create(target)?;
-    out.file.set_len(layout.file_bytes()).map_err(PackError::io(target))?;
+    let out = Target::create(target, &layout, !pieces.is_empty())?;
     let checksums: Vec<AtomicU32> = (0..layout.block_count()).map(|_| AtomicU32::new(0)).collect();
 
     let threads = threads.max(1);
@@ -142,7 +131,7 @@ pub fn write_file(
         for layer in 0..config.n_layer {
             let objectives = walk.objectives(layer)?;
             write(&mut std::iter::once(Section::Layer(layer)), &objectives)?;
-            walk.pass(&layout, &out.file, layer)?;
+            walk.pass(&layout, out.output.file(), layer)?;
         }
         let head = walk.head()?;
         write(&mut layout.sections().filter(|s| !matches!(s, Section::Layer(_))), &head)?;
@@ -162,7 +151,7 @@ pub fn write_file(
 fn write_data(
     layout: &Layout,
     data: &DataSections,
-    out: &Unfinished<'_>,
+    out: &Target<'_>,
     checksums: &[AtomicU32],
 ) -> Result<(), PackError> {
     let sections = [
@@ -186,7 +175,7 @@ fn write_blocks(
     weights: &dyn Weights,
     sections: &mut dyn Iterator<Item = Section>,
     objectives: &Objectives,
-    out: &Unfinished<'_>,
+    out: &Target<'_>,
     checksums: &[AtomicU32],
     threads: usize,
     progress: &dyn Progress,
@@ -219,9 +208,12 @@ fn write_blocks(
             }
         }
     };
-    std::thread::scope(|scope| {
+    thread::scope(|scope| {
         for _ in 1..threads.min(jobs.len()) {
-            scope.spawn(work);
+            // Those that there are do the work of one that can't be started.
+            if thread::Builder::new().spawn_scoped(scope, work).is_err() {
+                break;
+            }
         }
         work();
     });
@@ -261,7 +253,7 @@ fn write_block(
     weights: &dyn Weights,
     job: &Job,
     objective: Option<&Objective>,
-    out: &Unfinished<'_>,
+    out: &Target<'_>,
     checksums: &[AtomicU32],
     scratch: &mut Scratch,
 ) -> Result<u64, PackError> {

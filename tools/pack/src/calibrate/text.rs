@@ -19,7 +19,7 @@ pub(crate) fn pieces(tokenizer: &[u8], text: &Path, tokens: usize) -> Result<Vec
         ));
     }
     let tokenizer = Tokenizer::parse(tokenizer).map_err(|e| invalid(e.to_string()))?;
-    let bytes = std::fs::read(text).map_err(PackError::io(text))?;
+    let bytes = elapid_files::read_stream(text).map_err(PackError::io(text))?;
     let whole = String::from_utf8(bytes).map_err(|e| {
         invalid(format!("not UTF-8 from byte {} on: give a plain text", e.utf8_error().valid_up_to()))
     })?;

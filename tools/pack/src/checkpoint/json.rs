@@ -1,26 +1,21 @@
 //! Small files of a checkpoint, read whole, within a limit.
 
-use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
+use elapid_files::open_regular;
 use serde_json::{Map, Value};
 
 use crate::PackError;
 
 /// Reads a whole file of at most `limit` bytes; `None` if there is none.
 pub(super) fn read_file(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, PackError> {
-    // Asked before it is opened: opening a pipe would wait for its other end.
-    let about = match std::fs::metadata(path) {
-        Ok(about) => about,
+    let file = match open_regular(path) {
+        Ok(file) => file,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(source) => return Err(PackError::Io { path: path.to_path_buf(), source }),
     };
-    if !about.is_file() {
-        let source = io::Error::new(io::ErrorKind::InvalidInput, "not a regular file");
-        return Err(PackError::Io { path: path.to_path_buf(), source });
-    }
-    let file = File::open(path).map_err(PackError::io(path))?;
+    let about = file.metadata().map_err(PackError::io(path))?;
     let mut bytes = Vec::new();
     file.take(limit + 1).read_to_end(&mut bytes).map_err(PackError::io(path))?;
     if bytes.len() as u64 > limit {

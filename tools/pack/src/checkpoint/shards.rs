@@ -7,6 +7,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use elapid_files::open_regular;
 use safetensors::tensor::{Dtype as StDtype, Metadata};
 
 use super::json;
@@ -125,7 +126,13 @@ impl Shards {
 
     /// Opens a file and lists its tensors.
     fn add(&mut self, path: &Path) -> Result<(), PackError> {
-        let file = File::open(path).map_err(PackError::io(path))?;
+        let file = open_regular(path).map_err(|source| match source.kind() {
+            io::ErrorKind::InvalidInput | io::ErrorKind::IsADirectory => PackError::InvalidSafetensors {
+                path: path.to_path_buf(),
+                reason: "it is not a regular file".into(),
+            },
+            _ => PackError::Io { path: path.to_path_buf(), source },
+        })?;
         let (data_start, metadata) = read_header(path, &file)?;
         let mut tensors: Vec<_> = metadata.tensors().into_iter().collect();
         tensors.sort_by_key(|(_, info)| info.data_offsets);
@@ -160,11 +167,7 @@ fn read_header(path: &Path, file: &File) -> Result<(u64, Metadata), PackError> {
     let invalid = |reason: String| PackError::InvalidSafetensors { path: path.to_path_buf(), reason };
     let truncated = |needed, found| PackError::Truncated { path: path.to_path_buf(), needed, found };
 
-    let about = file.metadata().map_err(PackError::io(path))?;
-    if !about.is_file() {
-        return Err(invalid("it is not a regular file".into()));
-    }
-    let size = about.len();
+    let size = file.metadata().map_err(PackError::io(path))?.len();
     let mut length = [0; 8];
     read_at(path, file, &mut length, 0, 8)?;
     if &length == b"version " {
