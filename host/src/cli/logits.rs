@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use elapid::core::tokenizer::EncodeOptions;
 use elapid::{Engine, Error, MemoryOptions, Progress, Sequence, encode};
+use elapid_files::same_file;
 
 use super::bar::Bar;
 use super::model::{ComputeArgs, StateArgs, report_incidents};
@@ -30,7 +31,7 @@ pub(super) struct Args {
     /// Print logits after every token instead of only the last
     #[arg(long)]
     all: bool,
-    /// Write a NumPy array to this file. Default: print JSON
+    /// Write a NumPy array to this file, or to standard output for -. Default: print JSON
     #[arg(short, value_name = "FILE.npy", conflicts_with = "json")]
     output: Option<PathBuf>,
     /// Print JSON, which is the default without -o
@@ -87,6 +88,12 @@ fn rows(
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Error> {
+    if let (Some(model), Some(output)) = (&args.model, &args.output)
+        && same_file(model, output)
+    {
+        let name = output.display();
+        return Err(Error::Usage(format!("{name}: -o would replace the model: give another file")));
+    }
     let engine = args.compute.open(args.model.as_deref())?;
     let tokens = tokens(args, &engine)?;
     let held = args.text.as_ref().map_or(0, String::len) + 4 * tokens.len();

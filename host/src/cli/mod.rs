@@ -4,7 +4,6 @@ mod bar;
 mod bench;
 mod board;
 mod info;
-mod interrupt;
 mod logits;
 mod long;
 mod machine;
@@ -22,12 +21,14 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use elapid::Error;
+use elapid_files::interrupt;
 
 /// Run Mamba and Falcon Mamba language models from packed files
 ///
 /// `elapid-pack` makes packed files. Without MODEL, commands use the bundled model.
 ///
-/// Exit codes: 0 success, 1 failure, 2 usage error, 3 bad model file, 4 not enough memory.
+/// Exit codes: 0 success, 1 failure, 2 usage error, 3 bad model file, 4 not enough memory; 130, 143 and 129 after SIGINT
+/// (Ctrl-C), SIGTERM and SIGHUP.
 #[derive(Parser)]
 #[command(version, arg_required_else_help = true, max_term_width = 110)]
 struct Cli {
@@ -78,18 +79,29 @@ fn perform(command: Command) -> Result<(), Failure> {
 
 /// Runs the program.
 pub fn main() -> ExitCode {
+    if let Err(error) = interrupt::handle() {
+        // Without it a signal ends the program at once, as it does by default.
+        let _ = writeln!(std::io::stderr(), "warning: signals may leave unfinished files behind: {error}");
+    }
     let command = match elapid_args::parse::<Cli>() {
         Ok(cli) => cli.command,
         Err(code) => return code,
     };
-    match perform(command) {
-        Ok(()) | Err(Failure { error: Error::ClosedOutput, .. }) => ExitCode::SUCCESS,
+    let result = perform(command);
+    let code = match &result {
+        Ok(()) | Err(Failure { error: Error::ClosedOutput, .. }) => 0,
         Err(Failure { error, hint }) => {
             // Standard error may be closed too; there is nowhere left to say so.
             let _ = writeln!(std::io::stderr(), "error: {error}{hint}");
-            ExitCode::from(error.class() as u8)
+            error.class() as u8
         }
-    }
+    };
+    ExitCode::from(match result {
+        Ok(()) | Err(Failure { error: Error::ClosedOutput | Error::Interrupted, .. }) => {
+            interrupt::exit_code().unwrap_or(code)
+        }
+        Err(_) => code,
+    })
 }
 
 #[cfg(test)]

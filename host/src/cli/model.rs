@@ -1,7 +1,6 @@
 //! Which model, and how it is computed.
 
 use std::ffi::{OsStr, OsString};
-use std::fs;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
@@ -281,7 +280,7 @@ pub(super) fn read_text(path: &Path) -> Result<String, Error> {
         let mut bytes = Vec::new();
         (Path::new("standard input"), io::stdin().lock().read_to_end(&mut bytes).map(|_| bytes))
     } else {
-        (path, fs::read(path))
+        (path, elapid_files::read_stream(path))
     };
     let bytes = bytes.map_err(|cause| Error::File { path: path.into(), action: "read", cause })?;
     utf8(bytes, &path.display().to_string())

@@ -1,10 +1,13 @@
 //! Arrays of f32 in NumPy's format, version 1.0.
 
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, Stdout, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use elapid::Error;
+use elapid_files::Output;
 
 /// The header of a little-endian C-ordered array; the data follows at a multiple of 64 bytes.
 fn header(shape: &[usize]) -> Vec<u8> {
@@ -20,37 +23,47 @@ fn header(shape: &[usize]) -> Vec<u8> {
     bytes
 }
 
-/// A file that gets its name when it is complete, and goes away if it never is. A device or a pipe, such as /dev/stdout, is
-/// written to as it is.
+/// Where an array goes.
+enum Sink {
+    Standard(Stdout),
+    File(Output),
+}
+
+impl Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Standard(out) => out.write(bytes),
+            Self::File(out) => out.write(bytes),
+        }
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Standard(out) => out.flush(),
+            Self::File(out) => out.flush(),
+        }
+    }
+}
+
+/// An array on its way to a file, which gets its name when it is complete; or to standard output, for `-`.
 pub(super) struct Writer {
     path: PathBuf,
-    /// The name until then.
-    part: Option<PathBuf>,
-    file: Option<BufWriter<File>>,
+    sink: BufWriter<Sink>,
 }
 
 impl Writer {
-    /// Begins a file of `shape`.
+    /// Begins an array of `shape`.
     pub(super) fn create(path: &Path, shape: &[usize]) -> Result<Self, Error> {
-        let special = fs::metadata(path).is_ok_and(|known| !known.is_file() && !known.is_dir());
-        let part = (!special).then(|| {
-            let mut part = path.as_os_str().to_owned();
-            part.push(".part");
-            PathBuf::from(part)
-        });
-        let file = match &part {
-            Some(part) => File::create(part),
-            None => File::options().write(true).open(path),
+        let sink = match path.as_os_str() == "-" || is_standard_output(path) {
+            true => Sink::Standard(io::stdout()),
+            false => Sink::File(Output::create(path).map_err(|cause| error(path, cause))?),
         };
-        let file = file.map_err(|cause| error(path, cause))?;
-        let mut writer = Self { path: path.into(), part, file: Some(BufWriter::new(file)) };
+        let mut writer = Self { path: path.into(), sink: BufWriter::new(sink) };
         writer.write(&header(shape))?;
         Ok(writer)
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        let written = self.file.as_mut().map_or(Ok(()), |file| file.write_all(bytes));
-        written.map_err(|cause| error(&self.path, cause))
+        self.sink.write_all(bytes).map_err(|cause| error(&self.path, cause))
     }
 
     /// Adds elements.
@@ -59,36 +72,27 @@ impl Writer {
     }
 
     /// Completes the file.
-    pub(super) fn finish(mut self) -> Result<(), Error> {
-        let Some(file) = self.file.take() else { return Ok(()) };
-        let done =
-            file.into_inner().map_err(io::IntoInnerError::into_error).and_then(|file| match &self.part {
-                Some(part) => file.sync_all().and_then(|()| fs::rename(part, &self.path)),
-                None => Ok(()),
-            });
-        if done.is_err() {
-            self.remove();
-        }
+    pub(super) fn finish(self) -> Result<(), Error> {
+        let sink = self.sink.into_inner().map_err(io::IntoInnerError::into_error);
+        let done = sink.and_then(|sink| match sink {
+            Sink::Standard(mut out) => out.flush(),
+            Sink::File(out) => out.finish(),
+        });
         done.map_err(|cause| error(&self.path, cause))
-    }
-
-    fn remove(&self) {
-        if let Some(part) = &self.part {
-            let _ = fs::remove_file(part);
-        }
     }
 }
 
-impl Drop for Writer {
-    fn drop(&mut self) {
-        if self.file.take().is_some() {
-            self.remove();
-        }
-    }
+/// Whether a path, such as /dev/stdout, leads to what standard output is.
+fn is_standard_output(path: &Path) -> bool {
+    let own = io::stdout().as_fd().try_clone_to_owned().and_then(|own| File::from(own).metadata());
+    matches!((own, fs::metadata(path)), (Ok(own), Ok(other)) if (own.dev(), own.ino()) == (other.dev(), other.ino()))
 }
 
 fn error(path: &Path, cause: io::Error) -> Error {
-    Error::File { path: path.into(), action: "write", cause }
+    match cause.kind() {
+        io::ErrorKind::BrokenPipe => Error::ClosedOutput,
+        _ => Error::File { path: path.into(), action: "write", cause },
+    }
 }
 
 #[cfg(test)]

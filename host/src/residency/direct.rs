@@ -1,6 +1,6 @@
 //! A file read past the page cache.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::path::Path;
 
@@ -28,9 +28,7 @@ impl DirectFile {
         this.advise_random().map_err(fail("read"))?;
         #[cfg(target_os = "linux")]
         {
-            use std::os::unix::fs::OpenOptionsExt;
-            let flag = rustix::fs::OFlags::DIRECT.bits() as i32;
-            if let Ok(direct) = OpenOptions::new().read(true).custom_flags(flag).open(path) {
+            if let Ok(direct) = elapid_files::open_regular_with(path, rustix::fs::OFlags::DIRECT) {
                 // Some file systems take the flag and refuse the reads.
                 let mut page = super::storage::Buffer::new("reading", 4096)?;
                 use std::os::unix::fs::FileExt;

@@ -93,20 +93,13 @@ impl Bytes {
 
 /// Opens a regular file.
 fn open_regular(path: &Path) -> Result<File, Error> {
-    let fail = |action| Error::file(path, action);
-    let file = File::open(path).map_err(fail("open"))?;
-    let kind = file.metadata().map_err(fail("read"))?;
-    if kind.is_dir() {
-        return Err(Error::Usage(format!(
+    elapid_files::open_regular(path).map_err(|cause| match cause.kind() {
+        io::ErrorKind::IsADirectory => Error::Usage(format!(
             "{}: a folder, not a model file: pack it with `elapid-pack {0} -o model.elp`",
             path.display()
-        )));
-    }
-    if !kind.is_file() {
-        let cause = io::Error::new(io::ErrorKind::InvalidInput, "not a regular file");
-        return Err(fail("map")(cause));
-    }
-    Ok(file)
+        )),
+        _ => Error::File { path: path.into(), action: "open", cause },
+    })
 }
 
 /// Either source of a sequence's weights.

@@ -4,6 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::path::Path;
 
+use elapid_files::Output;
 use fatfs::{FatType, FileSystem, FormatVolumeOptions, FsOptions};
 use fscommon::{BufStream, StreamSlice};
 
@@ -87,15 +88,11 @@ fn boot_record(size: u64) -> [u8; SECTOR as usize] {
 pub fn copy(image: &Path, device: &Path) -> Result<()> {
     let copied = || -> io::Result<()> {
         let mut from = File::open(image)?;
-        let mut to = OpenOptions::new().write(true).create(true).truncate(!is_device(device)).open(device)?;
-        io::copy(&mut from, &mut to)?;
-        to.sync_all()
+        let to = Output::create(device)?;
+        io::copy(&mut from, &mut to.file())?;
+        to.finish()
     };
     copied().context(|| format!("cannot write {} to {}", image.display(), device.display()))
-}
-
-fn is_device(path: &Path) -> bool {
-    path.metadata().is_ok_and(|metadata| !metadata.is_file())
 }
 
 #[cfg(test)]
