@@ -36,7 +36,10 @@ fn check_regular(about: &Metadata) -> io::Result<()> {
         return Err(io::ErrorKind::IsADirectory.into());
     }
     if !about.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "not a regular file: copy what it gives to one",
+        ));
     }
     Ok(())
 }
@@ -49,7 +52,10 @@ pub fn read_stream(path: &Path) -> io::Result<Vec<u8>> {
     let mut file = File::open(path)?;
     let kind = file.metadata()?.file_type();
     if kind.is_block_device() || kind.is_char_device() && !file.is_terminal() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a file, a pipe or a terminal"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "a device that may have no end: give a file or a pipe",
+        ));
     }
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes)?;
@@ -69,7 +75,7 @@ mod tests {
             let error = open_regular(path).unwrap_err();
             assert_eq!(
                 (error.kind(), error.to_string().as_str()),
-                (io::ErrorKind::InvalidInput, "not a regular file")
+                (io::ErrorKind::InvalidInput, "not a regular file: copy what it gives to one")
             );
         }
         assert_eq!(open_regular(folder.path()).unwrap_err().kind(), io::ErrorKind::IsADirectory);
