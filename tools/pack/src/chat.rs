@@ -17,9 +17,6 @@ const LENGTH_LIMIT: usize = 64 << 10;
 const STACK_PER_BYTE: usize = 2 << 10;
 /// Stack for everything else.
 const STACK_BASE: usize = 2 << 20;
-/// The special tokens that a template can name.
-const SPECIAL_TOKENS: [&str; 7] =
-    ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
 /// A chat template.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,16 +69,16 @@ enum Role {
 type Message<'a> = (Role, &'a str);
 
 impl ChatTemplate {
-    /// Compiles a template and derives its table. `config` is tokenizer_config.json, for the special
-    /// tokens; `path` is the file that the template came from, for errors.
-    pub fn new(jinja: &str, config: &Map<String, serde_json::Value>, path: &Path) -> Result<Self, PackError> {
+    /// Compiles a template and derives its table. `tokens` are the special tokens that it can name (`eos_token`);
+    /// `path` is the file that the template came from, for errors.
+    pub fn new(jinja: &str, tokens: &[(String, String)], path: &Path) -> Result<Self, PackError> {
         let jinja = without_generation_tags(jinja);
         let invalid =
             |line, reason: String| PackError::InvalidTemplate { path: path.to_path_buf(), line, reason };
         if jinja.len() > LENGTH_LIMIT {
             return Err(invalid(1, format!("{} bytes long, at most {LENGTH_LIMIT} are read", jinja.len())));
         }
-        let derive = || match Renderer::new(&jinja, config) {
+        let derive = || match Renderer::new(&jinja, tokens) {
             Ok(renderer) => Ok(RoleTable::derive(&renderer)),
             Err(e) => Err(invalid(
                 e.line().unwrap_or(1),
@@ -100,11 +97,7 @@ impl ChatTemplate {
     }
 
     /// Compiles the text of a chat_template.jinja.
-    pub fn from_bytes(
-        bytes: Vec<u8>,
-        config: &Map<String, serde_json::Value>,
-        path: &Path,
-    ) -> Result<Self, PackError> {
+    pub fn from_bytes(bytes: Vec<u8>, tokens: &[(String, String)], path: &Path) -> Result<Self, PackError> {
         let jinja = String::from_utf8(bytes).map_err(|e| {
             let valid = e.as_bytes().get(..e.utf8_error().valid_up_to()).unwrap_or_default();
             PackError::InvalidTemplate {
@@ -113,13 +106,14 @@ impl ChatTemplate {
                 reason: "not UTF-8".into(),
             }
         })?;
-        Self::new(&jinja, config, path)
+        Self::new(&jinja, tokens, path)
     }
 
     /// Compiles `chat_template` of a tokenizer_config.json: a string, or a list of
     /// `{name, template}` of which `default` counts. `None` if there is none.
     pub fn from_tokenizer_config(
         config: &Map<String, serde_json::Value>,
+        tokens: &[(String, String)],
         path: &Path,
     ) -> Result<Option<Self>, PackError> {
         use serde_json::Value as Json;
@@ -144,7 +138,7 @@ impl ChatTemplate {
             }
             Some(_) => return Err(invalid()),
         };
-        jinja.map(|jinja| Self::new(jinja, config, path)).transpose()
+        jinja.map(|jinja| Self::new(jinja, tokens, path)).transpose()
     }
 }
 
@@ -179,7 +173,7 @@ struct Renderer<'a> {
 }
 
 impl<'a> Renderer<'a> {
-    fn new(jinja: &'a str, config: &Map<String, serde_json::Value>) -> Result<Self, minijinja::Error> {
+    fn new(jinja: &'a str, tokens: &[(String, String)]) -> Result<Self, minijinja::Error> {
         let mut environment = Environment::new();
         environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
         environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
@@ -195,13 +189,8 @@ impl<'a> Renderer<'a> {
         environment
             .add_filter("tojson", move |_: Value, _: minijinja::value::Rest<Value>| refuse("tojson".into()));
         environment.add_template("chat", jinja)?;
-        let special_tokens = SPECIAL_TOKENS.iter().filter_map(|&name| {
-            let token = config.get(name)?;
-            // A token is a string, or an object that describes one.
-            let text = token.as_str().or_else(|| token.get("content")?.as_str())?;
-            Some((name, Value::from(text)))
-        });
-        let special_tokens = Value::from_pairs(special_tokens);
+        let tokens = tokens.iter().map(|(name, text)| (name.as_str(), Value::from(text.as_str())));
+        let special_tokens = Value::from_pairs(tokens);
         Ok(Self { environment, special_tokens })
     }
 

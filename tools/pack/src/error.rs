@@ -20,16 +20,37 @@ pub enum PackError {
         /// The operating system's error.
         source: std::io::Error,
     },
+    /// A file is a link to a file that is not there, as in a cache whose blobs were removed.
+    #[error("{}: a link to {}, which is not there: download the file again", path.display(), target.display())]
+    DanglingLink {
+        /// The link.
+        path: PathBuf,
+        /// Where it leads.
+        target: PathBuf,
+    },
+    /// A file is only Git LFS's note of where the file is.
+    #[error("{}: a Git LFS pointer, not the file itself: fetch it with `git lfs pull`", path.display())]
+    LfsPointer {
+        /// The file.
+        path: PathBuf,
+    },
+    /// What was given is not a folder.
+    #[error("{}: {reason}", path.display())]
+    NotAFolder {
+        /// What was given.
+        path: PathBuf,
+        /// What it is and what to give.
+        reason: String,
+    },
     /// The folder lacks a file that every checkpoint has.
-    #[error(
-        "{}: no {missing} here: give a Hugging Face folder with config.json and model.safetensors (or model.safetensors.index.json and its shards)",
-        path.display()
-    )]
+    #[error("{}: no {missing} here: {advice}", path.display())]
     NotACheckpoint {
         /// The folder.
         path: PathBuf,
         /// The file that is not there.
         missing: &'static str,
+        /// What to give.
+        advice: String,
     },
     /// The weights are there, but only as a pickle, which can run code when it is read.
     #[error("{}: only PyTorch weights ({found}); convert them to safetensors first: {how}", path.display())]
@@ -76,6 +97,19 @@ pub enum PackError {
         key: String,
         /// What it asks for.
         reason: String,
+    },
+    /// Two keys of config.json name different architectures.
+    #[error(
+        "{}: `{key}` contradicts {against}: Mamba and Falcon Mamba have the same tensors and compute otherwise (Falcon Mamba normalises dt, B and C); correct the one that is wrong",
+        path.display()
+    )]
+    ArchConflict {
+        /// config.json.
+        path: PathBuf,
+        /// The key and its value.
+        key: String,
+        /// What it contradicts.
+        against: &'static str,
     },
     /// A value in a configuration file is missing, of the wrong type or out of range.
     #[error("{}: `{key}` {reason}", path.display())]
@@ -276,7 +310,7 @@ impl PackError {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Io { .. } | Self::InvalidRows { .. } | Self::Cancelled => 1,
+            Self::Io { .. } | Self::NotAFolder { .. } | Self::InvalidRows { .. } | Self::Cancelled => 1,
             Self::UnknownPreset { .. } | Self::Output { .. } => 2,
             _ => 3,
         }

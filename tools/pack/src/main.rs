@@ -49,17 +49,17 @@ struct Args {
     #[arg(long, value_name = "PRESET|CONFIG.json")]
     random: Option<String>,
 
-    /// Seed of the random weights
-    #[arg(long, default_value_t = 0, requires = "random", value_parser = whole::<u64>(0..=u64::MAX), allow_hyphen_values = true)]
-    seed: u64,
+    /// Seed of the random weights. Default: 0
+    #[arg(long, value_parser = whole::<u64>(0..=u64::MAX), allow_hyphen_values = true)]
+    seed: Option<u64>,
 
     /// Round q5, q4 and q3 weights to minimise the error of their outputs on this text. Default: minimise the error of the weights
     #[arg(long, value_name = "FILE", conflicts_with = "random")]
     calibrate: Option<PathBuf>,
 
-    /// Number of tokens of that text to use, spread over all of it
-    #[arg(long, default_value_t = 32_768, requires = "calibrate", value_name = "N", value_parser = whole::<usize>(1..=u32::MAX.into()), allow_hyphen_values = true)]
-    calibrate_tokens: usize,
+    /// Number of tokens of that text to use, spread over all of it. Default: 32768
+    #[arg(long, value_name = "N", value_parser = whole::<usize>(1..=u32::MAX.into()), allow_hyphen_values = true)]
+    calibrate_tokens: Option<usize>,
 
     /// Number of threads that quantize. Default: one for each core
     #[arg(short, long, value_parser = whole::<u16>(1..=256), allow_hyphen_values = true)]
@@ -95,6 +95,9 @@ fn write<W: Weights>(plan: &Plan<W>, args: &Args, options: &Options) -> Result<(
     let style = ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
     let bytes = plan.layout().file_bytes();
     let bar = Bar(ProgressBar::new(bytes).with_style(style));
+    for note in plan.notes() {
+        say(format_args!("note: {note}"));
+    }
     interrupt::listen();
     plan.write(&args.output, options, &bar)?;
     bar.0.finish_and_clear();
@@ -145,15 +148,31 @@ fn run(args: &Args) -> Result<(), PackError> {
         options.threads = usize::from(threads);
     }
     match (&args.random, &args.source) {
-        (Some(name), _) => write(&Plan::random(&random_model(name)?, args.seed, &options)?, args, &options),
+        (Some(name), _) => {
+            write(&Plan::random(&random_model(name)?, args.seed.unwrap_or(0), &options)?, args, &options)
+        }
         (None, Some(folder)) => {
             let mut plan = Plan::checkpoint(folder, &options)?;
             if let Some(text) = &args.calibrate {
-                plan.calibrate(text, args.calibrate_tokens)?;
+                plan.calibrate(text, args.calibrate_tokens.unwrap_or(32_768))?;
             }
             write(&plan, args, &options)
         }
         (None, None) => Ok(()),
+    }
+}
+
+impl Args {
+    /// What is wrong where an option would do nothing. clap's `requires` is no help: it does not ask for `--random` where
+    /// SOURCE excludes it.
+    fn idle_option(&self) -> Option<&'static str> {
+        if self.seed.is_some() && self.random.is_none() {
+            Some("--seed goes with --random")
+        } else if self.calibrate_tokens.is_some() && self.calibrate.is_none() {
+            Some("--calibrate-tokens goes with --calibrate")
+        } else {
+            None
+        }
     }
 }
 
@@ -162,6 +181,10 @@ fn main() -> ExitCode {
         Ok(args) => args,
         Err(code) => return code,
     };
+    if let Some(message) = args.idle_option() {
+        say(format_args!("error: {message} (see --help)"));
+        return ExitCode::from(2);
+    }
     if let Err(error) = interrupt::handle() {
         say(format_args!("warning: signals may leave unfinished files behind: {error}"));
     }

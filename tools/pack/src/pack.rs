@@ -102,6 +102,7 @@ pub struct Plan<W> {
     config: Config,
     data: DataSections,
     layout: Layout,
+    notes: Vec<String>,
     /// Pieces of text for calibration, as tokens.
     pieces: Vec<Vec<u32>>,
 }
@@ -128,9 +129,16 @@ impl Plan<Checkpoint> {
     /// What is wrong with the folder.
     pub fn checkpoint(folder: &Path, options: &Options) -> Result<Self, PackError> {
         let checkpoint = Checkpoint::open(folder)?;
-        let data = data_sections(&checkpoint)?;
+        let (data, notes) = data_sections(&checkpoint)?;
         let config = options.config(checkpoint.config(), &data)?;
-        Ok(Self { layout: Layout::new(config)?, weights: checkpoint, config, data, pieces: Vec::new() })
+        Ok(Self {
+            layout: Layout::new(config)?,
+            weights: checkpoint,
+            config,
+            data,
+            notes,
+            pieces: Vec::new(),
+        })
     }
 }
 
@@ -143,7 +151,8 @@ impl Plan<RandomWeights> {
         let data = DataSections::default();
         let config = options.config(model, &data)?;
         let weights = RandomWeights::new(model.clone(), seed);
-        Ok(Self { layout: Layout::new(config)?, weights, config, data, pieces: Vec::new() })
+        let (layout, notes) = (Layout::new(config)?, Vec::new());
+        Ok(Self { layout, weights, config, data, notes, pieces: Vec::new() })
     }
 }
 
@@ -151,6 +160,11 @@ impl<W: crate::weights::Weights> Plan<W> {
     /// How the file will be laid out.
     pub fn layout(&self) -> &Layout {
         &self.layout
+    }
+
+    /// What the user should know about the tokenizer, in sentences.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// Writes the file.

@@ -7,8 +7,8 @@ use super::*;
 const CHATML: &str = "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
 
 fn compile(jinja: &str) -> ChatTemplate {
-    let config = json!({ "bos_token": "<s>", "eos_token": { "content": "</s>", "special": true } });
-    ChatTemplate::new(jinja, config.as_object().unwrap(), Path::new("tokenizer_config.json")).unwrap()
+    let tokens = [("bos_token", "<s>"), ("eos_token", "</s>")].map(|(name, text)| (name.into(), text.into()));
+    ChatTemplate::new(jinja, &tokens, Path::new("tokenizer_config.json")).unwrap()
 }
 
 fn wrapping(prefix: &str, suffix: &str) -> Wrapping {
@@ -113,7 +113,7 @@ fn generation_tags_keep_their_space_control() {
 
 #[test]
 fn a_template_that_does_not_parse_is_located() {
-    let error = ChatTemplate::new("one\n{% for %}\n", &Map::new(), Path::new("some.json")).unwrap_err();
+    let error = ChatTemplate::new("one\n{% for %}\n", &[], Path::new("some.json")).unwrap_err();
     assert_eq!(error.exit_code(), 3);
     let message = error.to_string();
     assert!(message.starts_with("some.json: chat template, line 2: "), "{message}");
@@ -139,12 +139,12 @@ fn deep_templates_do_not_overflow_the_stack() {
         let links = (LENGTH_LIMIT - start.len() - middle.len() - end.len()) / link.len();
         let jinja = format!("{start}{}{middle}{end}", link.repeat(links));
         // Whether it parses does not matter: that it comes back does.
-        if let Ok(template) = ChatTemplate::new(&jinja, &Map::new(), Path::new("some.json")) {
+        if let Ok(template) = ChatTemplate::new(&jinja, &[], Path::new("some.json")) {
             assert_eq!(template.roles, None);
         }
     }
     let long = "x".repeat(LENGTH_LIMIT + 1);
-    let error = ChatTemplate::new(&long, &Map::new(), Path::new("some.json")).unwrap_err();
+    let error = ChatTemplate::new(&long, &[], Path::new("some.json")).unwrap_err();
     assert!(error.to_string().contains("65537 bytes"), "{error}");
 }
 
@@ -160,8 +160,12 @@ fn hostile_templates_neither_hang_nor_fill_memory() {
 #[test]
 fn tokenizer_configs_hold_a_template_in_several_ways() {
     let read = |config: serde_json::Value| {
-        ChatTemplate::from_tokenizer_config(config.as_object().unwrap(), Path::new("tokenizer_config.json"))
-            .map(|template| template.map(|template| template.jinja))
+        ChatTemplate::from_tokenizer_config(
+            config.as_object().unwrap(),
+            &[],
+            Path::new("tokenizer_config.json"),
+        )
+        .map(|template| template.map(|template| template.jinja))
     };
     assert_eq!(read(json!({})).unwrap(), None);
     assert_eq!(read(json!({ "chat_template": null })).unwrap(), None);

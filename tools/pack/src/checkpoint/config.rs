@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::json;
 use super::shards::TensorEntry;
+use super::{folder, json};
 use crate::PackError;
 
 /// The largest JSON file accepted besides the tokenizer, in bytes.
@@ -79,10 +79,8 @@ pub(super) struct ConfigFile {
 impl ConfigFile {
     /// Reads config.json and settles the architecture.
     pub(super) fn read(dir: &Path) -> Result<Self, PackError> {
-        // A folder that is not there is a failure of its own kind.
-        std::fs::read_dir(dir).map_err(PackError::io(dir))?;
-        Self::parse(dir.join("config.json"))?
-            .ok_or_else(|| PackError::NotACheckpoint { path: dir.to_path_buf(), missing: "config.json" })
+        folder::check(dir)?;
+        Self::parse(dir.join("config.json"))?.ok_or_else(|| folder::lacks(dir, "config.json"))
     }
 
     /// Reads a file and settles the architecture; `None` if there is no such file.
@@ -102,8 +100,57 @@ impl ConfigFile {
             }
         };
         let file = Self { path, values, arch, is_hugging_face };
+        file.refuse_other_architectures()?;
         file.refuse_unsupported()?;
         Ok(Some(file))
+    }
+
+    /// Refuses by name the keys that contradict the architecture: nothing in the tensors tells Mamba from Falcon Mamba.
+    fn refuse_other_architectures(&self) -> Result<(), PackError> {
+        let falcon = self.arch == Arch::FalconMamba;
+        let against = match (self.arch, self.is_hugging_face) {
+            (Arch::FalconMamba, _) => "`model_type` falcon_mamba",
+            (Arch::Mamba, true) => "`model_type` mamba",
+            (Arch::Mamba, false) => "the original Mamba's spelling of this file",
+        };
+        let conflict = |key: String| Err(PackError::ArchConflict { path: self.path.clone(), key, against });
+        // Mamba2ForCausalLM is another model, MambaLMHeadModel the original's name.
+        let is_mamba = |name: &str| {
+            name.strip_prefix("Mamba").is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_digit()))
+        };
+        let fits = |name: &str| (name.starts_with("FalconMamba"), is_mamba(name)) == (falcon, !falcon);
+        let classes = match self.get("architectures") {
+            None => &[],
+            Some(Value::Array(list)) => list.as_slice(),
+            Some(one) => std::slice::from_ref(one),
+        };
+        for class in classes {
+            let Some(name) = class.as_str() else {
+                return Err(
+                    self.invalid("architectures", format!("has {class}; it must be names of classes"))
+                );
+            };
+            if !fits(name) {
+                return conflict(format!("architectures: {name}"));
+            }
+        }
+        // Code of the model's own is not run, but the name of its class may tell.
+        for path in self.get("auto_map").and_then(Value::as_object).into_iter().flat_map(Map::values) {
+            let name = path.as_str().and_then(|path| path.rsplit('.').next()).unwrap_or_default();
+            if (name.starts_with("FalconMamba") || name.starts_with("Mamba"))
+                && !fits(name.trim_end_matches("Config"))
+            {
+                return conflict(format!("auto_map: {name}"));
+            }
+        }
+        // transformers' Falcon Mamba alone has the first, the second is mlx-lm's.
+        if !falcon && let Some((_, value)) = self.find(&["mixer_rms_eps"]) {
+            return conflict(format!("mixer_rms_eps: {value}"));
+        }
+        if self.find(&["use_bcdt_rms"]).is_some() && self.boolean(&["use_bcdt_rms"], falcon)? != falcon {
+            return conflict(format!("use_bcdt_rms: {}", !falcon));
+        }
+        Ok(())
     }
 
     /// Refuses by name what would change the arithmetic. The keys that are not looked at

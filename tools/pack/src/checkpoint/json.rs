@@ -1,5 +1,6 @@
 //! Small files of a checkpoint, read whole, within a limit.
 
+use std::fs::Metadata;
 use std::io::{self, Read};
 use std::path::Path;
 
@@ -8,19 +9,36 @@ use serde_json::{Map, Value};
 
 use crate::PackError;
 
+/// What a file of Git LFS begins with that has not been fetched.
+const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/";
+
+/// What is at a path; `None` if nothing is. A link that leads nowhere is an error: the file is meant to be there.
+pub(super) fn find(path: &Path) -> Result<Option<Metadata>, PackError> {
+    match std::fs::metadata(path) {
+        Ok(about) => Ok(Some(about)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => match std::fs::read_link(path) {
+            Ok(target) => Err(PackError::DanglingLink { path: path.to_path_buf(), target }),
+            Err(_) => Ok(None),
+        },
+        Err(source) => Err(PackError::Io { path: path.to_path_buf(), source }),
+    }
+}
+
 /// Reads a whole file of at most `limit` bytes; `None` if there is none.
 pub(super) fn read_file(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, PackError> {
-    let file = match open_regular(path) {
-        Ok(file) => file,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(source) => return Err(PackError::Io { path: path.to_path_buf(), source }),
-    };
+    if find(path)?.is_none() {
+        return Ok(None);
+    }
+    let file = open_regular(path).map_err(PackError::io(path))?;
     let about = file.metadata().map_err(PackError::io(path))?;
     let mut bytes = Vec::new();
     file.take(limit + 1).read_to_end(&mut bytes).map_err(PackError::io(path))?;
     if bytes.len() as u64 > limit {
         let size = about.len().max(bytes.len() as u64);
         return Err(PackError::FileTooLarge { path: path.to_path_buf(), size, limit });
+    }
+    if bytes.starts_with(LFS_POINTER) {
+        return Err(PackError::LfsPointer { path: path.to_path_buf() });
     }
     Ok(Some(bytes))
 }

@@ -8,6 +8,7 @@
 mod config;
 #[cfg(test)]
 pub(crate) mod fixture;
+mod folder;
 mod generation;
 mod json;
 mod names;
@@ -28,17 +29,34 @@ pub use shards::{Dtype, TensorEntry};
 
 use crate::PackError;
 use crate::chat::ChatTemplate;
+use crate::tokenizer::Beside;
 use config::{CONFIG_LIMIT, ConfigFile};
 use shards::{Shard, Shards};
 
 /// The largest tokenizer.json accepted, in bytes; the largest known ones have some 35 MB.
 const TOKENIZER_LIMIT: u64 = 128 << 20;
 
+/// Files that together are a tokenizer, and what to call them.
+const UNREAD_TOKENIZERS: &[(&[&str], &str)] = &[
+    (&["vocab.json", "merges.txt"], "vocab.json and merges.txt"),
+    (&["vocab.json"], "vocab.json"),
+    (&["vocab.txt"], "vocab.txt"),
+    (&["tokenizer.model"], "tokenizer.model (SentencePiece)"),
+    (&["spiece.model"], "spiece.model (SentencePiece)"),
+    (&["sentencepiece.bpe.model"], "sentencepiece.bpe.model (SentencePiece)"),
+    (&["tiktoken.model"], "tiktoken.model"),
+    (&["tekken.json"], "tekken.json"),
+    (&["rwkv_vocab_v20230424.txt"], "rwkv_vocab_v20230424.txt"),
+];
+
 /// An open checkpoint. Holds its files open; several threads may read from it at once.
 #[derive(Debug)]
 pub struct Checkpoint {
     dir: PathBuf,
     config: ModelConfig,
+    /// `tokenizer_class` of config.json.
+    tokenizer_class: Option<Value>,
+    is_hugging_face: bool,
     generation: GenerationDefaults,
     files: Vec<Shard>,
     entries: Vec<TensorEntry>,
@@ -85,8 +103,16 @@ impl Checkpoint {
         let Shards { files, entries } = Shards::open(dir, file.is_hugging_face)?;
         let config = file.finish(&entries)?;
         let generation = GenerationDefaults::read(dir, &file.values, config.vocab_size)?;
-        let mut checkpoint =
-            Self { dir: dir.to_path_buf(), config, generation, files, entries, roles: Roles::default() };
+        let mut checkpoint = Self {
+            dir: dir.to_path_buf(),
+            config,
+            tokenizer_class: file.values.get("tokenizer_class").cloned(),
+            is_hugging_face: file.is_hugging_face,
+            generation,
+            files,
+            entries,
+            roles: Roles::default(),
+        };
         checkpoint.roles = checkpoint.place_tensors()?;
         checkpoint.settle_head()?;
         checkpoint.check_presence()?;
@@ -166,20 +192,47 @@ impl Checkpoint {
         json::read_file(&self.dir.join("tokenizer.json"), TOKENIZER_LIMIT)
     }
 
+    /// Files of a tokenizer in a format that is not read, where there is no tokenizer.json.
+    pub fn unread_tokenizer(&self) -> Result<Option<&'static str>, PackError> {
+        for (files, name) in UNREAD_TOKENIZERS {
+            let mut all = true;
+            for file in *files {
+                all &= json::find(&self.dir.join(file))?.is_some();
+            }
+            if all {
+                return Ok(Some(name));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The files beside tokenizer.json that change what it means.
+    pub fn beside_tokenizer(&self) -> Result<Beside, PackError> {
+        let object = |name: &str, limit| json::read_object(&self.dir.join(name), limit);
+        Ok(Beside {
+            config: self.tokenizer_config()?.unwrap_or_default(),
+            special_tokens_map: object("special_tokens_map.json", CONFIG_LIMIT)?.unwrap_or_default(),
+            added_tokens: object("added_tokens.json", CONFIG_LIMIT)?.unwrap_or_default(),
+            model_class: self.tokenizer_class.clone(),
+            hugging_face: self.is_hugging_face,
+        })
+    }
+
     /// The object in tokenizer_config.json, or `None` if there is none.
     pub fn tokenizer_config(&self) -> Result<Option<Map<String, Value>>, PackError> {
         json::read_object(&self.dir.join("tokenizer_config.json"), CONFIG_LIMIT)
     }
 
     /// The chat template, or `None` for a model without one. The file chat_template.jinja
-    /// goes before the key in tokenizer_config.json, as in transformers.
-    pub fn chat_template(&self) -> Result<Option<ChatTemplate>, PackError> {
-        let config = self.tokenizer_config()?.unwrap_or_default();
+    /// goes before the key in tokenizer_config.json, as in transformers. `tokens` are the special tokens that it can
+    /// name.
+    pub fn chat_template(&self, tokens: &[(String, String)]) -> Result<Option<ChatTemplate>, PackError> {
         let path = self.dir.join("chat_template.jinja");
         if let Some(bytes) = json::read_file(&path, CONFIG_LIMIT)? {
-            return ChatTemplate::from_bytes(bytes, &config, &path).map(Some);
+            return ChatTemplate::from_bytes(bytes, tokens, &path).map(Some);
         }
-        ChatTemplate::from_tokenizer_config(&config, &self.dir.join("tokenizer_config.json"))
+        let config = self.tokenizer_config()?.unwrap_or_default();
+        ChatTemplate::from_tokenizer_config(&config, tokens, &self.dir.join("tokenizer_config.json"))
     }
 
     /// Gives each tensor its role and checks its shape.

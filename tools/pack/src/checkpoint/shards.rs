@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use elapid_files::open_regular;
 use safetensors::tensor::{Dtype as StDtype, Metadata};
 
-use super::json;
+use super::{folder, json};
 use crate::PackError;
 
 /// The largest header accepted: more than the largest model allowed (4096 layers)
@@ -82,12 +82,12 @@ impl Shards {
     pub(super) fn open(dir: &Path, is_hugging_face: bool) -> Result<Self, PackError> {
         let mut shards = Self { files: Vec::new(), entries: Vec::new() };
         let single = dir.join("model.safetensors");
-        if single.exists() {
+        if json::find(&single)?.is_some() {
             shards.add(&single)?;
             return Ok(shards);
         }
         let index = dir.join("model.safetensors.index.json");
-        if !index.exists() {
+        if json::find(&index)?.is_none() {
             return Err(no_safetensors(dir, is_hugging_face));
         }
         let weight_map = read_index(&index)?;
@@ -104,7 +104,7 @@ impl Shards {
         }
         for (file, tensors) in tensors_of {
             let path = dir.join(file);
-            if !path.exists() {
+            if json::find(&path)?.is_none() {
                 let tensor = tensors.first().copied().unwrap_or_default().to_owned();
                 return Err(PackError::MissingShard { path, tensor });
             }
@@ -171,7 +171,7 @@ fn read_header(path: &Path, file: &File) -> Result<(u64, Metadata), PackError> {
     let mut length = [0; 8];
     read_at(path, file, &mut length, 0, 8)?;
     if &length == b"version " {
-        return Err(invalid("it is a Git LFS pointer; fetch the file itself with `git lfs pull`".into()));
+        return Err(PackError::LfsPointer { path: path.to_path_buf() });
     }
     let length = u64::from_le_bytes(length);
     if length > HEADER_LIMIT {
@@ -258,5 +258,5 @@ fn no_safetensors(dir: &Path, is_hugging_face: bool) -> PackError {
             return PackError::PickleOnly { path: dir.to_path_buf(), found, how };
         }
     }
-    PackError::NotACheckpoint { path: dir.to_path_buf(), missing: "model.safetensors" }
+    folder::lacks(dir, "model.safetensors")
 }

@@ -9,7 +9,9 @@ use serde_json::{Value, json};
 use super::fixture::{Fixture, f32_bytes};
 use super::*;
 
+mod architectures;
 mod files;
+mod folders;
 
 /// Opens a folder that must fail, and returns the message and the exit code.
 #[track_caller]
@@ -378,16 +380,16 @@ fn the_tokenizer_and_template_are_optional() {
     let checkpoint = Checkpoint::open(dir.path()).unwrap();
     assert_eq!(checkpoint.tokenizer_json().unwrap(), None);
     assert_eq!(checkpoint.tokenizer_config().unwrap(), None);
-    assert_eq!(checkpoint.chat_template().unwrap(), None);
+    assert_eq!(checkpoint.chat_template(&[]).unwrap(), None);
 
     fs::write(dir.path().join("tokenizer.json"), b"{}").unwrap();
     fs::write(dir.path().join("tokenizer_config.json"), r#"{"chat_template": "in the config"}"#).unwrap();
     assert_eq!(checkpoint.tokenizer_json().unwrap().as_deref(), Some(&b"{}"[..]));
-    assert_eq!(checkpoint.chat_template().unwrap().unwrap().jinja, "in the config");
+    assert_eq!(checkpoint.chat_template(&[]).unwrap().unwrap().jinja, "in the config");
     fs::write(dir.path().join("chat_template.jinja"), "in the file").unwrap();
-    assert_eq!(checkpoint.chat_template().unwrap().unwrap().jinja, "in the file");
+    assert_eq!(checkpoint.chat_template(&[]).unwrap().unwrap().jinja, "in the file");
     fs::write(dir.path().join("chat_template.jinja"), b"fine\n\xff").unwrap();
-    let message = checkpoint.chat_template().unwrap_err().to_string();
+    let message = checkpoint.chat_template(&[]).unwrap_err().to_string();
     assert!(message.contains("chat_template.jinja") && message.contains("line 2"), "{message}");
 }
 
@@ -414,6 +416,6 @@ fn the_bundled_models_open() {
         }
         // Ten of a layer: all but the biases of in_proj and out_proj.
         assert_eq!(read, 10 * n_layer + 2);
-        assert_eq!(checkpoint.chat_template().unwrap(), None);
+        assert_eq!(checkpoint.chat_template(&[]).unwrap(), None);
     }
 }

@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use elapid_core::tokenizer::nfc::{normalize_segment, segment_end};
 use elapid_core::tokenizer::table::PreTokenizer;
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::CompileError;
+use super::added::{AddedToken, add};
+use super::auto::{self, Auto, Beside, Class};
 
 /// A tokenizer as its file describes it, checked and in bytes.
 pub struct Description {
@@ -52,22 +53,9 @@ struct File {
     post_processor: Value,
     #[serde(default)]
     decoder: Value,
+    #[serde(default)]
+    padding: Value,
     model: Value,
-}
-
-#[derive(Deserialize)]
-struct AddedToken {
-    id: u32,
-    content: String,
-    #[serde(default)]
-    single_word: bool,
-    #[serde(default)]
-    lstrip: bool,
-    #[serde(default)]
-    rstrip: bool,
-    normalized: Option<bool>,
-    #[serde(default)]
-    special: bool,
 }
 
 #[derive(Deserialize)]
@@ -89,18 +77,18 @@ enum Merges {
     Lines(Vec<String>),
 }
 
-fn unsupported<T>(what: impl Into<String>) -> Result<T, CompileError> {
+pub fn unsupported<T>(what: impl Into<String>) -> Result<T, CompileError> {
     Err(CompileError::Unsupported(what.into()))
 }
 
-fn invalid<T>(what: impl Into<String>) -> Result<T, CompileError> {
+pub fn invalid<T>(what: impl Into<String>) -> Result<T, CompileError> {
     Err(CompileError::Invalid(what.into()))
 }
 
-/// Reads a `tokenizer.json`.
-pub fn read(json: &[u8]) -> Result<Description, CompileError> {
+/// Reads a `tokenizer.json`, alone or with the files beside it.
+pub fn read(json: &[u8], beside: Option<&Beside>) -> Result<(Description, Option<Auto>), CompileError> {
     let file: File = serde_json::from_slice(json)?;
-    let nfc = normalizer(&file.normalizer)?;
+    let mut nfc = normalizer(&file.normalizer)?;
     let pre_tokenizer = pre_tokenizer(&file.pre_tokenizer)?;
     decoder(&file.decoder)?;
     let kind = type_of(&file.model);
@@ -110,18 +98,35 @@ pub fn read(json: &[u8]) -> Result<Description, CompileError> {
     }
     let model: Bpe = serde_json::from_value(file.model)?;
     model.check()?;
+    if let Some(token) = file.added_tokens.iter().find(|token| token.id.is_none()) {
+        return invalid(format!("the added token {:?} has no id", token.content));
+    }
+
+    let mut template = template(&file.post_processor)?;
+    let mut ignore_merges = model.ignore_merges.unwrap_or(false);
+    let mut own = file.added_tokens.as_slice();
+    let padding = file.padding.get("pad_token").and_then(Value::as_str);
+    let mut auto = beside.map(|beside| auto::read(beside, own, &model.vocab, padding)).transpose()?;
+    if let Some(auto) = auto.as_mut().filter(|auto| auto.class != Class::AsItIs) {
+        auto.check_rebuilt(pre_tokenizer, own)?;
+        auto.override_part("normalizer", &mut nfc, auto.class == Class::GptNeoX);
+        auto.override_part("model.ignore_merges", &mut ignore_merges, false);
+        if auto.class == Class::GptNeoX {
+            auto.override_part("post_processor", &mut template, Default::default());
+        }
+        own = &[];
+    }
 
     let mut tokens = vocabulary(&model.vocab)?;
     let merges = merges(&model, &tokens)?;
-    add(&mut tokens, &model.vocab, &file.added_tokens, nfc)?;
-    let template = template(&file.post_processor)?;
+    let later = auto.as_ref().map_or(&[][..], |auto| &auto.add);
+    add(&mut tokens, &model.vocab, own, later, nfc)?;
     for id in template.iter().flatten() {
         if !tokens.contains_key(id) {
             return invalid(format!("post_processor puts in token {id}, which does not exist"));
         }
     }
-    let ignore_merges = model.ignore_merges.unwrap_or(false);
-    Ok(Description { pre_tokenizer, nfc, ignore_merges, tokens, merges, template })
+    Ok((Description { pre_tokenizer, nfc, ignore_merges, tokens, merges, template }, auto))
 }
 
 /// The `type` of a part, for comparison and for messages.
@@ -339,65 +344,4 @@ fn merges(model: &Bpe, tokens: &BTreeMap<u32, Token>) -> Result<Vec<[u32; 3]>, C
         out.into_iter().rev().filter(|merge| seen.insert([merge[0], merge[1]])).collect();
     out.reverse();
     Ok(out)
-}
-
-fn add(
-    tokens: &mut BTreeMap<u32, Token>,
-    vocab: &HashMap<String, u32>,
-    added: &[AddedToken],
-    nfc: bool,
-) -> Result<(), CompileError> {
-    let mut next = u32::try_from(vocab.len()).unwrap_or(u32::MAX);
-    let mut seen = HashSet::new();
-    for token in added.iter().filter(|token| !token.content.is_empty()) {
-        let AddedToken { id, content, .. } = token;
-        for (set, name) in
-            [(token.single_word, "single_word"), (token.lstrip, "lstrip"), (token.rstrip, "rstrip")]
-        {
-            if set {
-                return unsupported(format!("{name} of the added token {content:?}"));
-            }
-        }
-        if !seen.insert(content) {
-            return invalid(format!("the added token {content:?} is listed twice"));
-        }
-        // As the tokenizers crate numbers them: by the vocabulary where they are in it, or else one after the other.
-        let expected = vocab.get(content).copied().unwrap_or(next);
-        next += u32::from(expected == next && !vocab.contains_key(content));
-        if *id != expected {
-            return unsupported(format!(
-                "the added token {content:?} has the id {id}, where {expected} is next"
-            ));
-        }
-        let normalized = token.normalized.unwrap_or(!token.special);
-        if nfc && normalized && normalize(content) != content.as_bytes() {
-            return unsupported(format!(
-                "the added token {content:?} is matched in NFC, and is not NFC itself"
-            ));
-        }
-        let entry = tokens.entry(*id).or_default();
-        if !entry.bytes.is_empty() && entry.bytes != content.as_bytes() {
-            return unsupported(format!(
-                "the added token {content:?} has the id of other bytes in the vocabulary"
-            ));
-        }
-        entry.bytes = content.clone().into_bytes();
-        entry.added = Some(Added { special: token.special, normalized });
-    }
-    Ok(())
-}
-
-/// A short text in NFC.
-fn normalize(text: &str) -> Vec<u8> {
-    let mut out = Vec::new();
-    let mut at = 0;
-    let mut scratch = vec![0; 64 * text.len()];
-    while at < text.len() {
-        let end = segment_end(text.as_bytes(), at, text.len());
-        if let Ok(len) = normalize_segment(&text.as_bytes()[at..end], &mut scratch) {
-            out.extend_from_slice(&scratch[..len]);
-        }
-        at = end;
-    }
-    out
 }

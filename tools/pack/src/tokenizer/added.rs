@@ -1,0 +1,199 @@
+//! Added tokens: those of tokenizer.json, and those that the files beside it declare.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use elapid_core::tokenizer::nfc::{normalize_segment, segment_end};
+use serde::Deserialize;
+
+use super::CompileError;
+use super::json::{Added, Token, invalid, unsupported};
+
+/// Where a token is declared, for messages.
+#[derive(Debug, Clone, Default)]
+pub struct Origin {
+    /// The file; empty for tokenizer.json.
+    pub file: &'static str,
+    /// The key in it.
+    pub key: String,
+}
+
+impl Origin {
+    pub fn new(file: &'static str, key: &str) -> Self {
+        Self { file, key: key.to_owned() }
+    }
+
+    fn refuse<T>(&self, reason: String) -> Result<T, CompileError> {
+        if self.file.is_empty() {
+            return unsupported(reason);
+        }
+        let reason = format!("asks for what is not supported: {reason}");
+        Err(CompileError::Beside { file: self.file, key: self.key.clone(), reason })
+    }
+}
+
+/// An added token as a file describes it.
+#[derive(Debug, Clone, Deserialize)]
+pub struct AddedToken {
+    /// The id that the file gives it.
+    pub id: Option<u32>,
+    pub content: String,
+    #[serde(default)]
+    pub single_word: bool,
+    #[serde(default)]
+    pub lstrip: bool,
+    #[serde(default)]
+    pub rstrip: bool,
+    pub normalized: Option<bool>,
+    #[serde(default)]
+    pub special: bool,
+    #[serde(skip)]
+    pub origin: Origin,
+}
+
+impl AddedToken {
+    /// A special token with nothing particular about it.
+    pub fn special(content: &str, origin: Origin) -> Self {
+        Self {
+            id: None,
+            content: content.to_owned(),
+            single_word: false,
+            lstrip: false,
+            rstrip: false,
+            normalized: None,
+            special: true,
+            origin,
+        }
+    }
+
+    /// Whether it is matched in the normalised text.
+    fn normalized(&self) -> bool {
+        self.normalized.unwrap_or(!self.special)
+    }
+
+    /// All that the tokenizers crate compares tokens by.
+    fn parts(&self) -> (&str, [bool; 5]) {
+        let flags = [self.single_word, self.lstrip, self.rstrip, self.normalized(), self.special];
+        (&self.content, flags)
+    }
+}
+
+/// What the tokenizers crate keeps of a token.
+struct Known<'a> {
+    id: u32,
+    /// As it was added last.
+    token: &'a AddedToken,
+    special: bool,
+    /// Matched in the raw text, in the normalised text.
+    matched: [bool; 2],
+}
+
+/// Adds tokens to the vocabulary as the tokenizers crate does: those of tokenizer.json at once, then `later` ones.
+pub fn add(
+    tokens: &mut BTreeMap<u32, Token>,
+    vocab: &HashMap<String, u32>,
+    own: &[AddedToken],
+    later: &[AddedToken],
+    nfc: bool,
+) -> Result<(), CompileError> {
+    let mut contents = HashSet::new();
+    for AddedToken { content, .. } in own.iter().filter(|token| !token.content.is_empty()) {
+        if !contents.insert(content) {
+            return invalid(format!("the added token {content:?} is listed twice"));
+        }
+    }
+    let mut known: BTreeMap<&str, Known<'_>> = BTreeMap::new();
+    for batch in [own, later] {
+        add_batch(&mut known, vocab, batch)?;
+    }
+    for (content, known) in known {
+        known.check(nfc)?;
+        let entry = tokens.entry(known.id).or_default();
+        if !entry.bytes.is_empty() && entry.bytes != content.as_bytes() {
+            return known
+                .token
+                .origin
+                .refuse(format!("the added token {content:?} has the id of other bytes in the vocabulary"));
+        }
+        entry.bytes = content.as_bytes().to_vec();
+        entry.added = Some(Added { special: known.special, normalized: !known.matched[0] });
+    }
+    Ok(())
+}
+
+/// Adds tokens at once. They are numbered by the vocabulary where they are in it, or else one after the other.
+fn add_batch<'a>(
+    known: &mut BTreeMap<&'a str, Known<'a>>,
+    vocab: &HashMap<String, u32>,
+    batch: &'a [AddedToken],
+) -> Result<(), CompileError> {
+    let first = u32::try_from(vocab.len()).unwrap_or(u32::MAX);
+    let last = known.values().map(|known| known.id).max();
+    let mut next = last.map_or(first, |last| first.max(last.saturating_add(1)));
+    for token in batch.iter().filter(|token| !token.content.is_empty()) {
+        let content = token.content.as_str();
+        let is_new = !known.contains_key(content);
+        let entry = known.entry(content).or_insert_with(|| {
+            let id = vocab.get(content).copied().unwrap_or(next);
+            Known { id, token, special: false, matched: [false; 2] }
+        });
+        if is_new && !vocab.contains_key(content) {
+            next = next.saturating_add(1);
+        }
+        if let Some(id) = token.id.filter(|&id| id != entry.id) {
+            let expected = entry.id;
+            let is = if is_new { "is next" } else { "is its id" };
+            return token
+                .origin
+                .refuse(format!("the added token {content:?} has the id {id}, where {expected} {is}"));
+        }
+        // A special token stays one, and is matched where it was when it became one.
+        if token.special && !entry.special {
+            entry.special = true;
+            entry.matched[usize::from(token.normalized())] = true;
+        } else if !entry.special && (is_new || entry.token.parts() != token.parts()) {
+            entry.matched[usize::from(token.normalized())] = true;
+        }
+        entry.token = token;
+    }
+    Ok(())
+}
+
+impl Known<'_> {
+    /// Refuses what the runtime does not do.
+    fn check(&self, nfc: bool) -> Result<(), CompileError> {
+        let AddedToken { content, origin, .. } = self.token;
+        for (set, name) in [
+            (self.token.single_word, "single_word"),
+            (self.token.lstrip, "lstrip"),
+            (self.token.rstrip, "rstrip"),
+        ] {
+            if set {
+                return origin.refuse(format!("{name} of the added token {content:?}"));
+            }
+        }
+        if nfc && self.matched[1] && normalize(content) != content.as_bytes() {
+            return origin
+                .refuse(format!("the added token {content:?} is matched in NFC, and is not NFC itself"));
+        }
+        if nfc && self.matched == [true; 2] {
+            return origin
+                .refuse(format!("the added token {content:?} is matched both before and after NFC"));
+        }
+        Ok(())
+    }
+}
+
+/// A short text in NFC.
+fn normalize(text: &str) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut at = 0;
+    let mut scratch = vec![0; 64 * text.len()];
+    while at < text.len() {
+        let end = segment_end(text.as_bytes(), at, text.len());
+        if let Ok(len) = normalize_segment(&text.as_bytes()[at..end], &mut scratch) {
+            out.extend_from_slice(&scratch[..len]);
+        }
+        at = end;
+    }
+    out
+}
