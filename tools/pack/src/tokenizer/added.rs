@@ -46,6 +46,9 @@ pub struct AddedToken {
     pub normalized: Option<bool>,
     #[serde(default)]
     pub special: bool,
+    /// The file gives its text alone.
+    #[serde(skip)]
+    pub plain: bool,
     #[serde(skip)]
     pub origin: Origin,
 }
@@ -61,6 +64,7 @@ impl AddedToken {
             rstrip: false,
             normalized: None,
             special: true,
+            plain: true,
             origin,
         }
     }
@@ -70,10 +74,12 @@ impl AddedToken {
         self.normalized.unwrap_or(!self.special)
     }
 
-    /// All that the tokenizers crate compares tokens by.
-    fn parts(&self) -> (&str, [bool; 5]) {
-        let flags = [self.single_word, self.lstrip, self.rstrip, self.normalized(), self.special];
-        (&self.content, flags)
+    /// Whether Python takes two tokens for equal: texts, or objects with the same values.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let parts = |token: &Self| {
+            [token.single_word, token.lstrip, token.rstrip, token.normalized(), token.special, token.plain]
+        };
+        self.content == other.content && parts(self) == parts(other)
     }
 }
 
@@ -82,9 +88,8 @@ struct Known<'a> {
     id: u32,
     /// As it was added last.
     token: &'a AddedToken,
+    /// It was special at any time.
     special: bool,
-    /// Matched in the raw text, in the normalised text.
-    matched: [bool; 2],
 }
 
 /// Adds tokens to the vocabulary as the tokenizers crate does: those of tokenizer.json at once, then `later` ones.
@@ -115,7 +120,7 @@ pub fn add(
                 .refuse(format!("the added token {content:?} has the id of other bytes in the vocabulary"));
         }
         entry.bytes = content.as_bytes().to_vec();
-        entry.added = Some(Added { special: known.special, normalized: !known.matched[0] });
+        entry.added = Some(Added { special: known.special, normalized: known.token.normalized() });
     }
     Ok(())
 }
@@ -134,7 +139,7 @@ fn add_batch<'a>(
         let is_new = !known.contains_key(content);
         let entry = known.entry(content).or_insert_with(|| {
             let id = vocab.get(content).copied().unwrap_or(next);
-            Known { id, token, special: false, matched: [false; 2] }
+            Known { id, token, special: false }
         });
         if is_new && !vocab.contains_key(content) {
             next = next.saturating_add(1);
@@ -146,13 +151,7 @@ fn add_batch<'a>(
                 .origin
                 .refuse(format!("the added token {content:?} has the id {id}, where {expected} {is}"));
         }
-        // A special token stays one, and is matched where it was when it became one.
-        if token.special && !entry.special {
-            entry.special = true;
-            entry.matched[usize::from(token.normalized())] = true;
-        } else if !entry.special && (is_new || entry.token.parts() != token.parts()) {
-            entry.matched[usize::from(token.normalized())] = true;
-        }
+        entry.special |= token.special;
         entry.token = token;
     }
     Ok(())
@@ -171,13 +170,9 @@ impl Known<'_> {
                 return origin.refuse(format!("{name} of the added token {content:?}"));
             }
         }
-        if nfc && self.matched[1] && normalize(content) != content.as_bytes() {
+        if nfc && self.token.normalized() && normalize(content) != content.as_bytes() {
             return origin
                 .refuse(format!("the added token {content:?} is matched in NFC, and is not NFC itself"));
-        }
-        if nfc && self.matched == [true; 2] {
-            return origin
-                .refuse(format!("the added token {content:?} is matched both before and after NFC"));
         }
         Ok(())
     }

@@ -161,17 +161,20 @@ pub fn read(
     settings.specific.iter().for_each(|(name, token)| put(name, token.clone()));
 
     let mut add: Vec<AddedToken> = declared.into_values().collect();
+    let declared = add.len();
     let mut unordered = 0;
     for (token, specific) in named
         .iter()
         .map(|(name, token)| (token, !NAMES.contains(&name.as_str())))
         .chain(settings.extra.iter().map(|token| (token, false)))
     {
-        let known = class == Class::AsItIs && own.iter().any(|own| own.content == token.content);
-        if known || add.iter().any(|added| added.content == token.content) {
+        let same = |other: &AddedToken| other.content == token.content;
+        let known = class == Class::AsItIs && own.iter().any(same) || add.iter().take(declared).any(same);
+        // One that is described otherwise is added again, and changes what was there.
+        if known || add.iter().any(|other| other.is_same(token)) {
             continue;
         }
-        unordered += u32::from(specific && !vocab.contains_key(&token.content));
+        unordered += u32::from(specific && !vocab.contains_key(&token.content) && !add.iter().any(same));
         if unordered > 1 {
             let reason = "is one of several new tokens whose ids depend on the order of the keys; give them in added_tokens_decoder";
             return refuse(token.origin.file, &token.origin.key, reason);
@@ -287,10 +290,11 @@ impl Settings {
                 named.insert(name, token(value, file, name)?);
             }
         }
-        let mut special: Vec<String> =
-            named.values().flatten().map(|token: &AddedToken| token.content.clone()).collect();
         let mut extra = extras(&values)?;
-        special.extend(extra.iter().map(|token| token.content.clone()));
+        // At this point transformers has not read objects of tokenizer_config.json.
+        let is_read = |token: &&AddedToken| token.plain || token.origin.file == SPECIAL;
+        let special = named.values().flatten().chain(&extra).filter(is_read);
+        let special = special.map(|token| token.content.clone()).collect();
         if !values.contains_key(EXTRA) {
             rename(&mut values, ADDITIONAL, EXTRA);
             extra = extras(&values)?;

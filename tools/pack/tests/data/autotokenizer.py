@@ -141,6 +141,12 @@ case("Falcon's pre_tokenizer read as GPT-NeoX", {"pre_tokenizer": {"type": "Sequ
     {"type": "Punctuation", "behavior": "Contiguous"}, BYTE_LEVEL, {"type": "Digits", "individual_digits": False},
     {"type": "Split", "pattern": {"Regex": "[0-9][0-9][0-9]"}, "behavior": "Isolated", "invert": False}]}}, config={},
      texts=["12345 the!!"])
+case("one token described twice", config={"tokenizer_class": "GPT2Tokenizer",
+                                          "unk_token": typed("<|endoftext|>", normalized=True, special=False), "mask_token": "x"})
+case("normalized is taken back", {**NFC, "added_tokens": [{"id": 0, **flags("<|endoftext|>", normalized=True)}]}, config={
+    **T, "sep_token": "x", "added_tokens_decoder": {"0": flags("<|endoftext|>")}})
+case("added_tokens.json, special by an object", config={**T, "extra_special_tokens": [typed("<|im_end|>")]},
+     added={"<|im_end|>": 261})
 case("two tokens of their own names", config={**T, "image_token": "<|im_start|>", "a_token": "<|im_end|>"})
 case("auto_map", config={**T, "auto_map": {"AutoTokenizer": ["tokenization.Custom", None]}})
 case("fast_tokenizer_files", config={**T, "fast_tokenizer_files": ["tokenizer.json"]})
