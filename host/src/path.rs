@@ -176,8 +176,10 @@ impl Buffers {
             Self::Fixed { state, undo, words, halves, groups, inverses, logits } => {
                 let model = engine.fixed_model()?;
                 let scratch = fixed::Scratch { words, halves, groups, inverses };
-                let mut session = fixed::Session::new(&model, state.lend(), undo.lend(), scratch)?;
-                session.clear();
+                let mut state = state.lend();
+                // What the last sequence left is not gone on from, so that it need not be valid.
+                state.clear();
+                let session = fixed::Session::new(&model, state, undo.lend(), scratch)?;
                 Ok(Steps::Fixed { model, session, logits })
             }
         }

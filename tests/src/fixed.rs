@@ -1,10 +1,11 @@
 //! Runs a packed file through the fixed path, and through the `f64` reference with exactly the weights in the file.
 
+use std::ops::Range;
 use std::path::Path;
 
-use elapid_core::fixed::kernels::{self, Group, Inverse, Kernels, Range, SsmState};
+use elapid_core::fixed::kernels::{self, Group, Inverse, Kernels, Range as Kept, SsmState};
 use elapid_core::fixed::{LOGIT_BITS, Model, Scratch, ScratchSize, Session, State, StateKind, StateSize};
-use elapid_core::format::{Arch, Config, Header, MatrixShape, Part, Section};
+use elapid_core::format::{Arch, Config, Header, Layout, MatrixShape, Part, Section};
 use elapid_core::kernels::Team;
 use elapid_core::model::{Rows, StepError};
 use elapid_core::source::{LayerSource, SliceSource};
@@ -24,7 +25,7 @@ pub struct OwnedState {
     /// The recurrent state, if it is of this kind.
     pub i32s: Vec<i32>,
     /// See [`State::ranges`].
-    pub ranges: Vec<Range>,
+    pub ranges: Vec<Kept>,
 }
 
 impl OwnedState {
@@ -38,7 +39,7 @@ impl OwnedState {
             conv_exponents: vec![0; size.conv_exponents],
             i16s: vec![0; i16s],
             i32s: vec![0; i32s],
-            ranges: vec![Range::default(); size.ranges],
+            ranges: vec![Kept::default(); size.ranges],
         }
     }
 
@@ -188,16 +189,20 @@ struct Reader<'a> {
     header: &'a Header,
 }
 
+/// Where a panel lies in the file.
+pub fn panel_place(layout: &Layout, section: Section, part: Part, panel: u32) -> Range<usize> {
+    let geometry = layout.part(part);
+    let (block, within) = (panel / geometry.panels_per_block, panel % geometry.panels_per_block);
+    let start = layout.section(section).offset
+        + geometry.offset
+        + u64::from(block) * u64::from(geometry.block_stride)
+        + u64::from(within * geometry.panel_bytes);
+    start as usize..start as usize + geometry.panel_bytes as usize
+}
+
 impl Reader<'_> {
     fn panel(&self, section: Section, part: Part, panel: u32) -> &[u8] {
-        let layout = self.header.layout();
-        let geometry = layout.part(part);
-        let (block, within) = (panel / geometry.panels_per_block, panel % geometry.panels_per_block);
-        let start = layout.section(section).offset
-            + geometry.offset
-            + u64::from(block) * u64::from(geometry.block_stride)
-            + u64::from(within * geometry.panel_bytes);
-        &self.file[start as usize..][..geometry.panel_bytes as usize]
+        &self.file[panel_place(self.header.layout(), section, part, panel)]
     }
 
     /// Rows of a matrix without padding, and its biases.

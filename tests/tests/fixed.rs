@@ -10,15 +10,17 @@ use std::path::{Path, PathBuf};
 use elapid::Pool;
 use elapid_core::fixed::kernels::{self, Kernels, Scalar};
 use elapid_core::fixed::{StateKind, saturated};
-use elapid_core::format::{Quant, checksum};
+use elapid_core::format::{Header, Part, Quant, Section, checksum};
 use elapid_core::kernels::{Solo, Team};
 use elapid_core::model::{StateKind as FloatState, StepError};
 use elapid_pack::Options;
-use elapid_tests::fixed::{FixedRunner, numbers, oracle};
+use elapid_tests::fixed::{FixedRunner, numbers, oracle, panel_place};
 use elapid_tests::fixture::{Fixture, fixture, fixtures};
+use elapid_tests::forge::forge;
 use elapid_tests::runner::{Runner, pack, quant};
 use elapid_tests::steps::{failures_change_nothing, feed, out_of_order};
 
+use elapid_tests::streamed::packed;
 const SNAPSHOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/snapshots/fixed.txt");
 const KINDS: [StateKind; 2] = [StateKind::I16, StateKind::I32];
 const QUANTS: [Quant; 2] = [Quant::Q8, Quant::Q4];
@@ -231,6 +233,70 @@ fn damaged_states_are_refused() {
             run(&mut runner),
             Err(StepError::Buffer { name: "the ranges of the recurrent state", .. })
         ));
+    }
+}
+
+/// A model whose in_proj has biases just below `2^exponent`. Sums that come to a little more round up to the largest mantissa that
+/// the convolution's state may have.
+fn at_the_bound(exponent: i32) -> Vec<u8> {
+    let mut file = packed(true, Quant::Q8, false);
+    let header = Header::parse(&file).expect("a model");
+    let layout = header.layout();
+    let bias = f32::from_bits(2f32.powi(exponent).to_bits() - 1).to_le_bytes();
+    for layer in 0..layout.config().n_layer {
+        for panel in 0..layout.part(Part::InProj).panels {
+            let place = panel_place(layout, Section::Layer(layer), Part::InProj, panel);
+            for to in file[place.end - 64..place.end].as_chunks_mut().0 {
+                *to = bias;
+            }
+        }
+    }
+    forge(&mut file, &header);
+    file
+}
+
+#[test]
+fn what_a_step_leaves_is_taken() {
+    const MOST: i32 = 1 << 30;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("bound.elp");
+    let mut seen = 0;
+    for exponent in [22, 24, 26] {
+        std::fs::write(&path, at_the_bound(exponent)).expect("a file");
+        for kind in KINDS {
+            let mut runner = FixedRunner::open(&path, kind, 4);
+            for token in 0..40 {
+                let fed = runner.with(kernels::detect(), &Solo, |model, session, source| {
+                    model.forward(session, source, &[token])
+                });
+                fed.expect("the state that a step left").expect("the step succeeds");
+                seen += runner.state.conv.iter().filter(|m| **m == MOST).count();
+            }
+            runner.state.conv[5] = -MOST;
+            runner.with(kernels::detect(), &Solo, |_, _, _| ()).expect("as far on the other side");
+            for beyond in [MOST + 1, -MOST - 1] {
+                runner.state.conv[5] = beyond;
+                let refused = runner.with(kernels::detect(), &Solo, |_, _, _| ()).expect_err("beyond");
+                assert!(matches!(refused, StepError::Exponent { .. }), "{refused}");
+            }
+        }
+    }
+    assert!(seen > 0, "no state reached the bound");
+}
+
+#[test]
+fn a_new_sequence_begins_whatever_the_last_one_left() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("bound.elp");
+    std::fs::write(&path, at_the_bound(24)).expect("a file");
+    let engine = elapid::Engine::open(&path, &elapid::EngineOptions::default()).expect("a model");
+    for kind in KINDS {
+        let options = elapid::MemoryOptions { fixed: Some(kind), ..Default::default() };
+        let mut memory = engine.memory(&options).expect("memory");
+        for token in 0..40 {
+            let mut sequence = memory.sequence(&engine).expect("a new sequence");
+            sequence.feed(&[token, 7]).expect("it can be fed");
+        }
     }
 }
 

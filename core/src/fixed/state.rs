@@ -129,13 +129,20 @@ impl State<'_> {
     }
 
     /// Whether mantissas and exponents are such as steps of a model file leave behind: only then nothing can overflow.
+    ///
+    /// Those are, for any weights:
+    /// * inputs of the convolution: sums of a matrix, shifted to 30 bits and rounded half up, so within 2^30 on both sides,
+    ///   2^30 itself included. Their exponent is bounded by [`INPUT_TOP`];
+    /// * states: what is left is within 2^28, what is added within 2^28 - 2^14, as B is within 2^14 - 1. The sum is within
+    ///   2^29 - 2^14: 29 bits, and 15 after rounding to i16. A range has exactly the bits of its channel's largest state, and
+    ///   its top is bounded by [`STATE_TOP`].
     pub(super) fn check(&self, config: &Config) -> Result<(), StepError> {
         let error = |name, index, exponent| Err(StepError::Exponent { name, index, exponent });
         let rows = self.conv.as_chunks::<16>().0.iter().zip(self.conv_exponents.iter());
         for (index, (row, e)) in rows.enumerate() {
-            let all = row.iter().fold(0, |all, m| all | magnitude(*m));
-            let top = i32::from(*e) + LOW + bits(all);
-            if bits(all) > 30 || top > INPUT_TOP {
+            let largest = row.iter().fold(0, |largest, m| m.unsigned_abs().max(largest));
+            let top = i32::from(*e) + LOW + bits(largest);
+            if largest > 1 << 30 || top > INPUT_TOP {
                 return error("the convolution state", index, top);
             }
         }
