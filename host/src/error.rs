@@ -10,6 +10,7 @@ use elapid_core::source::{Fault, SourceError};
 use elapid_core::tokenizer::TokenizerError;
 
 use crate::pool::MAX_THREADS;
+use crate::residency::{NO_CODE, PANICKED};
 
 /// What a caller, or the shell, should make of an error: the program's exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -202,6 +203,7 @@ fn more(others: usize) -> String {
         0 => String::new(),
         1 => " (and one more fault)".into(),
         n => format!(" (and {n} more faults)"),
+        io::ErrorKind::BrokenPipe => "open the model again, and report what the panic says",
     }
 }
 
@@ -243,3 +245,7 @@ impl Error {
         move |cause| Self::File { path: path.into(), action, cause }
     }
 }
+            Fault::Storage(NO_CODE) => io::Error::other("the storage gave no reason"),
+            Fault::Storage(PANICKED) => {
+                io::Error::new(io::ErrorKind::BrokenPipe, "the thread that reads it panicked")
+            }

@@ -238,6 +238,27 @@ fn what_is_kept_is_read_once() {
     let expected = expected(&bytes, StateKind::F32);
     for verify in [Verify::Auto, Verify::Always] {
         let fake = Arc::new(Fake::new(bytes.clone()));
+#[test]
+fn a_storage_that_panics_is_an_error() {
+    let bytes = file(false, Quant::Q8);
+    let (cap, expected) = (least(&bytes) + MIB, expected(&bytes, StateKind::F32));
+    let bad = place(&bytes, 7);
+    let fake = Arc::new(Fake::new(bytes));
+    let engine = open(&fake, cap, Verify::Auto);
+    fake.set_faults(move |read| if read.covers(bad) { panic!("as the test wants it") } else { Act::Read });
+    let mut memory = engine.memory(&MemoryOptions::default()).expect("memory");
+    let mut sequence = memory.sequence(&engine).expect("a sequence");
+    // Those readers that are left bring nothing any more.
+    for _ in 0..8 {
+        sequence.clear();
+        let error = all(&mut sequence).expect_err("nobody reads it");
+        assert!(matches!(error, Error::Storage { .. }) && error.to_string().contains("panicked"), "{error}");
+    }
+    // A new memory has new readers.
+    fake.set_faults(|_| Act::Read);
+    assert!(run(&engine, StateKind::F32).expect("logits") == expected);
+}
+
         let engine = open(&fake, least(&bytes) + 64 * MIB, verify);
         let mut memory =
             engine.memory(&MemoryOptions { chunk: Some(4), ..Default::default() }).expect("memory");

@@ -2,15 +2,19 @@
 #![cfg(target_os = "linux")]
 
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use elapid::core::format::{Quant, Section};
 use elapid::core::model::{StateKind, StepError};
 use elapid::core::source::{Fault, SourceError};
 use elapid::{Engine, EngineOptions, Error, MemoryOptions, ReadBy, Storage, Verify};
-use elapid_tests::storage::Fake;
+use elapid_tests::storage::{Act, Fake};
 use elapid_tests::streamed::{MIB, TOKENS, all, expected, file, least, open, options, packed, place, run};
 
 /// A folder on a disk: direct I/O is for disks.
@@ -76,6 +80,39 @@ fn what_the_kernel_does_not_bring_is_counted_and_read_again() {
         let was = engine.incidents();
         assert_eq!([was.partial > 0, was.retried > 0, was.reread > 0], seen, "{name}: {was:?}");
     }
+}
+
+#[test]
+fn buffers_stay_while_the_kernel_may_write_to_them() {
+    let bytes = file(false, Quant::Q4);
+    let least = least(&bytes);
+    // Reads of an empty pipe stay under way until there is something in it, or it is closed.
+    let (out, mut into) = io::pipe().expect("a pipe");
+    let storage = Arc::new(Beside { well: Fake::new(bytes), file: OwnedFd::from(out).into() });
+    let engine = open(&storage, least + 2 * MIB, Verify::Auto);
+    let reading = || thread::current().name().is_some_and(|name| name.starts_with("elapid-read"));
+    storage.well.set_faults(move |_| if reading() { panic!("as the test wants it") } else { Act::Read });
+    let mut memory = engine.memory(&MemoryOptions::default()).expect("memory");
+    if memory.read_by() != Some(ReadBy::IoUring) {
+        println!("skipped: no io_uring here");
+        return;
+    }
+    // A byte ends one of the reads too early. It is made again the plain way, which panics.
+    into.write_all(&[1]).expect("a byte");
+    let mut sequence = memory.sequence(&engine).expect("a sequence");
+    let error = sequence.feed(&TOKENS).expect_err("nobody reads");
+    assert!(matches!(error, Error::Storage { .. }) && error.to_string().contains("panicked"), "{error}");
+    let gone = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            drop(memory);
+            gone.store(true, Ordering::Relaxed);
+        });
+        // Long enough for memory that does not wait to be gone.
+        thread::sleep(Duration::from_millis(200));
+        assert!(!gone.load(Ordering::Relaxed), "the kernel still has the buffers");
+        drop(into);
+    });
 }
 
 /// A model streamed from a file with a cap of a few MiB more than the least, and its memory.

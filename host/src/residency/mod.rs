@@ -23,6 +23,7 @@ pub(crate) use map::Map;
 pub use plan::Plan;
 pub(crate) use plan::Wish;
 pub use storage::{Incidents, Storage};
+pub(crate) use storage::{NO_CODE, PANICKED};
 pub use stream::ReadBy;
 pub(crate) use stream::Streamer;
 pub(crate) use streamed::Streamed;

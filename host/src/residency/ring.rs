@@ -48,6 +48,8 @@ pub(super) struct Ring {
     /// The buffers of pinned segments that have not been read, by segment.
     unloaded: Vec<Option<Buffer>>,
     pub stop: bool,
+    /// A reader panicked: what it was to bring does not come.
+    pub broken: bool,
 }
 
 impl Ring {
@@ -55,7 +57,7 @@ impl Ring {
     pub(super) fn new(free: Vec<Buffer>, unloaded: Vec<Option<Buffer>>) -> Self {
         let queue = VecDeque::with_capacity(2 * free.len());
         let next = (!unloaded.is_empty()).then_some(0);
-        Self { next, bare: 0, queue, first: 0, free, unloaded, stop: false }
+        Self { next, bare: 0, queue, first: 0, free, unloaded, stop: false, broken: false }
     }
 
     /// The next `passes` passes don't reach the head.

@@ -27,6 +27,9 @@ pub trait Storage: Send + Sync {
     ///
     /// # Errors
     /// The system's reason. [`io::ErrorKind::Interrupted`] is tried again at once, anything else a moment later.
+    ///
+    /// # Panics
+    /// It should not. If it does, its memory's sequences get [`Error::Storage`], and no more is read.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
 
     /// The open file whose bytes these are, if it is one that the system can read by itself (io_uring).
@@ -103,6 +106,11 @@ impl DerefMut for Buffer {
     }
 }
 
+/// The code of a [`Fault::Storage`] for which the system gave none.
+pub(crate) const NO_CODE: i32 = 0;
+/// The code of a [`Fault::Storage`] whose reader panicked: no system's.
+pub(crate) const PANICKED: i32 = i32::MIN;
+
 /// How often a read that failed is tried again.
 const RETRIES: u32 = 4;
 /// What lies between two tries at first; it doubles every time. All together 300 ms.
@@ -156,7 +164,7 @@ impl Attempt {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => log.partial(),
             Err(error) => {
                 if self.failures == RETRIES {
-                    return Next::Fail(Fault::Storage(error.raw_os_error().unwrap_or(0)));
+                    return Next::Fail(Fault::Storage(error.raw_os_error().unwrap_or(NO_CODE)));
                 }
                 log.retried();
                 self.failures += 1;
@@ -187,7 +195,7 @@ pub(crate) fn read_full(
             Next::After(pause) => std::thread::sleep(pause),
         }
         if stop.load(Ordering::Relaxed) {
-            return Err((attempt.done as u64, Fault::Storage(0)));
+            return Err((attempt.done as u64, Fault::Storage(NO_CODE)));
         }
     }
 }

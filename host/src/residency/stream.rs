@@ -12,7 +12,7 @@ use super::panels::Panels;
 use super::plan::Plan;
 use super::ring::{Arrival, Found, Order, Ring};
 use super::schedule::Schedule;
-use super::storage::{Buffer, Log, Storage, read_full};
+use super::storage::{Buffer, Log, PANICKED, Storage, read_full};
 use crate::{Error, Verify};
 
 /// How often a block whose checksum does not match is read again: memory or a cable may have been at fault.
@@ -130,6 +130,7 @@ impl Shared {
 
     /// A reader's life.
     fn read(&self) {
+        let _end = ReaderEnd(self);
         loop {
             let mut ring = self.ring();
             let mut order = loop {
@@ -146,6 +147,18 @@ impl Shared {
             let bytes = &mut order.buffer[..segment.len as usize];
             let outcome = self.fetch(segment.section, segment.first..segment.end, bytes);
             self.deliver(order, outcome);
+        }
+    }
+}
+
+/// The end of a reader. If it panicked, what it was to bring never comes: nobody may wait for it.
+pub(super) struct ReaderEnd<'a>(pub &'a Shared);
+
+impl Drop for ReaderEnd<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.ring().broken = true;
+            self.0.ready.notify_all();
         }
     }
 }
@@ -210,11 +223,11 @@ impl Streamer {
         let by = ReadBy::Threads;
         let mut streamer = Self { shared, readers, by, held: None, pinned, at: 0, panels, read_bytes: 0 };
         #[cfg(target_os = "linux")]
-        if let Some(queue) =
+        if let Some((queue, file)) =
             (!plain).then(|| super::uring::queue(&*streamer.shared.storage, plan.readers)).flatten()
         {
             let depth = plan.readers;
-            streamer.start(0, 1, move |shared| super::uring::read(shared, queue, depth))?;
+            streamer.start(0, 1, move |shared| super::uring::read(shared, queue, file, depth))?;
             streamer.by = ReadBy::IoUring;
             return Ok(streamer);
         }
@@ -296,6 +309,9 @@ impl Streamer {
                     // is asked for again.
                     shared.work.notify_all();
                 }
+            }
+            if ring.broken {
+                return Err(shared.error(segment.section, segment.first, Fault::Storage(PANICKED)));
             }
             ring = shared.ready.wait(ring).unwrap_or_else(PoisonError::into_inner);
         }
