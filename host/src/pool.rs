@@ -190,14 +190,18 @@ impl Pool {
 }
 
 /// Waits until all shares of the job are finished, also when the caller's own panics.
-struct Finish<'a>(&'a Shared);
+struct Finish<'a> {
+    shared: &'a Shared,
+    /// The caller's own share did not panic.
+    completed: bool,
+}
 
 impl Drop for Finish<'_> {
     fn drop(&mut self) {
         let (start, mut round) = (Instant::now(), 0u32);
-        while self.0.pending.0.load(Ordering::Acquire) != 0 {
+        while self.shared.pending.0.load(Ordering::Acquire) != 0 {
             round = round.wrapping_add(1);
-            if round.is_multiple_of(64) && start.elapsed() >= self.0.look {
+            if round.is_multiple_of(64) && start.elapsed() >= self.shared.look {
                 // A worker that takes this long may be waiting for this core.
                 round = round.wrapping_sub(1);
                 thread::yield_now();
@@ -205,9 +209,9 @@ impl Drop for Finish<'_> {
                 std::hint::spin_loop();
             }
         }
-        if thread::panicking() {
+        if !self.completed {
             // One panic is enough.
-            locked(&self.0.panic).take();
+            locked(&self.shared.panic).take();
         }
     }
 }
@@ -242,12 +246,13 @@ impl Team for Pool {
         // SAFETY: `busy` is held and `pending` is 0, so no worker reads it now.
         unsafe { *self.shared.job.get() = Some(job_pointer) };
         self.shared.pending.0.store(self.workers.len(), Ordering::Relaxed);
-        let finish = Finish(&self.shared);
+        let mut finish = Finish { shared: &self.shared, completed: false };
         let number = self.call();
         job(0);
         for worker in 0..self.workers.len() {
             self.shared.share(worker, number);
         }
+        finish.completed = true;
         drop(finish);
         let panic = locked(&self.shared.panic).take();
         if let Some(panic) = panic {
@@ -362,6 +367,27 @@ mod tests {
             });
             assert_eq!(after.into_inner(), 3);
         }
+    }
+
+    #[test]
+    fn a_panic_reaches_a_caller_that_unwinds() {
+        struct AtTheEnd<'a>(&'a Pool, &'a AtomicUsize);
+        impl Drop for AtTheEnd<'_> {
+            fn drop(&mut self) {
+                for victim in [1, 0] {
+                    let job = |member| assert_ne!(member, victim, "as the test wants it");
+                    let result = catch_unwind(AssertUnwindSafe(|| self.0.run(&job)));
+                    self.1.fetch_add(usize::from(result.is_err()), Ordering::Relaxed);
+                }
+            }
+        }
+        let (pool, caught) = (Pool::new(2).unwrap(), AtomicUsize::new(0));
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            let _end = AtTheEnd(&pool, &caught);
+            panic!("as the test wants it");
+        }));
+        assert!(result.is_err());
+        assert_eq!(caught.into_inner(), 2);
     }
 
     #[test]

@@ -89,8 +89,12 @@ impl<'a> Arena<'a> {
         len: usize,
         value: T,
     ) -> Result<&'a mut [T], OutOfMemory> {
-        const { assert!(align_of::<T>() <= ALIGN) };
+        const { assert!(align_of::<T>() <= ALIGN && size_of::<T>() > 0) };
         let bytes = len.saturating_mul(size_of::<T>());
+        if bytes == 0 {
+            // Takes nothing, also where a region has no aligned address any more.
+            return Ok(&mut []);
+        }
         let have = self.largest();
         let fits = |region: &&mut &'a mut [u8]| usable(region).1 >= bytes;
         let region = self.regions.iter_mut().find(fits);
@@ -119,7 +123,7 @@ fn usable(region: &[u8]) -> (usize, usize) {
 #[cfg(test)]
 mod tests {
     extern crate std;
-    use super::{ALIGN, Arena, OutOfMemory, Size};
+    use super::{ALIGN, Arena, OutOfMemory, Size, usable};
     use std::string::ToString;
 
     #[test]
@@ -141,6 +145,21 @@ mod tests {
         assert!(arena.take("all", usize::MAX, 0u64).is_err());
         let most = arena.largest() as usize;
         assert!(arena.take("e", most, 0u8).is_ok());
+    }
+
+    #[test]
+    fn nothing_can_be_taken_from_nothing() {
+        let (mut first, mut second) = ([0u8; 100], [0u8; 100]);
+        // Neither region has an aligned address.
+        let first = &mut first[..];
+        let first = {
+            let skip = usable(first).0;
+            &mut first[skip + 1..][..9]
+        };
+        let mut arena = Arena::new([first, &mut second[..0]], u64::MAX);
+        assert_eq!(arena.largest(), 0);
+        assert_eq!(arena.take("nothing", 0, 0u64), Ok(&mut [][..]));
+        assert!(arena.take("a byte", 1, 0u8).is_err());
     }
 
     #[test]
