@@ -14,14 +14,9 @@ use elapid_core::model::StateKind;
 use elapid_pack::Options;
 use elapid_tests::fixture::{Fixture, fixtures};
 use elapid_tests::runner::{Runner, pack};
+use elapid_tests::sets::available;
 
 const SNAPSHOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/snapshots/bits.txt");
-
-fn available() -> Vec<&'static dyn Kernels> {
-    let mut all = Vec::new();
-    kernels::for_each_available(&mut |kernels| all.push(kernels));
-    all
-}
 
 fn bits(logits: &[f32]) -> Vec<u32> {
     logits.iter().map(|x| x.to_bits()).collect()

@@ -18,9 +18,10 @@ use elapid_tests::fixed::{FixedRunner, numbers, oracle, panel_place};
 use elapid_tests::fixture::{Fixture, fixture, fixtures};
 use elapid_tests::forge::forge;
 use elapid_tests::runner::{Runner, pack, quant};
+use elapid_tests::sets::available_fixed;
 use elapid_tests::steps::{failures_change_nothing, feed, out_of_order};
-
 use elapid_tests::streamed::packed;
+
 const SNAPSHOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/snapshots/fixed.txt");
 const KINDS: [StateKind; 2] = [StateKind::I16, StateKind::I32];
 const QUANTS: [Quant; 2] = [Quant::Q8, Quant::Q4];
@@ -100,8 +101,7 @@ fn logits_agree_with_the_reference() {
 fn every_way_gives_the_same_bits() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let small = tempfile::tempdir().expect("a temporary folder");
-    let mut sets: Vec<&'static dyn Kernels> = Vec::new();
-    kernels::for_each_available(&mut |kernels| sets.push(kernels));
+    let sets = available_fixed();
     println!("instruction sets: {}", sets.iter().map(|k| k.name()).collect::<Vec<_>>().join(", "));
     assert!(sets.len() > 1 || cfg!(not(target_arch = "aarch64")), "NEON is missing");
     let pool = Pool::new(3).expect("threads");

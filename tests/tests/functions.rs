@@ -121,7 +121,7 @@ fn eval_all<S: Isa>(s: S, function: Function, x: &[f32], y: &mut [f32]) {
 /// The loop compiled with an instruction set's features.
 macro_rules! instance {
     ($isa:ty, $features:literal) => {
-        <$isa>::detect().map(|_| {
+        <$isa>::detect().or_else(|| skipped(<$isa as Isa>::NAME)).map(|_| {
             fn eval(function: Function, x: &[f32], y: &mut [f32]) {
                 #[target_feature(enable = $features)]
                 fn with(isa: $isa, function: Function, x: &[f32], y: &mut [f32]) {
@@ -140,6 +140,11 @@ macro_rules! instance {
             Instance { name: <$isa as Isa>::NAME, stride: 1, eval }
         })
     };
+}
+
+fn skipped<T>(name: &str) -> Option<T> {
+    println!("skipped: this CPU has no {name}");
+    None
 }
 
 /// What this CPU has: vectors first, the portable code last.

@@ -3,11 +3,12 @@
 use std::path::Path;
 
 use elapid_core::format::{Header, Part, Quant, Section};
-use elapid_core::kernels::{self, Kernels, Solo};
+use elapid_core::kernels::{Kernels, Solo};
 use elapid_core::model::{StateKind, StepError};
 use elapid_tests::fixture::fixture;
 use elapid_tests::forge::forge;
 use elapid_tests::runner::{Runner, pack, quant};
+use elapid_tests::sets::available;
 
 const TOKENS: [u32; 5] = [0, 1, 2, 3, 4];
 
@@ -62,7 +63,7 @@ fn outcome(path: &Path, kind: StateKind, kernels: &dyn Kernels) -> Result<Vec<u3
 fn every_instruction_set_names_the_layer() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let damaged = folder.path().join("damaged.elp");
-    let mut refused = std::collections::BTreeMap::new();
+    let (mut refused, sets) = (std::collections::BTreeMap::new(), available());
     for name in ["mamba-odd", "falcon-odd"] {
         let fixture = fixture(name);
         for as_quant in Quant::ALL {
@@ -70,9 +71,9 @@ fn every_instruction_set_names_the_layer() {
             let file = std::fs::read(&path).expect("the packed file");
             let header = Header::parse(&file).expect("a valid file");
             // The canary: without the damage there are logits.
-            kernels::for_each_available(&mut |kernels| {
+            for &kernels in &sets {
                 assert!(outcome(&path, StateKind::F32, kernels).is_ok(), "{name} {}", kernels.name());
-            });
+            }
             for Damage { section, part, at, named } in damages(&header) {
                 for (value, half) in
                     [(f32::NAN, 0x7e00u16), (f32::INFINITY, 0x7c00), (f32::NEG_INFINITY, 0xfc00)]
@@ -87,7 +88,7 @@ fn every_instruction_set_names_the_layer() {
                     forge(&mut file, &header);
                     std::fs::write(&damaged, &file).expect("the damaged file");
                     for kind in [StateKind::F32, StateKind::F16] {
-                        kernels::for_each_available(&mut |kernels| {
+                        for &kernels in &sets {
                             let found = outcome(&damaged, kind, kernels);
                             assert_eq!(
                                 found.err(),
@@ -97,7 +98,7 @@ fn every_instruction_set_names_the_layer() {
                                 kernels.name()
                             );
                             *refused.entry(kernels.name()).or_insert(0) += 1;
-                        });
+                        }
                     }
                 }
             }

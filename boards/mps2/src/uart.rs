@@ -17,7 +17,7 @@ pub struct Uart {
 }
 
 impl Uart {
-    /// The UART whose registers are at `base`, switched on.
+    /// The UART whose registers are at `base`. [`Uart::enable`] switches it on.
     ///
     /// # Safety
     /// There must be a CMSDK UART at `base`, and no other `Uart` for it.

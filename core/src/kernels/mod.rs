@@ -241,6 +241,18 @@ macro_rules! instantiate {
 }
 pub(crate) use instantiate;
 
+/// The names of the kernels for this architecture that are chosen at run time, whether this CPU has them or not: tests print
+/// which did not run.
+pub const NAMES: &[&str] = {
+    #[cfg(target_arch = "x86_64")]
+    let names = x86_64::NAMES;
+    #[cfg(target_arch = "aarch64")]
+    let names = aarch64::NAMES;
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    let names = &[];
+    names
+};
+
 /// Every instruction set that this program was built with and this CPU has, from slowest to fastest.
 ///
 /// The kernels are handed to `visit` one by one.

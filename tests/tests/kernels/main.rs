@@ -14,7 +14,8 @@ use std::collections::BTreeMap;
 
 use case::{Bound, Case};
 use elapid_core::format::{MatrixShape, Quant};
-use elapid_core::kernels::{Input, Kernels, Scalar, Scale, ScanInput, SsmState, for_each_available};
+use elapid_core::kernels::{Input, Kernels, Scalar, Scale, ScanInput, SsmState};
+use elapid_tests::sets::available;
 use perturbed::Perturbed;
 use random::{Kind, Random};
 
@@ -73,12 +74,12 @@ fn within(bounds: &[Bound], got: &[f32]) -> Result<f64, String> {
 
 #[test]
 fn every_instruction_set_has_the_bits_of_the_portable_kernels() {
-    let mut compared = BTreeMap::new();
+    let (mut compared, sets) = (BTreeMap::new(), available());
     for (name, make) in KERNELS {
         for kind in Kind::ALL {
             for (index, case) in cases(make, kind) {
                 let expected = case.run(&Scalar, usize::MAX);
-                for_each_available(&mut |kernels| {
+                for &kernels in &sets {
                     // In one chunk, in chunks that no block size divides, and token by token.
                     for chunk in [usize::MAX, 1 + index % 7, 1] {
                         if let Some(difference) = difference(&expected, &case.run(kernels, chunk)) {
@@ -89,7 +90,7 @@ fn every_instruction_set_has_the_bits_of_the_portable_kernels() {
                         }
                     }
                     *compared.entry(kernels.name()).or_insert(0) += 3 * expected.len();
-                });
+                }
             }
         }
     }
@@ -101,6 +102,7 @@ fn every_instruction_set_has_the_bits_of_the_portable_kernels() {
 #[test]
 fn long_chunks_have_the_bits_of_the_portable_kernels() {
     let emulated = std::env::var_os("ELAPID_EMULATED").is_some();
+    let sets = available();
     for quant in Quant::ALL {
         // With the lowest weights, with the highest ones, and with random ones.
         for (index, kind) in [(0, Kind::Wild), (1, Kind::Wild), (2, Kind::Tame)] {
@@ -111,11 +113,11 @@ fn long_chunks_have_the_bits_of_the_portable_kernels() {
             let shape = MatrixShape::new(48, 1100, quant, true);
             let case = case::matmul_of(&mut random, kind, index, shape, 290);
             let expected = case.run(&Scalar, 7);
-            for_each_available(&mut |kernels| {
+            for &kernels in &sets {
                 if let Some(difference) = difference(&expected, &case.run(kernels, usize::MAX)) {
                     panic!("{} {}, {kind:?} {index}: {difference}", kernels.name(), quant.name());
                 }
-            });
+            }
         }
     }
 }
@@ -141,7 +143,7 @@ fn the_portable_kernels_are_within_bounds_of_f64() {
 #[test]
 fn whether_all_is_finite() {
     let mut ran = Vec::new();
-    for_each_available(&mut |kernels| {
+    for kernels in available() {
         ran.push(kernels.name());
         let mut x = vec![f32::MAX; 16 * 21];
         x[5] = f32::from_bits(1);
@@ -158,7 +160,7 @@ fn whether_all_is_finite() {
         // A sum that overflows.
         let mut sums = x.clone();
         assert!(!kernels.add(&mut sums, &x), "{}", kernels.name());
-    });
+    }
     println!("ran on {}", ran.join(", "));
 }
 
@@ -169,6 +171,7 @@ fn slices_that_do_not_fit() {
     let data = random.floats(1024, Kind::Tame);
     let bytes = case::bytes_of(&data);
     let rounds = if std::env::var_os("ELAPID_EMULATED").is_some() { 500 } else { 5000 };
+    let sets = available();
     for round in 0..rounds {
         let mut cut = |longest: usize| {
             if random.bits().is_multiple_of(2) { longest } else { random.between(0, longest) }
@@ -200,10 +203,10 @@ fn slices_that_do_not_fit() {
             u
         };
         let expected = run(&Scalar);
-        for_each_available(&mut |kernels| {
+        for &kernels in &sets {
             let difference = difference(&expected, &run(kernels));
             assert_eq!(difference, None, "{}, round {round}", kernels.name());
-        });
+        }
     }
 }
 

@@ -14,7 +14,10 @@ pub(super) use scan::scan;
 use core::arch::aarch64::*;
 
 use super::isa::{TILE, TILES};
-use super::{Kernels, Scale};
+use super::{Isa, Kernels, Scale};
+
+/// The names of all kernels here, from slowest to fastest.
+pub(super) const NAMES: &[&str] = &[Neon::NAME, NeonDot::NAME];
 
 /// Hands out the kernels that this CPU has, from slowest to fastest.
 pub(super) fn for_each_available(visit: &mut dyn FnMut(&'static dyn Kernels)) {

@@ -15,7 +15,10 @@ pub(super) use cpuid::missing_feature;
 pub(super) use crc32::crc32;
 pub(super) use strips::matmul as avx2_matmul;
 
-use super::Kernels;
+use super::{Isa, Kernels};
+
+/// The names of all kernels here, from slowest to fastest.
+pub(super) const NAMES: &[&str] = &[Avx2::NAME, AvxVnni::NAME, Avx512::NAME];
 
 /// See [`Isa::AHEAD`](super::Isa::AHEAD): less than what memory gives in the time of one access to it.
 ///
