@@ -10,6 +10,7 @@ use elapid_core::kernels::{Kernels, Team, detect, for_each_available};
 use elapid_core::model::{Model, StepError};
 use elapid_core::source::{LayerSource, SliceSource, slice};
 
+use crate::path::smaller_state;
 use crate::pool::{Pool, default_threads};
 use crate::profile::{self, Board, Drive};
 use crate::residency::{Bytes, DirectFile, Map, Source, Streamed, Streamer, Wish};
@@ -145,7 +146,13 @@ impl Engine {
         options: &EngineOptions,
     ) -> Result<Self, Error> {
         let cap = cap(options.ram.unwrap_or(Ram::Auto))?;
-        let (streamed, header) = Streamed::open(&name, storage, path, cap)?;
+        let mappable = path.is_some();
+        let least = |layout: &Layout| {
+            let threads = options.threads.unwrap_or_else(default_threads) as u64;
+            let wish = Wish { cap, threads, reads: 1, options: MemoryOptions::default() };
+            Plan::new(layout, &wish, Some(mappable)).err().unwrap_or(cap)
+        };
+        let (streamed, header) = Streamed::open(&name, storage, path, cap, least)?;
         Self::new(name, Bytes::Streamed(Box::new(streamed)), header, Some(cap), options)
     }
 
@@ -282,7 +289,13 @@ impl Engine {
         let threads = self.pool.size() as u64;
         let wish = Wish { cap, threads, reads, options: *options };
         let plan = Plan::new(self.layout(), &wish, streamable);
-        plan.map(Some).map_err(|least| Error::Cap { model: self.name.clone(), cap, least })
+        plan.map(Some).map_err(|least| {
+            let less = smaller_state(options).filter(|(options, _)| {
+                let wish = Wish { options: *options, ..wish };
+                Plan::new(self.layout(), &wish, streamable).map_or_else(|other| other < least, |_| true)
+            });
+            Error::Cap { model: self.name.clone(), cap, least, hint: less.map_or("", |(_, hint)| hint) }
+        })
     }
 
     /// What reading the weights had to put up with so far.

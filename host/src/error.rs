@@ -101,20 +101,21 @@ pub enum Error {
     NoBundled,
     /// Memory that the system refused.
     #[error(
-        "not enough memory: {what} needs {bytes} bytes: close other programs, or take a smaller model{hint}"
+        "not enough memory: {what} needs {bytes} bytes: close other programs, or take a smaller model{}",
+        also(", or ", hint, "")
     )]
     Memory {
         /// What it was wanted for.
         what: &'static str,
         /// Bytes.
         bytes: usize,
-        /// What else helps.
+        /// An option that helps; empty if there is none.
         hint: &'static str,
     },
     /// A model that does not work within a cap.
     #[error(
-        "{model}: it cannot run in {cap} bytes of memory: it needs {mib} MiB at least, give --ram {mib}M (--state f16 needs \
-         less)",
+        "{model}: it cannot run in {cap} bytes of memory: it needs {mib} MiB at least, give --ram {mib}M{}",
+        also(" (", hint, " needs less)"),
         mib = least.div_ceil(1 << 20)
     )]
     Cap {
@@ -124,6 +125,8 @@ pub enum Error {
         cap: u64,
         /// The least cap that works.
         least: u64,
+        /// An option with which less works; empty if there is none.
+        hint: &'static str,
     },
     /// Weights could not be read. A sequence that was being fed can go on, see [`crate::Sequence::resume`].
     #[error(
@@ -187,13 +190,20 @@ fn hint(cause: &io::Error) -> &'static str {
         io::ErrorKind::NotFound => ": check the path",
         io::ErrorKind::PermissionDenied => ": check its permissions",
         io::ErrorKind::StorageFull => ": free some space",
+        io::ErrorKind::OutOfMemory => ": close other programs, or read it piece by piece with --ram",
         _ => "",
     }
+}
+
+/// A hint and what is around it, if there is one.
+fn also(before: &str, hint: &str, after: &str) -> String {
+    if hint.is_empty() { String::new() } else { format!("{before}{hint}{after}") }
 }
 
 fn advice(cause: &io::Error) -> &'static str {
     match cause.kind() {
         io::ErrorKind::UnexpectedEof => "it was cut short while in use, copy it again",
+        io::ErrorKind::BrokenPipe => "open the model again, and report what the panic says",
         _ => "check the drive or card and its cable, or copy the file to another one",
     }
 }
@@ -203,7 +213,6 @@ fn more(others: usize) -> String {
         0 => String::new(),
         1 => " (and one more fault)".into(),
         n => format!(" (and {n} more faults)"),
-        io::ErrorKind::BrokenPipe => "open the model again, and report what the panic says",
     }
 }
 
@@ -225,6 +234,11 @@ impl Error {
             | Self::NoBundled => ExitClass::Usage,
             Self::Sample { cause: SampleError::Setting { .. } } => ExitClass::Usage,
             Self::Memory { .. } | Self::Cap { .. } => ExitClass::Memory,
+            Self::File { cause, .. } | Self::Storage { cause, .. }
+                if cause.kind() == io::ErrorKind::OutOfMemory =>
+            {
+                ExitClass::Memory
+            }
             _ => ExitClass::Failure,
         }
     }
@@ -233,6 +247,10 @@ impl Error {
     pub(crate) fn source(model: &str, error: SourceError) -> Self {
         let SourceError { section, block, offset, fault } = error;
         let cause = match fault {
+            Fault::Storage(NO_CODE) => io::Error::other("the storage gave no reason"),
+            Fault::Storage(PANICKED) => {
+                io::Error::new(io::ErrorKind::BrokenPipe, "the thread that reads it panicked")
+            }
             Fault::Storage(code) => io::Error::from_raw_os_error(code),
             Fault::Truncated => io::Error::new(io::ErrorKind::UnexpectedEof, "the file ends before it"),
             _ => return Self::Step { model: model.into(), cause: StepError::Source(error) },
@@ -245,7 +263,3 @@ impl Error {
         move |cause| Self::File { path: path.into(), action, cause }
     }
 }
-            Fault::Storage(NO_CODE) => io::Error::other("the storage gave no reason"),
-            Fault::Storage(PANICKED) => {
-                io::Error::new(io::ErrorKind::BrokenPipe, "the thread that reads it panicked")
-            }

@@ -35,6 +35,17 @@ pub(crate) fn state_bytes(config: &Config, options: &MemoryOptions, layers: usiz
     }
 }
 
+/// The same with a smaller state, and how to ask for it; [`None`] where there is none.
+pub(crate) fn smaller_state(options: &MemoryOptions) -> Option<(MemoryOptions, &'static str)> {
+    match (options.fixed, options.state) {
+        (None, StateKind::F32) => Some((MemoryOptions { state: StateKind::F16, ..*options }, "--state f16")),
+        (Some(fixed::StateKind::I32), _) => {
+            Some((MemoryOptions { fixed: Some(fixed::StateKind::I16), ..*options }, "--state i16"))
+        }
+        _ => None,
+    }
+}
+
 /// The recurrent state's elements.
 #[derive(Debug)]
 enum Ssm {

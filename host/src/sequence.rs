@@ -9,7 +9,7 @@ use elapid_core::kernels::LANES;
 use elapid_core::model::{Rows, StateKind, StepError};
 use elapid_core::source::SliceSource;
 
-use crate::path::{Buffers, Steps, scratch_bytes, state_bytes};
+use crate::path::{Buffers, Steps, scratch_bytes, smaller_state, state_bytes};
 use crate::residency::{Numbers, Source, Streamer, zeroed};
 use crate::{Batch, Engine, Error, ReadBy};
 
@@ -55,10 +55,8 @@ pub struct Memory {
 
 /// Zeros, or an error where the system has no memory for them.
 pub(crate) fn zeros<T: Numbers>(what: &'static str, len: usize) -> Result<Vec<T>, Error> {
-    zeroed(len).ok_or_else(|| {
-        let hint = if what == "the state" { ", or --state f16 (i16 in the fixed path)" } else { "" };
-        Error::Memory { what, bytes: len.saturating_mul(size_of::<T>()), hint }
-    })
+    let bytes = len.saturating_mul(size_of::<T>());
+    zeroed(len).ok_or(Error::Memory { what, bytes, hint: "" })
 }
 
 /// Tokens of a chunk whose working memory stays within [`CHUNK_BYTES`], one at least.
@@ -95,7 +93,14 @@ impl Memory {
         let padded = config.padded_vocab() as usize;
         let (row, rows) = if options.rows { (padded, rows_chunk(chunk, padded) * padded) } else { (0, 0) };
         Ok(Self {
-            buffers: Buffers::new(config, options, chunk)?,
+            buffers: Buffers::new(config, options, chunk).map_err(|error| {
+                match (error, smaller_state(options)) {
+                    (Error::Memory { what, bytes, .. }, Some((_, hint))) => {
+                        Error::Memory { what, bytes, hint }
+                    }
+                    (error, _) => error,
+                }
+            })?,
             logits: zeros(working, options.sequences.max(1).saturating_mul(padded))?,
             row: zeros(working, if options.sequences > 1 { padded } else { row })?,
             all: zeros("logits", rows)?,

@@ -57,12 +57,52 @@ fn good(command: &str, args: &[&str]) -> String {
 
 /// The least cap in MiB, by the message that names it.
 fn least(args: &[&str]) -> u64 {
-    let output = output("logits", &[&["--tokens", "1", "--ram", "1M", "-t", "2"], args].concat());
+    refusal("1M", args).0
+}
+
+/// The same, and what else helps, where `cap` does not work.
+fn refusal(cap: &str, args: &[&str]) -> (u64, String) {
+    let output = output("logits", &[&["--tokens", "1", "--ram", cap, "-t", "2"], args].concat());
     let error = String::from_utf8(output.stderr).expect("text");
     assert_eq!(output.status.code(), Some(4), "{error}");
     assert_eq!(error.lines().count(), 1, "{error}");
     let after = error.split("give --ram ").nth(1).unwrap_or_else(|| panic!("{error}"));
-    after.split('M').next().and_then(|n| n.parse().ok()).unwrap_or_else(|| panic!("{error}"))
+    let (mib, rest) = after.split_once('M').unwrap_or_else(|| panic!("{error}"));
+    (mib.parse().unwrap_or_else(|_| panic!("{error}")), rest.trim().to_owned())
+}
+
+#[test]
+fn the_first_message_names_a_cap_that_works() {
+    let float = "(--state f16 needs less)";
+    for (args, hints) in [
+        (&[][..], &["", float][..]),
+        (&["--all"], &["", float]),
+        (&["--state", "f16"], &[""]),
+        (&["--path", "fixed"], &[""]),
+        (&["--path", "fixed", "--state", "i32"], &["", "(--state i16 needs less)"]),
+    ] {
+        let named = refusal("1K", args);
+        assert!(hints.contains(&named.1.as_str()), "{args:?}: {}", named.1);
+        let cap = format!("{}M", named.0);
+        good("logits", &[&["--tokens", "1", "--ram", &cap, "-t", "2"], args].concat());
+        for cap in ["4K", "1M", "4M", &format!("{}M", named.0 - 1)] {
+            assert_eq!(refusal(cap, args), named, "{args:?} {cap}");
+        }
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_mapped_needs_memory() {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("sparse.elp");
+    fs::File::create(&path).and_then(|file| file.set_len(8 << 30)).expect("a sparse file");
+    let output = Command::new("sh")
+        .args(["-c", r#"ulimit -v 1000000 && exec "$@""#, "sh", env!("CARGO_BIN_EXE_elapid"), "info"])
+        .arg(&path)
+        .output()
+        .expect("a shell");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(4), "{error}");
+    assert!(error.contains("cannot map") && error.contains("--ram"), "{error}");
 }
 
 #[test]

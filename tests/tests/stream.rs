@@ -6,10 +6,13 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use elapid::core::fixed;
 use elapid::core::format::{Quant, Section};
 use elapid::core::model::{StateKind, StepError};
 use elapid::core::source::{Fault, SourceError};
 use elapid::{Engine, Error, ExitClass, MemoryOptions, Verify};
+use elapid_tests::fixture::fixture;
+use elapid_tests::runner::{pack, quant};
 use elapid_tests::storage::{Act, Fake, Read, Throttled};
 use elapid_tests::streamed::{MIB, TOKENS, all, bits, expected, file, least, open, options, place, run};
 
@@ -42,6 +45,81 @@ fn every_cap_gives_the_same_bits() {
         }
         assert_eq!(fake.broken(), Vec::<String>::new());
     }
+}
+
+/// The caps that are named, over models and options: they work, and a MiB less does not.
+#[test]
+fn the_least_cap_that_is_named_works_and_less_does_not() {
+    let default = MemoryOptions::default;
+    let options = [
+        default(),
+        MemoryOptions { state: StateKind::F16, ..default() },
+        MemoryOptions { fixed: Some(fixed::StateKind::I16), ..default() },
+        MemoryOptions { fixed: Some(fixed::StateKind::I32), rows: true, ..default() },
+        MemoryOptions { rows: true, chunk: Some(64), ..default() },
+        MemoryOptions { held: 5 << 20, ..default() },
+        MemoryOptions { sequences: 16, ..default() },
+    ];
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let named = |error: Error| match error {
+        Error::Cap { least, hint, .. } => (least, hint),
+        other => panic!("{other}"),
+    };
+    let (mut mapped, mut streamed, mut hints) = (0, 0, std::collections::BTreeSet::new());
+    let small = ["mamba-odd", "falcon-odd"].map(|name| {
+        let fixture = fixture(name);
+        pack(&fixture.checkpoint, folder.path(), &quant(Quant::Q8))
+    });
+    let large = [false, true].map(|tied| {
+        let path = folder.path().join(format!("{tied}.elp"));
+        std::fs::write(&path, file(tied, Quant::Q8)).expect("a file");
+        path
+    });
+    let bundled = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/address-4m.elp").into();
+    for path in small.iter().chain(&large).chain([&bundled]) {
+        for from_path in [true, false] {
+            let open = |cap| {
+                let options = elapid_tests::streamed::options(cap, Verify::Auto);
+                if from_path {
+                    return Engine::open(path, &options);
+                }
+                let storage = Fake::new(std::fs::read(path).expect("the file"));
+                Engine::open_storage("fake", Arc::new(storage), &options)
+            };
+            for options in options {
+                let memory =
+                    |cap| open(cap).and_then(|engine| engine.memory(&options).map(|memory| (engine, memory)));
+                let name = format!("{} {from_path} {options:?}", path.display());
+                let (least, hint) = named(memory(1 << 10).map(|_| ()).expect_err("a model in 1 KiB"));
+                assert_eq!(least % MIB, 0, "{name}");
+                let (engine, mut memory_of_least) =
+                    memory(least).unwrap_or_else(|error| panic!("{name}: {error}"));
+                let mut sequence = memory_of_least.sequence(&engine);
+                match &mut sequence {
+                    Ok(sequence) => {
+                        sequence.feed(&[1, 2, 3]).unwrap_or_else(|error| panic!("{name}: {error}"))
+                    }
+                    Err(error) => assert!(options.fixed.is_some(), "{name}: {error}"),
+                }
+                let plan = engine.plan(&options).expect("it fits").expect("there is a cap");
+                *(if plan.mapped { &mut mapped } else { &mut streamed }) += 1;
+                // However little there is, the same is named.
+                for cap in [MIB, least - MIB] {
+                    assert_eq!(
+                        named(memory(cap).map(|_| ()).expect_err(&name)),
+                        (least, hint),
+                        "{name}: {cap}"
+                    );
+                }
+                let smaller = options.state == StateKind::F32 && options.fixed.is_none()
+                    || options.fixed == Some(fixed::StateKind::I32);
+                assert!(smaller || hint.is_empty(), "{name}: {hint}");
+                hints.insert(hint);
+            }
+        }
+    }
+    assert!(mapped > 10 && streamed > 10, "{mapped} mapped, {streamed} streamed");
+    assert!(hints.contains("") && hints.contains("--state f16"), "{hints:?}");
 }
 
 #[test]
@@ -163,6 +241,27 @@ fn storage_that_fails_for_ever_is_an_error_and_the_session_goes_on() {
 }
 
 #[test]
+fn a_storage_that_panics_is_an_error() {
+    let bytes = file(false, Quant::Q8);
+    let (cap, expected) = (least(&bytes) + MIB, expected(&bytes, StateKind::F32));
+    let bad = place(&bytes, 7);
+    let fake = Arc::new(Fake::new(bytes));
+    let engine = open(&fake, cap, Verify::Auto);
+    fake.set_faults(move |read| if read.covers(bad) { panic!("as the test wants it") } else { Act::Read });
+    let mut memory = engine.memory(&MemoryOptions::default()).expect("memory");
+    let mut sequence = memory.sequence(&engine).expect("a sequence");
+    // Those readers that are left bring nothing any more.
+    for _ in 0..8 {
+        sequence.clear();
+        let error = all(&mut sequence).expect_err("nobody reads it");
+        assert!(matches!(error, Error::Storage { .. }) && error.to_string().contains("panicked"), "{error}");
+    }
+    // A new memory has new readers.
+    fake.set_faults(|_| Act::Read);
+    assert!(run(&engine, StateKind::F32).expect("logits") == expected);
+}
+
+#[test]
 fn damage_is_read_again_and_then_refused() {
     let bytes = file(false, Quant::Q4);
     let least = least(&bytes);
@@ -238,27 +337,6 @@ fn what_is_kept_is_read_once() {
     let expected = expected(&bytes, StateKind::F32);
     for verify in [Verify::Auto, Verify::Always] {
         let fake = Arc::new(Fake::new(bytes.clone()));
-#[test]
-fn a_storage_that_panics_is_an_error() {
-    let bytes = file(false, Quant::Q8);
-    let (cap, expected) = (least(&bytes) + MIB, expected(&bytes, StateKind::F32));
-    let bad = place(&bytes, 7);
-    let fake = Arc::new(Fake::new(bytes));
-    let engine = open(&fake, cap, Verify::Auto);
-    fake.set_faults(move |read| if read.covers(bad) { panic!("as the test wants it") } else { Act::Read });
-    let mut memory = engine.memory(&MemoryOptions::default()).expect("memory");
-    let mut sequence = memory.sequence(&engine).expect("a sequence");
-    // Those readers that are left bring nothing any more.
-    for _ in 0..8 {
-        sequence.clear();
-        let error = all(&mut sequence).expect_err("nobody reads it");
-        assert!(matches!(error, Error::Storage { .. }) && error.to_string().contains("panicked"), "{error}");
-    }
-    // A new memory has new readers.
-    fake.set_faults(|_| Act::Read);
-    assert!(run(&engine, StateKind::F32).expect("logits") == expected);
-}
-
         let engine = open(&fake, least(&bytes) + 64 * MIB, verify);
         let mut memory =
             engine.memory(&MemoryOptions { chunk: Some(4), ..Default::default() }).expect("memory");

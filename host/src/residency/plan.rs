@@ -10,7 +10,7 @@ use crate::sequence::default_chunk;
 
 /// The program itself: the pages of its code and data that are in memory, the allocator, the main thread. Measured, with room to
 /// spare, see docs/streaming.md.
-const PROGRAM: u64 = 5 << 20;
+pub(super) const PROGRAM: u64 = 5 << 20;
 /// A thread's stack, as far as it is used, and what the system keeps of it.
 const THREAD: u64 = 96 << 10;
 /// What is never planned: a page here and there where buffers end, tables of pages.
@@ -116,11 +116,12 @@ impl Plan {
             let least = known.saturating_add(tables).saturating_add(working_bytes(layout, wish, 1));
             (read, slot, tables, least.saturating_add(LEAST_SLOTS * slot))
         };
-        let small = least_of(1);
-        let (read, slot, tables, least) = [least_of(READ), least_of(READ / 4), small]
-            .into_iter()
-            .find(|least| least.3 <= cap)
-            .ok_or_else(|| with_margin(small.3.min(least_of(READ).3)))?;
+        let ways = [READ, READ / 4, 1].map(least_of);
+        let (read, slot, tables, least) = ways.into_iter().find(|way| way.3 <= cap).ok_or_else(|| {
+            // A small file takes less as a whole than what reads it.
+            let whole = if mappable == Some(true) { mapped_bytes(layout, wish, &fixed, 1) } else { u64::MAX };
+            with_margin(ways.into_iter().fold(whole, |least, way| least.min(way.3)))
+        })?;
 
         let mut rest = cap - least;
         let slots = LEAST_SLOTS + (rest / 2 / slot).min(MOST_SLOTS - LEAST_SLOTS);
@@ -205,10 +206,10 @@ fn mapped_bytes(layout: &Layout, wish: &Wish, fixed: &Fixed, chunk: u64) -> u64 
     known.saturating_add(file).saturating_add(working_bytes(layout, wish, chunk))
 }
 
-/// The cap, in whole MiB, as caps are given, within which `bytes` and the margin fit.
+/// The least cap, in whole MiB, as caps are given, within which `bytes` and the margin fit.
 fn with_margin(bytes: u64) -> u64 {
     let bytes = bytes.saturating_add(MARGIN);
-    let cap = bytes.saturating_add(bytes / (MARGIN_SHARE - 1) + 1);
+    let cap = bytes.saturating_add(bytes.div_ceil(MARGIN_SHARE - 1));
     cap.checked_next_multiple_of(1 << 20).unwrap_or(u64::MAX)
 }
 
@@ -304,7 +305,22 @@ mod tests {
             assert!((20 << 20..80 << 20).contains(&least), "{least}");
             let plan = Plan::new(&layout, &wish(least, state), Some(true)).unwrap();
             assert!(plan.slots >= 3 && plan.chunk >= 1);
-            assert_eq!(Plan::new(&layout, &wish(least - (2 << 20), state), Some(true)), Err(least));
+            assert_eq!(Plan::new(&layout, &wish(least - (1 << 20), state), Some(true)), Err(least));
+        }
+    }
+
+    #[test]
+    fn the_margin_is_exact() {
+        let fits = |cap: u64, bytes| (cap - cap / MARGIN_SHARE).saturating_sub(MARGIN) >= bytes;
+        // Around what just fits, where a byte decides about a MiB.
+        for mib in [1, 2, 7, 127, 128, 4000] {
+            let cap = mib << 20;
+            let most = cap - cap / MARGIN_SHARE - MARGIN;
+            for bytes in most - 2..most + 3 {
+                let least = with_margin(bytes);
+                assert_eq!(least, if bytes <= most { cap } else { cap + (1 << 20) }, "{bytes}");
+                assert!(fits(least, bytes) && !fits(least - (1 << 20), bytes), "{bytes}");
+            }
         }
     }
 

@@ -4,9 +4,10 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
-use elapid_core::format::{FormatError, Header, Section, checksum};
+use elapid_core::format::{FormatError, Header, Layout, Section, checksum};
 use elapid_core::source::{Fault, SourceError};
 
+use super::plan::PROGRAM;
 use super::storage::{Log, Storage, read_range};
 use super::{Map, Streamer};
 use crate::{Drive, EngineOptions, Error, Plan};
@@ -26,12 +27,14 @@ const DATA: [Section; 4] =
     [Section::Tokenizer, Section::ChatTemplate, Section::RoleTable, Section::Generation];
 
 impl Streamed {
-    /// Reads and checks all but the weights. `name` is the model's in messages; `most` is what the data sections may take.
+    /// Reads and checks all but the weights. `name` is the model's in messages; `cap` is what the process may take, and `least`
+    /// gives the least cap for a model.
     pub(crate) fn open(
         name: &str,
         storage: Arc<dyn Storage>,
         path: Option<PathBuf>,
-        most: u64,
+        cap: u64,
+        least: impl FnOnce(&Layout) -> u64,
     ) -> Result<(Self, Header), Error> {
         let log = Arc::new(Log::default());
         let format = |cause| Error::Format { model: name.into(), cause };
@@ -54,8 +57,9 @@ impl Streamed {
         let place = layout.section(Section::Checksums);
         let data_bytes =
             DATA.iter().map(|s| layout.section(*s).length).sum::<u64>().saturating_add(place.length);
-        if data_bytes > most {
-            return Err(Error::Cap { model: name.into(), cap: most, least: data_bytes });
+        // Within what every program takes, they are read all the same: what else is asked for then says what the least is.
+        if data_bytes > cap.max(PROGRAM) {
+            return Err(Error::Cap { model: name.into(), cap, least: least(layout), hint: "" });
         }
         let table = read(Section::Checksums, 0, place.offset..place.offset + place.length)?;
         header.check_checksums(&table).map_err(format)?;
