@@ -355,7 +355,11 @@ fn report(generated: &Generated<'_>, settings: &Settings, terminal: &mut Termina
     if settings.check {
         say!(terminal, "\n--- prompt {}\n--- tokens {}", Numbers(prompt), Numbers(text));
         let time = (*prompt_time + *text_time).as_micros();
-        say!(terminal, "--- logits {logits:08x}\n--- time {time}\n--- stack {}\n--- end", arch::stack_used());
+        say!(
+            terminal,
+            "--- logits {logits:08x}\n--- time {time}\n--- stack {}\n--- ending{end}\n--- end",
+            arch::stack_used()
+        );
         return;
     }
     let rate = |tokens: usize, time: &Duration| tokens as f32 / time.as_secs_f32().max(1e-6);

@@ -285,15 +285,15 @@ impl<'m, 's> Talk<'m, 's> {
         if long { Err(TalkError::Long) } else { Ok(count) }
     }
 
-    /// Feeds tokens `range` of `self.tokens`, in chunks; between layers it looks for Ctrl-C.
+    /// Feeds tokens `range` of `self.tokens`, in chunks; between layers it looks for Ctrl-C. A step that Ctrl-C ended before is
+    /// finished first.
     fn feed(&mut self, range: core::ops::Range<usize>, terminal: &mut Terminal) -> Result<(), TalkError> {
+        if self.session.suspended_at().is_some() {
+            advance(&self.model, &mut self.session, self.source, terminal)?;
+        }
         for chunk in self.tokens[range].chunks(self.chunk) {
             self.model.begin(&mut self.session, self.source, chunk)?;
-            while self.model.advance(&mut self.session, self.source)? {
-                if terminal.interrupted() {
-                    return Err(TalkError::Interrupted);
-                }
-            }
+            advance(&self.model, &mut self.session, self.source, terminal)?;
         }
         Ok(())
     }
@@ -344,11 +344,8 @@ impl<'m, 's> Talk<'m, 's> {
                 break ", interrupted";
             }
             match self.feed(known..known + 1, terminal) {
-                Err(TalkError::Interrupted) => {
-                    // The state is between two tokens: nothing can go on from it.
-                    self.session.clear();
-                    break ", interrupted";
-                }
+                // The token is fed to its end when the chat goes on.
+                Err(TalkError::Interrupted) => break ", interrupted",
                 fed => fed?,
             }
         };
@@ -362,6 +359,21 @@ impl<'m, 's> Talk<'m, 's> {
 
 /// Adds floats to a checksum, as little-endian bytes, some at once: a call costs more than what it does for four bytes.
 fn add(checksum: &mut crc32fast::Hasher, floats: &[f32]) {
+/// Lets a step's tokens pass the layers that are left; between layers it looks for Ctrl-C.
+fn advance(
+    model: &elapid_core::model::Model<'_>,
+    session: &mut Session<'_>,
+    source: &mut dyn LayerSource,
+    terminal: &mut Terminal,
+) -> Result<(), TalkError> {
+    while model.advance(session, source)? {
+        if terminal.interrupted() {
+            return Err(TalkError::Interrupted);
+        }
+    }
+    Ok(())
+}
+
     for some in floats.chunks(64) {
         let mut bytes = [0; 4 * 64];
         for (to, float) in bytes.as_chunks_mut().0.iter_mut().zip(some) {

@@ -6,6 +6,7 @@
 
 mod bits;
 mod built;
+mod chat;
 mod elf;
 pub mod fault;
 mod mcu;

@@ -70,7 +70,15 @@ impl Case<'_> {
         let prompt: Vec<u32> = serde_json::from_str(&ids)
             .context(|| format!("`elapid tokenize` printed no list of tokens: {ids}"))?;
 
-        let fed = board.prompt.iter().chain(board.tokens.iter().take(board.tokens.len().saturating_sub(1)));
+        let logits = self.logits_on_host(&board.prompt, &board.tokens)?;
+        Ok(Report { text, prompt, tokens: board.tokens.clone(), logits })
+    }
+
+    /// The checksum of the logits from which `tokens` were drawn after `prompt`, by the host's program.
+    pub fn logits_on_host(&self, prompt: &[u32], tokens: &[u32]) -> Result<u32> {
+        let elapid = Program::Elapid.build()?;
+        let model = self.model.to_string_lossy();
+        let fed = prompt.iter().chain(tokens.iter().take(tokens.len().saturating_sub(1)));
         let fed = fed.map(u32::to_string).collect::<Vec<_>>().join(",");
         let folder = root().join("target/boards");
         fs::create_dir_all(&folder).context(|| format!("cannot make {}", folder.display()))?;
@@ -81,8 +89,7 @@ impl Case<'_> {
         elapid.output(logits)?;
         let bytes = fs::read(&file).context(|| format!("cannot read {}", file.display()))?;
         let _ = fs::remove_file(&file);
-        let logits = checksum(last_rows(&bytes, board.tokens.len())?);
-        Ok(Report { text, prompt, tokens: board.tokens.clone(), logits })
+        Ok(checksum(last_rows(&bytes, tokens.len())?))
     }
 }
 

@@ -5,9 +5,11 @@ use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
 use std::time::Duration;
 
+use elapid_core::format::data::{RoleTable, Wrapping};
 use elapid_core::format::{Header, Section};
 
 use super::{EMULATOR, Emulator, MODEL, NAME, card, model, qemu, read};
+use crate::board::chat::with_roles;
 use crate::board::qemu::Dialogue;
 use crate::board::report::{Case, Report, measured};
 use crate::board::sd_image::{self, Item};
@@ -41,6 +43,7 @@ pub(super) fn all(emulator: &Emulator, kernel: &Path, request: &Request) -> Resu
     bad_models_are_told(emulator, kernel)?;
     bad_cards_are_told(emulator, kernel)?;
     a_card_that_fails_is_told(emulator, kernel)?;
+    a_chat_goes_on_after_ctrl_c(emulator, kernel)?;
     the_card_is_read_while_layers_are_computed(emulator, kernel)?;
     let counter = Counter::build(EMULATOR)?;
     four_cores_are_faster(emulator, kernel, &counter)
@@ -257,6 +260,62 @@ fn a_card_that_fails_is_told(emulator: &Emulator, kernel: &Path) -> Result<()> {
     dialogue.send("/load\r")?;
     wants(&dialogue.until(NO_MODEL)?, "error: no card answers")?;
     end(dialogue).map(|_| ())
+}
+
+/// A chat whose answers are ended by Ctrl-C: the next one is what the host makes of all that was said before.
+fn a_chat_goes_on_after_ctrl_c(emulator: &Emulator, kernel: &Path) -> Result<()> {
+    /// Answers that are ended at most: until one was within a token, as most are.
+    const ENOUGH: u32 = 20;
+    let roles = RoleTable {
+        user: Wrapping { prefix: "The people asked: ", suffix: "\n" },
+        assistant: Wrapping { prefix: "The answer was: ", suffix: "\n" },
+        generation: "The answer was:",
+        ..RoleTable::default()
+    };
+    let chatting = with_roles(&read(&root().join("models").join(MODEL))?, &roles)?;
+    let model = scratch("pi-bare-chat.elp")?;
+    std::fs::write(&model, &chatting).context(|| format!("cannot write {}", model.display()))?;
+    let card = scratch("pi-bare-chat.img")?;
+    sd_image::write(&card, &[Item { name: "chat.elp", bytes: &chatting }])?;
+    let mut dialogue = start(emulator, kernel, Some(&card), &IN_TURN)?;
+    dialogue.until("this model chats")?;
+    dialogue.until(PROMPT)?;
+    let settings = "/check\r/seed 7\r/n 4000\r";
+    dialogue.send(settings)?;
+    for _ in 0..settings.matches('\r').count() {
+        dialogue.until(PROMPT)?;
+    }
+    for _ in 0..ENOUGH {
+        dialogue.send("/new\rWhat is the state of the Union?\r")?;
+        dialogue.until("--- text\n")?;
+        // Some text has come: the prompt was read.
+        let begun = dialogue.until(" ")?;
+        dialogue.send("\x03")?;
+        let told = format!("--- text\n{begun}{}", dialogue.until("--- end\n")?);
+        wants(&told, "--- ending, interrupted\n")?;
+        let first = Report::read(&told)?;
+        dialogue.until(PROMPT)?;
+        dialogue.send("/n 8\rAnd of the army?\r/n 4000\r")?;
+        dialogue.until(PROMPT)?;
+        let second = Report::read(&dialogue.until("--- end\n")?)?;
+        dialogue.until(PROMPT)?;
+        dialogue.until(PROMPT)?;
+
+        let case = Case { model: &model, prompt: "", tokens: second.tokens.len(), seed: 7, compute: &[] };
+        let logits = |before: usize| {
+            let before = first.prompt.iter().chain(&first.tokens[..before]).chain(&second.prompt);
+            case.logits_on_host(&before.copied().collect::<Vec<_>>(), &second.tokens)
+        };
+        let whole = first.tokens.len();
+        // Ended within its last token, which is fed then, or between two.
+        if second.logits == logits(whole)? {
+            return end(dialogue).map(|_| ());
+        }
+        if second.logits != logits(whole - 1)? {
+            return Err(Error::new("the answer after Ctrl-C is not what the host makes of the chat"));
+        }
+    }
+    Err(Error::new(format!("none of {ENOUGH} answers was ended within a token")))
 }
 
 /// How much of the time in which the cores computed a read was under way, with weights read ahead and without.
