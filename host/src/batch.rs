@@ -9,7 +9,8 @@ use crate::residency::Source;
 use crate::sequence::{Parts, row_of};
 use crate::{Engine, Error};
 
-/// Given a sequence and the logits `[vocab]` after its token, to use up; an error ends the computation.
+/// Given a sequence and the logits `[vocab]` after its token, to use up (and to mask first, see
+/// [`Sequence::logits`](crate::Sequence::logits)); an error ends the computation.
 pub type EachSequence<'e> = dyn FnMut(usize, &mut [f32]) -> Result<(), Error> + 'e;
 
 /// Sequences that are independent of each other, numbered from 0. Each gives the bits that it gives alone; a step of several

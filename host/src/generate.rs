@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use elapid_core::sample::{Sampler, Settings};
 use elapid_core::tokenizer::{Decoder, Tokenizer};
 
+use crate::stops::Stops;
 use crate::{Error, Progress, Sequence};
 
 /// Tokens that the repetition penalty looks back at.
@@ -22,7 +23,7 @@ pub struct GenerateOptions {
     pub seed: u64,
     /// Tokens that end the text; they are no part of it.
     pub eos: Vec<u32>,
-    /// Texts that end the text, whatever tokens they come in; they are no part of it.
+    /// Texts that end the text, whatever tokens they come in, special ones included; they are no part of it.
     pub stop: Vec<String>,
 }
 
@@ -44,6 +45,9 @@ pub enum End {
 pub struct Generated {
     /// Tokens generated, the one that ended the text not counted.
     pub tokens: usize,
+    /// Tokens of the prompt, and after them of the text, that the sequence has been fed. Those of a step that was interrupted
+    /// count: the next call finishes it.
+    pub fed: usize,
     /// Time until the prompt was read.
     pub prompt_time: Duration,
     /// Time after that.
@@ -76,9 +80,9 @@ pub trait Listener {
     }
 }
 
-/// Generates text after `prompt`, which goes on from what `sequence` was fed before. What was made when a generation is
-/// interrupted is given to `listener` whole. The last token that was chosen, the one that ended the generation, has not been
-/// fed.
+/// Generates text after `prompt`, which goes on from what `sequence` was fed before; a step that was interrupted is finished
+/// first. What was made when a generation is interrupted is given to `listener` whole. The last token that was chosen has not been
+/// fed, unless the generation was interrupted within it: [`Generated::fed`] says where the sequence stands.
 ///
 /// # Errors
 /// A setting that is out of its range, an empty prompt, what [`Sequence::feed`] returns, and what `listener` returns.
@@ -92,18 +96,15 @@ pub fn generate(
     let sampled = |cause| Error::Sample { cause };
     let mut sampler = Sampler::new(options.settings, options.seed).map_err(sampled)?;
     let start = Instant::now();
-    let fed = sequence.feed_watched(prompt, &mut |progress| {
-        listener.prompt(progress);
-        listener.next()
-    });
-    let prompt_time = start.elapsed();
-    let mut end = match fed {
+    let mut fed = 0;
+    let mut end = match read(sequence, prompt, &mut fed, listener) {
         Err(Error::Interrupted) => Some(End::Interrupted),
-        fed => fed.map(|()| (options.max_tokens == 0).then_some(End::Length))?,
+        read => read.map(|()| (options.max_tokens == 0).then_some(End::Length))?,
     };
+    let prompt_time = start.elapsed();
 
     let mut history = prompt[prompt.len().saturating_sub(PENALTY_WINDOW)..].to_vec();
-    let mut decoder = Decoder::new().skip_special(true);
+    let mut decoder = Decoder::new();
     let mut stops = Stops::new(&options.stop);
     let mut tokens = 0;
     let start = Instant::now();
@@ -111,13 +112,20 @@ pub fn generate(
         if let Some(end) = end {
             break end;
         }
-        let token = sampler.sample(sequence.logits()?, &history).map_err(sampled)?;
+        let logits = sequence.logits()?;
+        tokenizer.mask(logits);
+        let token = sampler.sample(logits, &history).map_err(sampled)?;
         if options.eos.contains(&token) {
             break End::Eos;
         }
         tokens += 1;
-        // A vocabulary that is padded has ids without a token: they have no text.
-        let _ = decoder.push(tokenizer, token, &mut |text| stops.push(text));
+        if tokenizer.is_special(token) {
+            let text = tokenizer.token_bytes(token).unwrap_or_default();
+            stops.push(&String::from_utf8_lossy(text), false);
+        } else {
+            // The token has text: ids that have none are masked.
+            let _ = decoder.push(tokenizer, token, &mut |text| stops.push(text, true));
+        }
         listener_text(listener, stops.ready())?;
         end = if stops.found {
             Some(End::Stop)
@@ -126,14 +134,15 @@ pub fn generate(
         } else if listener.next().is_break() {
             Some(End::Interrupted)
         } else {
-            let fed = sequence.feed_watched(&[token], &mut |progress| {
+            let outcome = sequence.feed_watched(&[token], &mut |progress| {
                 listener.token(progress);
                 listener.next()
             });
-            if let Err(Error::Interrupted) = fed {
+            fed += sequence.taken();
+            if let Err(Error::Interrupted) = outcome {
                 break End::Interrupted;
             }
-            fed?;
+            outcome?;
             if history.len() == PENALTY_WINDOW {
                 history.remove(0);
             }
@@ -141,102 +150,27 @@ pub fn generate(
             None
         };
     };
-    decoder.finish(&mut |text| stops.push(text));
+    decoder.finish(&mut |text| stops.push(text, true));
     listener_text(listener, stops.rest())?;
-    Ok(Generated { tokens, prompt_time, time: start.elapsed(), end })
+    Ok(Generated { tokens, fed, prompt_time, time: start.elapsed(), end })
+}
+
+/// Finishes a step that was interrupted, then feeds the prompt and counts how much of it was fed.
+fn read(
+    sequence: &mut Sequence<'_>,
+    prompt: &[u32],
+    fed: &mut usize,
+    listener: &mut dyn Listener,
+) -> Result<(), Error> {
+    sequence.resume(&mut |_| listener.next())?;
+    let outcome = sequence.feed_watched(prompt, &mut |progress| {
+        listener.prompt(progress);
+        listener.next()
+    });
+    *fed = sequence.taken();
+    outcome
 }
 
 fn listener_text(listener: &mut dyn Listener, text: String) -> Result<(), Error> {
     if text.is_empty() { Ok(()) } else { listener.text(&text) }
-}
-
-/// Looks for stop texts in a stream, and holds back what may become one.
-struct Stops<'a> {
-    stops: &'a [String],
-    held: String,
-    /// A stop text came: `held` ends before it.
-    found: bool,
-}
-
-impl<'a> Stops<'a> {
-    fn new(stops: &'a [String]) -> Self {
-        Self { stops, held: String::new(), found: false }
-    }
-
-    fn stops(&self) -> impl Iterator<Item = &'a str> + use<'a> {
-        self.stops.iter().map(String::as_str).filter(|stop| !stop.is_empty())
-    }
-
-    fn push(&mut self, text: &str) {
-        if self.found {
-            return;
-        }
-        self.held.push_str(text);
-        if let Some(at) = self.stops().filter_map(|stop| self.held.find(stop)).min() {
-            self.held.truncate(at);
-            self.found = true;
-        }
-    }
-
-    /// What surely is no part of a stop text.
-    fn ready(&mut self) -> String {
-        // The longest end of `held` with which a stop text begins.
-        let begins =
-            |at: usize| self.stops().any(|stop| stop.as_bytes().starts_with(&self.held.as_bytes()[at..]));
-        let longest = self.stops().map(str::len).max().unwrap_or(0);
-        let from = self.held.len().saturating_sub(longest);
-        let keep = (from..self.held.len()).find(|at| self.held.is_char_boundary(*at) && begins(*at));
-        let keep = keep.filter(|_| !self.found).unwrap_or(self.held.len());
-        self.held.drain(..keep).collect()
-    }
-
-    /// All that is left.
-    fn rest(&mut self) -> String {
-        std::mem::take(&mut self.held)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::Stops;
-
-    fn run(stops: &[&str], pieces: &[&str]) -> (Vec<String>, String, bool) {
-        let stops: Vec<String> = stops.iter().map(|s| (*s).to_owned()).collect();
-        let mut stops = Stops::new(&stops);
-        let mut out = Vec::new();
-        for piece in pieces {
-            stops.push(piece);
-            out.push(stops.ready());
-        }
-        (out, stops.rest(), stops.found)
-    }
-
-    #[test]
-    fn a_stop_text_may_span_pieces() {
-        let (out, rest, found) = run(&["\n\nEnd"], &["one\n", "two\n", "\nE", "nd of", "more"]);
-        assert_eq!(out, ["one", "\ntwo", "", "", ""]);
-        assert_eq!((rest.as_str(), found), ("", true));
-    }
-
-    #[test]
-    fn what_only_began_like_one_comes_out() {
-        let (out, rest, found) = run(&["abac"], &["ab", "ab", "a", "x", "aba"]);
-        assert_eq!(out, ["", "ab", "", "abax", ""]);
-        assert_eq!((rest.as_str(), found), ("aba", false));
-    }
-
-    #[test]
-    fn the_earliest_wins_and_multibyte_characters_stay_whole() {
-        let (out, _, found) = run(&["ö!", "é"], &["größ", "er öé", "!"]);
-        assert_eq!((out.concat().as_str(), found), ("größer ö", true));
-        let (out, rest, found) = run(&["öö"], &["xö", "é"]);
-        assert_eq!((out.concat().as_str(), rest.as_str(), found), ("xöé", "", false));
-    }
-
-    #[test]
-    fn without_stop_texts_nothing_is_held() {
-        let (out, rest, found) = run(&[""], &["a", "b"]);
-        assert_eq!(out, ["a", "b"]);
-        assert_eq!((rest.as_str(), found), ("", false));
-    }
 }

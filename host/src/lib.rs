@@ -15,6 +15,7 @@ mod pool;
 mod profile;
 mod residency;
 mod sequence;
+mod stops;
 mod text;
 mod verify;
 

@@ -223,7 +223,8 @@ impl Sequence<'_> {
     /// As [`Sequence::feed`], telling `watch` how far it is.
     ///
     /// # Errors
-    /// As [`Sequence::feed`], and [`Error::Interrupted`] if `watch` breaks; then only [`Sequence::clear`] helps.
+    /// As [`Sequence::feed`], and [`Error::Interrupted`] if `watch` breaks: [`Sequence::resume`] goes on, or [`Sequence::clear`]
+    /// gives it up.
     pub fn feed_watched(&mut self, tokens: &[u32], watch: &mut Watch<'_>) -> Result<(), Error> {
         self.begin(tokens)?;
         self.source.expect_bare((tokens.len() - 1) / self.chunk);
@@ -235,8 +236,8 @@ impl Sequence<'_> {
         Ok(())
     }
 
-    /// Goes on after weights could not be read ([`Error::Storage`], or damage), from the layer where that was. Returns how many
-    /// tokens of the call that failed have been fed when it succeeds: feed the others then.
+    /// Goes on after an interruption, or after weights could not be read ([`Error::Storage`], or damage), from the layer where that
+    /// was. Returns how many tokens of the call that failed have been fed when it succeeds: feed the others then.
     ///
     /// # Errors
     /// As [`Sequence::feed_watched`].
@@ -283,7 +284,8 @@ impl Sequence<'_> {
         Ok(())
     }
 
-    /// The logits `[vocab]` after the last token, for the caller to use up.
+    /// The logits `[vocab]` after the last token, for the caller to use up. A vocabulary may be padded: mask ids without a token
+    /// ([`Tokenizer::mask`](elapid_core::tokenizer::Tokenizer::mask)) before one is chosen.
     ///
     /// # Errors
     /// [`Error::Step`] if no token was fed, or as [`Sequence::feed`].
@@ -312,6 +314,11 @@ impl Sequence<'_> {
         Ok((self.source.read_bytes() - before, start.elapsed()))
     }
 
+    /// Tokens of the last call that were fed, with those of a step that is suspended: [`Sequence::resume`] feeds them.
+    pub(crate) fn taken(&self) -> usize {
+        self.fed + self.steps.suspended().map_or(0, |(_, tokens)| tokens)
+    }
+
     /// Begins a call.
     fn begin(&mut self, tokens: &[u32]) -> Result<(), Error> {
         self.check(tokens)?;
@@ -328,6 +335,9 @@ impl Sequence<'_> {
     /// Whether all tokens can be fed, so that a bad one is known by its place in all of them, before any is fed.
     fn check(&self, tokens: &[u32]) -> Result<(), Error> {
         let vocab = self.engine.config().vocab;
+        if self.steps.suspended().is_some() {
+            return Err(self.engine.step_error(StepError::Suspended));
+        }
         if tokens.is_empty() {
             return Err(self.engine.step_error(StepError::NoTokens));
         }
@@ -361,10 +371,11 @@ impl Sequence<'_> {
         watch: &mut Watch<'_>,
         mut more: Result<bool, StepError>,
     ) -> Result<(), Error> {
-        let Self { engine, steps, source, started, .. } = self;
+        let Self { engine, steps, source, started, fed, .. } = self;
         while more.map_err(|cause| engine.step_error(cause))? {
             more = steps.advance(source);
-            if more.is_ok() {
+            if let Ok(layers_left) = more {
+                *fed += if layers_left { 0 } else { tokens };
                 *done += tokens as u64;
                 let read = source.read_bytes() - *started;
                 if watch(Progress { done: *done, total, read }).is_break() {
@@ -372,7 +383,6 @@ impl Sequence<'_> {
                 }
             }
         }
-        self.fed += tokens;
         Ok(())
     }
 }

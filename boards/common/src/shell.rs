@@ -141,6 +141,7 @@ impl Shell {
             if check {
                 add(&mut sum, logits);
             }
+            text.tokenizer.mask(logits);
             let token = sampler.sample(logits, &[])?;
             if text.generation.as_ref().is_some_and(|g| g.eos.contains(token)) {
                 break;
@@ -148,7 +149,7 @@ impl Shell {
             made += 1;
             // A report lists as many as it can.
             let _ = self.tokens.push(token);
-            // A vocabulary that is padded has ids without a token: they have no text.
+            // What was chosen has text: the others are masked.
             let _ = decoder.push(&text.tokenizer, token, &mut |piece| say(platform, format_args!("{piece}")));
             if made >= tokens {
                 break;

@@ -324,11 +324,13 @@ impl<'m, 's> Talk<'m, 's> {
             }
             let known = prompt + made;
             let history = &self.tokens[known.saturating_sub(PENALTY_WINDOW)..known];
-            let token = sampler.sample(&mut self.logits[..vocab], history)?;
+            let logits = &mut self.logits[..vocab];
+            self.tokenizer.mask(logits);
+            let token = sampler.sample(logits, history)?;
             if self.generation.as_ref().is_some_and(|defaults| defaults.eos.contains(token)) {
                 break ", the model ended the text";
             }
-            // A vocabulary that is padded has ids without a token: they have no text. The console can't fail.
+            // What was chosen has text: the others are masked. The console can't fail.
             let _ = decoder.push(&self.tokenizer, token, &mut |text| {
                 let _ = terminal.write_str(text);
             });
@@ -357,8 +359,6 @@ impl<'m, 's> Talk<'m, 's> {
     }
 }
 
-/// Adds floats to a checksum, as little-endian bytes, some at once: a call costs more than what it does for four bytes.
-fn add(checksum: &mut crc32fast::Hasher, floats: &[f32]) {
 /// Lets a step's tokens pass the layers that are left; between layers it looks for Ctrl-C.
 fn advance(
     model: &elapid_core::model::Model<'_>,
@@ -374,6 +374,8 @@ fn advance(
     Ok(())
 }
 
+/// Adds floats to a checksum, as little-endian bytes, some at once: a call costs more than what it does for four bytes.
+fn add(checksum: &mut crc32fast::Hasher, floats: &[f32]) {
     for some in floats.chunks(64) {
         let mut bytes = [0; 4 * 64];
         for (to, float) in bytes.as_chunks_mut().0.iter_mut().zip(some) {

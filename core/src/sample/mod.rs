@@ -114,7 +114,11 @@ impl fmt::Display for SampleError {
                 "the logit of token {token} is {logit}: the model's weights or its state are damaged; verify the file \
                  and start the session again"
             ),
-            Self::Nothing => write!(f, "every logit is negative infinity: allow at least one token"),
+            Self::Nothing => write!(
+                f,
+                "no token can be chosen, every logit is negative infinity: allow at least one token, or use a tokenizer that \
+                 has the model's tokens"
+            ),
         }
     }
 }
@@ -145,7 +149,7 @@ impl Sampler {
     }
 
     /// Draws a token. `logits` has one element for each token, without padding, and is overwritten; a token whose
-    /// logit is negative infinity is never drawn.
+    /// logit is negative infinity is never drawn. [`crate::tokenizer::Tokenizer::mask`] does that to ids without a token.
     ///
     /// `history` holds the tokens that the repetition penalty applies to, once each however often they occur; ids
     /// past the vocabulary are ignored. Its cost grows with the square of its length: a window of some hundred recent

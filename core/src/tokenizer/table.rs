@@ -290,6 +290,8 @@ pub struct Tokenizer<'a> {
     pub(super) prefix: &'a [[u8; 4]],
     pub(super) suffix: &'a [[u8; 4]],
     text: &'a [u8],
+    /// From the first id without a token to behind the last, of those below `vocab_size`.
+    missing: Range<u32>,
 }
 
 impl<'a> Tokenizer<'a> {
@@ -308,7 +310,7 @@ impl<'a> Tokenizer<'a> {
         let part = |range: Range<usize>| bytes.get(range).ok_or(truncated);
         let words = |range: Range<usize>| part(range).map(|part| part.as_chunks::<4>().0);
         let indices = |range: Range<usize>| part(range).map(|part| Indices::new(part, header.wide));
-        let tokenizer = Self {
+        let mut tokenizer = Self {
             byte_tokens: indices(layout.byte_tokens)?,
             tokens: words(layout.tokens)?,
             merges: indices(layout.merges)?,
@@ -319,9 +321,15 @@ impl<'a> Tokenizer<'a> {
             prefix: words(layout.prefix)?,
             suffix: words(layout.suffix)?,
             text: part(layout.text)?,
+            missing: 0..0,
             header,
         };
         tokenizer.check()?;
+        let missing = |id: &u32| tokenizer.bytes_of(*id).is_empty();
+        let mut ids = 0..tokenizer.vocab_size();
+        if let Some(first) = ids.clone().find(missing) {
+            tokenizer.missing = first..ids.rfind(missing).map_or(first, |last| last + 1);
+        }
         Ok(tokenizer)
     }
 
@@ -396,6 +404,19 @@ impl<'a> Tokenizer<'a> {
     pub fn token_bytes(&self, id: u32) -> Option<&'a [u8]> {
         let bytes = self.bytes_of(id);
         if bytes.is_empty() { None } else { Some(bytes) }
+    }
+
+    /// Sets the logits of ids without a token to negative infinity, so that a sampler never draws one. `logits` has one element
+    /// for each id of the model, whose vocabulary may be padded.
+    pub fn mask(&self, logits: &mut [f32]) {
+        if let Some(padding) = logits.get_mut(self.vocab_size() as usize..) {
+            padding.fill(f32::NEG_INFINITY);
+        }
+        for id in self.missing.clone().filter(|id| self.bytes_of(*id).is_empty()) {
+            if let Some(logit) = logits.get_mut(id as usize) {
+                *logit = f32::NEG_INFINITY;
+            }
+        }
     }
 
     /// The token with these bytes: an added one, or else one of the vocabulary. Only an exact match counts, and what an

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use elapid::core::format::{Layout, Part, Section};
 use elapid::core::sample::{Sampler, Settings};
+use elapid::core::tokenizer::Tokenizer;
 use elapid::{Engine, Error, MemoryOptions, Progress, ReadBy, Sequence};
 use elapid_args::whole;
 use serde::Serialize;
@@ -150,11 +151,26 @@ fn peak_rss() -> Option<u64> {
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kb| kb << 10)
 }
 
+/// The model's tokenizer, if it has one.
+pub(super) fn tokenizer(engine: &Engine) -> Result<Option<Tokenizer<'_>>, Error> {
+    match engine.tokenizer() {
+        Err(Error::NoTokenizer { .. }) => Ok(None),
+        tokenizer => tokenizer.map(Some),
+    }
+}
+
 /// The most likely next token, as `elapid run --temp 0` takes it.
-pub(super) fn most_likely(sequence: &mut Sequence<'_>) -> Result<u32, Error> {
+pub(super) fn most_likely(
+    sequence: &mut Sequence<'_>,
+    tokenizer: Option<&Tokenizer<'_>>,
+) -> Result<u32, Error> {
     let sampled = |cause| Error::Sample { cause };
     let mut greedy = Sampler::new(Settings::GREEDY, 0).map_err(sampled)?;
-    greedy.sample(sequence.logits()?, &[]).map_err(sampled)
+    let logits = sequence.logits()?;
+    if let Some(tokenizer) = tokenizer {
+        tokenizer.mask(logits);
+    }
+    greedy.sample(logits, &[]).map_err(sampled)
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Error> {
@@ -163,6 +179,7 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
         interrupt::listen();
         return super::long::run(&engine, &args.state.memory()?, tokens, args.json);
     }
+    let tokenizer = tokenizer(&engine)?;
     let vocab = engine.config().vocab;
     let options = MemoryOptions { held: 4 * args.p as usize, ..args.state.memory()? };
     let plan = engine.plan(&options)?;
@@ -195,7 +212,7 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
     let bar = Bar::new("decoding");
     let parts = parts(engine.layout());
     let (mut times, mut passes) = (Vec::new(), Vec::new());
-    let mut token = most_likely(&mut sequence)?;
+    let mut token = most_likely(&mut sequence, tokenizer.as_ref())?;
     let mut skim = |sequence: &mut Sequence<'_>| -> Result<(), Error> {
         let time = match streamed {
             // Per byte of a token, so that both kinds of pass compare alike.
@@ -215,7 +232,7 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
         }
         let (start, before) = (Instant::now(), sequence.read_bytes());
         sequence.feed(&[token])?;
-        token = most_likely(&mut sequence)?;
+        token = most_likely(&mut sequence, tokenizer.as_ref())?;
         times.push(start.elapsed());
         streamed_bytes += sequence.read_bytes() - before;
         bar.set(u64::from(i), u64::from(args.n));

@@ -4,11 +4,12 @@ use std::io::Write;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
+use elapid::core::tokenizer::Tokenizer;
 use elapid::{Engine, Error, MemoryOptions, Sequence};
 use serde::Serialize;
 
 use super::bar::Bar;
-use super::bench::{median, most_likely};
+use super::bench::{median, most_likely, tokenizer};
 use super::{interrupt, output};
 
 /// Samples on the way.
@@ -62,11 +63,16 @@ fn median_tps(turns: &mut [Duration]) -> f64 {
 }
 
 /// Generates `n` tokens, each the most likely, and returns the time.
-fn generate(sequence: &mut Sequence<'_>, token: &mut u32, n: u32) -> Result<Duration, Error> {
+fn generate(
+    sequence: &mut Sequence<'_>,
+    tokenizer: Option<&Tokenizer<'_>>,
+    token: &mut u32,
+    n: u32,
+) -> Result<Duration, Error> {
     let start = Instant::now();
     for _ in 0..n {
         sequence.feed(&[*token])?;
-        *token = most_likely(sequence)?;
+        *token = most_likely(sequence, tokenizer)?;
         if interrupt::check() == ControlFlow::Break(()) {
             return Err(Error::Interrupted);
         }
@@ -82,11 +88,13 @@ pub(super) fn run(engine: &Engine, options: &MemoryOptions, tokens: u32, json: b
     }
     let (mut long, mut short) = (engine.memory(options)?, engine.memory(options)?);
     let (mut long, mut short) = (long.sequence(engine)?, short.sequence(engine)?);
+    let tokenizer = tokenizer(engine)?;
+    let text = tokenizer.as_ref();
     let bar = Bar::at_once("generating", u64::from(tokens));
     let (mut token, mut first) = (1, 1);
     // Both sequences touch all that they have before anything is measured.
-    generate(&mut short, &mut first, 1)?;
-    generate(&mut long, &mut token, 1)?;
+    generate(&mut short, text, &mut first, 1)?;
+    generate(&mut long, text, &mut token, 1)?;
     let step = (tokens / SAMPLES).max(1);
     let mut samples = Vec::with_capacity(2 * SAMPLES as usize);
     let (mut done, mut time) = (1, Duration::ZERO);
@@ -103,7 +111,7 @@ pub(super) fn run(engine: &Engine, options: &MemoryOptions, tokens: u32, json: b
         turns.clear();
         while done < end {
             let n = TURN.min(end - done);
-            let turn = generate(&mut long, &mut token, n)?;
+            let turn = generate(&mut long, text, &mut token, n)?;
             time += turn;
             done += n;
             if n == TURN {
@@ -119,8 +127,8 @@ pub(super) fn run(engine: &Engine, options: &MemoryOptions, tokens: u32, json: b
             short.clear();
             first = 1;
         }
-        let one = generate(&mut short, &mut first, TURN)?;
-        let other = generate(&mut long, &mut token, TURN)?;
+        let one = generate(&mut short, text, &mut first, TURN)?;
+        let other = generate(&mut long, text, &mut token, TURN)?;
         early.push(one);
         late.push(other);
         ratios.push(one.as_secs_f64() / other.as_secs_f64());
