@@ -1,7 +1,7 @@
 //! Debian packages that a step needs: which are missing, and installing them.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::error::{Context, Error, Result};
@@ -65,6 +65,7 @@ impl Apt {
         if !missing.is_empty() {
             println!("Installing what the next step needs: {}", missing.join(" "));
             self.install(&root, &missing);
+            self.unpack_emulator(&root, &self::missing(needs));
         }
         let still = self::missing(needs);
         if still.is_empty() {
@@ -140,6 +141,72 @@ impl Apt {
     }
 }
 
+/// The packages of the emulator that [`Apt::unpack_emulator`] unpacks.
+const EMULATOR: [&str; 3] = ["qemu-system-arm", "qemu-system-common", "qemu-system-data"];
+
+impl Apt {
+    /// Unpacks the emulator of whole machines beside the installed packages where it can't be one of them: it conflicts with
+    /// programs of another QEMU, such as newer `qemu-utils`, which must stay. What it links with is installed.
+    fn unpack_emulator(&mut self, root: &[&str], missing: &[&str]) {
+        if !missing.contains(&EMULATOR[0]) {
+            return;
+        }
+        println!("Unpacking what can't be installed: {}", EMULATOR.join(" "));
+        let mut names: Vec<_> = missing.iter().copied().filter(|name| *name != EMULATOR[0]).collect();
+        let libraries = fetch_emulator().unwrap_or_else(|error| {
+            println!("warning: {error}");
+            Vec::new()
+        });
+        // With the packages that apt-get refused together with the emulator.
+        names.extend(libraries.iter().map(String::as_str));
+        self.install(root, &names);
+    }
+}
+
+/// Downloads and unpacks the emulator. Returns the other packages that it depends on.
+fn fetch_emulator() -> Result<Vec<String>> {
+    let folder = emulator_folder();
+    let (packages, part) = (folder.with_extension("deb"), folder.with_extension("part"));
+    for folder in [&packages, &part] {
+        let _ = fs::remove_dir_all(folder);
+        fs::create_dir_all(folder).context(|| format!("cannot make {}", folder.display()))?;
+    }
+    must(Command::new("apt-get").current_dir(&packages).args(["download", "-q"]).args(EMULATOR))?;
+    let mut libraries = Vec::new();
+    let files = fs::read_dir(&packages).context(|| format!("cannot read {}", packages.display()))?;
+    for file in files.flatten() {
+        must(Command::new("dpkg-deb").arg("-x").arg(file.path()).arg(&part))?;
+        libraries.extend(dependencies(&capture(
+            Command::new("dpkg-deb").arg("-f").arg(file.path()).arg("Depends"),
+        )?));
+    }
+    fs::rename(&part, &folder).context(|| format!("cannot make {}", folder.display()))?;
+    fs::remove_dir_all(&packages).context(|| format!("cannot remove {}", packages.display()))?;
+    Ok(libraries)
+}
+
+/// The first choice of each dependency in a package's field, without the emulator's own packages.
+fn dependencies(field: &str) -> Vec<String> {
+    let names = field.split(',').filter_map(|choices| choices.split('|').next()?.split_whitespace().next());
+    names.filter(|name| !name.starts_with("qemu-")).map(str::to_owned).collect()
+}
+
+fn emulator_folder() -> PathBuf {
+    crate::toolchain::root().join(".xtask/qemu")
+}
+
+/// The file of an emulator that was unpacked.
+fn unpacked_emulator(tool: &str) -> Option<PathBuf> {
+    let file = emulator_folder().join("usr/bin").join(tool);
+    file.is_file().then_some(file)
+}
+
+/// How to start an emulator of whole machines: the installed one, or the one that was unpacked.
+pub fn emulator(tool: &str) -> PathBuf {
+    let unpacked = || unpacked_emulator(tool).unwrap_or_else(|| tool.into());
+    if on_path(tool).is_some() { tool.into() } else { unpacked() }
+}
+
 /// Waits until no other step installs anything, and keeps others waiting while the result lives.
 fn alone() -> Result<fs::File> {
     let folder = crate::toolchain::root().join(".xtask");
@@ -168,7 +235,8 @@ fn step(root: &[&str], words: &[&str]) {
 fn missing(needs: &[Package]) -> Vec<&'static str> {
     let dpkg = on_path("dpkg-query").is_some();
     let here = |need: &Package| {
-        if dpkg { installed(need.name) } else { need.tool.is_some_and(|tool| on_path(tool).is_some()) }
+        let found = |tool| (!dpkg && on_path(tool).is_some()) || unpacked_emulator(tool).is_some();
+        (dpkg && installed(need.name)) || need.tool.is_some_and(found)
     };
     needs.iter().filter(|need| !here(need)).map(|need| need.name).collect()
 }
@@ -235,6 +303,13 @@ mod tests {
         let nowhere = crate::toolchain::root().join("no-such-folder");
         let error = apt.unpack_arm64(unknown, &nowhere).unwrap_err().to_string();
         assert!(error.contains("--no-install was given") && error.contains("no-such-folder"), "{error}");
+    }
+
+    #[test]
+    fn dependencies_are_read() {
+        let field = "libaio1 (>= 0.3.93), libfuse3-3 | libfuse4, qemu-system-common (= 1:7.2), zlib1g\n";
+        assert_eq!(dependencies(field), ["libaio1", "libfuse3-3", "zlib1g"]);
+        assert!(dependencies("").is_empty());
     }
 
     #[test]

@@ -56,8 +56,10 @@ const CPUS: &[Cpu] = &[
 pub fn count(install: bool) -> Result<()> {
     let mut apt = Apt::new(install);
     let toolchain = Toolchain::for_target(AARCH64_LINUX, &NEEDS, &mut apt)?;
-    let counted =
-        Counted { counter: Counter::build(EMULATOR)?, program: cross::build(toolchain, AARCH64_LINUX)? };
+    let counted = Counted {
+        counter: Counter::build(EMULATOR.as_ref())?,
+        program: cross::build(toolchain, AARCH64_LINUX)?,
+    };
     let models = QUANTS.iter().map(|quant| random_model(PRESET, quant)).collect::<Result<Vec<_>>>()?;
     let mut lines = vec![heading()];
     let mut above = Vec::new();

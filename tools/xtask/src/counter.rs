@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::apt::Package;
@@ -20,13 +20,14 @@ pub struct Counter {
 
 impl Counter {
     /// Builds it for `emulator`.
-    pub fn build(emulator: &str) -> Result<Self> {
+    pub fn build(emulator: &Path) -> Result<Self> {
         let folder = Toolchain::Current.target_dir().join("count");
         fs::create_dir_all(&folder).context(|| format!("cannot make {}", folder.display()))?;
-        let plugin = folder.join(format!("{emulator}.so"));
+        let plugin = folder.join(emulator.file_name().unwrap_or_default()).with_extension("so");
         let version = capture(Command::new(emulator).arg("--version"))?;
-        let interface = interface(&version)
-            .ok_or_else(|| Error::new(format!("`{emulator} --version` names no version: {version}")))?;
+        let interface = interface(&version).ok_or_else(|| {
+            Error::new(format!("`{} --version` names no version: {version}", emulator.display()))
+        })?;
         let mut compiler = Command::new("cc");
         compiler.args(["-O2", "-Wall", "-Wextra", "-shared", "-fPIC", &format!("-DAPI={interface}"), "-o"]);
         must(compiler.arg(&plugin).arg(root().join("tools/xtask/plugin/count.c")))?;

@@ -12,7 +12,7 @@ use super::mcu::{LLD, QEMU, build, scratch, sizes};
 use super::qemu::emulate;
 use super::report::{field, measured};
 use super::{Board, Request, fault};
-use crate::apt::Apt;
+use crate::apt::{Apt, emulator};
 use crate::error::{Context, Error, Result};
 use crate::programs::{Built, Program, pack};
 use crate::toolchain::{Toolchain, root};
@@ -91,7 +91,7 @@ impl Bits {
         let words = std::iter::once(tokens.len() as u32).chain(tokens.iter().copied());
         fs::write(&file, words.flat_map(u32::to_le_bytes).collect::<Vec<_>>())
             .context(|| format!("cannot write {}", file.display()))?;
-        let mut command = Command::new("qemu-system-arm");
+        let mut command = Command::new(emulator("qemu-system-arm"));
         command.args(["-M", self.machine, "-display", "none", "-monitor", "none", "-serial", "stdio"]);
         command.args(["-icount", "shift=0", "-semihosting-config", "enable=on,target=native", "-kernel"]);
         command.arg(self.program(toolchain));

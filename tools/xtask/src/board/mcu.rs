@@ -13,7 +13,7 @@ use super::elf;
 use super::qemu::{Emulated, emulate};
 use super::report::{Case, Report, measured};
 use super::{Board, Request, fault};
-use crate::apt::{Apt, Package};
+use crate::apt::{Apt, Package, emulator};
 use crate::error::{Context, Error, Result};
 use crate::exec::{capture, must, shown};
 use crate::programs::Program;
@@ -64,7 +64,7 @@ impl Mcu {
 
     /// The emulator with `model` in the board's memory. What the program sends by semihosting goes to `logs`.
     fn emulator(&self, toolchain: Toolchain, model: Option<&Path>, logs: &Path) -> Command {
-        let mut command = Command::new("qemu-system-arm");
+        let mut command = Command::new(emulator("qemu-system-arm"));
         command.args(["-M", self.board.name, "-display", "none", "-monitor", "none", "-serial", "stdio"]);
         command.args(["-icount", "shift=0", "-chardev"]).arg(format!("file,id=logs,path={}", logs.display()));
         command.args(["-semihosting-config", "enable=on,target=native,chardev=logs", "-kernel"]);

@@ -13,7 +13,7 @@ use super::elf;
 use super::mcu::{self, LLD, scratch};
 use super::sd_image::{self, Item};
 use super::{Board, Request};
-use crate::apt::{Apt, QEMU_SYSTEM};
+use crate::apt::{Apt, QEMU_SYSTEM, emulator};
 use crate::counter;
 use crate::error::{Context, Error, Result};
 use crate::exec::must;
@@ -60,7 +60,7 @@ struct Emulator {
 
 impl PiBare {
     fn emulator(&self) -> Result<Emulator> {
-        let program = if self.everywhere { EMULATOR.into() } else { backports::program(self.machine)? };
+        let program = if self.everywhere { emulator(EMULATOR) } else { backports::program(self.machine)? };
         Ok(Emulator { program, machine: self.machine })
     }
 }

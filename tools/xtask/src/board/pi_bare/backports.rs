@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::EMULATOR;
-use crate::apt::Apt;
+use crate::apt::{Apt, emulator};
 use crate::error::{Context, Error, Result};
 use crate::exec::{capture, must, on_path};
 use crate::toolchain::root;
@@ -22,7 +22,7 @@ const PACKAGES: [&str; 2] = ["qemu-system-arm", "qemu-system-common"];
 /// The emulator that has `machine`: the installed one, or that which [`ensure`] fetched.
 pub(super) fn program(machine: &str) -> Result<PathBuf> {
     let fetched = folder().join("root/usr/bin").join(EMULATOR);
-    [EMULATOR.into(), fetched]
+    [emulator(EMULATOR), fetched]
         .into_iter()
         .find(|program| has(program, machine))
         .ok_or_else(|| Error::new(format!("needs a QEMU with the machine {machine} (9.0 and later have it)")))

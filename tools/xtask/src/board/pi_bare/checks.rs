@@ -45,7 +45,7 @@ pub(super) fn all(emulator: &Emulator, kernel: &Path, request: &Request) -> Resu
     a_card_that_fails_is_told(emulator, kernel)?;
     a_chat_goes_on_after_ctrl_c(emulator, kernel)?;
     the_card_is_read_while_layers_are_computed(emulator, kernel)?;
-    let counter = Counter::build(EMULATOR)?;
+    let counter = Counter::build(&crate::apt::emulator(EMULATOR))?;
     four_cores_are_faster(emulator, kernel, &counter)
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::disk::{self, Disk};
 use super::initramfs::{self, Entry};
 use super::{EXT4, MODEL, PROMPT, download, work};
-use crate::apt::{Apt, QEMU_SYSTEM};
+use crate::apt::{Apt, QEMU_SYSTEM, emulator};
 use crate::board::qemu::emulate;
 use crate::board::report::{field, measured};
 use crate::board::{Board, Request};
@@ -173,7 +173,7 @@ pub(super) fn test(program: &Path, large: &Large) -> Result<()> {
 fn machine(program: &Path, script: &str, disks: &[Vec<String>]) -> Result<Command> {
     let initramfs = work("initramfs")?;
     write_initramfs(program, script, &initramfs)?;
-    let mut command = Command::new("qemu-system-aarch64");
+    let mut command = Command::new(emulator("qemu-system-aarch64"));
     command.args(["-M", "virt", "-cpu", "cortex-a53", "-m", "512M", "-smp", "4", "-display", "none"]);
     command.args(["-no-reboot", "-monitor", "none", "-serial", "stdio", "-nic", "none", "-kernel"]);
     command.arg(only_file(&download("linux")?.join("boot"), "vmlinuz-")?);
