@@ -97,7 +97,7 @@ fn main() {
     println!("| prefill | rows | cols | type | G products/s | of the bare loop |\n|---|---|---|---|---|---|");
     for (rows, cols) in [(3072, 768), (768, 1536), (8192, 2048), (2048, 4096), (4096, 4096), (4096, 8192)] {
         for quant in [Quant::Q8, Quant::Q4, Quant::F16] {
-            let shape = MatrixShape::new(rows, cols, quant, false);
+            let shape = MatrixShape::new(rows, cols, quant, false).expect("within the limits");
             let panels = bytes((shape.panel_bytes() * shape.panels()) as usize / 2);
             let tokens = if quant == Quant::F16 { 24 } else { TOKENS };
             let time = matmul(kernels, &shape, &panels, tokens);
@@ -113,7 +113,7 @@ fn main() {
 
     println!("\n| decode from memory | cols | type | GB/s | reading alone |\n|---|---|---|---|---|");
     for quant in [Quant::Q8, Quant::Q4] {
-        let shape = MatrixShape::new(16, 2048, quant, false);
+        let shape = MatrixShape::new(16, 2048, quant, false).expect("within the limits");
         let panel = shape.panel_bytes() as usize;
         let panels = bytes(FAR / panel * panel);
         let rate = |seconds: f64| panels.len() as f64 / seconds / 1e9;

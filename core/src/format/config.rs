@@ -142,12 +142,12 @@ impl Config {
         let f = &fields;
         let limits = [
             ("d_model", f.d_model, 1, 1 << 16),
-            ("d_inner", f.d_inner, 1, 1 << 17),
+            ("d_inner", f.d_inner, 1, MatrixShape::MAX_COLS),
             ("d_state", f.d_state, 1, 256),
             ("d_conv", f.d_conv, 1, 8),
             ("dt_rank", f.dt_rank, 1, 1 << 16),
             ("n_layer", f.n_layer, 1, 4096),
-            ("vocab", f.vocab, 1, 1 << 20),
+            ("vocab", f.vocab, 1, MatrixShape::MAX_ROWS),
             ("block_bytes", f.block_bytes, 1 << 14, 1 << 20),
             ("tokenizer bytes", f.data.tokenizer, 0, 1 << 28),
             ("chat template bytes", f.data.chat_template, 0, 1 << 24),
@@ -224,33 +224,38 @@ impl Config {
     /// Token embedding, `[vocab, d_model]`.
     #[must_use]
     pub const fn embedding(&self) -> MatrixShape {
-        MatrixShape::new(self.0.vocab, self.0.d_model, self.0.quants.embedding, false)
+        MatrixShape::within_limits(self.0.vocab, self.0.d_model, self.0.quants.embedding, false)
     }
     /// `x` and `z`, each padded to 32 rows.
     #[must_use]
     pub const fn in_proj(&self) -> MatrixShape {
-        MatrixShape::new(2 * self.padded_inner(), self.0.d_model, self.0.quants.in_proj, self.0.bias)
+        MatrixShape::within_limits(
+            2 * self.padded_inner(),
+            self.0.d_model,
+            self.0.quants.in_proj,
+            self.0.bias,
+        )
     }
     /// `dt` padded to 32 rows, then `B` and `C`, each padded to 16.
     #[must_use]
     pub const fn x_proj(&self) -> MatrixShape {
         let rows = self.padded_rank() + 2 * self.padded_state();
-        MatrixShape::new(rows, self.0.d_inner, self.0.quants.x_proj, false)
+        MatrixShape::within_limits(rows, self.0.d_inner, self.0.quants.x_proj, false)
     }
     /// `[d_inner, dt_rank]`, with dt's bias.
     #[must_use]
     pub const fn dt_proj(&self) -> MatrixShape {
-        MatrixShape::new(self.padded_inner(), self.0.dt_rank, self.0.quants.dt_proj, true)
+        MatrixShape::within_limits(self.padded_inner(), self.0.dt_rank, self.0.quants.dt_proj, true)
     }
     /// `[d_model, d_inner]`.
     #[must_use]
     pub const fn out_proj(&self) -> MatrixShape {
-        MatrixShape::new(self.padded_model(), self.0.d_inner, self.0.quants.out_proj, self.0.bias)
+        MatrixShape::within_limits(self.padded_model(), self.0.d_inner, self.0.quants.out_proj, self.0.bias)
     }
     /// `[vocab, d_model]`; the embedding's shape when tied.
     #[must_use]
     pub const fn head(&self) -> MatrixShape {
-        MatrixShape::new(self.0.vocab, self.0.d_model, self.0.quants.head, false)
+        MatrixShape::within_limits(self.0.vocab, self.0.d_model, self.0.quants.head, false)
     }
 
     /// Floats of one layer's convolution state, `[d_inner/16][d_conv - 1][16]`.

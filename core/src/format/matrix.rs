@@ -1,6 +1,6 @@
 //! How a matrix lies in panels of 16 rows.
 
-use super::{FormatError, round_up};
+use super::{FormatError, Limit, round_up};
 use crate::kernels::{GROUP, LANES};
 
 /// How the weights of a matrix are stored.
@@ -80,9 +80,30 @@ pub struct MatrixShape {
 }
 
 impl MatrixShape {
+    /// The most rows of a matrix, those of the largest vocabulary.
+    pub const MAX_ROWS: u32 = 1 << 20;
+    /// The most columns of a matrix, those of the largest d_inner. A panel of them has 8 MiB, so no size here overflows.
+    pub const MAX_COLS: u32 = 1 << 17;
+
     /// A matrix; `rows` and `cols` are padded here.
-    #[must_use]
-    pub const fn new(rows: u32, cols: u32, quant: Quant, bias: bool) -> Self {
+    ///
+    /// # Errors
+    /// [`FormatError::OutOfRange`] where there are no rows or columns, or more than [`MAX_ROWS`](Self::MAX_ROWS) or
+    /// [`MAX_COLS`](Self::MAX_COLS).
+    pub const fn new(rows: u32, cols: u32, quant: Quant, bias: bool) -> Result<Self, FormatError> {
+        if rows == 0 || rows > Self::MAX_ROWS {
+            let (field, max) = ("rows", Self::MAX_ROWS);
+            return Err(FormatError::OutOfRange(Limit { field, value: rows, min: 1, max }));
+        }
+        if cols == 0 || cols > Self::MAX_COLS {
+            let (field, max) = ("columns", Self::MAX_COLS);
+            return Err(FormatError::OutOfRange(Limit { field, value: cols, min: 1, max }));
+        }
+        Ok(Self::within_limits(rows, cols, quant, bias))
+    }
+
+    /// The same for rows and columns that are known to be within the limits, as those of a checked configuration.
+    pub(super) const fn within_limits(rows: u32, cols: u32, quant: Quant, bias: bool) -> Self {
         Self {
             rows: round_up(rows, LANES as u32),
             cols: round_up(cols, GROUP as u32),
@@ -217,4 +238,40 @@ fn five_bits(byte: impl Fn(usize) -> u8, r: usize, c: usize) -> i8 {
     let low = byte(group + tile / 2 * 64 + within) >> (4 * (tile % 2)) & 15;
     let high = byte(group + 256 + within) >> tile & 1;
     (low | high << 4) as i8 - 16
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// No shape is empty or has a size that wraps: kernels divide by a panel's bytes.
+    #[test]
+    fn shapes_are_within_the_limits() {
+        let (rows, cols) = (MatrixShape::MAX_ROWS, MatrixShape::MAX_COLS);
+        for quant in Quant::ALL {
+            for (r, c) in
+                [(0, 32), (16, 0), (0, 0), (rows + 1, 1), (1, cols + 1), (u32::MAX, u32::MAX), (16, 1 << 28)]
+            {
+                let found = MatrixShape::new(r, c, quant, true);
+                let (field, value) = if r == 0 || r > rows { ("rows", r) } else { ("columns", c) };
+                let max = if field == "rows" { rows } else { cols };
+                assert_eq!(found, Err(FormatError::OutOfRange(Limit { field, value, min: 1, max })));
+            }
+            for (r, c) in [(1, 1), (rows, cols)] {
+                let shape = MatrixShape::new(r, c, quant, true).unwrap();
+                let bits = match quant {
+                    Quant::F32 => 32,
+                    Quant::F16 => 16,
+                    Quant::Q8 => 8,
+                    Quant::Q5 => 5,
+                    Quant::Q4 => 4,
+                    Quant::Q3 => 3,
+                };
+                let weights = u64::from(shape.cols()) * 16 * bits / 8;
+                let bytes = weights + u64::from(shape.scale_bytes()) + 64;
+                assert_eq!(u64::from(shape.panel_bytes()), bytes);
+                assert_eq!(u64::from(shape.panels()), u64::from(r).div_ceil(16));
+            }
+        }
+    }
 }

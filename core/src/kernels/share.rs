@@ -48,7 +48,7 @@ pub trait Share: Sync {
     /// What a member gets for a range of items.
     type Part;
 
-    /// The part of `items`; a range past the end is cut short.
+    /// The part of `items`. A range past the end is cut short; one that ends before it starts is empty.
     ///
     /// # Safety
     /// Parts that exist at the same time must be of disjoint ranges.
@@ -104,7 +104,7 @@ pub struct RowsPart<'a, T> {
     start: *mut T,
     len: usize,
     row: usize,
-    /// Of each row.
+    /// Of each row; it does not end before it starts.
     range: Range<usize>,
     slice: PhantomData<&'a mut [T]>,
 }
@@ -133,7 +133,8 @@ impl<'a, T: Send> Share for SplitRows<'a, T> {
         let Split { start, len, stride, .. } = self.slice;
         let at =
             |item: usize| item.saturating_mul(stride).saturating_add(self.within.start).min(self.within.end);
-        RowsPart { start, len, row: self.row, range: at(items.start)..at(items.end), slice: PhantomData }
+        let end = at(items.end);
+        RowsPart { start, len, row: self.row, range: at(items.start).min(end)..end, slice: PhantomData }
     }
 }
 
@@ -340,6 +341,24 @@ mod tests {
                     assert!(counts.iter().all(|count| *count == 1), "{calls:?} {items} {cost}: {counts:?}");
                     assert!(ranges.into_inner() <= 4, "{calls:?} {items} {cost}");
                 }
+            }
+        }
+    }
+
+    /// What ends before it starts is empty, and no pointer to it leaves the slice.
+    #[test]
+    fn an_inverted_range_is_empty() {
+        let mut slice = [0u8; 10];
+        #[expect(clippy::reversed_empty_ranges)]
+        let inverted = [3..1, 4..0, usize::MAX..2, 1..0];
+        for items in inverted {
+            // SAFETY: the only part.
+            assert!(unsafe { split(&mut slice, 1).part(&items) }.is_empty(), "{items:?}");
+            for within in [0..4, 1..3, 3..9] {
+                // SAFETY: as above.
+                let mut part = unsafe { split_rows(&mut slice, 4, within, 1).part(&items) };
+                assert!(part.range.start <= part.range.end, "{items:?}: {part:?}");
+                assert!((0..4).all(|row| part.row(row).is_empty()), "{items:?}");
             }
         }
     }

@@ -92,7 +92,8 @@ pub fn matmul(random: &mut Random, kind: Kind, index: usize) -> Box<dyn Case> {
     } else {
         (random.between(1, 70), random.between(1, 200))
     };
-    let shape = MatrixShape::new(rows as u32, cols as u32, quant, index / 29 / Quant::ALL.len() % 2 == 1);
+    let bias = index / 29 / Quant::ALL.len() % 2 == 1;
+    let shape = MatrixShape::new(rows as u32, cols as u32, quant, bias).unwrap();
     matmul_of(random, kind, index, shape, tokens_of(index))
 }
 

@@ -110,7 +110,7 @@ fn long_chunks_have_the_bits_of_the_portable_kernels() {
                 continue;
             }
             let mut random = Random::new(index as u64 + 1);
-            let shape = MatrixShape::new(48, 1100, quant, true);
+            let shape = MatrixShape::new(48, 1100, quant, true).unwrap();
             let case = case::matmul_of(&mut random, kind, index, shape, 290);
             let expected = case.run(&Scalar, 7);
             for &kernels in &sets {
@@ -183,7 +183,7 @@ fn slices_that_do_not_fit() {
         let (weights, scales, inv) = (&bytes[..cut(4096)], cut(45), &data[..cut(5)]);
         let (state, q) = (cut(17 * 16 * 2), vec![1; cut(1400)]);
         let cols = if round % 24 < 12 { 32 } else { 96 };
-        let shape = MatrixShape::new(16, cols, Quant::ALL[round % 6], round % 12 < 6);
+        let shape = MatrixShape::new(16, cols, Quant::ALL[round % 6], round % 12 < 6).unwrap();
         let run = |kernels: &dyn Kernels| {
             let (mut u, mut state, mut narrow) = (y.to_vec(), data[..state].to_vec(), vec![1; state]);
             let (mut new_q, mut new_scales) = (q.clone(), vec![Scale { scale: 0.5, sum: 32 }; scales]);

@@ -253,7 +253,6 @@ macro_rules! neon {
             fn zero_bits(self) -> Self::I {
                 [op!(vdupq_n_u32(0)); 4]
             }
-            /// Nothing: the hardware follows a sequential stream, and the instruction would not be free.
             #[inline(always)]
             fn dot_i8<const T: usize>(
                 self,

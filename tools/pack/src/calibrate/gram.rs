@@ -25,7 +25,8 @@ impl Gram {
         self.sums[(row / LANES * self.n + col) * LANES + row % LANES]
     }
 
-    /// Adds `tokens` vectors, `x` as `[n/16][tokens][16]`; `tokens` is a multiple of 32.
+    /// Adds `tokens` vectors, `x` as `[n/16][tokens][16]`; `tokens` is a multiple of 32, at most
+    /// [`MatrixShape::MAX_COLS`].
     ///
     /// A panel of an f32 matrix lies as a panel of activations does. So the activations are multiplied as if they were a
     /// matrix of n rows and a column for each token, with their own transpose: by the kernels, which give the same bits on
@@ -41,7 +42,8 @@ impl Gram {
             }
         }
         let input = Input { tokens: n, x: &transposed, q: &[], scales: &[] };
-        let shape = MatrixShape::new(LANES as u32, tokens as u32, Quant::F32, false);
+        let shape = MatrixShape::new(LANES as u32, tokens as u32, Quant::F32, false)
+            .expect("a piece of text has fewer tokens than a matrix may have columns");
         share(team, n / LANES, 4 * n * tokens * LANES, split(&mut self.sums, n * LANES), |range, sums| {
             let mut y = vec![0.0; n * LANES];
             let panels = x.chunks_exact(tokens * LANES).skip(range.start);

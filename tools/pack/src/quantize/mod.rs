@@ -195,7 +195,7 @@ mod tests {
 
     fn error(quant: Quant) -> f64 {
         let (rows, columns) = (13, 75);
-        let shape = MatrixShape::new(rows, columns, quant, true);
+        let shape = MatrixShape::new(rows, columns, quant, true).unwrap();
         let w = weights((rows * columns) as usize, 7);
         let bias: Vec<f32> = (0..16).map(|i| i as f32).collect();
         let mut panel = vec![0xff; shape.panel_bytes() as usize];
@@ -245,7 +245,7 @@ mod tests {
 
     #[test]
     fn too_large_is_named() {
-        let shape = MatrixShape::new(16, 32, Quant::F16, false);
+        let shape = MatrixShape::new(16, 32, Quant::F16, false).unwrap();
         let mut w = vec![0.0; 64];
         w[33] = 1e6;
         let mut panel = vec![0; shape.panel_bytes() as usize];
