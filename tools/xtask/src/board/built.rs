@@ -17,16 +17,20 @@ pub struct Built {
     pub cpu: &'static str,
     /// The linker's regions, no larger than the program may be.
     pub memories: [Memory; 2],
-    /// Bytes of code that it may have, constants not counted.
-    pub code: u64,
+    /// Bytes of code that it should have at most, constants not counted.
+    pub aim: u64,
+    /// Bytes of code that it may have.
+    pub limit: u64,
     /// The profile of `boards/Cargo.toml`.
     pub profile: &'static str,
     /// Why it is not run.
     pub why: &'static str,
 }
 
-/// `core`'s step with everything that it links, but no tokenizer and no sampler. 48 KB is the aim, and
-/// reached.
+/// What `core`'s step should have: 48 KB.
+const STEP_AIM: u64 = 48 << 10;
+
+/// `core`'s step with everything that it links, but no tokenizer and no sampler. 5% above the aim fail.
 pub const STEP_SIZE: Built = Built {
     name: "step-size",
     target: "thumbv7em-none-eabihf",
@@ -35,7 +39,8 @@ pub const STEP_SIZE: Built = Built {
         Memory { name: "flash", start: 0, bytes: 1 << 20 },
         Memory { name: "RAM", start: 0x2000_0000, bytes: 1 << 20 },
     ],
-    code: 48 << 10,
+    aim: STEP_AIM,
+    limit: STEP_AIM * 105 / 100,
     profile: "release",
     why: "it only shows how large the step's code is",
 };
@@ -49,7 +54,8 @@ pub const TEMPLATE: Built = Built {
         Memory { name: "flash", start: 0, bytes: 256 << 10 },
         Memory { name: "RAM", start: 0x2000_0000, bytes: 128 << 10 },
     ],
-    code: 256 << 10,
+    aim: 256 << 10,
+    limit: 256 << 10,
     profile: "release",
     why: "it is for no board in particular: docs/porting.md says how to make it one",
 };
@@ -71,10 +77,11 @@ impl Board for Built {
         build(toolchain, (self.target, self.cpu), "core,alloc", self.profile, self.name)?;
         let program = toolchain.target_dir().join(self.target).join(self.profile).join(self.name);
         sizes(&program, self.name, &self.memories, 4 << 10)?;
-        let (code, most) = (elf::code(&program)?, self.code);
-        println!("{}: {code} bytes of code, {most} allowed", self.name);
-        if code > most {
-            return Err(Error::new(format!("{} has {code} bytes of code, {most} are allowed", self.name)));
+        let Self { name, aim, limit, .. } = self;
+        let code = elf::code(&program)?;
+        println!("{name}: {code} bytes of code; the aim is {aim}, the limit {limit}");
+        if code > *limit {
+            return Err(Error::new(format!("{name} has {code} bytes of code, {limit} are allowed")));
         }
         Ok(())
     }
