@@ -1,7 +1,7 @@
 //! The two paths of a computation, in floating point and in integers: their memory and their steps.
 
+use elapid_core::fixed;
 use elapid_core::fixed::kernels::{Group, Inverse, Range, SsmState as FixedSsm};
-use elapid_core::fixed::{self, LOGIT_BITS};
 use elapid_core::format::Config;
 use elapid_core::kernels::{Scale, SsmState};
 use elapid_core::model::{
@@ -251,8 +251,9 @@ impl Steps<'_> {
                 }
                 let logits = &mut logits[..out.len()];
                 model.logits(session, source, rows, logits)?;
+                let unit = model.config().logit_unit();
                 for (out, logit) in out.iter_mut().zip(logits) {
-                    *out = *logit as f32 / (1u32 << LOGIT_BITS) as f32;
+                    *out = *logit as f32 * unit;
                 }
                 Ok(())
             }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use elapid::core::fixed;
 use elapid::core::format::{
-    Arch, Config, DataSizes, Fields, Header, Layout, Quant, Quants, Section, emit_header,
+    Arch, Config, DataSizes, Fields, Header, Layout, PerMatrix, Quant, Quants, Section, emit_header,
 };
 use elapid::core::kernels::for_each_available;
 use elapid::core::model::{StateKind, StepError};
@@ -256,6 +256,8 @@ fn absurd_dimensions_are_refused_without_memory_for_them() {
         conv_bias: true,
         compact: false,
         quants,
+        exponents: PerMatrix::default(),
+        logit_exponent: 0,
         block_bytes: 1 << 20,
         data: DataSizes::default(),
     };

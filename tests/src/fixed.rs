@@ -220,8 +220,9 @@ impl Reader<'_> {
             let panel = self.panel(section, part, row / 16);
             weights.extend((0..cols).map(|c| f64::from(shape.element(panel, row, c))));
             if shape.has_bias() {
-                let at = panel.len() - 64 + 4 * (row as usize % 16);
-                biases.push(f64::from(f32::from_le_bytes(panel[at..at + 4].try_into().expect("four bytes"))));
+                let row = row as usize % 16;
+                let bias = f64::from(f32::from_le_bytes(shape.biases(panel)[row]));
+                biases.push(bias * f64::from(shape.exponents(panel)[row]).exp2());
             }
         }
         (weights, shape.has_bias().then_some(biases))

@@ -5,6 +5,7 @@ pub mod fixture;
 pub mod forge;
 pub mod oracle;
 pub mod runner;
+pub mod scaled;
 pub mod sets;
 pub mod steps;
 pub mod storage;

@@ -1,12 +1,17 @@
 //! Packed files are untrusted: whatever their bytes, opening and running them gives an error or logits, never a panic.
 
-use elapid_core::format::{FormatError, Header, Quant, Section};
+use elapid_core::fixed::{StateKind as FixedState, kernels as fixed_kernels};
+use elapid_core::format::{FormatError, Header, Part, Quant, Section};
 use elapid_core::kernels::{self, Scale, Solo, SsmState, Team};
-use elapid_core::model::{Model, Rows, Scratch, ScratchSize, Session, State, StateSize, StepError};
+use elapid_core::model::{
+    Model, Rows, Scratch, ScratchSize, Session, State, StateKind, StateSize, StepError,
+};
 use elapid_core::source::{Fault, SliceSource};
+use elapid_tests::fixed::FixedRunner;
 use elapid_tests::fixture::fixture;
 use elapid_tests::forge::{forge, forge_header};
-use elapid_tests::runner::{pack, quant};
+use elapid_tests::runner::{Runner, pack, quant};
+use elapid_tests::scaled::scaled;
 use proptest::prelude::*;
 
 /// What came of running a file.
@@ -215,5 +220,89 @@ proptest! {
             }
             Ok(())
         })?;
+    }
+}
+
+/// Exponents of any value, in a file whose checksums fit: both paths give logits, or the float path an error that names where it
+/// failed.
+#[test]
+fn forged_exponents_do_no_harm() {
+    let fixture = fixture("mamba-bias").expect("a committed fixture");
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    // All matrices have exponents: those of weights by 2^-20.
+    let exponent = |name: &str, _: &[usize], _: usize| {
+        let matrix =
+            ["proj.weight", "embeddings.weight", "lm_head.weight"].iter().any(|end| name.ends_with(end));
+        if matrix { -20 } else { 0 }
+    };
+    let checkpoint = scaled(&fixture.checkpoint, folder.path(), "scaled", &exponent, 0);
+    let path = pack(&checkpoint, folder.path(), &quant(Quant::Q8));
+    let file = std::fs::read(&path).expect("the file");
+    let header = Header::parse(&file).expect("a valid file");
+    let layout = header.layout();
+    assert_eq!(layout.config().exponents.all(), [true; 6]);
+    let parts =
+        [Part::InProj, Part::XProj, Part::DtProj, Part::OutProj].map(|part| (Section::Layer(1), part));
+    let parts = [&parts[..], &[(Section::Embedding, Part::Embedding), (Section::Head, Part::Head)]].concat();
+    let mut logits = 0;
+    for (section, part) in parts {
+        let geometry = layout.part(part);
+        for value in [i32::MIN, -127, -126, -1, 0, 64, 65, 1 << 20, i32::MAX] {
+            let mut forged = file.clone();
+            let start = (layout.section(section).offset + geometry.offset) as usize;
+            for panel in 0..geometry.panels as usize {
+                let end = start + (panel + 1) * geometry.panel_bytes as usize;
+                // Every other row keeps its own.
+                for exponent in forged[end - 64..end].as_chunks_mut::<4>().0.iter_mut().step_by(2) {
+                    *exponent = value.to_le_bytes();
+                }
+            }
+            forge(&mut forged, &header);
+            std::fs::write(&path, &forged).expect("the file");
+            let mut runner = Runner::open(&path, StateKind::F32, 7);
+            match runner.all_logits(kernels::detect(), &Solo, &fixture.tokens[..16]) {
+                Ok(_) => logits += 1,
+                Err(StepError::NonFinite { .. }) => {}
+                Err(error) => panic!("{error}"),
+            }
+            for kind in [FixedState::I16, FixedState::I32] {
+                let mut runner = FixedRunner::open(&path, kind, 7);
+                let found = runner.all_logits(fixed_kernels::detect(), &Solo, &fixture.tokens[..16]);
+                let found = found.expect("the fixed path has no infinity");
+                let mut runner = FixedRunner::open(&path, kind, 1);
+                let portable = runner.all_logits(&fixed_kernels::Scalar, &Solo, &fixture.tokens[..16]);
+                assert!(portable.expect("as above") == found, "{value} in {}: other bits", part.name());
+            }
+        }
+    }
+    assert!(logits > 30, "only {logits} files gave logits");
+}
+
+/// A header that says of exponents what no file may say.
+#[test]
+fn headers_are_checked() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let parse = |quant_as: Quant, at: usize, value: u8| {
+        let fixture = fixture("mamba-odd").expect("a committed fixture");
+        let mut file =
+            std::fs::read(pack(&fixture.checkpoint, folder.path(), &quant(quant_as))).expect("a file");
+        file[at] = value;
+        forge_header(&mut file);
+        Header::parse(&file).map(|header| *header.layout().config())
+    };
+    let unknown = |field, value| Err(FormatError::Unknown { field, value });
+    assert_eq!(parse(Quant::Q8, 18, 0x40), unknown("row exponents", 0x40));
+    assert_eq!(parse(Quant::Q8, 18, 0xff), unknown("row exponents", 0xff));
+    assert_eq!(parse(Quant::Q8, 18, 1), unknown("row exponents of a tied head", 0));
+    assert_eq!(parse(Quant::F32, 18, 2), unknown("row exponents of an f32 matrix", 1));
+    for exponent in [i8::MIN, -101, 113, i8::MAX] {
+        assert_eq!(
+            parse(Quant::Q8, 19, exponent as u8),
+            unknown("logit exponent", u32::from(exponent as u8))
+        );
+    }
+    for (exponent, unit) in [(-100, 2f32.powi(-116)), (0, 1.0 / 65536.0), (112, 2f32.powi(96))] {
+        let config = parse(Quant::Q8, 19, exponent as u8).expect("a valid header");
+        assert_eq!((config.logit_exponent, config.logit_unit()), (exponent, unit));
     }
 }

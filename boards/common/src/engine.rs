@@ -107,7 +107,7 @@ impl Engine for Fixed<'_> {
     fn logits(&mut self) -> Result<&mut [f32], Error> {
         self.model.logits(&mut self.session, &mut self.source, Rows::Last, self.logits)?;
         // An integer is rounded to a float, then scaled exactly: the same bits with and without an FPU.
-        let unit = 1.0 / (1u32 << fixed::LOGIT_BITS) as f32;
+        let unit = self.model.config().logit_unit();
         for (sampled, logit) in self.sampled.iter_mut().zip(&*self.logits) {
             *sampled = *logit as f32 * unit;
         }

@@ -4,7 +4,7 @@ use super::kernels::{
     Exponents, Group, Input, Inverse, Kernels, ScanInput, SsmState, Wide, WideMut, narrow_vectors, scale,
     times_ln_2,
 };
-use super::num::LOW;
+use super::num::{LOW, Num, shift_long, shift_right};
 use super::scratch::{Buffers, Vectors};
 use super::session::Cursor;
 use super::{Session, State};
@@ -200,7 +200,7 @@ impl<'m> Model<'m> {
         Ok(matches!(session.cursor, Cursor::Layer { .. }))
     }
 
-    /// Computes logits for the tokens of the last step, in units of 2^-[`LOGIT_BITS`]. May be called again, for other rows too.
+    /// Computes logits for the tokens of the last step, in units of [`Config::logit_unit`], as a rule 2^-[`LOGIT_BITS`]. May be called again, for other rows too.
     ///
     /// # Errors
     /// [`StepError::Buffer`] if `out` is too small: `padded_vocab` elements for each token wanted.
@@ -232,6 +232,9 @@ impl<'m> Model<'m> {
         let (inv, qe) = (at_mut(b.inv, 0, wanted), at_mut(b.qe, 0, wanted));
         let x = (&*x, at(b.xe, first, wanted));
         self.norm(source, (Section::FinalNorm, Part::FinalNorm), x, inv, b.q, b.groups, qe)?;
+        for e in qe.iter_mut() {
+            *e -= i32::from(config.logit_exponent);
+        }
         let (section, part) = self.layout.head();
         let (shape, stride) = (config.head(), wanted * LANES);
         let input = Input { tokens: wanted, q: b.q, groups: b.groups, exponents: qe };
@@ -259,6 +262,7 @@ impl<'m> Model<'m> {
     ) -> Result<(), StepError> {
         let shape = self.config().embedding();
         let panel = embedding_panel(self.layout, source, token)?;
+        let exponent = shape.exponents(panel)[token as usize % LANES];
         // An int8 times a scale of 25 bits, in units of 2^-24.
         let element = |p: usize, i: usize| {
             let (integer, bits) = shape.quantized(panel, token, (p * LANES + i) as u32);
@@ -277,12 +281,12 @@ impl<'m> Model<'m> {
         if down > 0 {
             for (p, x) in token_rows(b.x, t, tokens) {
                 for (i, x) in x.iter_mut().enumerate() {
-                    *x = super::num::shift_long(element(p, i), -down) as i32;
+                    *x = shift_long(element(p, i), -down) as i32;
                 }
             }
         }
         if let Some(e) = b.xe.get_mut(t) {
-            *e = down - 24;
+            *e = down - 24 + exponent;
         }
         Ok(())
     }
@@ -417,6 +421,9 @@ impl<'m> Model<'m> {
                 let mut y = Vectors { m, e };
                 for (covered, panels) in run.pieces(range) {
                     self.kernels.matmul(shape, panels, input, y.from(covered.start, tokens).get_mut());
+                    if shape.has_exponents() {
+                        scale_rows(shape, panels, tokens, y.from(covered.start, tokens).get_mut());
+                    }
                 }
             });
         })?;
@@ -518,6 +525,43 @@ impl<'m> Model<'m> {
             *e = *to;
         }
     }
+}
+
+/// Gives the sums of some panels' rows, which have one exponent for each token, the rows' exponents and biases.
+fn scale_rows(shape: &MatrixShape, panels: &[u8], tokens: usize, y: WideMut<'_>) {
+    let rows = y.m.as_chunks_mut::<LANES>().0.chunks_exact_mut(tokens.max(1));
+    let panels = panels.chunks_exact(shape.panel_bytes().max(1) as usize);
+    for (panel, (rows, e)) in panels.zip(rows.zip(y.e.chunks_exact_mut(tokens.max(1)))) {
+        let exponents = shape.exponents(panel);
+        let bias = shape.biases(panel);
+        for (row, e) in rows.iter_mut().zip(e) {
+            *e = scale_row(row, *e, &exponents, bias);
+        }
+    }
+}
+
+/// Brings sixteen sums in units of `2^e`, each with its bias times two to the power of its exponent, to one unit, of which the
+/// largest has 30 bits. Returns the unit's exponent.
+fn scale_row(row: &mut [i32; LANES], e: i32, exponents: &[i32; LANES], bias: &[[u8; 4]]) -> i32 {
+    let mut each = [LOW; LANES];
+    for (i, ((m, each), exponent)) in row.iter_mut().zip(&mut each).zip(exponents).enumerate() {
+        let b = bias.get(i).map_or(Num { m: 0, e }, |b| Num::from_f32_bits(u32::from_le_bytes(*b)));
+        // Both have 31 bits at most. What is shifted up by 30 has 61, and the sum 62.
+        let unit = if b.m == 0 { e } else { e.max(b.e) } - 30;
+        let sum = shift_long(i64::from(*m), e - unit) + shift_long(i64::from(b.m), b.e - unit);
+        let up = (sum ^ sum >> 63).leading_zeros() as i32 - 34;
+        *m = shift_long(sum, up) as i32;
+        if sum != 0 {
+            *each = unit - up + exponent;
+        }
+    }
+    let top = each.iter().fold(LOW, |top, e| top.max(*e));
+    for (m, e) in row.iter_mut().zip(each) {
+        if e < top {
+            *m = shift_right(*m, top - e);
+        }
+    }
+    top
 }
 
 /// Finds each vector's exponent, the largest of its groups', and how far the others lie below it.

@@ -1,8 +1,8 @@
 //! What a model is: the only way from a file's bytes to sizes.
 
-use core::ops::Deref;
+use core::ops::{Deref, RangeInclusive};
 
-use super::{FormatError, MatrixShape, Quant, round_up};
+use super::{FormatError, MatrixShape, Quant, power_of_two, round_up};
 use crate::kernels::GROUP;
 
 /// The family that a model belongs to.
@@ -26,22 +26,33 @@ impl Arch {
     }
 }
 
-/// How each kind of matrix is stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Quants {
+/// Something of each kind of matrix.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PerMatrix<T> {
     /// Token embedding, `[vocab, d_model]`; also the head's when tied.
-    pub embedding: Quant,
+    pub embedding: T,
     /// `[2 d_inner, d_model]`.
-    pub in_proj: Quant,
+    pub in_proj: T,
     /// `[dt_rank + 2 d_state, d_inner]`.
-    pub x_proj: Quant,
+    pub x_proj: T,
     /// `[d_inner, dt_rank]`.
-    pub dt_proj: Quant,
+    pub dt_proj: T,
     /// `[d_model, d_inner]`.
-    pub out_proj: Quant,
+    pub out_proj: T,
     /// `[vocab, d_model]`.
-    pub head: Quant,
+    pub head: T,
 }
+
+impl<T: Copy> PerMatrix<T> {
+    /// All of them, in the order of the header's bytes.
+    #[must_use]
+    pub const fn all(&self) -> [T; 6] {
+        [self.embedding, self.in_proj, self.x_proj, self.dt_proj, self.out_proj, self.head]
+    }
+}
+
+/// How each kind of matrix is stored.
+pub type Quants = PerMatrix<Quant>;
 
 /// Bytes of the sections that are not weights; 0 where there is none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -89,6 +100,10 @@ pub struct Fields {
     pub compact: bool,
     /// How matrices are stored.
     pub quants: Quants,
+    /// Which matrices have an exponent for each row, see [`MatrixShape::exponents`].
+    pub exponents: PerMatrix<bool>,
+    /// The fixed path's logits are in units of 2^(this - 16), see [`Config::logit_unit`].
+    pub logit_exponent: i8,
     /// Bytes of a block at most, a multiple of 16 KiB.
     pub block_bytes: u32,
     /// Bytes of the data sections.
@@ -102,7 +117,8 @@ impl PartialEq for Fields {
             let sizes =
                 [f.d_model, f.d_inner, f.d_state, f.d_conv, f.dt_rank, f.n_layer, f.vocab, f.block_bytes];
             let eps = (f.norm_eps.to_bits(), f.bcdt_eps.map(f32::to_bits));
-            (f.arch, sizes, eps, (f.tied, f.bias, f.conv_bias, f.compact), f.quants, f.data)
+            let matrices = (f.quants, f.exponents, f.logit_exponent);
+            (f.arch, sizes, eps, (f.tied, f.bias, f.conv_bias, f.compact), matrices, f.data)
         };
         rest(self) == rest(other)
     }
@@ -166,6 +182,14 @@ impl Config {
         if !f.block_bytes.is_multiple_of(1 << 14) {
             return Err(FormatError::Unknown { field: "block_bytes", value: f.block_bytes });
         }
+        if f.logit_exponent < *Self::LOGIT_EXPONENTS.start()
+            || f.logit_exponent > *Self::LOGIT_EXPONENTS.end()
+        {
+            return Err(FormatError::Unknown {
+                field: "logit exponent",
+                value: f.logit_exponent as u8 as u32,
+            });
+        }
         let bcdt_eps = match f.bcdt_eps {
             Some(eps) => eps,
             None => 0.0,
@@ -185,6 +209,18 @@ impl Config {
         }
         if f.tied && q.head as u32 != q.embedding as u32 {
             return Err(FormatError::Unknown { field: "type of a tied head", value: q.head as u32 });
+        }
+        if f.tied && f.exponents.head != f.exponents.embedding {
+            let value = f.exponents.head as u32;
+            return Err(FormatError::Unknown { field: "row exponents of a tied head", value });
+        }
+        let (quants, exponents) = (q.all(), f.exponents.all());
+        let mut i = 0;
+        while i < quants.len() {
+            if exponents[i] && matches!(quants[i], Quant::F32) {
+                return Err(FormatError::Unknown { field: "row exponents of an f32 matrix", value: 1 });
+            }
+            i += 1;
         }
         Ok(Self(fields))
     }
@@ -221,10 +257,21 @@ impl Config {
         round_up(self.0.vocab, 16)
     }
 
+    /// What `logit_exponent` may be: the unit is then a normal f32, and the largest logit, 2^127, a finite one.
+    pub const LOGIT_EXPONENTS: RangeInclusive<i8> = -100..=112;
+
+    /// What the fixed path's integer logits are multiples of: 2^-16, or another power of two where the model's logits would not fit
+    /// 32 bits then, or would all be small.
+    #[must_use]
+    pub const fn logit_unit(&self) -> f32 {
+        power_of_two(self.0.logit_exponent as i32 - 16)
+    }
+
     /// Token embedding, `[vocab, d_model]`.
     #[must_use]
     pub const fn embedding(&self) -> MatrixShape {
         MatrixShape::within_limits(self.0.vocab, self.0.d_model, self.0.quants.embedding, false)
+            .with_exponents(self.0.exponents.embedding)
     }
     /// `x` and `z`, each padded to 32 rows.
     #[must_use]
@@ -235,27 +282,32 @@ impl Config {
             self.0.quants.in_proj,
             self.0.bias,
         )
+        .with_exponents(self.0.exponents.in_proj)
     }
     /// `dt` padded to 32 rows, then `B` and `C`, each padded to 16.
     #[must_use]
     pub const fn x_proj(&self) -> MatrixShape {
         let rows = self.padded_rank() + 2 * self.padded_state();
         MatrixShape::within_limits(rows, self.0.d_inner, self.0.quants.x_proj, false)
+            .with_exponents(self.0.exponents.x_proj)
     }
     /// `[d_inner, dt_rank]`, with dt's bias.
     #[must_use]
     pub const fn dt_proj(&self) -> MatrixShape {
         MatrixShape::within_limits(self.padded_inner(), self.0.dt_rank, self.0.quants.dt_proj, true)
+            .with_exponents(self.0.exponents.dt_proj)
     }
     /// `[d_model, d_inner]`.
     #[must_use]
     pub const fn out_proj(&self) -> MatrixShape {
         MatrixShape::within_limits(self.padded_model(), self.0.d_inner, self.0.quants.out_proj, self.0.bias)
+            .with_exponents(self.0.exponents.out_proj)
     }
     /// `[vocab, d_model]`; the embedding's shape when tied.
     #[must_use]
     pub const fn head(&self) -> MatrixShape {
         MatrixShape::within_limits(self.0.vocab, self.0.d_model, self.0.quants.head, false)
+            .with_exponents(self.0.exponents.head)
     }
 
     /// Floats of one layer's convolution state, `[d_inner/16][d_conv - 1][16]`.

@@ -1,7 +1,9 @@
 //! The header's bytes: parse and emit.
 
 use super::layout::{ENTRY_BYTES, FIXED_BYTES};
-use super::{Arch, Config, DataSizes, Fields, FormatError, Layout, Quant, Quants, Section, checksum};
+use super::{
+    Arch, Config, DataSizes, Fields, FormatError, Layout, PerMatrix, Quant, Quants, Section, checksum,
+};
 
 const MAGIC: [u8; 8] = *b"ELAPID\r\n";
 /// The format version that this program writes, and the newest that it reads.
@@ -16,6 +18,8 @@ mod field {
     pub(super) const ARCH: usize = 10;
     pub(super) const FLAGS: usize = 11;
     pub(super) const QUANTS: Range<usize> = 12..18;
+    pub(super) const EXPONENTS: usize = 18;
+    pub(super) const LOGIT_EXPONENT: usize = 19;
     pub(super) const DIMENSIONS: Range<usize> = 20..48;
     pub(super) const BLOCK_BYTES: Range<usize> = 48..52;
     pub(super) const NORM_EPS: Range<usize> = 52..56;
@@ -170,6 +174,10 @@ const fn parse_fields(bytes: &[u8; Header::BYTES]) -> Result<Fields, FormatError
     if flags & !flag::ALL != 0 {
         return Err(FormatError::Unknown { field: "flags", value: flags as u32 });
     }
+    let exponents = bytes[field::EXPONENTS];
+    if exponents >> 6 != 0 {
+        return Err(FormatError::Unknown { field: "row exponents", value: exponents as u32 });
+    }
     const DIMENSIONS: usize = field::DIMENSIONS.start;
     const QUANTS: usize = field::QUANTS.start;
     const SIZES: usize = field::DATA_SIZES.start;
@@ -197,6 +205,15 @@ const fn parse_fields(bytes: &[u8; Header::BYTES]) -> Result<Fields, FormatError
             out_proj: attempt!(Quant::from_id(bytes[QUANTS + 4], "out_proj type")),
             head: attempt!(Quant::from_id(bytes[QUANTS + 5], "head type")),
         },
+        exponents: PerMatrix {
+            embedding: exponents & 1 != 0,
+            in_proj: exponents & 2 != 0,
+            x_proj: exponents & 4 != 0,
+            dt_proj: exponents & 8 != 0,
+            out_proj: exponents & 16 != 0,
+            head: exponents & 32 != 0,
+        },
+        logit_exponent: bytes[field::LOGIT_EXPONENT] as i8,
         block_bytes: word(bytes, field::BLOCK_BYTES.start, 0),
         data: DataSizes {
             tokenizer: word(bytes, SIZES, 0),
@@ -223,9 +240,10 @@ pub fn emit_header(layout: &Layout, table_checksum: u32, checksums_checksum: u32
         (config.compact, flag::COMPACT),
     ];
     bytes[field::FLAGS] = flags.into_iter().filter(|(set, _)| *set).fold(0, |all, (_, flag)| all | flag);
-    let q = &config.quants;
-    let quants = [q.embedding, q.in_proj, q.x_proj, q.dt_proj, q.out_proj, q.head];
-    bytes[field::QUANTS].copy_from_slice(&quants.map(|q| q as u8));
+    bytes[field::QUANTS].copy_from_slice(&config.quants.all().map(|q| q as u8));
+    let exponents = config.exponents.all();
+    bytes[field::EXPONENTS] = exponents.iter().rev().fold(0, |all, set| all << 1 | u8::from(*set));
+    bytes[field::LOGIT_EXPONENT] = config.logit_exponent as u8;
     let dimensions = [
         config.d_model,
         config.d_inner,

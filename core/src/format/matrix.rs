@@ -1,5 +1,7 @@
 //! How a matrix lies in panels of 16 rows.
 
+use core::ops::RangeInclusive;
+
 use super::{FormatError, Limit, round_up};
 use crate::kernels::{GROUP, LANES};
 
@@ -68,8 +70,9 @@ impl Quant {
 
 /// Shape and storage of a matrix, `[rows, cols]`.
 ///
-/// Rows are padded to 16 and columns to 32, with zeros. A panel is `[scales | weights | bias]`: f16 scales
-/// `[cols/32][16]` padded to 64 bytes (of integers only), the weights of 16 rows, and 16 f32 of bias if there is one.
+/// Rows are padded to 16 and columns to 32, with zeros. A panel is `[scales | weights | bias | exponents]`: f16 scales
+/// `[cols/32][16]` padded to 64 bytes (of integers only), the weights of 16 rows, 16 f32 of bias if there is one, and 16 exponents
+/// if rows have them: a row's weights and bias are what is stored times two to the power of its exponent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MatrixShape {
     rows: u32,
@@ -77,9 +80,13 @@ pub struct MatrixShape {
     used: u32,
     quant: Quant,
     bias: bool,
+    exponents: bool,
 }
 
 impl MatrixShape {
+    /// The exponents that a row may have: two to the power of each is a normal f32.
+    pub const EXPONENTS: RangeInclusive<i32> = -126..=64;
+
     /// The most rows of a matrix, those of the largest vocabulary.
     pub const MAX_ROWS: u32 = 1 << 20;
     /// The most columns of a matrix, those of the largest d_inner. A panel of them has 8 MiB, so no size here overflows.
@@ -110,7 +117,14 @@ impl MatrixShape {
             used: cols,
             quant,
             bias,
+            exponents: false,
         }
+    }
+
+    /// The same, where rows have exponents or have none.
+    #[must_use]
+    pub const fn with_exponents(self, exponents: bool) -> Self {
+        Self { exponents, ..self }
     }
     /// Rows, padded to 16.
     #[must_use]
@@ -132,10 +146,15 @@ impl MatrixShape {
     pub const fn quant(&self) -> Quant {
         self.quant
     }
-    /// Whether each panel ends with 16 biases.
+    /// Whether each panel has 16 biases.
     #[must_use]
     pub const fn has_bias(&self) -> bool {
         self.bias
+    }
+    /// Whether each panel ends with 16 exponents.
+    #[must_use]
+    pub const fn has_exponents(&self) -> bool {
+        self.exponents
     }
     /// Panels of 16 rows.
     #[must_use]
@@ -163,14 +182,48 @@ impl MatrixShape {
     /// Bytes of a panel, a multiple of 64.
     #[must_use]
     pub const fn panel_bytes(&self) -> u32 {
-        self.scale_bytes() + self.weight_bytes() + if self.bias { 4 * LANES as u32 } else { 0 }
+        let rows = 4 * LANES as u32;
+        self.scale_bytes() + self.weight_bytes() + rows * (self.bias as u32 + self.exponents as u32)
     }
 
-    /// Element `[row, col]` of a matrix from the bytes of the panel that holds `row`; exact for every type.
+    /// The biases of a panel's rows as stored, each the bytes of an f32; nothing where there are none.
+    #[must_use]
+    pub fn biases<'a>(&self, panel: &'a [u8]) -> &'a [[u8; 4]] {
+        let start = (self.scale_bytes() + self.weight_bytes()) as usize;
+        let end = start + 4 * LANES * usize::from(self.bias);
+        panel.get(start..end).unwrap_or_default().as_chunks().0
+    }
+
+    /// The exponents of a panel's rows, each within [`EXPONENTS`](Self::EXPONENTS) whatever the bytes are; 0 for rows that have
+    /// none.
+    #[must_use]
+    pub fn exponents(&self, panel: &[u8]) -> [i32; LANES] {
+        let mut exponents = [0; LANES];
+        let stored = panel.get(..self.panel_bytes() as usize).and_then(<[u8]>::last_chunk::<{ 4 * LANES }>);
+        if let Some(stored) = stored.filter(|_| self.exponents) {
+            for (exponent, stored) in exponents.iter_mut().zip(stored.as_chunks().0) {
+                *exponent =
+                    i32::from_le_bytes(*stored).clamp(*Self::EXPONENTS.start(), *Self::EXPONENTS.end());
+            }
+        }
+        exponents
+    }
+
+    /// Element `[row, col]` of a matrix from the bytes of the panel that holds `row`; exact for every type, unless an exponent
+    /// leads below the normal f32.
     ///
     /// 0 where `col` is out of range or `panel` is too short.
     #[must_use]
     pub fn element(&self, panel: &[u8], row: u32, col: u32) -> f32 {
+        let stored = self.stored(panel, row, col);
+        if !self.exponents {
+            return stored;
+        }
+        stored * power_of_two(self.exponents(panel)[row as usize % LANES])
+    }
+
+    /// The same without the row's exponent.
+    fn stored(&self, panel: &[u8], row: u32, col: u32) -> f32 {
         if col >= self.cols || panel.len() < self.panel_bytes() as usize {
             return 0.0;
         }
@@ -199,7 +252,7 @@ impl MatrixShape {
         }
     }
 
-    /// Element `[row, col]` of a matrix of integers as an integer and its scale, the bits of an f16.
+    /// Element `[row, col]` of a matrix of integers as an integer and its scale, the bits of an f16, without the row's exponent.
     ///
     /// 0 where `col` is out of range, `panel` too short or the type another.
     #[must_use]
@@ -222,6 +275,11 @@ impl MatrixShape {
         };
         (integer, u16::from_le_bytes(scale.unwrap_or_default()))
     }
+}
+
+/// 2^`exponent`, a normal f32.
+pub(crate) const fn power_of_two(exponent: i32) -> f32 {
+    f32::from_bits(((127 + exponent) as u32) << 23)
 }
 
 /// Row `r`, column `c` of a panel of q3: two lines with the lower two bits of 16 columns each, and one with the third bit.

@@ -10,12 +10,13 @@ mod header;
 mod layout;
 mod matrix;
 
-pub use config::{Arch, Config, DataSizes, Fields, Limit, Quants};
+pub use config::{Arch, Config, DataSizes, Fields, Limit, PerMatrix, Quants};
 pub use error::FormatError;
 pub use header::{Header, emit_header, emit_table_entry};
 pub use layout::{
     BLOCK_ALIGN, Block, COMPACT_ALIGN, Layout, Part, PartGeometry, SECTION_ALIGN, Section, SectionGeometry,
 };
+pub(crate) use matrix::power_of_two;
 pub use matrix::{MatrixShape, Quant};
 
 /// The checksum of blocks, tables and headers: CRC-32 (IEEE 802.3), by instructions where the CPU has them.

@@ -67,8 +67,8 @@ impl<'a> Panel<'a> {
     #[inline(always)]
     pub(super) fn new(shape: &MatrixShape, bytes: &'a [u8]) -> Self {
         let (scales, rest) = bytes.split_at(shape.scale_bytes() as usize);
-        let (weights, bias) = rest.split_at(shape.weight_bytes() as usize);
-        Self { bytes, scales, weights, bias: bias.first_chunk() }
+        let (weights, rest) = rest.split_at(shape.weight_bytes() as usize);
+        Self { bytes, scales, weights, bias: if shape.has_bias() { rest.first_chunk() } else { None } }
     }
 
     #[inline(always)]

@@ -144,7 +144,8 @@ pub trait Kernels: Sync {
         scales: &mut [Scale],
     ) -> bool;
 
-    /// `y = W x + bias` for some panels of 16 rows, `y` as `[panels][T][16]`.
+    /// `y = W x + bias` for some panels of 16 rows, `y` as `[panels][T][16]`, all as stored: without the exponents that rows
+    /// may have.
     fn matmul(&self, shape: &MatrixShape, panels: &[u8], x: &Input<'_>, y: &mut [f32]);
 
     /// Depthwise causal convolution over `d_conv` tokens and silu, for some panels of channels.

@@ -7,7 +7,7 @@ use super::run::{Run, for_each_run, for_each_run_to_check};
 use super::session::Members;
 use super::state::{Undo, copy};
 use super::{Model, StepError};
-use crate::format::{MatrixShape, Part, Section};
+use crate::format::{MatrixShape, Part, Section, power_of_two};
 use crate::kernels::{
     GROUP, Input, LANES, Scale, ScanInput, SsmState, TOKEN_BLOCK, share, split, split_rows,
 };
@@ -23,6 +23,21 @@ pub(crate) mod cost {
     pub(crate) const CONV: usize = 512;
     /// One state of the scan.
     pub(crate) const STATE: usize = 256;
+}
+
+/// Multiplies what some panels gave for each token by two to the power of the rows' exponents: exactly, unless the product is
+/// too large or too small for an f32.
+fn scale_rows(shape: &MatrixShape, panels: &[u8], tokens: usize, y: &mut [f32]) {
+    if !shape.has_exponents() {
+        return;
+    }
+    let panels = panels.chunks_exact(shape.panel_bytes() as usize);
+    for (panel, y) in panels.zip(y.chunks_exact_mut(tokens * LANES)) {
+        let factors = shape.exponents(panel).map(power_of_two);
+        for row in y.as_chunks_mut::<LANES>().0 {
+            row.iter_mut().zip(&factors).for_each(|(y, factor)| *y *= factor);
+        }
+    }
 }
 
 impl Model<'_> {
@@ -72,7 +87,9 @@ impl Model<'_> {
         let cost = (shape.panel_bytes() as usize).saturating_mul(tokens);
         let multiply = |run: &Run<'_>, range: Range<usize>, y: &mut [f32]| {
             for (at, panels) in run.pieces(range) {
-                self.kernels.matmul(shape, panels, &input, &mut y[at.start * stride..at.end * stride]);
+                let y = &mut y[at.start * stride..at.end * stride];
+                self.kernels.matmul(shape, panels, &input, y);
+                scale_rows(shape, panels, tokens, y);
             }
         };
         if tokens > TOKEN_BLOCK {

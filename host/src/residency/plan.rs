@@ -242,7 +242,7 @@ fn working_bytes(layout: &Layout, wish: &Wish, chunk: u64) -> u64 {
 mod tests {
     use super::*;
     use elapid_core::fixed;
-    use elapid_core::format::{Arch, Config, DataSizes, Fields, Quant, Quants};
+    use elapid_core::format::{Arch, Config, DataSizes, Fields, PerMatrix, Quant, Quants};
     use elapid_core::model::StateKind;
 
     /// falcon-mamba-7b in q4.
@@ -265,6 +265,8 @@ mod tests {
             conv_bias: true,
             compact: false,
             quants,
+            exponents: PerMatrix::default(),
+            logit_exponent: 0,
             block_bytes: 1 << 20,
             data: DataSizes { tokenizer: 3 << 20, ..DataSizes::default() },
         });

@@ -259,7 +259,9 @@ pub enum PackError {
         stated: [u64; 4],
     },
     /// A weight is too large for the type that it is to be stored in.
-    #[error("{tensor}: the value {value} at [{row}, {col}] is too large for {quant}; choose another --quant")]
+    #[error(
+        "{tensor}: the value {value} at [{row}, {col}] is too large for {quant}: pack it as f32 (--quant f32)"
+    )]
     TooLarge {
         /// The tensor's name.
         tensor: String,

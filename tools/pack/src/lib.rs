@@ -8,6 +8,7 @@ pub mod calibrate;
 pub mod chat;
 pub mod checkpoint;
 pub mod error;
+mod findings;
 pub mod pack;
 pub mod quantize;
 pub mod random;

@@ -85,6 +85,10 @@ impl Progress for Bar {
     fn advance(&self, bytes: u64) {
         self.0.inc(bytes);
     }
+    fn restart(&self, bytes: u64) {
+        self.0.reset();
+        self.0.set_length(bytes);
+    }
     fn cancelled(&self) -> bool {
         interrupt::check().is_break()
     }
@@ -99,7 +103,7 @@ fn write<W: Weights>(plan: &Plan<W>, args: &Args, options: &Options) -> Result<(
         say(format_args!("note: {note}"));
     }
     interrupt::listen();
-    plan.write(&args.output, options, &bar)?;
+    let bytes = plan.write(&args.output, options, &bar)?.file_bytes();
     bar.0.finish_and_clear();
     say(format_args!("wrote {} ({bytes} bytes)", args.output.display()));
     Ok(())

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use elapid_core::format::data::DataError;
 use elapid_core::format::{
-    Arch as FormatArch, Config, DataSizes, Fields, FormatError, Layout, Quant, Quants,
+    Arch as FormatArch, Config, DataSizes, Fields, FormatError, Layout, PerMatrix, Quant, Quants,
 };
 
 use crate::PackError;
@@ -71,6 +71,8 @@ impl Options {
                 out_proj: self.quant,
                 head,
             },
+            exponents: PerMatrix::default(),
+            logit_exponent: 0,
             block_bytes: self.block_bytes,
             data: DataSizes {
                 tokenizer: size(&data.tokenizer),
@@ -157,7 +159,7 @@ impl Plan<RandomWeights> {
 }
 
 impl<W: crate::weights::Weights> Plan<W> {
-    /// How the file will be laid out.
+    /// How the file will be laid out, unless rows need exponents, which takes a little more.
     pub fn layout(&self) -> &Layout {
         &self.layout
     }
@@ -167,12 +169,16 @@ impl<W: crate::weights::Weights> Plan<W> {
         &self.notes
     }
 
-    /// Writes the file.
+    /// Writes the file. Returns how it is laid out.
     ///
     /// # Errors
     /// What could not be read, stored or written. No file is left behind.
-    pub fn write(&self, target: &Path, options: &Options, progress: &dyn Progress) -> Result<(), PackError> {
-        write_file(self.config, &self.weights, &self.data, &self.pieces, target, options.threads, progress)?;
-        Ok(())
+    pub fn write(
+        &self,
+        target: &Path,
+        options: &Options,
+        progress: &dyn Progress,
+    ) -> Result<Layout, PackError> {
+        write_file(self.config, &self.weights, &self.data, &self.pieces, target, options.threads, progress)
     }
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::thread;
 
 use elapid_core::format::{
-    Config, Layout, MatrixShape, Part, Section, checksum, emit_header, emit_table_entry,
+    Config, Fields, Layout, MatrixShape, Part, Section, checksum, emit_header, emit_table_entry,
 };
 use elapid_core::kernels::LANES;
 use elapid_files::Output;
@@ -17,7 +17,8 @@ use elapid_files::Output;
 use crate::PackError;
 use crate::calibrate::{Objective, Objectives, Walk};
 use crate::checkpoint::{LayerTensor, TensorKind};
-use crate::quantize::{TooLarge, write_panel};
+use crate::findings::{Findings, logit_exponent};
+use crate::quantize::{Unfit, exponents, write_panel};
 use crate::weights::{MatrixSource, Weights};
 
 /// The bytes of the sections that are not weights.
@@ -37,6 +38,8 @@ pub struct DataSections {
 pub trait Progress: Sync {
     /// `bytes` more bytes of the file are written.
     fn advance(&self, bytes: u64);
+    /// All is packed once more, into a file of so many bytes.
+    fn restart(&self, _bytes: u64) {}
     /// Whether to give up.
     fn cancelled(&self) -> bool {
         false
@@ -62,7 +65,7 @@ struct Target<'a> {
 }
 
 impl<'a> Target<'a> {
-    fn create(path: &'a Path, layout: &Layout, calibrated: bool) -> Result<Self, PackError> {
+    fn create(path: &'a Path, calibrated: bool) -> Result<Self, PackError> {
         let refused = |reason| {
             let source = io::Error::new(io::ErrorKind::InvalidInput, reason);
             Err(PackError::Io { path: path.to_owned(), source })
@@ -75,10 +78,18 @@ impl<'a> Target<'a> {
         if output.is_special() && calibrated {
             return refused("a device; calibration reads back what it wrote: give a file");
         }
-        if !output.is_special() {
-            output.file().set_len(layout.file_bytes()).map_err(PackError::io(path))?;
-        }
         Ok(Self { path, output })
+    }
+
+    /// Makes it `bytes` zeros.
+    fn clear(&self, bytes: u64) -> Result<(), PackError> {
+        if self.output.is_special() {
+            return Ok(());
+        }
+        [0, bytes]
+            .into_iter()
+            .try_for_each(|bytes| self.output.file().set_len(bytes))
+            .map_err(PackError::io(self.path))
     }
 
     fn write(&self, bytes: &[u8], offset: u64) -> Result<(), PackError> {
@@ -109,7 +120,6 @@ pub fn write_file(
     threads: usize,
     progress: &dyn Progress,
 ) -> Result<Layout, PackError> {
-    let layout = Layout::new(config)?;
     let sizes = [&data.tokenizer, &data.chat_template, &data.role_table, &data.generation]
         .map(|bytes| bytes.len() as u64);
     let d = config.data;
@@ -117,26 +127,21 @@ pub fn write_file(
     if sizes != stated {
         return Err(PackError::DataSizes { sizes, stated });
     }
-    let out = Target::create(target, &layout, !pieces.is_empty())?;
-    let checksums: Vec<AtomicU32> = (0..layout.block_count()).map(|_| AtomicU32::new(0)).collect();
-
-    let threads = threads.max(1);
-    let write = |sections: &mut dyn Iterator<Item = Section>, objectives: &Objectives| {
-        write_blocks(&layout, weights, sections, objectives, &out, &checksums, threads, progress)
+    let out = Target::create(target, !pieces.is_empty())?;
+    // As a rule no row needs an exponent, and whether one does shows when it is packed: then all is packed again.
+    let mut layout = Layout::new(config)?;
+    let (checksums, most) = loop {
+        let findings = Findings::default();
+        let checksums = write_weights(&layout, weights, pieces, &out, &findings, threads.max(1), progress)?;
+        let Some(exponents) = findings.exponents(&config) else {
+            break (checksums, findings.largest_logit());
+        };
+        layout = Layout::new(Config::new(Fields { exponents, ..*config })?)?;
+        progress.restart(layout.file_bytes());
     };
-    if pieces.is_empty() {
-        write(&mut layout.sections(), &Vec::new())?;
-    } else {
-        let mut walk = Walk::new(&config, weights, pieces, threads, progress)?;
-        for layer in 0..config.n_layer {
-            let objectives = walk.objectives(layer)?;
-            write(&mut std::iter::once(Section::Layer(layer)), &objectives)?;
-            walk.pass(&layout, out.output.file(), layer)?;
-        }
-        let head = walk.head()?;
-        write(&mut layout.sections().filter(|s| !matches!(s, Section::Layer(_))), &head)?;
-    }
     write_data(&layout, data, &out, &checksums)?;
+    let logit_exponent = logit_exponent(most);
+    let layout = Layout::new(Config::new(Fields { logit_exponent, ..**layout.config() })?)?;
 
     let table: Vec<u8> = checksums.iter().flat_map(|sum| sum.load(Ordering::Relaxed).to_le_bytes()).collect();
     out.write(&table, layout.section(Section::Checksums).offset)?;
@@ -146,6 +151,44 @@ pub fn write_file(
     out.write(&header, 0)?;
     out.finish()?;
     Ok(layout)
+}
+
+/// Writes the blocks of all weights and returns their checksums, those of other blocks 0. If `findings` tell then that a row
+/// needs an exponent which it has not, the file means nothing.
+fn write_weights(
+    layout: &Layout,
+    weights: &dyn Weights,
+    pieces: &[Vec<u32>],
+    out: &Target<'_>,
+    findings: &Findings,
+    threads: usize,
+    progress: &dyn Progress,
+) -> Result<Vec<AtomicU32>, PackError> {
+    // What lies between blocks is zeros, however often all is packed.
+    out.clear(layout.file_bytes())?;
+    let config = layout.config();
+    let checksums: Vec<AtomicU32> = (0..layout.block_count()).map(|_| AtomicU32::new(0)).collect();
+    let mut norm = vec![0.0; config.d_model as usize];
+    weights.read(TensorKind::FinalNorm, 0..norm.len(), 1, &mut norm)?;
+    let common = Common { layout, weights, norm: &norm, findings, out, checksums: &checksums };
+    let write = |sections: &mut dyn Iterator<Item = Section>, objectives: &Objectives| {
+        write_blocks(&common, sections, objectives, threads, progress)
+    };
+    if pieces.is_empty() {
+        write(&mut layout.sections(), &Vec::new())?;
+        return Ok(checksums);
+    }
+    let mut walk = Walk::new(config, weights, pieces, threads, progress)?;
+    for layer in 0..config.n_layer {
+        let objectives = if findings.any() { Vec::new() } else { walk.objectives(layer)? };
+        write(&mut std::iter::once(Section::Layer(layer)), &objectives)?;
+        if !findings.any() {
+            walk.pass(layout, out.output.file(), layer)?;
+        }
+    }
+    let head = if findings.any() { Vec::new() } else { walk.head()? };
+    write(&mut layout.sections().filter(|s| !matches!(s, Section::Layer(_))), &head)?;
+    Ok(checksums)
 }
 
 fn write_data(
@@ -170,16 +213,25 @@ fn write_data(
     Ok(())
 }
 
+/// What all threads share.
+struct Common<'a> {
+    layout: &'a Layout,
+    weights: &'a dyn Weights,
+    /// The weights of the final norm.
+    norm: &'a [f32],
+    findings: &'a Findings,
+    out: &'a Target<'a>,
+    checksums: &'a [AtomicU32],
+}
+
 fn write_blocks(
-    layout: &Layout,
-    weights: &dyn Weights,
+    common: &Common<'_>,
     sections: &mut dyn Iterator<Item = Section>,
     objectives: &Objectives,
-    out: &Target<'_>,
-    checksums: &[AtomicU32],
     threads: usize,
     progress: &dyn Progress,
 ) -> Result<(), PackError> {
+    let (layout, weights) = (common.layout, common.weights);
     let jobs = jobs(layout, sections);
     let next = AtomicUsize::new(0);
     let stop = AtomicBool::new(false);
@@ -196,7 +248,7 @@ fn write_blocks(
                 Err(PackError::Cancelled)
             } else {
                 let objective = objectives.iter().find(|(part, _)| *part == job.part).map(|(_, o)| o);
-                write_block(layout, weights, job, objective, out, checksums, &mut scratch)
+                write_block(common, job, objective, &mut scratch)
             };
             match done {
                 Ok(bytes) => progress.advance(bytes),
@@ -248,31 +300,53 @@ pub(crate) struct Scratch {
     bias: [f32; LANES],
 }
 
+/// What becomes of a block.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Made {
+    /// It is in the scratch.
+    Block,
+    /// It has a row that needs an exponent, and its matrix has none.
+    NeedsExponents,
+}
+
+/// Writes a block, or only looks at it where the file is to be packed again anyway. Returns how many bytes were written.
 fn write_block(
-    layout: &Layout,
-    weights: &dyn Weights,
+    common: &Common<'_>,
     job: &Job,
     objective: Option<&Objective>,
-    out: &Target<'_>,
-    checksums: &[AtomicU32],
     scratch: &mut Scratch,
 ) -> Result<u64, PackError> {
+    let Common { layout, weights, norm, findings, out, checksums } = *common;
     let Some(place) = layout.block(job.section, job.block) else { return Ok(0) };
-    make_block(layout, weights, job, objective, scratch)?;
+    let head = Some(norm).filter(|_| (job.section, job.part) == layout.head());
+    let look = |rows: &[f32]| {
+        if let Some(norm) = head {
+            findings.note_logits(rows, norm);
+        }
+        !findings.any()
+    };
+    if make_block(layout, weights, job, objective, &look, scratch)? == Made::NeedsExponents {
+        findings.note_exponents(job.part);
+    }
+    if findings.any() {
+        return Ok(0);
+    }
     out.write(&scratch.block, place.offset)?;
     checksums[place.checksum as usize].store(checksum(&scratch.block), Ordering::Relaxed);
     Ok(place.length)
 }
 
-/// Makes a block, which the layout must have, in `scratch.block`.
+/// Makes a block, which the layout must have, in `scratch.block`. `look` is shown the rows of a matrix that are read, and says whether
+/// they are to be stored, rather than only be looked at.
 pub(crate) fn make_block(
     layout: &Layout,
     weights: &dyn Weights,
     job: &Job,
     objective: Option<&Objective>,
+    look: &dyn Fn(&[f32]) -> bool,
     scratch: &mut Scratch,
-) -> Result<(), PackError> {
-    let Some(place) = layout.block(job.section, job.block) else { return Ok(()) };
+) -> Result<Made, PackError> {
+    let Some(place) = layout.block(job.section, job.block) else { return Ok(Made::Block) };
     let geometry = layout.part(job.part);
     let first = geometry.first_panel(job.block) as usize;
     scratch.block.clear();
@@ -280,9 +354,12 @@ pub(crate) fn make_block(
     let Scratch { block, rows, bias } = scratch;
     let panels = block.chunks_exact_mut(geometry.panel_bytes as usize);
     for (i, panel) in panels.take(geometry.panels_in(job.block) as usize).enumerate() {
-        make_panel(layout.config(), weights, job, objective, first + i, rows, bias, panel)?;
+        let made = make_panel(layout.config(), weights, job, objective, look, first + i, rows, bias, panel)?;
+        if made == Made::NeedsExponents {
+            return Ok(made);
+        }
     }
-    Ok(())
+    Ok(Made::Block)
 }
 
 /// Says which rows a block will need.
@@ -314,13 +391,15 @@ fn make_panel(
     weights: &dyn Weights,
     job: &Job,
     objective: Option<&Objective>,
+    look: &dyn Fn(&[f32]) -> bool,
     index: usize,
     rows: &mut Vec<f32>,
     bias: &mut [f32; LANES],
     panel: &mut [u8],
-) -> Result<(), PackError> {
+) -> Result<Made, PackError> {
     let Some(source) = MatrixSource::of(config, job.section, job.part) else {
-        return make_channels(config, weights, job, index, rows, panel);
+        make_channels(config, weights, job, index, rows, panel)?;
+        return Ok(Made::Block);
     };
     let range = source.rows(index);
     rows.clear();
@@ -333,15 +412,19 @@ fn make_panel(
         weights.read(kind, range.clone(), 1, &mut bias[..range.len()])?;
     }
     let shape = shape(config, job.part);
-    write_panel(&shape, rows, source.columns, bias, objective, panel).map_err(
-        |TooLarge { row, col, value }| PackError::TooLarge {
-            tensor: weights.name(source.weight),
-            row: range.start + row,
-            col,
-            value,
-            quant: shape.quant().name(),
-        },
-    )
+    let made = if look(rows) {
+        write_panel(&shape, rows, source.columns, bias, objective, panel)
+    } else {
+        exponents(&shape, rows, source.columns, bias).map(|_| ())
+    };
+    match made {
+        Ok(()) => Ok(Made::Block),
+        Err(Unfit::NeedsExponents) => Ok(Made::NeedsExponents),
+        Err(Unfit::TooLarge { row, col, value }) => {
+            let (tensor, row) = (weights.name(source.weight), range.start + row);
+            Err(PackError::TooLarge { tensor, row, col, value, quant: shape.quant().name() })
+        }
+    }
 }
 
 /// A panel of values for sixteen channels: norm weights, the convolution with its bias, or A with D.

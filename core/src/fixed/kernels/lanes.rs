@@ -3,7 +3,7 @@
 use core::array;
 
 use super::elementwise::WIDE;
-use super::matmul::{Packed, Panel, Q4, Q8, SCALE_EXPONENT, add_scaled, fixed, scales};
+use super::matmul::{Packed, Panel, Q4, Q8, SCALE_EXPONENT, Sums, add_scaled, fixed, fixed_rows, scales};
 use super::{Dot, Input, LOGIT_BITS, Scalar, WideMut, rows_mut};
 use crate::fixed::num::{LOW, Num, Row, shift_long};
 use crate::format::{MatrixShape, Quant};
@@ -55,8 +55,10 @@ pub(super) fn logits<S: Dot>(s: S, shape: &MatrixShape, panels: &[u8], x: &Input
         for (t, (y, e)) in y.iter_mut().zip(x.exponents).enumerate() {
             product(s, shape.quant(), &panel, x, t, &mut all);
             let up = e + SCALE_EXPONENT + LOGIT_BITS;
-            // What is within 2^30 does not saturate.
-            if s.bits(&all) + up <= 30 {
+            if shape.has_exponents() {
+                *y = fixed_rows(&rows(&all), up, &shape.exponents(bytes));
+            } else if s.bits(&all) + up <= 30 {
+                // What is within 2^30 does not saturate.
                 s.shifted(&all, up, y);
             } else {
                 saturating(&all, up, y);
@@ -159,9 +161,14 @@ pub(super) fn shifted(all: &Quarters, up: i32, y: &mut Row) {
 /// Sums times `2^up`, saturating.
 #[inline(never)]
 fn saturating(all: &Quarters, up: i32, y: &mut Row) {
+    *y = fixed(&rows(all), up);
+}
+
+/// The sums as a row.
+fn rows(all: &Quarters) -> Sums {
     let mut row = [0; 16];
     for (to, sum) in row.iter_mut().zip(sums(all)) {
         *to = sum;
     }
-    *y = fixed(&row, up);
+    row
 }

@@ -121,6 +121,7 @@ pub(crate) struct Panel<'a> {
     pub columns: u32,
     pub scales: &'a [[u8; 32]],
     pub weights: &'a [u8],
+    /// Of rows without exponents.
     pub bias: Option<&'a [u8; 64]>,
 }
 
@@ -128,13 +129,13 @@ impl<'a> Panel<'a> {
     #[inline(always)]
     pub(super) fn new(shape: &MatrixShape, bytes: &'a [u8]) -> Option<Self> {
         let (scales, rest) = bytes.split_at_checked(shape.scale_bytes() as usize)?;
-        let (weights, bias) = rest.split_at_checked(shape.weight_bytes() as usize)?;
+        let (weights, rest) = rest.split_at_checked(shape.weight_bytes() as usize)?;
         Some(Self {
             bytes,
             columns: shape.used_cols(),
             scales: scales.as_chunks().0,
             weights,
-            bias: bias.first_chunk(),
+            bias: if shape.has_exponents() { None } else { rest.first_chunk() },
         })
     }
 }
@@ -251,7 +252,12 @@ pub(super) fn logits<S: Dot>(s: S, shape: &MatrixShape, panels: &[u8], x: &Input
         let Some(panel) = Panel::new(shape, bytes) else { return };
         for_each_token!(s, shape, panel, x, split, |t, sums| {
             let (Some(y), Some(e)) = (y.get_mut(t), x.exponents.get(t)) else { return };
-            *y = fixed(sums, e + SCALE_EXPONENT + LOGIT_BITS);
+            let up = e + SCALE_EXPONENT + LOGIT_BITS;
+            *y = if shape.has_exponents() {
+                fixed_rows(sums, up, &shape.exponents(bytes))
+            } else {
+                fixed(sums, up)
+            };
         });
     }
 }
@@ -395,19 +401,35 @@ fn long_bits(sums: &Sums) -> i32 {
 /// Sums times `2^up`, saturating.
 #[inline(always)]
 pub(super) fn fixed(sums: &Sums, up: i32) -> Row {
-    let left = up.clamp(0, 31);
-    let limit = i64::from(i32::MAX >> left);
     let mut row = [0; 16];
     for i in 0..16 {
-        let sum = if up < 0 { shift_long(sums[i], up) } else { sums[i] };
-        saturated::note(sum.abs() > limit);
-        row[i] = if sum > limit {
-            i32::MAX
-        } else if sum < -limit {
-            -i32::MAX
-        } else {
-            (sum << left) as i32
-        };
+        row[i] = saturating(sums[i], up);
     }
     row
+}
+
+/// Sums times `2^(up + exponent)`, each row's own, saturating.
+#[inline(never)]
+pub(super) fn fixed_rows(sums: &Sums, up: i32, exponents: &Row) -> Row {
+    let mut row = [0; 16];
+    for i in 0..16 {
+        row[i] = saturating(sums[i], up + exponents[i]);
+    }
+    row
+}
+
+/// A sum times `2^up`, saturating.
+#[inline(always)]
+fn saturating(sum: i64, up: i32) -> i32 {
+    let left = up.clamp(0, 31);
+    let limit = i64::from(i32::MAX >> left);
+    let sum = if up < 0 { shift_long(sum, up) } else { sum };
+    saturated::note(sum.abs() > limit);
+    if sum > limit {
+        i32::MAX
+    } else if sum < -limit {
+        -i32::MAX
+    } else {
+        (sum << left) as i32
+    }
 }

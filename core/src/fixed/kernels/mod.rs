@@ -219,10 +219,10 @@ pub trait Kernels: Sync {
     /// Some panels as groups of activations.
     fn narrow(&self, tokens: usize, x: Wide<'_>, q: &mut [i16], groups: &mut [Group]);
 
-    /// `y = W x + bias` for some panels of 16 rows.
+    /// `y = W x + bias` for some panels of 16 rows; `y = W x`, with W as stored, where rows have exponents.
     fn matmul(&self, shape: &MatrixShape, panels: &[u8], x: &Input<'_>, y: WideMut<'_>);
 
-    /// `y = W x` for some panels of 16 rows, as `[panels][T][16]` in Q16, saturating.
+    /// `y = W x` for some panels of 16 rows, as `[panels][T][16]` in Q16, saturating; rows may have exponents.
     fn logits(&self, shape: &MatrixShape, panels: &[u8], x: &Input<'_>, y: &mut [i32]);
 
     /// Depthwise causal convolution over `d_conv` tokens and silu, for some panels of channels.

@@ -20,7 +20,7 @@ mod text;
 
 use std::fs::File;
 
-use elapid_core::format::{Config, Fields, Layout, Part, Quant, Quants, Section};
+use elapid_core::format::{Config, Fields, Layout, Part, PerMatrix, Quant, Quants, Section};
 use elapid_core::kernels::{Kernels, LANES, Scale, SsmState, detect};
 use elapid_core::model::{Model, Scratch, ScratchSize, State, StateSize};
 
@@ -113,7 +113,9 @@ impl<'w> Walk<'w> {
             out_proj: float,
             head: float,
         };
-        let layout = Layout::new(Config::new(Fields { quants, block_bytes: 1 << 20, ..**config })?)?;
+        let exponents = PerMatrix::default();
+        let layout =
+            Layout::new(Config::new(Fields { quants, exponents, block_bytes: 1 << 20, ..**config })?)?;
         let width = config.padded_model() as usize;
         let mut row = vec![0.0; config.d_model as usize];
         let mut embedded = Vec::new();

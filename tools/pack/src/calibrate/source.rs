@@ -27,7 +27,14 @@ impl<'a> CheckpointSource<'a> {
 
     /// A block of a part.
     pub(super) fn block(&mut self, section: Section, part: Part, block: u32) -> Result<&[u8], PackError> {
-        make_block(self.layout, self.weights, &Job { section, part, block }, None, &mut self.scratch)?;
+        make_block(
+            self.layout,
+            self.weights,
+            &Job { section, part, block },
+            None,
+            &|_| true,
+            &mut self.scratch,
+        )?;
         Ok(&self.scratch.block)
     }
 }

@@ -70,11 +70,6 @@ fn add_outer(y: &mut [Lanes], a: &[f32], x: &Lanes) {
     }
 }
 
-/// Each rounded to what an f16 holds.
-fn to_f16(scale: Lanes) -> Lanes {
-    scale.map(|s| f16::from_f32(s).to_f32())
-}
-
 /// A group of columns and what is wanted of it.
 struct Columns<'a> {
     objective: &'a Objective,
@@ -135,20 +130,25 @@ impl Columns<'_> {
             }
         }
         let ends = if range.is_lopsided() { &[range.low, -range.low][..] } else { &[range.low] };
-        let mut best = self.round(range, to_f16(extreme.map(|x| x / range.low)));
+        let mut best = self.round(range, range.scales(extreme.map(|x| x / range.low)));
         for factor in range.tried {
             for end in ends {
-                best.improve(&self.round(range, to_f16(extreme.map(|x| x / (end * factor)))));
+                best.improve(&self.round(range, range.scales(extreme.map(|x| x / (end * factor)))));
             }
         }
         for _ in 0..REFITS {
-            best.improve(&self.round(range, to_f16(self.refit(&best))));
+            best.improve(&self.round(range, range.scales(self.refit(&best))));
         }
         best
     }
 }
 
 impl Range {
+    /// Each as an f16 that a scale may be.
+    fn scales(&self, scale: Lanes) -> Lanes {
+        scale.map(|s| f16::from_f32(s.clamp(-self.most, self.most)).to_f32())
+    }
+
     /// Quantizes a panel, `[cols][16]`.
     pub(super) fn fit_panel(&self, objective: &Objective, w: &[Lanes]) -> Fitted {
         let mut wanted = w.to_vec();
@@ -198,7 +198,7 @@ impl<'a> Descent<'a> {
     fn pass(&mut self, range: &Range) -> bool {
         let mut changed = false;
         for g in 0..self.fitted.scales.len() {
-            changed |= self.rescale(g);
+            changed |= self.rescale(range, g);
             for k in g * GROUP..(g + 1) * GROUP {
                 changed |= self.step(range, k);
             }
@@ -212,7 +212,7 @@ impl<'a> Descent<'a> {
     }
 
     /// The scales of group `g`: the cost changes by `delta^2 q^T H q - 2 delta q^T H e`.
-    fn rescale(&mut self, g: usize) -> bool {
+    fn rescale(&mut self, range: &Range, g: usize) -> bool {
         let first = g * GROUP;
         let (mut slope, mut curve) = ([0.0; LANES], [0.0; LANES]);
         for k in first..first + GROUP {
@@ -226,12 +226,9 @@ impl<'a> Descent<'a> {
             }
         }
         let old = self.fitted.scales[g];
-        let best =
-            to_f16(std::array::from_fn(
-                |r| {
-                    if curve[r] > 0.0 { old[r] + slope[r] / curve[r] } else { old[r] }
-                },
-            ));
+        let best = range.scales(std::array::from_fn(|r| {
+            if curve[r] > 0.0 { old[r] + slope[r] / curve[r] } else { old[r] }
+        }));
         // Rounded to f16 it may be worse than what is there.
         let delta: Lanes = std::array::from_fn(|r| {
             let delta = best[r] - old[r];

@@ -1,5 +1,6 @@
 //! From rows of floats to the bytes of a panel.
 
+mod exponent;
 mod feedback;
 mod range;
 
@@ -8,17 +9,24 @@ use elapid_core::kernels::{GROUP, LANES};
 use half::f16;
 
 use crate::calibrate::Objective;
+use exponent::Row;
+pub(crate) use exponent::exponent_of;
 use range::{Q3, Q4, Q5, Q8};
 
-/// Why a value can't be stored.
+/// Why a panel can't be stored.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct TooLarge {
-    /// The value's row, counted within the panel.
-    pub row: usize,
-    /// Its column.
-    pub col: usize,
-    /// The value.
-    pub value: f32,
+pub enum Unfit {
+    /// A value is too large for any exponent.
+    TooLarge {
+        /// The value's row, counted within the panel.
+        row: usize,
+        /// Its column.
+        col: usize,
+        /// The value.
+        value: f32,
+    },
+    /// A row needs an exponent, and the shape has none.
+    NeedsExponents,
 }
 
 /// Writes the panel of `shape` that holds up to 16 rows of `columns` floats, and 16 biases where the shape has them.
@@ -28,7 +36,7 @@ pub struct TooLarge {
 /// weights themselves.
 ///
 /// # Errors
-/// [`TooLarge`] for a value that f16, or a scale in f16, can't hold.
+/// [`Unfit`] where f16, or a scale in f16, can't hold a row.
 pub fn write_panel(
     shape: &MatrixShape,
     rows: &[f32],
@@ -36,10 +44,21 @@ pub fn write_panel(
     bias: &[f32],
     objective: Option<&Objective>,
     panel: &mut [u8],
-) -> Result<(), TooLarge> {
+) -> Result<(), Unfit> {
+    let exponents = exponents(shape, rows, columns, bias)?;
+    let (divided_rows, divided_bias);
+    let (rows, bias) = if exponents == [0; LANES] {
+        (rows, bias)
+    } else {
+        let divisors = exponents.map(|exponent| f32::from_bits(((127 - exponent) as u32) << 23));
+        let row = |(row, divisor): (&[f32], f32)| row.iter().map(move |w| w * divisor).collect::<Vec<_>>();
+        divided_rows = rows.chunks_exact(columns).zip(divisors).flat_map(row).collect::<Vec<_>>();
+        divided_bias = bias.iter().zip(divisors).map(|(b, divisor)| b * divisor).collect::<Vec<_>>();
+        (&*divided_rows, &*divided_bias)
+    };
     panel.fill(0);
     let (scales, rest) = panel.split_at_mut(shape.scale_bytes() as usize);
-    let (weights, bias_out) = rest.split_at_mut(shape.weight_bytes() as usize);
+    let (weights, rest) = rest.split_at_mut(shape.weight_bytes() as usize);
     let mut integers = Integers { rows, columns, scales, weights };
     match shape.quant() {
         Quant::F32 => {
@@ -52,39 +71,65 @@ pub fn write_panel(
         Quant::F16 => {
             for (r, row) in rows.chunks_exact(columns).enumerate() {
                 for (c, w) in row.iter().enumerate() {
-                    let half = f16::from_f32(*w);
-                    if half.is_infinite() {
-                        return Err(TooLarge { row: r, col: c, value: *w });
-                    }
-                    weights[(c * LANES + r) * 2..][..2].copy_from_slice(&half.to_le_bytes());
+                    weights[(c * LANES + r) * 2..][..2].copy_from_slice(&f16::from_f32(*w).to_le_bytes());
                 }
             }
         }
-        Quant::Q8 => integers.write(&Q8, None, put_bytes)?,
+        Quant::Q8 => integers.write(&Q8, None, put_bytes),
         Quant::Q4 => {
             // Rows that are padding hold zeros too, which are stored as 8.
             integers.weights.fill(0x88);
-            integers.write(&Q4, objective, put_nibbles)?;
+            integers.write(&Q4, objective, put_nibbles);
         }
         Quant::Q3 => {
             // As above: stored as 4, whose only bit is in the third line.
             for line in integers.weights.chunks_exact_mut(4 * LANES).skip(2).step_by(3) {
                 line.fill(0xff);
             }
-            integers.write(&Q3, objective, put_three_bits)?;
+            integers.write(&Q3, objective, put_three_bits);
         }
         Quant::Q5 => {
             // As above: stored as 16, whose only bit is in the fifth line.
             for line in integers.weights.chunks_exact_mut(4 * LANES).skip(4).step_by(5) {
                 line.fill(0xff);
             }
-            integers.write(&Q5, objective, put_five_bits)?;
+            integers.write(&Q5, objective, put_five_bits);
         }
     }
-    for (to, bias) in bias_out.chunks_exact_mut(4).zip(bias) {
-        to.copy_from_slice(&bias.to_le_bytes());
+    let mut rest = rest.chunks_exact_mut(4);
+    if shape.has_bias() {
+        for (to, bias) in rest.by_ref().take(LANES).zip(bias.iter().chain(&[0.0; LANES])) {
+            to.copy_from_slice(&bias.to_le_bytes());
+        }
+    }
+    for (to, exponent) in rest.zip(exponents) {
+        to.copy_from_slice(&exponent.to_le_bytes());
     }
     Ok(())
+}
+
+/// The exponents that the rows of a panel need to be held by f16: 0 for those that need none.
+///
+/// # Errors
+/// As [`write_panel`].
+pub fn exponents(
+    shape: &MatrixShape,
+    rows: &[f32],
+    columns: usize,
+    bias: &[f32],
+) -> Result<[i32; LANES], Unfit> {
+    let mut exponents = [0; LANES];
+    for (r, (row, to)) in rows.chunks_exact(columns).zip(&mut exponents).enumerate() {
+        let found = Row::of(shape.quant(), row, bias.get(r).copied().unwrap_or_default());
+        if found.exponent > *MatrixShape::EXPONENTS.end() {
+            return Err(Unfit::TooLarge { row: r, col: found.largest, value: row[found.largest] });
+        }
+        *to = found.exponent;
+    }
+    if exponents != [0; LANES] && !shape.has_exponents() {
+        return Err(Unfit::NeedsExponents);
+    }
+    Ok(exponents)
 }
 
 /// A panel of integers to be written.
@@ -102,7 +147,7 @@ impl Integers<'_> {
         range: &range::Range,
         objective: Option<&Objective>,
         put: fn(&mut [u8], usize, &[i8; GROUP]),
-    ) -> Result<(), TooLarge> {
+    ) {
         let groups = self.columns.div_ceil(GROUP);
         let bytes = self.weights.len() / groups;
         let fitted = objective.map(|objective| {
@@ -124,16 +169,10 @@ impl Integers<'_> {
                         range.fit(&w)
                     }
                 };
-                if !scale.is_finite() {
-                    let larger = |a: usize, b: usize| if group[b].abs() > group[a].abs() { b } else { a };
-                    let extreme = (0..group.len()).fold(0, larger);
-                    return Err(TooLarge { row: r, col: g * GROUP + extreme, value: group[extreme] });
-                }
                 self.scales[(g * LANES + r) * 2..][..2].copy_from_slice(&scale.to_le_bytes());
                 put(&mut self.weights[g * bytes..][..bytes], r, &q);
             }
         }
-        Ok(())
     }
 }
 
@@ -247,9 +286,49 @@ mod tests {
     fn too_large_is_named() {
         let shape = MatrixShape::new(16, 32, Quant::F16, false).unwrap();
         let mut w = vec![0.0; 64];
-        w[33] = 1e6;
-        let mut panel = vec![0; shape.panel_bytes() as usize];
-        let found = write_panel(&shape, &w, 32, &[], None, &mut panel);
-        assert_eq!(found, Err(TooLarge { row: 1, col: 1, value: 1e6 }));
+        let mut write = |shape: MatrixShape, value: f32| {
+            w[33] = value;
+            write_panel(&shape, &w, 32, &[], None, &mut vec![0; shape.panel_bytes() as usize])
+        };
+        assert_eq!(write(shape, 1e6), Err(Unfit::NeedsExponents));
+        let shape = shape.with_exponents(true);
+        assert_eq!(write(shape, 1e6), Ok(()));
+        assert_eq!(write(shape, 1e30), Err(Unfit::TooLarge { row: 1, col: 1, value: 1e30 }));
+    }
+
+    /// What is far too small or large for f16 is held as well as what is not, and the same bits where only the exponent differs.
+    #[test]
+    fn exponents_hold_what_f16_does_not() {
+        let (rows, columns) = (13usize, 75usize);
+        let w = weights(rows * columns, 7);
+        for quant in Quant::ALL.into_iter().filter(|quant| *quant != Quant::F32) {
+            let shape = MatrixShape::new(rows as u32, columns as u32, quant, true).unwrap();
+            // Every fourth row is as it was.
+            let shifts = [-40, 30, 0, -100];
+            let shift = |r: usize| (shifts[r % 4] as f32).exp2();
+            let scaled: Vec<f32> = w.iter().enumerate().map(|(i, w)| w * shift(i / columns)).collect();
+            let bias: Vec<f32> = (0..16).map(|r| (r as f32 + 0.5) * shift(r)).collect();
+            let mut panel = vec![0xff; shape.panel_bytes() as usize];
+            let found = write_panel(&shape, &scaled, columns, &bias, None, &mut panel);
+            assert_eq!(found, Err(Unfit::NeedsExponents), "{}", quant.name());
+            let mut plain = panel.clone();
+            write_panel(&shape, &w, columns, &bias, None, &mut plain).unwrap();
+            let wide = shape.with_exponents(true);
+            let mut panel = vec![0xff; wide.panel_bytes() as usize];
+            write_panel(&wide, &scaled, columns, &bias, None, &mut panel).unwrap();
+            let exponents = wide.exponents(&panel);
+            for r in 0..rows {
+                assert_eq!(exponents[r] == 0, r % 4 == 2, "{}: {exponents:?}", quant.name());
+                let stored = f32::from_le_bytes(wide.biases(&panel)[r]);
+                assert_eq!(stored * (exponents[r] as f32).exp2(), bias[r]);
+                for c in 0..columns {
+                    let want = shape.element(&plain, r as u32, c as u32) * shift(r);
+                    if quant == Quant::F16 && w[r * columns + c].abs() < 1.0 / 16384.0 {
+                        continue; // A subnormal f16 where the row has no exponent.
+                    }
+                    assert_eq!(wide.element(&panel, r as u32, c as u32), want, "{} {r} {c}", quant.name());
+                }
+            }
+        }
     }
 }

@@ -20,16 +20,23 @@ pub(super) fn round(x: f32) -> f32 {
 pub(super) struct Range {
     pub(super) low: f32,
     pub(super) high: f32,
+    /// The largest scale.
+    pub(super) most: f32,
     /// Scales that are tried: the group's largest element is put at `low`, or at `-low`, times these.
     pub(super) tried: &'static [f32],
 }
 
+/// The largest scale of what the fixed path computes with: the last f16 below 2, which its integers hold.
+const MOST_FIXED: f32 = 2.0 - 1.0 / 1024.0;
+
 /// int8 without -128.
-pub(super) const Q8: Range = Range { low: -127.0, high: 127.0, tried: &[1.0, 0.998, 0.995, 0.99] };
+pub(super) const Q8: Range =
+    Range { low: -127.0, high: 127.0, most: MOST_FIXED, tried: &[1.0, 0.998, 0.995, 0.99] };
 /// Nibbles. The range is lopsided, so the sign of the scale matters and both are tried.
 pub(super) const Q4: Range = Range {
     low: -8.0,
     high: 7.0,
+    most: MOST_FIXED,
     tried: &[
         1.12, 1.08, 1.04, 1.0, 0.975, 0.95, 0.925, 0.9, 0.875, 0.85, 0.825, 0.8, 0.77, 0.74, 0.71, 0.68, 0.64,
     ],
@@ -39,12 +46,14 @@ pub(super) const Q4: Range = Range {
 pub(super) const Q5: Range = Range {
     low: -16.0,
     high: 15.0,
+    most: f16::MAX.to_f32_const(),
     tried: &[1.06, 1.04, 1.02, 1.0, 0.98, 0.96, 0.94, 0.92, 0.9, 0.88, 0.86, 0.84, 0.82, 0.8, 0.77],
 };
 /// As nibbles, with half the range.
 pub(super) const Q3: Range = Range {
     low: -4.0,
     high: 3.0,
+    most: f16::MAX.to_f32_const(),
     tried: &[
         1.24, 1.18, 1.12, 1.06, 1.0, 0.96, 0.92, 0.89, 0.86, 0.83, 0.8, 0.77, 0.74, 0.71, 0.68, 0.65, 0.62,
         0.58, 0.54,
@@ -91,7 +100,7 @@ impl Range {
                 }
             }
         }
-        let scale = f16::from_f32(best_scale);
+        let scale = f16::from_f32(best_scale.clamp(-self.most, self.most));
         let inverse = if scale == f16::ZERO { 0.0 } else { 1.0 / scale.to_f32() };
         let (q, _, _) = self.integers(w, inverse);
         (scale, q.map(|q| q as i8))
