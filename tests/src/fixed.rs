@@ -222,7 +222,7 @@ impl Reader<'_> {
             if shape.has_bias() {
                 let row = row as usize % 16;
                 let bias = f64::from(f32::from_le_bytes(shape.biases(panel)[row]));
-                biases.push(bias * f64::from(shape.exponents(panel)[row]).exp2());
+                biases.push(bias * f64::from(shape.exponent(panel, row as u32)).exp2());
             }
         }
         (weights, shape.has_bias().then_some(biases))

@@ -294,7 +294,6 @@ fn headers_are_checked() {
     assert_eq!(parse(Quant::Q8, 18, 0x40), unknown("row exponents", 0x40));
     assert_eq!(parse(Quant::Q8, 18, 0xff), unknown("row exponents", 0xff));
     assert_eq!(parse(Quant::Q8, 18, 1), unknown("row exponents of a tied head", 0));
-    assert_eq!(parse(Quant::F32, 18, 2), unknown("row exponents of an f32 matrix", 1));
     for exponent in [i8::MIN, -101, 113, i8::MAX] {
         assert_eq!(
             parse(Quant::Q8, 19, exponent as u8),

@@ -262,7 +262,7 @@ impl<'m> Model<'m> {
     ) -> Result<(), StepError> {
         let shape = self.config().embedding();
         let panel = embedding_panel(self.layout, source, token)?;
-        let exponent = shape.exponents(panel)[token as usize % LANES];
+        let exponent = shape.exponent(panel, token);
         // An int8 times a scale of 25 bits, in units of 2^-24.
         let element = |p: usize, i: usize| {
             let (integer, bits) = shape.quantized(panel, token, (p * LANES + i) as u32);
@@ -532,7 +532,10 @@ fn scale_rows(shape: &MatrixShape, panels: &[u8], tokens: usize, y: WideMut<'_>)
     let rows = y.m.as_chunks_mut::<LANES>().0.chunks_exact_mut(tokens.max(1));
     let panels = panels.chunks_exact(shape.panel_bytes().max(1) as usize);
     for (panel, (rows, e)) in panels.zip(rows.zip(y.e.chunks_exact_mut(tokens.max(1)))) {
-        let exponents = shape.exponents(panel);
+        let mut exponents = [0; LANES];
+        for (i, exponent) in exponents.iter_mut().enumerate() {
+            *exponent = shape.exponent(panel, i as u32);
+        }
         let bias = shape.biases(panel);
         for (row, e) in rows.iter_mut().zip(e) {
             *e = scale_row(row, *e, &exponents, bias);

@@ -100,7 +100,7 @@ pub struct Fields {
     pub compact: bool,
     /// How matrices are stored.
     pub quants: Quants,
-    /// Which matrices have an exponent for each row, see [`MatrixShape::exponents`].
+    /// Which matrices have an exponent for each row, see [`MatrixShape::exponent`].
     pub exponents: PerMatrix<bool>,
     /// The fixed path's logits are in units of 2^(this - 16), see [`Config::logit_unit`].
     pub logit_exponent: i8,
@@ -213,14 +213,6 @@ impl Config {
         if f.tied && f.exponents.head != f.exponents.embedding {
             let value = f.exponents.head as u32;
             return Err(FormatError::Unknown { field: "row exponents of a tied head", value });
-        }
-        let (quants, exponents) = (q.all(), f.exponents.all());
-        let mut i = 0;
-        while i < quants.len() {
-            if exponents[i] && matches!(quants[i], Quant::F32) {
-                return Err(FormatError::Unknown { field: "row exponents of an f32 matrix", value: 1 });
-            }
-            i += 1;
         }
         Ok(Self(fields))
     }

@@ -194,19 +194,19 @@ impl MatrixShape {
         panel.get(start..end).unwrap_or_default().as_chunks().0
     }
 
-    /// The exponents of a panel's rows, each within [`EXPONENTS`](Self::EXPONENTS) whatever the bytes are; 0 for rows that have
-    /// none.
+    /// The exponent of a row from the bytes of the panel that holds it, within [`EXPONENTS`](Self::EXPONENTS) whatever the bytes are;
+    /// 0 where rows have none.
+    #[inline(never)]
     #[must_use]
-    pub fn exponents(&self, panel: &[u8]) -> [i32; LANES] {
-        let mut exponents = [0; LANES];
-        let stored = panel.get(..self.panel_bytes() as usize).and_then(<[u8]>::last_chunk::<{ 4 * LANES }>);
-        if let Some(stored) = stored.filter(|_| self.exponents) {
-            for (exponent, stored) in exponents.iter_mut().zip(stored.as_chunks().0) {
-                *exponent =
-                    i32::from_le_bytes(*stored).clamp(*Self::EXPONENTS.start(), *Self::EXPONENTS.end());
+    pub fn exponent(&self, panel: &[u8], row: u32) -> i32 {
+        let end = self.panel_bytes() as usize;
+        let stored = panel.get(end.saturating_sub(4 * (LANES - row as usize % LANES))..end);
+        match stored.and_then(<[u8]>::first_chunk) {
+            Some(stored) if self.exponents => {
+                i32::from_le_bytes(*stored).clamp(*Self::EXPONENTS.start(), *Self::EXPONENTS.end())
             }
+            _ => 0,
         }
-        exponents
     }
 
     /// Element `[row, col]` of a matrix from the bytes of the panel that holds `row`; exact for every type, unless an exponent
@@ -219,7 +219,7 @@ impl MatrixShape {
         if !self.exponents {
             return stored;
         }
-        stored * power_of_two(self.exponents(panel)[row as usize % LANES])
+        stored * power_of_two(self.exponent(panel, row))
     }
 
     /// The same without the row's exponent.

@@ -27,13 +27,14 @@ pub(crate) mod cost {
 
 /// Multiplies what some panels gave for each token by two to the power of the rows' exponents: exactly, unless the product is
 /// too large or too small for an f32.
+#[inline(never)]
 fn scale_rows(shape: &MatrixShape, panels: &[u8], tokens: usize, y: &mut [f32]) {
-    if !shape.has_exponents() {
-        return;
-    }
     let panels = panels.chunks_exact(shape.panel_bytes() as usize);
     for (panel, y) in panels.zip(y.chunks_exact_mut(tokens * LANES)) {
-        let factors = shape.exponents(panel).map(power_of_two);
+        let mut factors = [0.0; LANES];
+        for (row, factor) in (0..).zip(&mut factors) {
+            *factor = power_of_two(shape.exponent(panel, row));
+        }
         for row in y.as_chunks_mut::<LANES>().0 {
             row.iter_mut().zip(&factors).for_each(|(y, factor)| *y *= factor);
         }
@@ -89,7 +90,9 @@ impl Model<'_> {
             for (at, panels) in run.pieces(range) {
                 let y = &mut y[at.start * stride..at.end * stride];
                 self.kernels.matmul(shape, panels, &input, y);
-                scale_rows(shape, panels, tokens, y);
+                if shape.has_exponents() {
+                    scale_rows(shape, panels, tokens, y);
+                }
             }
         };
         if tokens > TOKEN_BLOCK {

@@ -56,7 +56,7 @@ pub(super) fn logits<S: Dot>(s: S, shape: &MatrixShape, panels: &[u8], x: &Input
             product(s, shape.quant(), &panel, x, t, &mut all);
             let up = e + SCALE_EXPONENT + LOGIT_BITS;
             if shape.has_exponents() {
-                *y = fixed_rows(&rows(&all), up, &shape.exponents(bytes));
+                *y = fixed_rows(&rows(&all), up, shape, bytes);
             } else if s.bits(&all) + up <= 30 {
                 // What is within 2^30 does not saturate.
                 s.shifted(&all, up, y);

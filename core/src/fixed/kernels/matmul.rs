@@ -253,11 +253,7 @@ pub(super) fn logits<S: Dot>(s: S, shape: &MatrixShape, panels: &[u8], x: &Input
         for_each_token!(s, shape, panel, x, split, |t, sums| {
             let (Some(y), Some(e)) = (y.get_mut(t), x.exponents.get(t)) else { return };
             let up = e + SCALE_EXPONENT + LOGIT_BITS;
-            *y = if shape.has_exponents() {
-                fixed_rows(sums, up, &shape.exponents(bytes))
-            } else {
-                fixed(sums, up)
-            };
+            *y = if shape.has_exponents() { fixed_rows(sums, up, shape, bytes) } else { fixed(sums, up) };
         });
     }
 }
@@ -410,10 +406,10 @@ pub(super) fn fixed(sums: &Sums, up: i32) -> Row {
 
 /// Sums times `2^(up + exponent)`, each row's own, saturating.
 #[inline(never)]
-pub(super) fn fixed_rows(sums: &Sums, up: i32, exponents: &Row) -> Row {
+pub(super) fn fixed_rows(sums: &Sums, up: i32, shape: &MatrixShape, panel: &[u8]) -> Row {
     let mut row = [0; 16];
     for i in 0..16 {
-        row[i] = saturating(sums[i], up + exponents[i]);
+        row[i] = saturating(sums[i], up + shape.exponent(panel, i as u32));
     }
     row
 }
