@@ -227,7 +227,7 @@ proptest! {
 /// failed.
 #[test]
 fn forged_exponents_do_no_harm() {
-    let fixture = fixture("mamba-bias").expect("a committed fixture");
+    let fixture = fixture("mamba-bias");
     let folder = tempfile::tempdir().expect("a temporary folder");
     // All matrices have exponents: those of weights by 2^-20.
     let exponent = |name: &str, _: &[usize], _: usize| {
@@ -283,7 +283,7 @@ fn forged_exponents_do_no_harm() {
 fn headers_are_checked() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let parse = |quant_as: Quant, at: usize, value: u8| {
-        let fixture = fixture("mamba-odd").expect("a committed fixture");
+        let fixture = fixture("mamba-odd");
         let mut file =
             std::fs::read(pack(&fixture.checkpoint, folder.path(), &quant(quant_as))).expect("a file");
         file[at] = value;

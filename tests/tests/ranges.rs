@@ -87,7 +87,7 @@ fn dt_rank(shape: &[usize]) -> usize {
 
 /// A Mamba with 24 states and a head of its own.
 fn untied() -> Fixture {
-    fixture("mamba-state24").expect("a committed fixture")
+    fixture("mamba-state24")
 }
 
 fn pack_scaled(fixture: &Fixture, folder: &Path, way: &Way, n: i32, quant_as: Quant) -> std::path::PathBuf {
@@ -142,7 +142,7 @@ fn models_that_are_the_same_function_give_the_same_bits() {
 /// Biases, and columns and rows that are padded, of a model whose smallest weights are subnormal as f16 without an exponent.
 #[test]
 fn biases_take_part() {
-    let fixture = fixture("mamba-bias").expect("a committed fixture");
+    let fixture = fixture("mamba-bias");
     let tokens = &fixture.tokens[..24];
     for quant_as in HALVED {
         for way in WAYS.iter().filter(|way| ["in_proj", "embedding and out_proj"].contains(&way.name)) {
@@ -180,7 +180,7 @@ fn fixed_error(path: &Path, tokens: &[u32]) -> f64 {
 #[test]
 fn the_fixed_path_holds_them_too() {
     let ways = WAYS.iter().map(|way| (untied(), way));
-    let biases = fixture("mamba-bias").expect("a committed fixture");
+    let biases = fixture("mamba-bias");
     let biased = WAYS.iter().filter(|way| way.name.contains("in_proj")).map(|way| (biases.clone(), way));
     for (fixture, way) in ways.chain(biased) {
         for quant_as in [Quant::Q8, Quant::Q4] {
@@ -200,7 +200,7 @@ fn the_fixed_path_holds_them_too() {
 #[test]
 fn logits_of_any_size_are_held() {
     for (name, tensor) in [("mamba-state24", "lm_head.weight"), ("mamba-odd", "norm_f.weight")] {
-        let fixture = fixture(name).expect("a committed fixture");
+        let fixture = fixture(name);
         let tokens = &fixture.tokens[..24];
         for n in [20, -20] {
             let folder = tempfile::tempdir().expect("a temporary folder");
