@@ -64,8 +64,15 @@ pub trait Isa: Float + Send + Sync + 'static {
     /// Zero in every lane.
     fn zero_bits(self) -> Self::I;
 
-    /// Bytes by which one token's kernels ask for what they read next from memory; 0 if they don't.
+    /// Prefetch distance in bytes of kernels that read weights from memory; 0 if they don't prefetch.
     const AHEAD: usize = 0;
+    /// Loads that one token's kernel adds to each cache line of a panel, which it then reads in the order of its bytes, scales
+    /// first, and does not prefetch; 0 if it doesn't.
+    const TOUCHES: usize = 0;
+
+    /// Loads a byte and drops it.
+    #[inline(always)]
+    fn touch(self, _from: &u8) {}
 
     /// Asks for the cache line `ahead` bytes behind the start of `from`. It need not exist.
     #[inline(always)]

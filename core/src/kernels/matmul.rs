@@ -24,6 +24,7 @@ trait Packed<S: Isa> {
     /// Its bytes and those of its scales.
     const BYTES: usize = size_of::<Self::Group>() + 2 * LANES;
     fn groups(bytes: &[u8]) -> &[Self::Group];
+    fn bytes(group: &Self::Group) -> &[u8];
     fn dot<const T: usize>(s: S, w: &Self::Group, x: &[[i8; GROUP]; T], sums: &[Scale; T]) -> [S::I; T];
 }
 
@@ -36,6 +37,10 @@ macro_rules! packed {
             #[inline(always)]
             fn groups(bytes: &[u8]) -> &[Self::Group] {
                 bytes.as_chunks().0.as_chunks().0
+            }
+            #[inline(always)]
+            fn bytes(group: &Self::Group) -> &[u8] {
+                group.as_flattened()
             }
             #[inline(always)]
             fn dot<const T: usize>(
@@ -84,34 +89,28 @@ impl<'a> Panel<'a> {
 macro_rules! in_tiles {
     ($tokens:expr, |$first:ident| $tile:ident::<$($generic:ty),+>($($arg:expr),*)) => {{
         let mut $first = 0;
+        macro_rules! tiles_of {
+            ($size:literal) => {
+                while $first + $size <= $tokens {
+                    $tile::<$($generic,)+ $size>($($arg),*);
+                    $first += $size;
+                }
+            };
+        }
         if S::BLOCK == 12 {
-            while $first + 12 <= $tokens {
-                $tile::<$($generic,)+ 12>($($arg),*);
-                $first += 12;
-            }
+            tiles_of!(12);
+            tiles_of!(8);
         }
         if S::BLOCK >= 4 {
-            while $first + 4 <= $tokens {
-                $tile::<$($generic,)+ 4>($($arg),*);
-                $first += 4;
-            }
+            tiles_of!(4);
         }
         if S::BLOCK == 3 {
-            while $first + 3 <= $tokens {
-                $tile::<$($generic,)+ 3>($($arg),*);
-                $first += 3;
-            }
+            tiles_of!(3);
         }
         if S::BLOCK >= 2 {
-            while $first + 2 <= $tokens {
-                $tile::<$($generic,)+ 2>($($arg),*);
-                $first += 2;
-            }
+            tiles_of!(2);
         }
-        while $first < $tokens {
-            $tile::<$($generic,)+ 1>($($arg),*);
-            $first += 1;
-        }
+        tiles_of!(1);
     }};
 }
 
@@ -197,6 +196,16 @@ impl<'a> Block<'a> {
     }
 }
 
+/// Loads every cache line of some bytes `times` times.
+#[inline(always)]
+fn touch<S: Isa>(s: S, bytes: &[u8], times: usize) {
+    for line in bytes.chunks(TILE) {
+        for byte in line.iter().take(times) {
+            s.touch(byte);
+        }
+    }
+}
+
 #[inline(always)]
 fn int_tile<S: Isa, P: Packed<S>, const T: usize>(
     s: S,
@@ -209,6 +218,8 @@ fn int_tile<S: Isa, P: Packed<S>, const T: usize>(
     let Some(y) = y[first..].first_chunk_mut::<T>() else { return };
     // The first tile of a few tokens.
     let from_memory = first == 0 && x.alone;
+    let in_order = from_memory && T == 1 && S::TOUCHES > 0;
+    let prefetch = from_memory && !in_order && S::AHEAD > 0;
     let mut acc: [S::F; T] = panel.start(s);
     if groups.start > 0 {
         for t in 0..T {
@@ -222,13 +233,19 @@ fn int_tile<S: Isa, P: Packed<S>, const T: usize>(
     // the weights as the scales that lie before them are long, and some.
     let mut reading = panel.bytes.get(groups.start * P::BYTES..).unwrap_or_default().chunks(P::BYTES);
     let ahead = panel.scales.len() + S::AHEAD;
+    if in_order {
+        touch(s, scales.as_flattened(), S::TOUCHES);
+    }
     for ((w, ws), (q, xs)) in weights.iter().zip(scales).zip(activations) {
         let (Some((q, _)), Some((xs, _))) =
             (q[first..].split_first_chunk::<T>(), xs[first..].split_first_chunk::<T>())
         else {
             return;
         };
-        if from_memory {
+        if in_order {
+            touch(s, P::bytes(w), S::TOUCHES);
+        }
+        if prefetch {
             let bytes = reading.next().unwrap_or_default();
             // A fixed number of lines, for no loop.
             if let Some(start) = bytes.first() {

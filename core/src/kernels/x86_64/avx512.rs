@@ -96,6 +96,7 @@ impl Isa for Avx512 {
     const NAME: &'static str = "AVX-512 VNNI";
     const BLOCK: usize = 12;
     const AHEAD: usize = AHEAD;
+    const TOUCHES: usize = 4;
     const LOCKSTEP: usize = 4;
 
     #[inline(always)]
@@ -148,6 +149,13 @@ impl Isa for Avx512 {
     #[inline(always)]
     fn prefetch(self, from: &u8, ahead: usize) {
         op!(_mm_prefetch::<_MM_HINT_T0>(core::ptr::from_ref(from).wrapping_byte_add(ahead).cast()))
+    }
+    #[inline(always)]
+    fn touch(self, from: &u8) {
+        // SAFETY: a reference can be read. Volatile, so that the load stays.
+        unsafe {
+            core::ptr::from_ref(from).read_volatile();
+        }
     }
     /// `vpdpbusd` wants unsigned weights: w + 128, from which 128 times the sum of the activations is taken.
     #[inline(always)]
