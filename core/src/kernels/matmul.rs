@@ -91,7 +91,7 @@ macro_rules! in_tiles {
         let mut $first = 0;
         macro_rules! tiles_of {
             ($size:literal) => {
-                while $first + $size <= $tokens {
+                while $tokens - $first >= $size {
                     $tile::<$($generic,)+ $size>($($arg),*);
                     $first += $size;
                 }
