@@ -3,6 +3,8 @@
 mod neon;
 mod order;
 mod pairs;
+mod panels;
+mod products;
 mod quad;
 mod scan;
 mod sdot;

@@ -3,8 +3,8 @@
 use core::arch::aarch64::*;
 use core::arch::asm;
 
-use super::order::{Bytes, Dots, Nibbles, Pair};
-use super::{pairs, sdot};
+use super::order::{Bytes, Dots, Nibbles, OneToken, Tokens, group_by_group};
+use super::{pairs, panels, sdot};
 use crate::kernels::isa::{GROUP, Isa, LANES, TILE, TILES};
 use crate::kernels::{Scale, instantiate};
 use crate::num::Float;
@@ -269,7 +269,7 @@ macro_rules! neon {
                 x: &[[i8; GROUP]; T],
                 sums: &[Scale; T],
             ) -> [Self::I; T] {
-                core::array::from_fn(|t| $dot::u4(w, &x[t], sums[t].sum))
+                $dot::u4(w, x, sums)
             }
             #[inline(always)]
             fn bare_dot(self, acc: Self::I, w: Self::I, x: Self::I) -> Self::I {
@@ -302,27 +302,40 @@ neon!(NeonDot, "NEON with dot product", 3, sdot);
 
 impl Dots for Neon {
     #[inline(always)]
-    fn one_u4(self, w: &Nibbles, x: &[i8; GROUP], sum: i32) -> Self::I {
-        pairs::u4(w, x, sum)
+    fn panel_i8(self, panel: &OneToken<'_, Bytes>, sums: Self::F) -> Self::F {
+        panels::panel_i8(panel, sums)
+    }
+    #[inline(always)]
+    fn panel_u4(self, panel: &OneToken<'_, Nibbles>, sums: Self::F) -> Self::F {
+        panels::panel_u4(panel, sums)
     }
     #[inline(always)]
     fn dot_small<const T: usize>(self, w: &Bytes, x: &[[i8; GROUP]; T]) -> [Self::I; T] {
         pairs::small(w, x)
     }
+    #[inline(always)]
+    fn strip<const SMALL: bool, const T: usize>(
+        self,
+        strip: &Tokens<'_>,
+        mut sums: [Self::F; T],
+    ) -> [Self::F; T] {
+        match sums.as_chunks_mut() {
+            ([two], []) if SMALL => *two = panels::two_small(strip, *two),
+            ([two], []) => *two = panels::two_i8(strip, *two),
+            _ => return group_by_group::<Self, SMALL, T>(self, strip, sums),
+        }
+        sums
+    }
 }
 
 impl Dots for NeonDot {
     #[inline(always)]
-    fn pair_i8(self, pair: &Pair<'_, Bytes>, sums: [Self::F; 2]) -> [Self::F; 2] {
+    fn pair_i8(self, pair: &[OneToken<'_, Bytes>; 2], sums: [Self::F; 2]) -> [Self::F; 2] {
         sdot::pair_i8(pair, sums)
     }
     #[inline(always)]
-    fn pair_u4(self, pair: &Pair<'_, Nibbles>, sums: [Self::F; 2]) -> [Self::F; 2] {
+    fn pair_u4(self, pair: &[OneToken<'_, Nibbles>; 2], sums: [Self::F; 2]) -> [Self::F; 2] {
         sdot::pair_u4(pair, sums)
-    }
-    #[inline(always)]
-    fn one_u4(self, w: &Nibbles, x: &[i8; GROUP], sum: i32) -> Self::I {
-        sdot::u4(w, x, sum)
     }
     /// Small weights are no different here.
     #[inline(always)]

@@ -19,56 +19,112 @@ pub(super) type Nibbles = [[u8; TILE]; TILES / 2];
 /// Groups in a strip: 8 KiB of weights, and half a KiB of activations a token.
 const STRIP: usize = 16;
 
-/// Dot products beyond those of [`Isa`].
+/// Products beyond those of [`Isa`].
 pub(in crate::kernels) trait Dots: Isa {
-    /// Adds two panels times one token to their sums.
+    /// Adds a panel times one token to its sums.
     #[inline(always)]
-    fn pair_i8(self, pair: &Pair<'_, Bytes>, sums: [Self::F; 2]) -> [Self::F; 2] {
-        in_turn::<Self, Q8>(self, pair, sums)
+    fn panel_i8(self, panel: &OneToken<'_, Bytes>, sums: Self::F) -> Self::F {
+        in_turn::<Self, Q8>(self, panel, sums)
     }
     /// The same for 4-bit weights.
     #[inline(always)]
-    fn pair_u4(self, pair: &Pair<'_, Nibbles>, sums: [Self::F; 2]) -> [Self::F; 2] {
-        in_turn::<Self, Q4>(self, pair, sums)
+    fn panel_u4(self, panel: &OneToken<'_, Nibbles>, sums: Self::F) -> Self::F {
+        in_turn::<Self, Q4>(self, panel, sums)
     }
-    /// A group of 4-bit weights with one token, whose integers have this sum.
-    fn one_u4(self, w: &Nibbles, x: &[i8; GROUP], sum: i32) -> Self::I;
+    /// Adds two panels times one token to their sums.
+    #[inline(always)]
+    fn pair_i8(self, [a, b]: &[OneToken<'_, Bytes>; 2], sums: [Self::F; 2]) -> [Self::F; 2] {
+        [self.panel_i8(a, sums[0]), self.panel_i8(b, sums[1])]
+    }
+    /// The same for 4-bit weights.
+    #[inline(always)]
+    fn pair_u4(self, [a, b]: &[OneToken<'_, Nibbles>; 2], sums: [Self::F; 2]) -> [Self::F; 2] {
+        [self.panel_u4(a, sums[0]), self.panel_u4(b, sums[1])]
+    }
     /// A group of int8 within -8 and 7.
     fn dot_small<const T: usize>(self, w: &Bytes, x: &[[i8; GROUP]; T]) -> [Self::I; T];
+    /// Adds a strip times `T` tokens to their sums. Weights are within -8 and 7 if `SMALL`.
+    #[inline(always)]
+    fn strip<const SMALL: bool, const T: usize>(
+        self,
+        strip: &Tokens<'_>,
+        sums: [Self::F; T],
+    ) -> [Self::F; T] {
+        group_by_group::<Self, SMALL, T>(self, strip, sums)
+    }
 }
 
-/// The groups of two panels and of one token.
-pub(in crate::kernels) struct Pair<'a, G> {
-    /// Each panel's weights.
-    pub(super) w: [&'a [G]; 2],
-    /// Their scales, f16.
-    pub(super) ws: [&'a [[u8; 2 * LANES]]; 2],
-    /// The token's activations.
+/// The groups of a panel and of one token.
+pub(in crate::kernels) struct OneToken<'a, G> {
+    pub(super) w: &'a [G],
+    /// The weights' scales, f16.
+    pub(super) ws: &'a [[u8; 2 * LANES]],
     pub(super) x: &'a [[i8; GROUP]],
-    /// Their scales.
+    /// The activations' scales.
     pub(super) xs: &'a [Scale],
 }
 
-impl<G> Pair<'_, G> {
+impl<G> OneToken<'_, G> {
     /// Groups of which everything is there.
     #[inline(always)]
     pub(super) fn groups(&self) -> usize {
-        let ([wa, wb], [sa, sb]) = (self.w, self.ws);
-        wa.len().min(wb.len()).min(sa.len()).min(sb.len()).min(self.x.len()).min(self.xs.len())
+        self.w.len().min(self.ws.len()).min(self.x.len()).min(self.xs.len())
     }
 }
 
-/// Two panels times one token, group by group, so that what both need of the token is at hand.
-#[inline(always)]
-fn in_turn<S: Dots, P: Packed<S>>(s: S, pair: &Pair<'_, P::Group>, sums: [S::F; 2]) -> [S::F; 2] {
-    let ([mut a, mut b], [wa, wb], [sa, sb]) = (sums, pair.w, pair.ws);
-    let weights = wa.iter().zip(wb).zip(sa.iter().zip(sb));
-    for (((wa, wb), (sa, sb)), (x, xs)) in weights.zip(pair.x.iter().zip(pair.xs)) {
-        let (dot_a, dot_b, scale) = (P::one(s, wa, x, *xs), P::one(s, wb, x, *xs), s.splat(xs.scale));
-        a = joined(s, a, dot_a, sa, scale);
-        b = joined(s, b, dot_b, sb, scale);
+/// A strip of a panel, and a block of tokens of which some are multiplied.
+pub(in crate::kernels) struct Tokens<'a> {
+    pub(super) w: &'a [Bytes],
+    /// The weights' scales.
+    pub(super) ws: &'a [[f32; LANES]],
+    /// The activations of the same groups.
+    pub(super) x: &'a Block<'a>,
+    /// The first token.
+    pub(super) first: usize,
+}
+
+impl Tokens<'_> {
+    /// Groups of which everything is there for `tokens` tokens.
+    #[inline(always)]
+    pub(super) fn groups(&self, tokens: usize) -> usize {
+        let x = self.x;
+        if self.first + tokens > x.tokens {
+            return 0;
+        }
+        self.w.len().min(self.ws.len()).min(x.q.len() / x.tokens).min(x.scales.len() / x.tokens)
     }
-    [a, b]
+}
+
+#[inline(always)]
+fn in_turn<S: Dots, P: Packed<S>>(s: S, panel: &OneToken<'_, P::Group>, mut sums: S::F) -> S::F {
+    for ((w, ws), (x, xs)) in panel.w.iter().zip(panel.ws).zip(panel.x.iter().zip(panel.xs)) {
+        sums = joined(s, sums, P::dot(s, w, x, *xs), ws, s.splat(xs.scale));
+    }
+    sums
+}
+
+/// A strip times tokens, whose weights are in registers for all of them.
+#[inline(always)]
+pub(super) fn group_by_group<S: Dots, const SMALL: bool, const T: usize>(
+    s: S,
+    strip: &Tokens<'_>,
+    mut sums: [S::F; T],
+) -> [S::F; T] {
+    let (x, first) = (strip.x, strip.first);
+    let activations = x.q.chunks_exact(x.tokens).zip(x.scales.chunks_exact(x.tokens));
+    for ((w, ws), (q, xs)) in strip.w.iter().zip(strip.ws).zip(activations) {
+        let (Some((q, _)), Some((xs, _))) =
+            (q[first..].split_first_chunk::<T>(), xs[first..].split_first_chunk::<T>())
+        else {
+            return sums;
+        };
+        let dots = if SMALL { s.dot_small(w, q) } else { s.dot_i8(w, q, xs) };
+        let ws = s.load(ws);
+        for t in 0..T {
+            sums[t] = s.fma(s.int_to_float(dots[t]), s.mul(ws, s.splat(xs[t].scale)), sums[t]);
+        }
+    }
+    sums
 }
 
 /// A sum with a group's dot products, as the scales of weights and activations say.
@@ -81,44 +137,40 @@ fn joined<S: Isa>(s: S, sum: S::F, dot: S::I, ws: &[u8; 2 * LANES], scale: S::F)
 trait Packed<S: Dots> {
     type Group;
     fn groups(bytes: &[u8]) -> &[Self::Group];
-    fn one(s: S, w: &Self::Group, x: &[i8; GROUP], xs: Scale) -> S::I;
-    fn pair(s: S, pair: &Pair<'_, Self::Group>, sums: [S::F; 2]) -> [S::F; 2];
+    fn dot(s: S, w: &Self::Group, x: &[i8; GROUP], xs: Scale) -> S::I;
+    fn panel(s: S, panel: &OneToken<'_, Self::Group>, sums: S::F) -> S::F;
+    fn pair(s: S, pair: &[OneToken<'_, Self::Group>; 2], sums: [S::F; 2]) -> [S::F; 2];
 }
 
-struct Q8;
-impl<S: Dots> Packed<S> for Q8 {
-    type Group = Bytes;
-    #[inline(always)]
-    fn groups(bytes: &[u8]) -> &[Bytes] {
-        bytes.as_chunks().0.as_chunks().0
-    }
-    #[inline(always)]
-    fn one(s: S, w: &Bytes, x: &[i8; GROUP], xs: Scale) -> S::I {
-        let [dot] = s.dot_i8(w, &[*x], &[xs]);
-        dot
-    }
-    #[inline(always)]
-    fn pair(s: S, pair: &Pair<'_, Bytes>, sums: [S::F; 2]) -> [S::F; 2] {
-        s.pair_i8(pair, sums)
-    }
+/// Implements it by methods of [`Isa`] and [`Dots`].
+macro_rules! packed {
+    ($name:ident, $group:ident, $dot:ident, $panel:ident, $pair:ident) => {
+        struct $name;
+        impl<S: Dots> Packed<S> for $name {
+            type Group = $group;
+            #[inline(always)]
+            fn groups(bytes: &[u8]) -> &[$group] {
+                bytes.as_chunks().0.as_chunks().0
+            }
+            #[inline(always)]
+            fn dot(s: S, w: &$group, x: &[i8; GROUP], xs: Scale) -> S::I {
+                let [dot] = s.$dot(w, &[*x], &[xs]);
+                dot
+            }
+            #[inline(always)]
+            fn panel(s: S, panel: &OneToken<'_, $group>, sums: S::F) -> S::F {
+                s.$panel(panel, sums)
+            }
+            #[inline(always)]
+            fn pair(s: S, pair: &[OneToken<'_, $group>; 2], sums: [S::F; 2]) -> [S::F; 2] {
+                s.$pair(pair, sums)
+            }
+        }
+    };
 }
 
-struct Q4;
-impl<S: Dots> Packed<S> for Q4 {
-    type Group = Nibbles;
-    #[inline(always)]
-    fn groups(bytes: &[u8]) -> &[Nibbles] {
-        bytes.as_chunks().0.as_chunks().0
-    }
-    #[inline(always)]
-    fn one(s: S, w: &Nibbles, x: &[i8; GROUP], xs: Scale) -> S::I {
-        s.one_u4(w, x, xs.sum)
-    }
-    #[inline(always)]
-    fn pair(s: S, pair: &Pair<'_, Nibbles>, sums: [S::F; 2]) -> [S::F; 2] {
-        s.pair_u4(pair, sums)
-    }
-}
+packed!(Q8, Bytes, dot_i8, panel_i8, pair_i8);
+packed!(Q4, Nibbles, dot_u4, panel_u4, pair_u4);
 
 /// The scales of a panel, group by group; what pads them may come last.
 #[inline(always)]
@@ -145,6 +197,12 @@ pub(in crate::kernels) fn matmul<S: Dots>(
     }
 }
 
+/// A panel and the token that it meets.
+#[inline(always)]
+fn with<'a, S: Dots, P: Packed<S>>(panel: &Panel<'a>, x: &Input<'a>) -> OneToken<'a, P::Group> {
+    OneToken { w: P::groups(panel.weights), ws: scales(panel), x: x.q.as_chunks().0, xs: x.scales }
+}
+
 #[inline(always)]
 fn one_token<S: Dots, P: Packed<S>>(s: S, shape: &MatrixShape, panels: &[u8], x: &Input<'_>, y: &mut [f32]) {
     let panels = panels.chunks_exact(shape.panel_bytes() as usize);
@@ -153,27 +211,22 @@ fn one_token<S: Dots, P: Packed<S>>(s: S, shape: &MatrixShape, panels: &[u8], x:
     let given = panels.len().min(y.len());
     let (pairs, last) = y[..given].as_chunks_mut::<2>();
     let mut panels = panels.map(|bytes| Panel::new(shape, bytes));
-    let (x, xs) = (x.q.as_chunks().0, x.scales);
     for [ya, yb] in pairs {
         let (Some(a), Some(b)) = (panels.next(), panels.next()) else { return };
         let ([sum_a], [sum_b]) = (a.start(s), b.start(s));
-        let w = [P::groups(a.weights), P::groups(b.weights)];
-        let [sum_a, sum_b] = P::pair(s, &Pair { w, ws: [scales(&a), scales(&b)], x, xs }, [sum_a, sum_b]);
+        let [sum_a, sum_b] = P::pair(s, &[with::<S, P>(&a, x), with::<S, P>(&b, x)], [sum_a, sum_b]);
         s.store(sum_a, ya);
         s.store(sum_b, yb);
     }
     if let ([y], Some(panel)) = (last, panels.next()) {
-        let [mut sum] = panel.start(s);
-        for ((w, ws), (x, xs)) in P::groups(panel.weights).iter().zip(scales(&panel)).zip(x.iter().zip(xs)) {
-            sum = joined(s, sum, P::one(s, w, x, *xs), ws, s.splat(xs.scale));
-        }
-        s.store(sum, y);
+        let [sum] = panel.start(s);
+        s.store(P::panel(s, &with::<S, P>(&panel, x), sum), y);
     }
 }
 
 /// The 4-bit weights of a group as int8.
 #[inline(always)]
-fn widen(from: &Nibbles, to: &mut Bytes) {
+pub(super) fn widen(from: &Nibbles, to: &mut Bytes) {
     for (pair, tiles) in from.iter().zip(to.as_chunks_mut::<2>().0) {
         let [low, high] = tiles;
         for ((byte, low), high) in pair.iter().zip(low).zip(high) {
@@ -267,19 +320,7 @@ fn tile<S: Dots, const SMALL: bool, const T: usize>(
     for t in 0..T {
         sums[t] = s.load(&y[t]);
     }
-    let activations = x.q.chunks_exact(x.tokens).zip(x.scales.chunks_exact(x.tokens));
-    for ((w, ws), (q, xs)) in tiles.iter().zip(scales).zip(activations) {
-        let (Some((q, _)), Some((xs, _))) =
-            (q[first..].split_first_chunk::<T>(), xs[first..].split_first_chunk::<T>())
-        else {
-            return;
-        };
-        let dots = if SMALL { s.dot_small(w, q) } else { s.dot_i8(w, q, xs) };
-        let ws = s.load(ws);
-        for t in 0..T {
-            sums[t] = s.fma(s.int_to_float(dots[t]), s.mul(ws, s.splat(xs[t].scale)), sums[t]);
-        }
-    }
+    let sums = s.strip::<SMALL, T>(&Tokens { w: tiles, ws: scales, x, first }, sums);
     for t in 0..T {
         s.store(sums[t], &mut y[t]);
     }

@@ -6,7 +6,7 @@
 use core::arch::aarch64::*;
 use core::arch::asm;
 
-use super::order::{Bytes, Nibbles, Pair};
+use super::order::{Bytes, Nibbles, OneToken};
 use super::{five_bits, four_of, less, three_bits, unpacked};
 use crate::kernels::Scale;
 use crate::kernels::isa::{GROUP, TILE, TILES};
@@ -139,9 +139,14 @@ fn low_halves() -> uint8x16_t {
     unsafe { vdupq_n_u8(15) }
 }
 
-/// A group of 4-bit weights with one token.
+/// A group of 4-bit weights with `T` tokens.
 #[inline(always)]
-pub(super) fn u4(w: &[[u8; TILE]; TILES / 2], x: &[i8; GROUP], sum: i32) -> Rows {
+pub(super) fn u4<const T: usize>(w: &Nibbles, x: &[[i8; GROUP]; T], sums: &[Scale; T]) -> [Rows; T] {
+    core::array::from_fn(|t| one_u4(w, &x[t], sums[t].sum))
+}
+
+#[inline(always)]
+fn one_u4(w: &Nibbles, x: &[i8; GROUP], sum: i32) -> Rows {
     let start = less_eight(sum);
     let (a, b, c, d);
     // SAFETY: the CPU has the instructions; the arrays have the bytes read, four pairs of tiles and 32.
@@ -169,8 +174,8 @@ pub(super) fn u4(w: &[[u8; TILE]; TILES / 2], x: &[i8; GROUP], sum: i32) -> Rows
 /// The whole loop in one block: here a load moves its pointer on, where the compiler would count in indices.
 macro_rules! pair_loop {
     ($pair:ident, $sums:ident, $products:expr $(, $operand:ident = $class:ident(vreg) $value:expr)*) => {{
-        let groups = $pair.groups();
-        let ([wa, wb], [sa, sb], [mut a, mut b]) = ($pair.w, $pair.ws, $sums);
+        let ([one, two], [mut a, mut b]) = ($pair, $sums);
+        let groups = one.groups().min(two.groups());
         if groups > 0 {
             // SAFETY: the CPU has the instructions; each slice has `groups` elements, and no more is read: 32 bytes of
             // activations, 8 of their scale and sum, 32 of either panel's scales, and its tiles.
@@ -186,9 +191,9 @@ macro_rules! pair_loop {
                     "subs {groups}, {groups}, #1",
                     "b.ne 2b",
                     groups = inout(reg) groups => _,
-                    wa = inout(reg) wa.as_ptr() => _, wb = inout(reg) wb.as_ptr() => _,
-                    sa = inout(reg) sa.as_ptr() => _, sb = inout(reg) sb.as_ptr() => _,
-                    x = inout(reg) $pair.x.as_ptr() => _, xs = inout(reg) $pair.xs.as_ptr() => _,
+                    wa = inout(reg) one.w.as_ptr() => _, wb = inout(reg) two.w.as_ptr() => _,
+                    sa = inout(reg) one.ws.as_ptr() => _, sb = inout(reg) two.ws.as_ptr() => _,
+                    x = inout(reg) one.x.as_ptr() => _, xs = inout(reg) one.xs.as_ptr() => _,
                     $($operand = $class(vreg) $value,)*
                     a0 = inout(vreg) a[0], a1 = inout(vreg) a[1], a2 = inout(vreg) a[2], a3 = inout(vreg) a[3],
                     b0 = inout(vreg) b[0], b1 = inout(vreg) b[1], b2 = inout(vreg) b[2], b3 = inout(vreg) b[3],
@@ -223,7 +228,7 @@ macro_rules! join {
 
 /// Two panels of int8 times one token.
 #[inline(always)]
-pub(super) fn pair_i8(pair: &Pair<'_, Bytes>, sums: [Sums; 2]) -> [Sums; 2] {
+pub(super) fn pair_i8(pair: &[OneToken<'_, Bytes>; 2], sums: [Sums; 2]) -> [Sums; 2] {
     /// A tile of each panel times four columns.
     macro_rules! both {
         ($x:tt $lane:literal) => {
@@ -261,7 +266,7 @@ pub(super) fn pair_i8(pair: &Pair<'_, Bytes>, sums: [Sums; 2]) -> [Sums; 2] {
 
 /// Two panels of 4-bit weights times one token.
 #[inline(always)]
-pub(super) fn pair_u4(pair: &Pair<'_, Nibbles>, sums: [Sums; 2]) -> [Sums; 2] {
+pub(super) fn pair_u4(pair: &[OneToken<'_, Nibbles>; 2], sums: [Sums; 2]) -> [Sums; 2] {
     /// A pair of tiles of each panel times eight columns.
     macro_rules! both {
         ($x:tt $lane:literal $next:literal) => {
