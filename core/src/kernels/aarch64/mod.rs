@@ -5,7 +5,6 @@ mod order;
 mod pairs;
 mod panels;
 mod products;
-mod quad;
 mod scan;
 mod sdot;
 

@@ -61,7 +61,7 @@ macro_rules! quarters {
 
 /// Four f16 (as bits) widened exactly. The intrinsic is unstable, the instruction is in every ARMv8.
 #[inline(always)]
-pub(super) fn widen(x: uint16x4_t) -> float32x4_t {
+fn widen(x: uint16x4_t) -> float32x4_t {
     let wide;
     // SAFETY: reads and writes only the named registers.
     unsafe {
@@ -83,7 +83,7 @@ fn widen_high(x: uint16x8_t) -> float32x4_t {
 
 /// Four floats rounded to f16, ties to even.
 #[inline(always)]
-pub(super) fn narrow(x: float32x4_t) -> uint16x4_t {
+fn narrow(x: float32x4_t) -> uint16x4_t {
     let narrow;
     // SAFETY: reads and writes only the named registers.
     unsafe {

@@ -1,116 +1,89 @@
-//! The selective scan, four channels at a time.
+//! The selective scan: sixteen channels of a state side by side, so that no operation waits for the one before it.
 //!
-//! Sixteen channels of some tokens don't fit 32 registers of four lanes beside the constants of `exp`; a quarter does.
 //! The operations are those of `elementwise::scan`, in the same order.
 
-use core::arch::aarch64::*;
 use core::arch::asm;
 
-use super::neon::{narrow, widen};
-use super::quad::Quad;
-use crate::kernels::isa::LANES;
+use crate::kernels::isa::{Isa, LANES};
 use crate::kernels::{ScanInput, SsmState};
 use crate::num;
 
-/// Channels worked on at once.
-const LANE: usize = 4;
-/// Tokens that pass while a state is in a register.
-const BLOCK: usize = 2;
 /// Largest finite f16.
 const F16_MAX: f32 = 65504.0;
 
 type Lanes = [f32; LANES];
 
-/// Applies intrinsics that every AArch64 has.
-macro_rules! op {
-    ($e:expr) => {
-        // SAFETY: NEON is part of every AArch64 that this compiles for; memory operands are arrays of the size read.
-        unsafe { $e }
-    };
+/// The constants of [`num::exp`]: those that are changed in place and so are read again for every state, those that stand in
+/// lanes, and the rest.
+#[repr(C)]
+struct Exp {
+    magic: Lanes,
+    p0: Lanes,
+    p2: Lanes,
+    factors: [f32; 8],
+    one: [f32; 4],
+    floor: [f32; 4],
 }
 
-/// Four of sixteen elements.
-#[inline(always)]
-fn four<T>(of: &[T; LANES], quarter: usize) -> &[T; LANE] {
-    &of.as_chunks().0[quarter % LANE]
-}
-
-#[inline(always)]
-fn four_mut<T>(of: &mut [T; LANES], quarter: usize) -> &mut [T; LANE] {
-    &mut of.as_chunks_mut().0[quarter % LANE]
-}
-
-#[inline(always)]
-fn load(from: &[f32; LANE]) -> float32x4_t {
-    op!(vld1q_f32(from.as_ptr()))
-}
-
-#[inline(always)]
-fn store(x: float32x4_t, to: &mut [f32; LANE]) {
-    op!(vst1q_f32(to.as_mut_ptr(), x));
-}
-
-/// Four weights of a vector of sixteen in the model's file.
-#[inline(always)]
-fn weight(of: &[u8; 4 * LANES], quarter: usize) -> float32x4_t {
-    op!(of.as_chunks::<16>().0[quarter % LANE].as_ptr().cast::<float32x4_t>().read_unaligned())
-}
+static EXP: Exp = Exp {
+    magic: [num::ROUND_MAGIC; LANES],
+    p0: [num::EXP_P[0]; LANES],
+    p2: [num::EXP_P[2]; LANES],
+    factors: [
+        num::LOG2_E,
+        -num::LN2_HI,
+        -num::LN2_LO,
+        num::EXP_P[1],
+        num::EXP_P[3],
+        num::EXP_P[4],
+        // As an integer, a shift by 23 bits: what is added to the exponent.
+        f32::from_bits(1 << 23),
+        0.0,
+    ],
+    one: [1.0; 4],
+    floor: [num::EXP_FLOOR; 4],
+};
 
 /// How the state is stored.
-trait Hold {
+trait Hold<S: Isa> {
     type Element;
-    fn get(from: &[Self::Element; LANE]) -> float32x4_t;
-    /// What a token leaves behind: `h`, as far as the stored type holds it.
-    fn keep(h: float32x4_t) -> float32x4_t;
-    fn put(h: float32x4_t, to: &mut [Self::Element; LANE]);
+    /// Calls `pass` with some states as f32, and keeps what it leaves as far as the stored type holds it.
+    fn with(s: S, states: &mut [[Self::Element; LANES]], pass: impl FnOnce(&mut [Lanes]));
 }
 
 struct HoldF32;
-impl Hold for HoldF32 {
+impl<S: Isa> Hold<S> for HoldF32 {
     type Element = f32;
     #[inline(always)]
-    fn get(from: &[f32; LANE]) -> float32x4_t {
-        load(from)
-    }
-    #[inline(always)]
-    fn keep(h: float32x4_t) -> float32x4_t {
-        h
-    }
-    #[inline(always)]
-    fn put(h: float32x4_t, to: &mut [f32; LANE]) {
-        store(h, to);
+    fn with(_: S, states: &mut [Lanes], pass: impl FnOnce(&mut [Lanes])) {
+        pass(states);
     }
 }
 
 struct HoldF16;
-impl HoldF16 {
-    #[inline(always)]
-    fn round(h: float32x4_t) -> uint16x4_t {
-        let (low, high) = op!((vdupq_n_f32(-F16_MAX), vdupq_n_f32(F16_MAX)));
-        let h = op!(vbslq_f32(vcltq_f32(h, low), low, h));
-        narrow(op!(vbslq_f32(vcltq_f32(high, h), high, h)))
-    }
-}
-impl Hold for HoldF16 {
+impl<S: Isa> Hold<S> for HoldF16 {
     type Element = u16;
     #[inline(always)]
-    fn get(from: &[u16; LANE]) -> float32x4_t {
-        widen(op!(vld1_u16(from.as_ptr())))
-    }
-    #[inline(always)]
-    fn keep(h: float32x4_t) -> float32x4_t {
-        widen(Self::round(h))
-    }
-    #[inline(always)]
-    fn put(h: float32x4_t, to: &mut [u16; LANE]) {
-        op!(vst1_u16(to.as_mut_ptr(), Self::round(h)));
+    fn with(s: S, states: &mut [[u16; LANES]], pass: impl FnOnce(&mut [Lanes])) {
+        let mut wide = [[0.0; LANES]; LANES];
+        let wide = &mut wide[..states.len().min(LANES)];
+        for (wide, h) in wide.iter_mut().zip(&*states) {
+            s.store(s.load_f16(h), wide);
+        }
+        pass(wide);
+        let (low, high) = (s.splat(-F16_MAX), s.splat(F16_MAX));
+        for (wide, to) in wide.iter().zip(states) {
+            let h = s.load(wide);
+            let h = s.select_lt(h, low, low, h);
+            s.store_f16(s.select_lt(high, h, high, h), to);
+        }
     }
 }
 
 /// See [`Kernels::scan`](crate::kernels::Kernels::scan).
 #[inline(always)]
-pub(in crate::kernels) fn scan<S>(
-    _: S,
+pub(in crate::kernels) fn scan<S: Isa>(
+    s: S,
     panels: &[u8],
     state: SsmState<'_>,
     input: &ScanInput<'_>,
@@ -119,13 +92,14 @@ pub(in crate::kernels) fn scan<S>(
     u: &mut [f32],
 ) {
     match state {
-        SsmState::F32(state) => scan_panels::<HoldF32>(panels, state, input, dt, z, u),
-        SsmState::F16(state) => scan_panels::<HoldF16>(panels, state, input, dt, z, u),
+        SsmState::F32(state) => scan_panels::<S, HoldF32>(s, panels, state, input, dt, z, u),
+        SsmState::F16(state) => scan_panels::<S, HoldF16>(s, panels, state, input, dt, z, u),
     }
 }
 
 #[inline(always)]
-fn scan_panels<H: Hold>(
+fn scan_panels<S: Isa, H: Hold<S>>(
+    s: S,
     panels: &[u8],
     state: &mut [H::Element],
     input: &ScanInput<'_>,
@@ -143,171 +117,231 @@ fn scan_panels<H: Hold>(
     let of_panels = |x| <[f32]>::as_chunks::<LANES>(x).0.chunks_exact(tokens);
     let u = u.as_chunks_mut::<LANES>().0.chunks_exact_mut(tokens);
     for ((((w, h), dt), z), u) in weights.zip(state).zip(of_panels(dt)).zip(of_panels(z)).zip(u) {
-        for quarter in 0..LANES / LANE {
-            let mut first = range.start;
-            while first + BLOCK <= range.end {
-                scan_block::<H, BLOCK>(w, h, input, first, quarter, dt, z, u);
-                first += BLOCK;
-            }
-            while first < range.end {
-                scan_block::<H, 1>(w, h, input, first, quarter, dt, z, u);
-                first += 1;
-            }
+        for t in range.clone() {
+            scan_token::<S, H>(s, w, h, input, t, &dt[t], &z[t], &mut u[t]);
         }
     }
 }
 
-/// [`num::exp`], operation for operation, with its constants at hand.
-///
-/// Those that only multiply lie in lanes of two registers: one register each would leave too few for two tokens.
-struct Exp {
-    /// `log2(e)`, both parts of `-ln 2`, coefficient 1; coefficients 3 and 4.
-    factors: [float32x4_t; 2],
-    floor: float32x4_t,
-    magic: float32x4_t,
-    p0: float32x4_t,
-    p2: float32x4_t,
-    one: float32x4_t,
-    /// A shift by 23 bits, as a factor.
-    exponent: uint32x4_t,
-}
-
-impl Exp {
-    #[inline(always)]
-    fn new() -> Self {
-        let mut factors = [
-            load(&[num::LOG2_E, -num::LN2_HI, -num::LN2_LO, num::EXP_P[1]]),
-            load(&[num::EXP_P[3], num::EXP_P[4], 0.0, 0.0]),
-        ];
-        let [low, high] = &mut factors;
-        // SAFETY: no instruction. It hides the values, which the compiler would spread over a register each.
-        unsafe {
-            asm!("/* {0:v} {1:v} */", inout(vreg) * low, inout(vreg) * high, options(pure, nomem, nostack))
-        };
-        let all = |x| op!(vdupq_n_f32(x));
-        Self {
-            factors,
-            floor: all(num::EXP_FLOOR),
-            magic: all(num::ROUND_MAGIC),
-            p0: all(num::EXP_P[0]),
-            p2: all(num::EXP_P[2]),
-            one: all(1.0),
-            exponent: op!(vdupq_n_u32(1 << 23)),
-        }
-    }
-
-    #[inline(always)]
-    fn of(&self, x: float32x4_t) -> float32x4_t {
-        let [low, high] = self.factors;
-        op!({
-            let x = vmaxnmq_f32(x, self.floor);
-            let shifted = vfmaq_laneq_f32::<0>(self.magic, x, low);
-            let n = vsubq_f32(shifted, self.magic);
-            let r = vfmaq_laneq_f32::<1>(x, n, low);
-            let r = vfmaq_laneq_f32::<2>(r, n, low);
-            let r2 = vmulq_f32(r, r);
-            let p01 = vfmaq_laneq_f32::<3>(self.p0, r, low);
-            let p23 = vfmaq_laneq_f32::<0>(self.p2, r, high);
-            let p234 = vfmaq_laneq_f32::<1>(p23, r2, high);
-            let p = vfmaq_f32(p01, p234, r2);
-            let e = vaddq_f32(self.one, vfmaq_f32(r, p, r2));
-            add_exponent(e, vreinterpretq_u32_f32(shifted), self.exponent)
-        })
-    }
-}
-
-/// `e + (shifted << 23)` on the bits, as one multiplication: the compiler would shift and add.
+/// Token `t`, for sixteen channels.
 #[inline(always)]
-fn add_exponent(mut e: float32x4_t, shifted: uint32x4_t, factor: uint32x4_t) -> float32x4_t {
-    // SAFETY: reads and writes only the named registers.
-    unsafe {
-        asm!("mla {e:v}.4s, {s:v}.4s, {f:v}.4s", e = inout(vreg) e, s = in(vreg) shifted, f = in(vreg) factor,
-            options(pure, nomem, nostack, preserves_flags));
-    }
-    e
-}
-
-/// What `T` tokens bring for four channels: the step, the step times the input, and the output so far.
-struct Channels<const T: usize> {
-    step: [float32x4_t; T],
-    step_u: [float32x4_t; T],
-    y: [float32x4_t; T],
-}
-
-impl<const T: usize> Channels<T> {
-    /// One state of each channel: `h = exp(dt A) h + dt u B`, `y += C h`, with B and C in lane `N`.
-    #[inline(always)]
-    fn pass<H: Hold, const N: i32>(
-        &mut self,
-        exp: &Exp,
-        a: float32x4_t,
-        state: &mut [H::Element; LANE],
-        b: &[float32x4_t; T],
-        c: &[float32x4_t; T],
-    ) {
-        let mut h = H::get(state);
-        for t in 0..T {
-            let decay = exp.of(op!(vmulq_f32(self.step[t], a)));
-            h = op!(vfmaq_f32(vmulq_laneq_f32::<N>(self.step_u[t], b[t]), decay, h));
-            self.y[t] = op!(vfmaq_laneq_f32::<N>(self.y[t], h, c[t]));
-            if t + 1 < T {
-                h = H::keep(h);
-            }
-        }
-        H::put(h, state);
-    }
-}
-
-/// `T` tokens from `first` on, for four channels: each `h[n]` is read and written once.
-#[inline(always)]
-fn scan_block<H: Hold, const T: usize>(
+fn scan_token<S: Isa, H: Hold<S>>(
+    s: S,
     weights: &[[u8; 4 * LANES]],
     state: &mut [[H::Element; LANES]],
     input: &ScanInput<'_>,
-    first: usize,
-    quarter: usize,
-    dt: &[Lanes],
-    z: &[Lanes],
-    u: &mut [Lanes],
+    t: usize,
+    dt: &Lanes,
+    z: &Lanes,
+    u: &mut Lanes,
 ) {
-    let (dt, z, u) = (&dt[first..][..T], &z[first..][..T], &mut u[first..][..T]);
-    let (a, d) = weights.split_at(state.len());
-    let zero = [op!(vdupq_n_f32(0.0)); T];
-    let mut channels = Channels { step: zero, step_u: zero, y: zero };
-    for t in 0..T {
-        channels.step[t] = num::softplus(Quad, load(four(&dt[t], quarter)));
-        channels.step_u[t] = op!(vmulq_f32(channels.step[t], load(four(&u[t], quarter))));
-    }
-    let exp = Exp::new();
-    for (panel, (a, state)) in a.chunks(LANES).zip(state.chunks_mut(LANES)).enumerate() {
-        let of_panel =
-            |x| <[f32]>::as_chunks::<LANES>(x).0.get(panel * input.tokens + first..)?.first_chunk::<T>();
+    let step = s.softplus(s.load(dt));
+    let mut token = Token { step: [0.0; LANES], step_u: [0.0; LANES], y: [0.0; LANES] };
+    s.store(step, &mut token.step);
+    s.store(s.mul(step, s.load(u)), &mut token.step_u);
+    for (panel, state) in state.chunks_mut(LANES).enumerate() {
+        let of_panel = |x| <[f32]>::as_chunks::<LANES>(x).0.get(panel * input.tokens + t);
         let (Some(b), Some(c)) = (of_panel(input.b), of_panel(input.c)) else { return };
-        let (a4, a) = a.as_chunks::<LANE>();
-        let (states, state) = state.as_chunks_mut::<LANE>();
-        for (i, ([a0, a1, a2, a3], [h0, h1, h2, h3])) in a4.iter().zip(states).enumerate() {
-            let (mut b4, mut c4) = (zero, zero);
-            for t in 0..T {
-                (b4[t], c4[t]) = (load(four(&b[t], i)), load(four(&c[t], i)));
-            }
-            channels.pass::<H, 0>(&exp, weight(a0, quarter), four_mut(h0, quarter), &b4, &c4);
-            channels.pass::<H, 1>(&exp, weight(a1, quarter), four_mut(h1, quarter), &b4, &c4);
-            channels.pass::<H, 2>(&exp, weight(a2, quarter), four_mut(h2, quarter), &b4, &c4);
-            channels.pass::<H, 3>(&exp, weight(a3, quarter), four_mut(h3, quarter), &b4, &c4);
-        }
-        for (i, (a, h)) in a.iter().zip(state).enumerate() {
-            let (mut b1, mut c1) = (zero, zero);
-            for t in 0..T {
-                let n = (LANE * a4.len() + i) % LANES;
-                (b1[t], c1[t]) = (op!(vdupq_n_f32(b[t][n])), op!(vdupq_n_f32(c[t][n])));
-            }
-            channels.pass::<H, 0>(&exp, weight(a, quarter), four_mut(h, quarter), &b1, &c1);
-        }
+        let a = weights.get(panel * LANES..).unwrap_or_default();
+        H::with(s, state, |state| token.pass(a, state, b, c));
     }
-    let d = weight(&d[0], quarter);
-    for t in 0..T {
-        let u = four_mut(&mut u[t], quarter);
-        let y = op!(vfmaq_f32(channels.y[t], d, load(u)));
-        store(op!(vmulq_f32(y, num::silu(Quad, load(four(&z[t], quarter))))), u);
+    let Some(d) = weights.get(state.len()) else { return };
+    let y = s.fma(s.load_f32_bytes(d), s.load(u), s.load(&token.y));
+    s.store(s.mul(y, s.silu(s.load(z))), u);
+}
+
+/// A quarter of the sixteen lanes of a variable.
+macro_rules! register {
+    (x 0) => {
+        "v0"
+    };
+    (x 1) => {
+        "v1"
+    };
+    (x 2) => {
+        "v2"
+    };
+    (x 3) => {
+        "v3"
+    };
+    (shifted 0) => {
+        "v4"
+    };
+    (shifted 1) => {
+        "v5"
+    };
+    (shifted 2) => {
+        "v6"
+    };
+    (shifted 3) => {
+        "v7"
+    };
+    (n 0) => {
+        "v8"
+    };
+    (n 1) => {
+        "v9"
+    };
+    (n 2) => {
+        "v10"
+    };
+    (n 3) => {
+        "v11"
+    };
+    (p 0) => {
+        "v12"
+    };
+    (p 1) => {
+        "v13"
+    };
+    (p 2) => {
+        "v14"
+    };
+    (p 3) => {
+        "v15"
+    };
+    (q 0) => {
+        "v16"
+    };
+    (q 1) => {
+        "v17"
+    };
+    (q 2) => {
+        "v18"
+    };
+    (q 3) => {
+        "v19"
+    };
+    (h 0) => {
+        "v20"
+    };
+    (h 1) => {
+        "v21"
+    };
+    (h 2) => {
+        "v22"
+    };
+    (h 3) => {
+        "v23"
+    };
+    (y 0) => {
+        "v24"
+    };
+    (y 1) => {
+        "v25"
+    };
+    (y 2) => {
+        "v26"
+    };
+    (y 3) => {
+        "v27"
+    };
+}
+
+/// An instruction of a result and two operands for sixteen channels. An operand is a variable or the same for all.
+macro_rules! each {
+    ($op:literal $to:ident $a:ident $b:tt) => {
+        concat!(each!(@ 0 $op $to $a $b), each!(@ 1 $op $to $a $b), each!(@ 2 $op $to $a $b), each!(@ 3 $op $to $a $b))
+    };
+    (@ $i:tt $op:literal $to:ident $a:ident $b:literal) => {
+        concat!($op, " ", register!($to $i), ".4s, ", register!($a $i), ".4s, ", $b, "\n")
+    };
+    (@ $i:tt $op:literal $to:ident $a:ident $b:ident) => {
+        concat!($op, " ", register!($to $i), ".4s, ", register!($a $i), ".4s, ", register!($b $i), ".4s\n")
+    };
+}
+
+/// Sixteen lanes from or to memory; of bytes, which have no alignment.
+macro_rules! memory {
+    ($op:literal $x:ident $at:ident) => {
+        concat!($op, " {{", register!($x 0), ".16b-", register!($x 3), ".16b}}, [{", stringify!($at), "}]\n")
+    };
+}
+
+/// What a token brings for sixteen channels: the step, the step times the input, and the output so far.
+struct Token {
+    step: Lanes,
+    step_u: Lanes,
+    y: Lanes,
+}
+
+impl Token {
+    /// Some states of each channel: `h = exp(dt A) h + dt u B`, `y += C h`. `a` has a row more than there are states, which
+    /// is read and not used.
+    #[inline(always)]
+    fn pass(&mut self, a: &[[u8; 4 * LANES]], state: &mut [Lanes], b: &Lanes, c: &Lanes) {
+        let states = state.len().min(LANES).min(a.len().saturating_sub(1));
+        if states == 0 {
+            return;
+        }
+        // SAFETY: NEON is there. There are `states` rows of the state, which is alone written, and one more of A; B and C have
+        // sixteen elements, all else is as large as what is read of it.
+        unsafe {
+            asm!(
+                "ldp q28, q29, [{factors}]",
+                "ld1r {{v30.4s}}, [{magic}]",
+                memory!("ld1" y y),
+                memory!("ld1" n a),
+                memory!("ld1" p step),
+                each!("fmul" n n p),
+                "add {a}, {a}, #64",
+                "ld1 {{v3.4s}}, [{floor}]",
+                memory!("ld1" shifted magic),
+                memory!("ld1" p p0),
+                memory!("ld1" q p2),
+                "2:",
+                // x = max(dt A, floor), shifted = x log2(e) + magic, n = round(x log2(e)), h = dt u B
+                each!("fmaxnm" x n "v3.4s"),
+                memory!("ld1" h step_u),
+                each!("fmla" shifted x "v28.s[0]"),
+                each!("fsub" n shifted "v30.4s"),
+                "ld1 {{v31.s}}[0], [{b}]",
+                // r = x - n ln 2
+                each!("fmla" x n "v28.s[1]"),
+                each!("fmul" h h "v31.s[0]"),
+                each!("fmla" x n "v28.s[2]"),
+                "subs {states}, {states}, #1",
+                // r^2, and the polynomial of r
+                each!("fmul" n x x),
+                each!("fmla" q x "v29.s[0]"),
+                each!("fmla" p x "v28.s[3]"),
+                each!("fmla" q n "v29.s[1]"),
+                "ld1 {{v31.s}}[1], [{c}]",
+                "add {c}, {c}, #4",
+                each!("fmla" p q n),
+                memory!("ld1" q h),
+                each!("fmla" x p n),
+                "ld1 {{v12.4s}}, [{one}]",
+                memory!("ld1" n a),
+                each!("fadd" x x "v12.4s"),
+                memory!("ld1" p step),
+                // The exponent: exp(dt A), then the state. Meanwhile the next dt A.
+                each!("mla" x shifted "v29.s[2]"),
+                memory!("ld1" shifted magic),
+                each!("fmla" h x q),
+                memory!("ld1" q p2),
+                "ld1 {{v3.4s}}, [{floor}]",
+                each!("fmul" n n p),
+                memory!("ld1" p p0),
+                each!("fmla" y h "v31.s[1]"),
+                memory!("st1" h h),
+                "add {a}, {a}, #64",
+                "add {h}, {h}, #64",
+                "add {b}, {b}, #4",
+                "b.ne 2b",
+                memory!("st1" y y),
+                states = inout(reg) states => _, a = inout(reg) a.as_ptr() => _, h = inout(reg) state.as_mut_ptr() => _,
+                b = inout(reg) b.as_ptr() => _, c = inout(reg) c.as_ptr() => _,
+                step = in(reg) self.step.as_ptr(), step_u = in(reg) self.step_u.as_ptr(), y = in(reg) self.y.as_mut_ptr(),
+                magic = in(reg) EXP.magic.as_ptr(), p0 = in(reg) EXP.p0.as_ptr(), p2 = in(reg) EXP.p2.as_ptr(),
+                factors = in(reg) EXP.factors.as_ptr(), one = in(reg) EXP.one.as_ptr(), floor = in(reg) EXP.floor.as_ptr(),
+                out("v0") _, out("v1") _, out("v2") _, out("v3") _, out("v4") _, out("v5") _, out("v6") _, out("v7") _,
+                out("v8") _, out("v9") _, out("v10") _, out("v11") _, out("v12") _, out("v13") _, out("v14") _,
+                out("v15") _, out("v16") _, out("v17") _, out("v18") _, out("v19") _, out("v20") _, out("v21") _,
+                out("v22") _, out("v23") _, out("v24") _, out("v25") _, out("v26") _, out("v27") _, out("v28") _,
+                out("v29") _, out("v30") _, out("v31") _,
+                options(nostack)
+            );
+        }
     }
 }
