@@ -12,7 +12,8 @@ use crate::kernels::isa::{LANES, TILE};
 /// The sums of 16 rows.
 type Sums = [float32x4_t; 4];
 
-/// Joins four partial dot products of each row, in i16: four rows a register, `v4` to `v7`. Sixteen products of a nibble reach 16 * 15 * 128 = 30,720.
+/// Joins four partial dot products of each row, in i16: four rows a register, `v4` to `v7`. Sixteen products of a nibble reach
+/// 16 * 15 * 128 = 30,720.
 macro_rules! join_small {
     () => {
         "addp v4.8h, v4.8h, v5.8h
@@ -26,7 +27,7 @@ macro_rules! join_small {
     };
 }
 
-/// The same of nibbles, which `v17` masks; `$next` reads the next eight columns' weights.
+/// Eight columns of sixteen rows of nibbles with a token. `v17` masks the low ones; `$next` reads the next eight columns' weights.
 macro_rules! eight_nibbles {
     ($op:literal, $a:literal $b:literal $c:literal $d:literal * $x:literal $y:literal, $next:literal, $meanwhile:expr, $last:expr) => {
         concat!(

@@ -48,25 +48,14 @@ macro_rules! eight {
 macro_rules! add_pairs {
     ($op:literal, $meanwhile:expr, $last:expr) => {
         concat!(
-            $op,
-            " v4.4s, v12.8h\n",
-            $op,
-            " v5.4s, v13.8h\n",
-            $op,
-            " v6.4s, v14.8h\n",
+            add_pairs!(@ $op, "v4" "v12", "v5" "v13", "v6" "v14"),
             $meanwhile,
-            $op,
-            " v7.4s, v15.8h\n",
-            $op,
-            " v8.4s, v16.8h\n",
-            $op,
-            " v9.4s, v17.8h\n",
-            $op,
-            " v10.4s, v18.8h\n",
-            $op,
-            " v11.4s, v19.8h\n",
+            add_pairs!(@ $op, "v7" "v15", "v8" "v16", "v9" "v17", "v10" "v18", "v11" "v19"),
             $last
         )
+    };
+    (@ $op:literal, $($dots:literal $products:literal),+) => {
+        concat!($($op, " ", $dots, ".4s, ", $products, ".8h\n"),+)
     };
 }
 

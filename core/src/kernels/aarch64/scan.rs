@@ -22,7 +22,7 @@ struct Exp {
     p2: Lanes,
     factors: [f32; 8],
     one: [f32; 4],
-    floor: [f32; 4],
+    floor: f32,
 }
 
 static EXP: Exp = Exp {
@@ -38,10 +38,11 @@ static EXP: Exp = Exp {
         num::EXP_P[4],
         // As an integer, a shift by 23 bits: what is added to the exponent.
         f32::from_bits(1 << 23),
+        // B, then C of a state.
         0.0,
     ],
     one: [1.0; 4],
-    floor: [num::EXP_FLOOR; 4],
+    floor: num::EXP_FLOOR,
 };
 
 /// How the state is stored.
@@ -150,92 +151,16 @@ fn scan_token<S: Isa, H: Hold<S>>(
     s.store(s.mul(y, s.silu(s.load(z))), u);
 }
 
-/// A quarter of the sixteen lanes of a variable.
+/// Four of the sixteen lanes of a variable.
+#[rustfmt::skip]
 macro_rules! register {
-    (x 0) => {
-        "v0"
-    };
-    (x 1) => {
-        "v1"
-    };
-    (x 2) => {
-        "v2"
-    };
-    (x 3) => {
-        "v3"
-    };
-    (shifted 0) => {
-        "v4"
-    };
-    (shifted 1) => {
-        "v5"
-    };
-    (shifted 2) => {
-        "v6"
-    };
-    (shifted 3) => {
-        "v7"
-    };
-    (n 0) => {
-        "v8"
-    };
-    (n 1) => {
-        "v9"
-    };
-    (n 2) => {
-        "v10"
-    };
-    (n 3) => {
-        "v11"
-    };
-    (p 0) => {
-        "v12"
-    };
-    (p 1) => {
-        "v13"
-    };
-    (p 2) => {
-        "v14"
-    };
-    (p 3) => {
-        "v15"
-    };
-    (q 0) => {
-        "v16"
-    };
-    (q 1) => {
-        "v17"
-    };
-    (q 2) => {
-        "v18"
-    };
-    (q 3) => {
-        "v19"
-    };
-    (h 0) => {
-        "v20"
-    };
-    (h 1) => {
-        "v21"
-    };
-    (h 2) => {
-        "v22"
-    };
-    (h 3) => {
-        "v23"
-    };
-    (y 0) => {
-        "v24"
-    };
-    (y 1) => {
-        "v25"
-    };
-    (y 2) => {
-        "v26"
-    };
-    (y 3) => {
-        "v27"
-    };
+    (x 0) => { "v0" }; (x 1) => { "v1" }; (x 2) => { "v2" }; (x 3) => { "v3" };
+    (shifted 0) => { "v4" }; (shifted 1) => { "v5" }; (shifted 2) => { "v6" }; (shifted 3) => { "v7" };
+    (n 0) => { "v8" }; (n 1) => { "v9" }; (n 2) => { "v10" }; (n 3) => { "v11" };
+    (p 0) => { "v12" }; (p 1) => { "v13" }; (p 2) => { "v14" }; (p 3) => { "v15" };
+    (q 0) => { "v16" }; (q 1) => { "v17" }; (q 2) => { "v18" }; (q 3) => { "v19" };
+    (h 0) => { "v20" }; (h 1) => { "v21" }; (h 2) => { "v22" }; (h 3) => { "v23" };
+    (y 0) => { "v24" }; (y 1) => { "v25" }; (y 2) => { "v26" }; (y 3) => { "v27" };
 }
 
 /// An instruction of a result and two operands for sixteen channels. An operand is a variable or the same for all.
@@ -280,34 +205,34 @@ impl Token {
             asm!(
                 "ldp q28, q29, [{factors}]",
                 "ld1r {{v30.4s}}, [{magic}]",
+                "ld1r {{v31.4s}}, [{floor}]",
                 memory!("ld1" y y),
                 memory!("ld1" n a),
                 memory!("ld1" p step),
                 each!("fmul" n n p),
                 "add {a}, {a}, #64",
-                "ld1 {{v3.4s}}, [{floor}]",
                 memory!("ld1" shifted magic),
                 memory!("ld1" p p0),
                 memory!("ld1" q p2),
                 "2:",
                 // x = max(dt A, floor), shifted = x log2(e) + magic, n = round(x log2(e)), h = dt u B
-                each!("fmaxnm" x n "v3.4s"),
+                each!("fmaxnm" x n "v31.4s"),
                 memory!("ld1" h step_u),
                 each!("fmla" shifted x "v28.s[0]"),
                 each!("fsub" n shifted "v30.4s"),
-                "ld1 {{v31.s}}[0], [{b}]",
+                "ld1 {{v29.s}}[3], [{b}]",
                 // r = x - n ln 2
                 each!("fmla" x n "v28.s[1]"),
-                each!("fmul" h h "v31.s[0]"),
+                each!("fmul" h h "v29.s[3]"),
                 each!("fmla" x n "v28.s[2]"),
-                "subs {states}, {states}, #1",
+                "ld1 {{v29.s}}[3], [{c}]",
+                "add {c}, {c}, #4",
                 // r^2, and the polynomial of r
                 each!("fmul" n x x),
                 each!("fmla" q x "v29.s[0]"),
                 each!("fmla" p x "v28.s[3]"),
                 each!("fmla" q n "v29.s[1]"),
-                "ld1 {{v31.s}}[1], [{c}]",
-                "add {c}, {c}, #4",
+                "subs {states}, {states}, #1",
                 each!("fmla" p q n),
                 memory!("ld1" q h),
                 each!("fmla" x p n),
@@ -315,26 +240,25 @@ impl Token {
                 memory!("ld1" n a),
                 each!("fadd" x x "v12.4s"),
                 memory!("ld1" p step),
-                // The exponent: exp(dt A), then the state. Meanwhile the next dt A.
+                // exp(dt A), then the state and the output. Meanwhile the next dt A.
                 each!("mla" x shifted "v29.s[2]"),
                 memory!("ld1" shifted magic),
                 each!("fmla" h x q),
                 memory!("ld1" q p2),
-                "ld1 {{v3.4s}}, [{floor}]",
                 each!("fmul" n n p),
                 memory!("ld1" p p0),
-                each!("fmla" y h "v31.s[1]"),
+                each!("fmla" y h "v29.s[3]"),
                 memory!("st1" h h),
                 "add {a}, {a}, #64",
-                "add {h}, {h}, #64",
                 "add {b}, {b}, #4",
+                "add {h}, {h}, #64",
                 "b.ne 2b",
                 memory!("st1" y y),
                 states = inout(reg) states => _, a = inout(reg) a.as_ptr() => _, h = inout(reg) state.as_mut_ptr() => _,
                 b = inout(reg) b.as_ptr() => _, c = inout(reg) c.as_ptr() => _,
                 step = in(reg) self.step.as_ptr(), step_u = in(reg) self.step_u.as_ptr(), y = in(reg) self.y.as_mut_ptr(),
                 magic = in(reg) EXP.magic.as_ptr(), p0 = in(reg) EXP.p0.as_ptr(), p2 = in(reg) EXP.p2.as_ptr(),
-                factors = in(reg) EXP.factors.as_ptr(), one = in(reg) EXP.one.as_ptr(), floor = in(reg) EXP.floor.as_ptr(),
+                factors = in(reg) EXP.factors.as_ptr(), one = in(reg) EXP.one.as_ptr(), floor = in(reg) &raw const EXP.floor,
                 out("v0") _, out("v1") _, out("v2") _, out("v3") _, out("v4") _, out("v5") _, out("v6") _, out("v7") _,
                 out("v8") _, out("v9") _, out("v10") _, out("v11") _, out("v12") _, out("v13") _, out("v14") _,
                 out("v15") _, out("v16") _, out("v17") _, out("v18") _, out("v19") _, out("v20") _, out("v21") _,
