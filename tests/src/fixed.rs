@@ -43,6 +43,15 @@ impl OwnedState {
         }
     }
 
+    /// All of it as words.
+    pub fn bits(&self) -> Vec<u32> {
+        let conv = self.conv.iter().chain(&self.i32s).map(|x| x.cast_unsigned());
+        let halves = self.conv_exponents.iter().map(|x| u32::from(*x));
+        let i16s = self.i16s.iter().map(|x| i32::from(*x).cast_unsigned());
+        let ranges = self.ranges.iter().flat_map(|range| [range.unit(), range.top()]);
+        conv.chain(halves).chain(i16s).chain(ranges.map(i32::cast_unsigned)).collect()
+    }
+
     /// Lends it.
     pub fn lend(&mut self) -> State<'_> {
         State {
@@ -73,6 +82,11 @@ impl FixedRunner {
     pub fn open(path: &Path, kind: StateKind, chunk: usize) -> Self {
         let file = std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         let header = Header::parse(&file).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        Self::new(file, header, kind, chunk)
+    }
+
+    /// The same with a file in memory, which must be whole.
+    pub fn new(file: Vec<u8>, header: Header, kind: StateKind, chunk: usize) -> Self {
         let (layout, config) = (header.layout(), header.layout().config());
         let state = OwnedState::new(config, config.n_layer as usize, kind);
         let checked = vec![0; SliceSource::checked_words(layout)];

@@ -150,7 +150,8 @@ fn texts(part: impl Fn(&str, usize) -> String) -> String {
     joined
 }
 
-fn fixtures_folder() -> PathBuf {
+/// The folder of the committed fixtures.
+pub fn fixtures_folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures")
 }
 

@@ -3,6 +3,7 @@
 pub mod fixed;
 pub mod fixture;
 pub mod forge;
+pub mod fuzz;
 pub mod oracle;
 pub mod runner;
 pub mod scaled;
@@ -10,3 +11,4 @@ pub mod sets;
 pub mod steps;
 pub mod storage;
 pub mod streamed;
+pub mod tokenizer_json;

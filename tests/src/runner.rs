@@ -53,6 +53,11 @@ impl Runner {
     pub fn with_slots(path: &Path, kind: StateKind, chunk: usize, slots: usize) -> Self {
         let file = std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         let header = Header::parse(&file).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        Self::new(file, header, kind, chunk, slots)
+    }
+
+    /// The same with a file in memory, which must be whole.
+    pub fn new(file: Vec<u8>, header: Header, kind: StateKind, chunk: usize, slots: usize) -> Self {
         let layout = header.layout();
         let size = StateSize::of(layout.config(), slots * layout.config().n_layer as usize);
         let (f32s, f16s) = if kind == StateKind::F32 { (size.ssm, 0) } else { (0, size.ssm) };
@@ -72,6 +77,13 @@ impl Runner {
     /// The model's configuration.
     pub fn config(&self) -> &Config {
         self.header.layout().config()
+    }
+
+    /// The state's bits, all NaNs alike: their payloads are no part of the results.
+    pub fn state_bits(&self) -> Vec<u32> {
+        let bits = |x: &f32| if x.is_nan() { f32::NAN.to_bits() } else { x.to_bits() };
+        let halves = self.ssm_f16.iter().map(|x| u32::from(*x));
+        self.conv.iter().chain(&self.ssm).map(bits).chain(halves).collect()
     }
 
     /// Runs `work` in a session that starts from this runner's state and leaves its state here.

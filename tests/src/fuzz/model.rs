@@ -1,0 +1,530 @@
+//! Target `model`: a small model of any shape and type, with damaged header and weights and the right checksums, opened and
+//! stepped by every kernel set.
+
+use std::sync::OnceLock;
+
+use arbitrary::{Arbitrary, Unstructured};
+use elapid::Pool;
+use elapid_core::fixed;
+use elapid_core::format::{
+    Arch, Config, DataSizes, Fields, Header, Layout, MatrixShape, Part, Quant, Quants, Section, checksum,
+    emit_header, emit_table_entry,
+};
+use elapid_core::kernels::{self, Kernels, Solo, Team};
+use elapid_core::model::{StateKind, StepError};
+use elapid_core::source::SliceSource;
+use half::f16;
+
+use super::{mostly, planted, up_to};
+use crate::fixed::FixedRunner;
+use crate::forge::{forge, forge_header};
+use crate::runner::Runner;
+
+/// The largest file that is made: damaged headers can ask for any size.
+const LARGEST: u64 = 2 << 20;
+const HEADER: usize = Header::BYTES;
+
+/// A model and what is done with it.
+#[derive(Arbitrary, Debug)]
+pub struct Input {
+    shape: Shape,
+    /// Bytes of the header that are overwritten: in few inputs, as most are then refused.
+    #[arbitrary(with = |u: &mut Unstructured<'_>| mostly(u, Vec::new()))]
+    header: Vec<(u8, u8)>,
+    weights: u32,
+    #[arbitrary(with = |u: &mut Unstructured<'_>| up_to(u, 6))]
+    edits: Vec<Edit>,
+    way: Way,
+    tokens: Tokens,
+}
+
+#[derive(Arbitrary, Debug)]
+struct Shape {
+    falcon: bool,
+    #[arbitrary(with = |u: &mut Unstructured<'_>| size(u, 80))]
+    d_model: u32,
+    #[arbitrary(with = |u: &mut Unstructured<'_>| size(u, 80))]
+    d_inner: u32,
+    #[arbitrary(with = |u: &mut Unstructured<'_>| size(u, 40))]
+    d_state: u32,
+    #[arbitrary(with = |u: &mut Unstructured<'_>| u.int_in_range(1..=8))]
+    d_conv: u32,
+    #[arbitrary(with = |u: &mut Unstructured<'_>| size(u, 40))]
+    dt_rank: u32,
+    #[arbitrary(with = |u: &mut Unstructured<'_>| u.int_in_range(1..=3))]
+    n_layer: u32,
+    #[arbitrary(with = |u: &mut Unstructured<'_>| size(u, 40))]
+    vocab: u32,
+    #[arbitrary(with = |u: &mut Unstructured<'_>| mostly(u, Float::Usual))]
+    norm_eps: Float,
+    #[arbitrary(with = |u: &mut Unstructured<'_>| mostly(u, Some(Float::Usual)))]
+    bcdt_eps: Option<Float>,
+    /// Types of embedding, in_proj, x_proj, dt_proj, out_proj and head; of one kind where the fixed path is wanted.
+    #[arbitrary(with = quants)]
+    quants: [Quant; 6],
+    tied: bool,
+    bias: bool,
+    conv_bias: bool,
+    compact: bool,
+    #[arbitrary(with = |u: &mut Unstructured<'_>| u.int_in_range(1..=4))]
+    block: u32,
+}
+
+/// Mostly up to two panels, and multiples of what kernels take at a time.
+fn size(u: &mut Unstructured<'_>, most: u32) -> arbitrary::Result<u32> {
+    Ok(match u.int_in_range(0..=3)? {
+        0 => *u.choose(&[1, 15, 16, 17, 31, 32, 33, 48, 64])?,
+        1 => u.int_in_range(1..=most)?,
+        _ => u.int_in_range(1..=20)?,
+    }
+    .min(most))
+}
+
+fn quants(u: &mut Unstructured<'_>) -> arbitrary::Result<[Quant; 6]> {
+    // Half of the models are such as the fixed path takes.
+    let of: &[Quant] = if u.arbitrary()? { &[Quant::Q8, Quant::Q4] } else { &Quant::ALL };
+    let mut quants = [Quant::Q8; 6];
+    for quant in &mut quants {
+        *quant = *u.choose(of)?;
+    }
+    // x_proj and dt_proj are never coarser than q8.
+    for i in [2, 3] {
+        if quants[i].is_coarse() {
+            quants[i] = Quant::Q8;
+        }
+    }
+    Ok(quants)
+}
+
+/// Values at which arithmetic goes wrong first.
+#[derive(Arbitrary, Clone, Copy, Debug)]
+enum Float {
+    Usual,
+    Zero,
+    NegativeZero,
+    One,
+    Huge,
+    Largest,
+    Infinite,
+    NegativeInfinite,
+    NotANumber,
+    Subnormal,
+    Least,
+    Bits(u32),
+}
+
+impl Float {
+    fn get(self) -> f32 {
+        match self {
+            Self::Usual => 1e-5,
+            Self::Zero => 0.0,
+            Self::NegativeZero => -0.0,
+            Self::One => 1.0,
+            Self::Huge => 1e30,
+            Self::Largest => f32::MAX,
+            Self::Infinite => f32::INFINITY,
+            Self::NegativeInfinite => f32::NEG_INFINITY,
+            Self::NotANumber => f32::NAN,
+            Self::Subnormal => f32::from_bits(3),
+            Self::Least => f32::MIN_POSITIVE,
+            Self::Bits(bits) => f32::from_bits(bits),
+        }
+    }
+}
+
+/// A run of values of a part that are overwritten.
+#[derive(Arbitrary, Debug)]
+struct Edit {
+    layer: u8,
+    part: u8,
+    place: u16,
+    count: u8,
+    value: Value,
+}
+
+#[derive(Arbitrary, Debug)]
+enum Value {
+    F32(Float),
+    F16(Float),
+    Byte(u8),
+}
+
+/// How the steps are computed; beside this, one token at a time by scalar code.
+#[derive(Arbitrary, Debug)]
+struct Way {
+    /// The state in its wider kind.
+    wide: bool,
+    #[arbitrary(with = |u: &mut Unstructured<'_>| u.int_in_range(1..=40))]
+    chunk: usize,
+    #[arbitrary(with = |u: &mut Unstructured<'_>| u.int_in_range(2..=4))]
+    threads: usize,
+    /// After so many tokens a new session goes on from the state.
+    split: u8,
+}
+
+#[derive(Arbitrary, Debug)]
+struct Tokens {
+    #[arbitrary(with = |u: &mut Unstructured<'_>| u.int_in_range(1..=40))]
+    count: usize,
+    first: u8,
+    step: u8,
+}
+
+/// Numbers that look random.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 >> 32
+    }
+
+    /// From `-most` to `most`.
+    fn float(&mut self, most: f32) -> f32 {
+        (self.next() as i32 as f32) / 2f32.powi(31) * most
+    }
+}
+
+impl Shape {
+    fn layout(&self) -> Option<Layout> {
+        let [embedding, in_proj, x_proj, dt_proj, out_proj, head] = self.quants;
+        let config = Config::new(Fields {
+            arch: if self.falcon { Arch::FalconMamba } else { Arch::Mamba },
+            d_model: self.d_model,
+            d_inner: self.d_inner,
+            d_state: self.d_state,
+            d_conv: self.d_conv,
+            dt_rank: self.dt_rank,
+            n_layer: self.n_layer,
+            vocab: self.vocab,
+            norm_eps: self.norm_eps.get(),
+            bcdt_eps: self.bcdt_eps.filter(|_| self.falcon).map(Float::get),
+            tied: self.tied,
+            bias: self.bias,
+            conv_bias: self.conv_bias,
+            compact: self.compact,
+            quants: Quants {
+                embedding,
+                in_proj,
+                x_proj,
+                dt_proj,
+                out_proj,
+                head: if self.tied { embedding } else { head },
+            },
+            block_bytes: self.block << 14,
+            data: DataSizes::default(),
+        });
+        Layout::new(config.ok()?).ok()
+    }
+}
+
+impl Input {
+    /// A file that is whole, or `None` if the header asks for what can't be or for too much.
+    fn file(&self) -> Option<(Vec<u8>, Header)> {
+        let layout = self.shape.layout()?;
+        let mut start = emit_header(&layout, 0, 0);
+        for (at, byte) in &self.header {
+            if let Some(to) = start[8..252].get_mut(usize::from(*at)) {
+                *to = *byte;
+            }
+        }
+        forge_header(&mut start);
+        let layout = *Header::parse(&start).ok()?.layout();
+        if layout.file_bytes() > LARGEST {
+            return None;
+        }
+        let mut file = vec![0; layout.file_bytes() as usize];
+        let mut random = Random(u64::from(self.weights));
+        for (section, part) in parts(&layout) {
+            fill(&layout, part, &mut file[place(&layout, section, part)], &mut random);
+        }
+        let layers = u32::from(u8::MAX).min(layout.config().n_layer);
+        for edit in &self.edits {
+            let all: Vec<_> = parts(&layout).filter(|(section, _)| section.index() < layers).collect();
+            let wanted = usize::from(edit.layer) * Part::LAYER.len() + usize::from(edit.part);
+            let (section, part) = all[wanted % all.len()];
+            edit.apply(&mut file[place(&layout, section, part)]);
+        }
+        let entries: Vec<u8> = layout.sections().flat_map(|s| emit_table_entry(&layout, s)).collect();
+        file[..HEADER].copy_from_slice(&emit_header(&layout, checksum(&entries), 0));
+        file[HEADER..][..entries.len()].copy_from_slice(&entries);
+        let header = Header::parse(&file).expect("it was parsed before");
+        forge(&mut file, &header);
+        let header = Header::parse(&file).expect("checksums are right");
+        SliceSource::new(&file, &header, &mut []).expect("tables are right");
+        Some((file, header))
+    }
+}
+
+/// All parts of a file.
+fn parts(layout: &Layout) -> impl Iterator<Item = (Section, Part)> + use<> {
+    let head = (!layout.config().tied).then_some((Section::Head, Part::Head));
+    let layers = (0..layout.config().n_layer)
+        .flat_map(|i| Part::LAYER.into_iter().map(move |part| (Section::Layer(i), part)));
+    let whole = [(Section::Embedding, Part::Embedding), (Section::FinalNorm, Part::FinalNorm)];
+    layers.chain(whole).chain(head)
+}
+
+/// Where a part lies in the file.
+fn place(layout: &Layout, section: Section, part: Part) -> std::ops::Range<usize> {
+    let geometry = layout.part(part);
+    let start = (layout.section(section).offset + geometry.offset) as usize;
+    start..start + geometry.bytes() as usize
+}
+
+fn matrix(config: &Config, part: Part) -> Option<MatrixShape> {
+    Some(match part {
+        Part::InProj => config.in_proj(),
+        Part::XProj => config.x_proj(),
+        Part::DtProj => config.dt_proj(),
+        Part::OutProj => config.out_proj(),
+        Part::Embedding => config.embedding(),
+        Part::Head => config.head(),
+        Part::Norm | Part::FinalNorm | Part::Conv | Part::Scan => return None,
+    })
+}
+
+/// Writes weights with which activations stay of order one.
+fn fill(layout: &Layout, part: Part, bytes: &mut [u8], random: &mut Random) {
+    let geometry = layout.part(part);
+    let config = layout.config();
+    for block in bytes.chunks_mut(geometry.block_stride as usize) {
+        for panel in block.chunks_exact_mut(geometry.panel_bytes as usize) {
+            match matrix(config, part) {
+                Some(shape) => fill_panel(&shape, part == Part::DtProj, panel, random),
+                None => {
+                    for (row, values) in panel.as_chunks_mut::<64>().0.iter_mut().enumerate() {
+                        let value = |random: &mut Random| match part {
+                            Part::Scan if row < config.d_state as usize => -8.0 - random.float(7.9),
+                            Part::Conv => random.float(0.5),
+                            _ => 1.0 + random.float(0.5),
+                        };
+                        floats(values, value, random);
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn floats(bytes: &mut [u8], value: impl Fn(&mut Random) -> f32, random: &mut Random) {
+    for four in bytes.as_chunks_mut::<4>().0 {
+        *four = value(random).to_le_bytes();
+    }
+}
+
+fn fill_panel(shape: &MatrixShape, rates: bool, panel: &mut [u8], random: &mut Random) {
+    let step = match shape.quant() {
+        Quant::F32 | Quant::F16 => 1.0,
+        Quant::Q8 => 1.0 / 127.0,
+        Quant::Q5 => 1.0 / 16.0,
+        Quant::Q4 => 1.0 / 8.0,
+        Quant::Q3 => 1.0 / 4.0,
+    };
+    let scale = 2.0 * step / (shape.used_cols() as f32).sqrt();
+    let (scales, rest) = panel.split_at_mut(shape.scale_bytes() as usize);
+    let (weights, bias) = rest.split_at_mut(shape.weight_bytes() as usize);
+    let halves = |bytes: &mut [u8], value: &dyn Fn(&mut Random) -> f32, random: &mut Random| {
+        for two in bytes.as_chunks_mut::<2>().0 {
+            *two = f16::from_f32(value(random)).to_le_bytes();
+        }
+    };
+    halves(scales, &|random| scale * (1.0 + random.float(0.5)), random);
+    match shape.quant() {
+        Quant::F32 => floats(weights, |random| random.float(scale), random),
+        Quant::F16 => halves(weights, &|random| random.float(scale), random),
+        _ => weights.fill_with(|| random.next() as u8),
+    }
+    // The rates of change of the states differ much.
+    floats(bias, |random| if rates { random.float(3.0) - 2.0 } else { random.float(0.1) }, random);
+}
+
+impl Edit {
+    fn apply(&self, bytes: &mut [u8]) {
+        let mut write = |value: &[u8]| {
+            let places = bytes.chunks_exact_mut(value.len());
+            let first = usize::from(self.place) % places.len().max(1);
+            for to in places.skip(first).take(usize::from(self.count) + 1) {
+                to.copy_from_slice(value);
+            }
+        };
+        match self.value {
+            Value::F32(float) => write(&float.get().to_le_bytes()),
+            Value::F16(Float::Bits(bits)) => write(&(bits as u16).to_le_bytes()),
+            Value::F16(Float::Subnormal) => write(&3u16.to_le_bytes()),
+            Value::F16(float) => write(&f16::from_f32(float.get()).to_le_bytes()),
+            Value::Byte(byte) => write(&[byte]),
+        }
+    }
+}
+
+/// The logits of all tokens as bits, or why there are none.
+type Outcome = Result<Vec<u32>, StepError>;
+
+/// One of the two paths: a file with the memory of a sequence.
+trait Path {
+    /// A new sequence.
+    fn open(file: &[u8], header: &Header, way: &Way, chunk: usize) -> Self;
+    /// The kernel sets of this machine, scalar code first.
+    fn sets() -> Vec<&'static str>;
+    /// Makes a session that goes on from the state and feeds tokens.
+    fn feed(&mut self, set: usize, team: &dyn Team, tokens: &[u32]) -> Outcome;
+    /// Begins a new sequence with the memory of this one.
+    fn clear(&mut self);
+    /// The state's bits.
+    fn state(&self) -> Vec<u32>;
+}
+
+fn float_sets() -> Vec<&'static dyn Kernels> {
+    let mut sets = Vec::new();
+    kernels::for_each_available(&mut |kernels| sets.push(kernels));
+    sets
+}
+
+impl Path for Runner {
+    fn open(file: &[u8], header: &Header, way: &Way, chunk: usize) -> Self {
+        let kind = if way.wide { StateKind::F32 } else { StateKind::F16 };
+        Self::new(file.to_vec(), *header, kind, chunk, 1)
+    }
+    fn sets() -> Vec<&'static str> {
+        float_sets().iter().map(|kernels| kernels.name()).collect()
+    }
+    fn feed(&mut self, set: usize, team: &dyn Team, tokens: &[u32]) -> Outcome {
+        let mut logits = self.all_logits(float_sets()[set], team, tokens)?;
+        if planted("model") && set > 0 && self.config().quants.in_proj == Quant::Q3 && tokens.len() > 8 {
+            logits[0] += 1.0;
+        }
+        Ok(logits.iter().map(|x| x.to_bits()).collect())
+    }
+    fn clear(&mut self) {
+        self.with(float_sets()[0], &Solo, |_, session, _| session.clear());
+    }
+    fn state(&self) -> Vec<u32> {
+        self.state_bits()
+    }
+}
+
+fn fixed_sets() -> Vec<&'static dyn fixed::kernels::Kernels> {
+    let mut sets = Vec::new();
+    fixed::kernels::for_each_available(&mut |kernels| sets.push(kernels));
+    sets
+}
+
+impl Path for FixedRunner {
+    fn open(file: &[u8], header: &Header, way: &Way, chunk: usize) -> Self {
+        let kind = if way.wide { fixed::StateKind::I32 } else { fixed::StateKind::I16 };
+        Self::new(file.to_vec(), *header, kind, chunk)
+    }
+    fn sets() -> Vec<&'static str> {
+        fixed_sets().iter().map(|kernels| kernels.name()).collect()
+    }
+    fn feed(&mut self, set: usize, team: &dyn Team, tokens: &[u32]) -> Outcome {
+        let logits = self.all_logits(fixed_sets()[set], team, tokens)?;
+        Ok(logits.into_iter().map(i32::cast_unsigned).collect())
+    }
+    fn clear(&mut self) {
+        let cleared = self.with(fixed_sets()[0], &Solo, |_, session, _| session.clear());
+        cleared.expect("a new sequence begins with any memory that a step left");
+    }
+    fn state(&self) -> Vec<u32> {
+        self.state.bits()
+    }
+}
+
+/// A pool whose threads share even the least work.
+struct Eager(Pool);
+
+impl Team for Eager {
+    fn size(&self) -> usize {
+        self.0.size()
+    }
+    fn run(&self, job: &(dyn Fn(usize) + Sync)) {
+        self.0.run(job);
+    }
+    fn worth(&self) -> usize {
+        1
+    }
+}
+
+fn team(threads: usize) -> &'static Eager {
+    static TEAMS: [OnceLock<Eager>; 3] = [OnceLock::new(), OnceLock::new(), OnceLock::new()];
+    TEAMS[threads - 2].get_or_init(|| Eager(Pool::new(threads).expect("threads")))
+}
+
+/// Whether both give the same bits or both fail. The layer that is named first may differ with the chunk.
+fn assert_same(a: &Outcome, b: &Outcome, what: &str) {
+    match (a, b) {
+        (Err(StepError::NonFinite { .. }), Err(StepError::NonFinite { .. })) => {}
+        (Ok(a), Ok(b)) if a == b => {}
+        (Ok(a), Ok(b)) => {
+            let place = a.iter().zip(b).position(|(a, b)| a != b);
+            panic!("{what}: bits differ from logit {place:?} on");
+        }
+        _ => panic!("{what}: {:?} and {:?}", a.as_ref().map(Vec::len), b.as_ref().map(Vec::len)),
+    }
+}
+
+/// Lets a path compute the tokens in every way. Returns whether there were logits.
+fn compare<P: Path>(file: &[u8], header: &Header, way: &Way, tokens: &[u32]) -> bool {
+    let sets = P::sets();
+    let open = |chunk| P::open(file, header, way, chunk);
+
+    let mut single = open(1);
+    let wanted = single.feed(0, &Solo, tokens);
+    if let Err(error) = wanted {
+        assert!(matches!(error, StepError::NonFinite { .. }), "{error}");
+    }
+    let wanted_state = single.state();
+    let mut scalar = open(way.chunk);
+    let chunked = scalar.feed(0, &Solo, tokens);
+    assert_same(&chunked, &wanted, "scalar in chunks");
+    let same_state = |path: &P, what: &str| {
+        assert!(wanted.is_err() || path.state() == wanted_state, "{what}: the state differs");
+    };
+    same_state(&scalar, "scalar in chunks");
+
+    for (set, name) in sets.iter().enumerate().skip(1) {
+        let mut path = open(way.chunk);
+        let found = path.feed(set, &Solo, tokens);
+        assert_same(&found, &chunked, name);
+        // In the same chunks the layer is the same too.
+        assert_eq!(found.as_ref().err(), chunked.as_ref().err(), "{name}");
+        same_state(&path, name);
+        if set + 1 == sets.len() {
+            path.clear();
+            assert_same(&path.feed(set, &Solo, tokens), &chunked, "a new sequence in the same memory");
+            same_state(&path, "a new sequence in the same memory");
+        }
+    }
+
+    // Threads; and halfway a new session, which goes on from the state.
+    let best = sets.len() - 1;
+    let mut shared = open(way.chunk);
+    let (first, rest) = tokens.split_at(usize::from(way.split) % tokens.len());
+    let fed = [first, rest].into_iter().filter(|tokens| !tokens.is_empty());
+    let found: Outcome = fed.map(|tokens| shared.feed(best, team(way.threads), tokens)).try_fold(
+        Vec::new(),
+        |mut all, logits| {
+            all.extend(logits?);
+            Ok(all)
+        },
+    );
+    assert_same(&found, &wanted, "threads and two sessions");
+    same_state(&shared, "threads and two sessions");
+    wanted.is_ok()
+}
+
+/// Runs the target, and says how far the input came.
+pub fn run(input: &Input) -> &'static str {
+    let Some((file, header)) = input.file() else { return "refused" };
+    let Tokens { count, first, step } = input.tokens;
+    let vocab = header.layout().config().vocab;
+    let token = |i: usize| (u32::from(first) + i as u32 * u32::from(step)) % vocab;
+    let tokens: Vec<u32> = (0..count).map(token).collect();
+    let float = compare::<Runner>(&file, &header, &input.way, &tokens);
+    if fixed::Model::new(header.layout(), fixed_sets()[0], &Solo).is_err() {
+        return if float { "logits" } else { "not finite" };
+    }
+    compare::<FixedRunner>(&file, &header, &input.way, &tokens);
+    if float { "logits of both paths" } else { "not finite in floating point" }
+}
