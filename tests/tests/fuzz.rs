@@ -1,23 +1,23 @@
 //! The fuzz targets, run on random inputs without libFuzzer: what a stable toolchain has.
 //!
-//! `ELAPID_FUZZ_CASES` says how many inputs of each target, `ELAPID_FUZZ_SEED` which. `cargo xtask fuzz` runs more.
+//! `ELAPID_FUZZ_ROUNDS` says how many rounds of inputs, of about a second each, and `ELAPID_FUZZ_SEED` which.
+//! `cargo xtask fuzz` runs more of them.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::panic::{PanicHookInfo, set_hook, take_hook};
 use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use elapid_tests::fuzz::{TARGETS, Target};
 use peak_alloc::PeakAlloc;
 use proptest::prelude::*;
-use proptest::test_runner::{RngSeed, TestRunner};
+use proptest::test_runner::{RngSeed, TestError, TestRunner};
 
 #[global_allocator]
 static MEMORY: PeakAlloc = PeakAlloc;
 
-/// Inputs of a target if nothing else is asked for: what all tests have time for.
-const CASES: u32 = 64;
 /// Bytes of an input at most.
 const LENGTH: usize = 4096;
 /// A case that takes longer hangs.
@@ -47,19 +47,51 @@ fn guarded(target: &Target, bytes: &[u8]) -> &'static str {
     })
 }
 
-fn drive(name: &str) {
+/// The last panic, with its place.
+static PANIC: Mutex<String> = Mutex::new(String::new());
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+type Hook = Box<dyn Fn(&PanicHookInfo<'_>) + Send + Sync>;
+
+/// Keeps panics in [`PANIC`] instead of printing them: making an input smaller takes hundreds.
+struct Quiet(Option<Hook>);
+
+impl Quiet {
+    fn new() -> Self {
+        let before = take_hook();
+        set_hook(Box::new(|info| *locked(&PANIC) = info.to_string()));
+        Self(Some(before))
+    }
+}
+
+impl Drop for Quiet {
+    fn drop(&mut self) {
+        if let Some(before) = self.0.take() {
+            set_hook(before);
+        }
+    }
+}
+
+/// Runs `each` inputs a round.
+fn drive(name: &str, each: u32) {
     // One at a time: memory is counted for the whole process.
     static TURN: Mutex<()> = Mutex::new(());
-    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let _turn = locked(&TURN);
     let target = TARGETS.into_iter().find(|target| target.name == name).expect("a target");
-    let (cases, seed) = (number("ELAPID_FUZZ_CASES", CASES), number("ELAPID_FUZZ_SEED", 0));
+    let (rounds, seed) = (number("ELAPID_FUZZ_ROUNDS", 1u32), number("ELAPID_FUZZ_SEED", 0));
+    let cases = rounds.saturating_mul(each);
     println!("{name}: {cases} inputs, ELAPID_FUZZ_SEED={seed}");
     let mut runner = TestRunner::new(ProptestConfig {
         cases,
         rng_seed: RngSeed::Fixed(seed),
         failure_persistence: None,
+        max_shrink_iters: 200,
         ..ProptestConfig::default()
     });
+    let quiet = Quiet::new();
     let (most, outcomes) = (Cell::new(0), RefCell::new(BTreeMap::new()));
     let ran = runner.run(&prop::collection::vec(any::<u8>(), 0..LENGTH), |bytes| {
         MEMORY.reset_peak_usage();
@@ -71,18 +103,20 @@ fn drive(name: &str) {
         prop_assert!(taken < MOST_MEMORY, "{taken} bytes of memory");
         Ok(())
     });
-    if let Err(proptest::test_runner::TestError::Fail(reason, bytes)) = &ran {
-        panic!("{name}, ELAPID_FUZZ_SEED={seed}: {reason}\n{}", (target.show)(bytes));
+    drop(quiet);
+    if let Err(TestError::Fail(reason, bytes)) = &ran {
+        let panic = locked(&PANIC);
+        panic!("{name}, ELAPID_FUZZ_SEED={seed}: {reason}\n{panic}\n{}", (target.show)(bytes));
     }
     ran.expect("all inputs are taken");
     println!("{name}: {:?}, at most {} KiB of memory", outcomes.into_inner(), most.get() >> 10);
 }
 
 macro_rules! targets {
-    ($($name:ident)*) => {
+    ($($name:ident: $each:literal,)*) => {
         $(#[test]
         fn $name() {
-            drive(stringify!($name));
+            drive(stringify!($name), $each);
         })*
 
         #[test]
@@ -91,4 +125,4 @@ macro_rules! targets {
         }
     };
 }
-targets!(model tokenizer data pack);
+targets!(model: 150, tokenizer: 2000, data: 1000, pack: 350,);

@@ -32,6 +32,9 @@ pub struct Input {
     #[arbitrary(with = |u: &mut Unstructured<'_>| mostly(u, Vec::new()))]
     header: Vec<(u8, u8)>,
     weights: u32,
+    /// All weights and scales are powers of two: sums then lie where rounding changes the number of bits.
+    #[arbitrary(with = |u: &mut Unstructured<'_>| u.ratio(1, 4))]
+    powers: bool,
     #[arbitrary(with = |u: &mut Unstructured<'_>| up_to(u, 6))]
     edits: Vec<Edit>,
     way: Way,
@@ -138,7 +141,9 @@ struct Edit {
     layer: u8,
     part: u8,
     place: u16,
-    count: u8,
+    /// Values; in some inputs all from there on.
+    #[arbitrary(with = |u: &mut Unstructured<'_>| Ok(if u.arbitrary()? { usize::from(u.arbitrary::<u8>()?) + 1 } else { usize::MAX }))]
+    count: usize,
     value: Value,
 }
 
@@ -156,8 +161,9 @@ struct Way {
     wide: bool,
     #[arbitrary(with = |u: &mut Unstructured<'_>| u.int_in_range(1..=40))]
     chunk: usize,
-    #[arbitrary(with = |u: &mut Unstructured<'_>| u.int_in_range(2..=4))]
-    threads: usize,
+    /// Whether the members of the team are threads, and how many they are.
+    #[arbitrary(with = |u: &mut Unstructured<'_>| Ok((u.ratio(1, 8)?, u.int_in_range(2..=4)?)))]
+    team: (bool, usize),
     /// After so many tokens a new session goes on from the state.
     split: u8,
 }
@@ -171,17 +177,36 @@ struct Tokens {
 }
 
 /// Numbers that look random.
-struct Random(u64);
+struct Random {
+    state: u64,
+    powers: bool,
+}
 
 impl Random {
     fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        self.0 >> 32
+        self.state =
+            self.state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.state >> 32
+    }
+
+    /// An integer weight, or two or more of them.
+    fn byte(&mut self) -> u8 {
+        let byte = self.next() as u8;
+        if self.powers {
+            *[0x40, 0xc0, 0x00, 0x88, 0x80, 0x01, 0x48, 0x84].get(usize::from(byte) % 8).unwrap_or(&0)
+        } else {
+            byte
+        }
     }
 
     /// From `-most` to `most`.
     fn float(&mut self, most: f32) -> f32 {
         (self.next() as i32 as f32) / 2f32.powi(31) * most
+    }
+
+    /// `value`, or the power of two below it.
+    fn rounded(&self, value: f32) -> f32 {
+        if self.powers { f32::from_bits(value.to_bits() & 0xff80_0000) } else { value }
     }
 }
 
@@ -234,7 +259,7 @@ impl Input {
             return None;
         }
         let mut file = vec![0; layout.file_bytes() as usize];
-        let mut random = Random(u64::from(self.weights));
+        let mut random = Random { state: u64::from(self.weights), powers: self.powers };
         for (section, part) in parts(&layout) {
             fill(&layout, part, &mut file[place(&layout, section, part)], &mut random);
         }
@@ -307,9 +332,14 @@ fn fill(layout: &Layout, part: Part, bytes: &mut [u8], random: &mut Random) {
     }
 }
 
+fn random_value(value: &dyn Fn(&mut Random) -> f32, random: &mut Random) -> f32 {
+    let value = value(random);
+    random.rounded(value)
+}
+
 fn floats(bytes: &mut [u8], value: impl Fn(&mut Random) -> f32, random: &mut Random) {
     for four in bytes.as_chunks_mut::<4>().0 {
-        *four = value(random).to_le_bytes();
+        *four = random_value(&value, random).to_le_bytes();
     }
 }
 
@@ -326,14 +356,14 @@ fn fill_panel(shape: &MatrixShape, rates: bool, panel: &mut [u8], random: &mut R
     let (weights, bias) = rest.split_at_mut(shape.weight_bytes() as usize);
     let halves = |bytes: &mut [u8], value: &dyn Fn(&mut Random) -> f32, random: &mut Random| {
         for two in bytes.as_chunks_mut::<2>().0 {
-            *two = f16::from_f32(value(random)).to_le_bytes();
+            *two = f16::from_f32(random_value(value, random)).to_le_bytes();
         }
     };
     halves(scales, &|random| scale * (1.0 + random.float(0.5)), random);
     match shape.quant() {
         Quant::F32 => floats(weights, |random| random.float(scale), random),
         Quant::F16 => halves(weights, &|random| random.float(scale), random),
-        _ => weights.fill_with(|| random.next() as u8),
+        _ => weights.fill_with(|| random.byte()),
     }
     // The rates of change of the states differ much.
     floats(bias, |random| if rates { random.float(3.0) - 2.0 } else { random.float(0.1) }, random);
@@ -344,13 +374,14 @@ impl Edit {
         let mut write = |value: &[u8]| {
             let places = bytes.chunks_exact_mut(value.len());
             let first = usize::from(self.place) % places.len().max(1);
-            for to in places.skip(first).take(usize::from(self.count) + 1) {
+            for to in places.skip(first).take(self.count) {
                 to.copy_from_slice(value);
             }
         };
         match self.value {
             Value::F32(float) => write(&float.get().to_le_bytes()),
             Value::F16(Float::Bits(bits)) => write(&(bits as u16).to_le_bytes()),
+            Value::F16(Float::Largest) => write(&f16::MAX.to_le_bytes()),
             Value::F16(Float::Subnormal) => write(&3u16.to_le_bytes()),
             Value::F16(float) => write(&f16::from_f32(float.get()).to_le_bytes()),
             Value::Byte(byte) => write(&[byte]),
@@ -431,24 +462,44 @@ impl Path for FixedRunner {
     }
 }
 
-/// A pool whose threads share even the least work.
-struct Eager(Pool);
+/// A team whose members share even the least work.
+enum Eager {
+    /// Threads: most true to life, and slow where another program has the cores.
+    Threads(Pool),
+    /// One member after the other, from the last on.
+    Turns(usize),
+}
 
 impl Team for Eager {
     fn size(&self) -> usize {
-        self.0.size()
+        match self {
+            Self::Threads(pool) => pool.size(),
+            Self::Turns(members) => *members,
+        }
     }
     fn run(&self, job: &(dyn Fn(usize) + Sync)) {
-        self.0.run(job);
+        match self {
+            Self::Threads(pool) => pool.run(job),
+            Self::Turns(members) => (0..*members).rev().for_each(job),
+        }
     }
     fn worth(&self) -> usize {
         1
     }
+    fn fixed_ranges(&self) -> bool {
+        matches!(self, Self::Turns(_))
+    }
 }
 
-fn team(threads: usize) -> &'static Eager {
-    static TEAMS: [OnceLock<Eager>; 3] = [OnceLock::new(), OnceLock::new(), OnceLock::new()];
-    TEAMS[threads - 2].get_or_init(|| Eager(Pool::new(threads).expect("threads")))
+fn team((threads, size): (bool, usize)) -> &'static Eager {
+    static POOLS: [OnceLock<Eager>; 3] = [const { OnceLock::new() }; 3];
+    static TURNS: [Eager; 3] = [Eager::Turns(2), Eager::Turns(3), Eager::Turns(4)];
+    let at = size - 2;
+    if threads {
+        POOLS[at].get_or_init(|| Eager::Threads(Pool::new(size).expect("threads")))
+    } else {
+        &TURNS[at]
+    }
 }
 
 /// Whether both give the same bits or both fail. The layer that is named first may differ with the chunk.
@@ -497,20 +548,20 @@ fn compare<P: Path>(file: &[u8], header: &Header, way: &Way, tokens: &[u32]) -> 
         }
     }
 
-    // Threads; and halfway a new session, which goes on from the state.
+    // A team; and halfway a new session, which goes on from the state.
     let best = sets.len() - 1;
     let mut shared = open(way.chunk);
     let (first, rest) = tokens.split_at(usize::from(way.split) % tokens.len());
     let fed = [first, rest].into_iter().filter(|tokens| !tokens.is_empty());
-    let found: Outcome = fed.map(|tokens| shared.feed(best, team(way.threads), tokens)).try_fold(
+    let found: Outcome = fed.map(|tokens| shared.feed(best, team(way.team), tokens)).try_fold(
         Vec::new(),
         |mut all, logits| {
             all.extend(logits?);
             Ok(all)
         },
     );
-    assert_same(&found, &wanted, "threads and two sessions");
-    same_state(&shared, "threads and two sessions");
+    assert_same(&found, &wanted, "a team and two sessions");
+    same_state(&shared, "a team and two sessions");
     wanted.is_ok()
 }
 

@@ -13,6 +13,7 @@ mod error;
 mod exec;
 mod figures;
 mod fixtures;
+mod fuzz;
 mod integers;
 mod lanes;
 mod libtest;
@@ -157,6 +158,19 @@ enum Task {
         #[arg(short, long)]
         threads: Option<u16>,
     },
+    /// Fuzz one target or all: with libFuzzer where a nightly compiler is, else with proptest
+    ///
+    /// Keeps an input that shows a fault in fuzz/artifacts, or prints it with its seed, and exits with 1.
+    Fuzz {
+        /// What to fuzz [default: all, as many at once as there are cores]
+        target: Option<fuzz::Target>,
+        /// Fuzz each target for N minutes
+        #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+        minutes: u64,
+        /// Install nothing
+        #[arg(long)]
+        no_install: bool,
+    },
     /// Make tests/fixtures anew with the reference implementation in Python (PyTorch: some gigabytes)
     Fixtures {
         /// Python to use
@@ -201,6 +215,7 @@ fn main() -> ExitCode {
         Task::Figures { only, draw, large, threads } => {
             figures::figures(&only, draw, large.as_deref(), threads).map(done)
         }
+        Task::Fuzz { target, minutes, no_install } => fuzz::fuzz(target, minutes, !no_install).map(done),
         Task::Fixtures { python } => fixtures::fixtures(&python).map(done),
     };
     result.unwrap_or_else(|error| {

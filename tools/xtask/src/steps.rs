@@ -28,6 +28,8 @@ pub enum Work {
     Integers { target: &'static str, cpu: &'static str, kernels: &'static str },
     /// Tests for aarch64 Linux, on an emulated CPU.
     Emulated { cpu: &'static str, tests: &'static [&'static [&'static str]] },
+    /// The fuzz targets, and a fault planted in each.
+    Fuzz,
     /// A board's program, against the host's own output.
     Board { name: &'static str },
 }
@@ -113,6 +115,13 @@ pub const STEPS: &[Step] = &[
         shows: "every test on this machine",
         required: true,
         work: Work::HostTests { arguments: &["--workspace"] },
+    },
+    Step {
+        name: "fuzz",
+        group: "host",
+        shows: "damaged models, tokenizers, sections and checkpoints do no harm; planted faults are found",
+        required: true,
+        work: Work::Fuzz,
     },
     Step {
         name: "release",
@@ -325,7 +334,7 @@ mod tests {
     #[test]
     fn steps_are_chosen_by_name_or_group() {
         assert_eq!(names(&[]).len(), STEPS.len());
-        assert_eq!(names(&["host", "fmt"]), ["fmt", "host", "release"]);
+        assert_eq!(names(&["host", "fmt"]), ["fmt", "host", "fuzz", "release"]);
         assert_eq!(names(&["bare-m3"]), ["bare-m3"]);
         assert_eq!(select(&["fmt".into(), "tset".into()]).unwrap_err(), "tset");
     }

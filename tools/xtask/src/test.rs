@@ -10,6 +10,7 @@ use crate::bare;
 use crate::board;
 use crate::error::{Error, Result};
 use crate::exec::{Finished, run, shown, succeeds, tee};
+use crate::fuzz;
 use crate::integers;
 use crate::lanes;
 use crate::libtest::Tally;
@@ -35,7 +36,7 @@ pub fn test(only: &[String], install: bool, jobs: Option<NonZeroUsize>) -> Resul
     let jobs = jobs.map_or_else(default_jobs, NonZeroUsize::get);
     let rows = if jobs == 1 || chosen.len() == 1 {
         let (host, mut apt) = (host()?, Apt::new(install));
-        chosen.iter().map(|step| perform(step, &host, &mut apt)).collect()
+        chosen.iter().map(|step| perform(step, &host, install, &mut apt)).collect()
     } else {
         lanes::run(&chosen, install, jobs)?
     };
@@ -54,7 +55,7 @@ pub fn one_step(name: &str, install: bool, file: &Path) -> Result<ExitCode> {
     let [step] = select_steps(&[name.into()])?[..] else {
         return Err(Error::new(format!("`{name}` is a group of steps")));
     };
-    lanes::write_row(file, &perform(step, &host()?, &mut Apt::new(install)))?;
+    lanes::write_row(file, &perform(step, &host()?, install, &mut Apt::new(install)))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -78,11 +79,11 @@ struct Done {
     tests: Tally,
 }
 
-fn perform(step: &Step, host: &str, apt: &mut Apt) -> Row {
+fn perform(step: &Step, host: &str, install: bool, apt: &mut Apt) -> Row {
     println!("\n=== {}: {}", step.name, step.shows);
     let start = Instant::now();
     let target = match &step.work {
-        Work::Host { .. } | Work::Plugin { .. } | Work::HostTests { .. } => host.to_owned(),
+        Work::Host { .. } | Work::Plugin { .. } | Work::HostTests { .. } | Work::Fuzz => host.to_owned(),
         Work::Bare { target, .. } | Work::Integers { target, .. } => (*target).to_owned(),
         Work::Emulated { cpu, .. } => format!("{AARCH64_LINUX} ({cpu})"),
         Work::Board { name } => board::find(name).map_or_else(|_| (*name).into(), |board| board.platform()),
@@ -98,6 +99,7 @@ fn perform(step: &Step, host: &str, apt: &mut Apt) -> Row {
             command.arg("test").args(*arguments).args(["--no-fail-fast", "--", "--show-output"]);
             run_tests([command])
         }
+        Work::Fuzz => fuzz::check(install).map(|tests| Done { outcome: Outcome::Passed, tests }),
         Work::Bare { target, rustflags } => prepared(Toolchain::for_target(target, &[], apt), |toolchain| {
             bare::build(toolchain, target, rustflags)
         }),
