@@ -40,7 +40,7 @@ impl Step {
     /// Steps that name the same one never run at once.
     pub fn resource(&self) -> Option<&'static str> {
         match self.work {
-            Work::Host { .. } | Work::HostTests { .. } => Some("host"),
+            Work::Host { .. } | Work::HostTests { .. } | Work::Fuzz => Some("host"),
             Work::Board { name } if name.starts_with("pi-linux") => Some("pi-linux"),
             Work::Plugin { .. }
             | Work::Bare { .. }
