@@ -5,7 +5,6 @@ use std::path::Path;
 use arbitrary::{Arbitrary, Unstructured};
 use elapid_core::format::data::{DataError, Generation, RoleTable, Wrapping};
 use elapid_pack::chat::ChatTemplate;
-use serde_json::{Value, json};
 
 use super::edit::ByteEdit;
 use super::{assert_one_line, planted, up_to};
@@ -43,12 +42,11 @@ struct Roles {
     generation: String,
 }
 
-/// Special tokens of tokenizer_config.json.
+/// Special tokens that a template can name.
 #[derive(Arbitrary, Debug)]
 struct Tokens {
     bos: Option<String>,
     eos: Option<String>,
-    as_objects: bool,
 }
 
 /// A piece of a template.
@@ -164,19 +162,16 @@ impl Input {
 }
 
 impl Tokens {
-    fn config(&self) -> serde_json::Map<String, Value> {
+    fn named(&self) -> Vec<(String, String)> {
         let tokens = [("bos_token", &self.bos), ("eos_token", &self.eos)];
-        let given = tokens.into_iter().filter_map(|(name, text)| {
-            let text = text.as_deref()?;
-            Some((name.to_owned(), if self.as_objects { json!({ "content": text }) } else { json!(text) }))
-        });
+        let given = tokens.into_iter().filter_map(|(name, text)| Some((name.to_owned(), text.clone()?)));
         given.collect()
     }
 }
 
 fn chat_template(input: &Input) -> &'static str {
     let template = input.template();
-    match ChatTemplate::new(&template, &input.tokens.config(), Path::new("chat_template.jinja")) {
+    match ChatTemplate::new(&template, &input.tokens.named(), Path::new("chat_template.jinja")) {
         Ok(ChatTemplate { roles: Some(roles), .. }) => {
             assert!(!(planted("data") && roles.system.is_some()), "{roles:?}");
             "role table"

@@ -345,7 +345,7 @@ fn kind(error: &PackError) -> &'static str {
 
 /// Packs the folder as `target`.
 fn pack(folder: &Path, target: &Path, options: &Options) -> Result<(), PackError> {
-    Plan::checkpoint(folder, options)?.write(target, options, &())
+    Plan::checkpoint(folder, options)?.write(target, options, &()).map(drop)
 }
 
 /// Whatever was packed can be used.

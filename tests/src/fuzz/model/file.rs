@@ -2,8 +2,8 @@
 
 use arbitrary::{Arbitrary, Unstructured};
 use elapid_core::format::{
-    Arch, Config, DataSizes, Fields, Header, Layout, MatrixShape, Part, Quant, Quants, Section, checksum,
-    emit_header, emit_table_entry,
+    Arch, Config, DataSizes, Fields, Header, Layout, MatrixShape, Part, PerMatrix, Quant, Quants, Section,
+    checksum, emit_header, emit_table_entry,
 };
 use elapid_core::source::SliceSource;
 use half::f16;
@@ -54,6 +54,11 @@ struct Shape {
     /// Types of embedding, in_proj, x_proj, dt_proj, out_proj and head; of one kind where the fixed path is wanted.
     #[arbitrary(with = quants)]
     quants: [Quant; 6],
+    /// Which of them have an exponent for each row.
+    #[arbitrary(with = |u: &mut Unstructured<'_>| mostly(u, [false; 6]))]
+    exponents: [bool; 6],
+    #[arbitrary(with = |u: &mut Unstructured<'_>| mostly(u, 0))]
+    logit_exponent: i8,
     tied: bool,
     bias: bool,
     conv_bias: bool,
@@ -200,6 +205,12 @@ impl Shape {
                 out_proj,
                 head: if self.tied { embedding } else { head },
             },
+            exponents: {
+                let [embedding, in_proj, x_proj, dt_proj, out_proj, head] = self.exponents;
+                let head = if self.tied { embedding } else { head };
+                PerMatrix { embedding, in_proj, x_proj, dt_proj, out_proj, head }
+            },
+            logit_exponent: self.logit_exponent,
             block_bytes: self.block << 14,
             data: DataSizes::default(),
         });
@@ -317,7 +328,8 @@ fn fill_panel(shape: &MatrixShape, rates: bool, panel: &mut [u8], random: &mut R
     };
     let scale = 2.0 * step / (shape.used_cols() as f32).sqrt();
     let (scales, rest) = panel.split_at_mut(shape.scale_bytes() as usize);
-    let (weights, bias) = rest.split_at_mut(shape.weight_bytes() as usize);
+    let (weights, rest) = rest.split_at_mut(shape.weight_bytes() as usize);
+    let (bias, exponents) = rest.split_at_mut(if shape.has_bias() { 64 } else { 0 });
     let halves = |bytes: &mut [u8], value: &dyn Fn(&mut Random) -> f32, random: &mut Random| {
         for two in bytes.as_chunks_mut::<2>().0 {
             *two = f16::from_f32(random_value(value, random)).to_le_bytes();
@@ -331,6 +343,9 @@ fn fill_panel(shape: &MatrixShape, rates: bool, panel: &mut [u8], random: &mut R
     }
     // The rates of change of the states differ much.
     floats(bias, |random| if rates { random.float(3.0) - 2.0 } else { random.float(0.1) }, random);
+    for four in exponents.as_chunks_mut::<4>().0 {
+        *four = (random.next() as i32 % 3).to_le_bytes();
+    }
 }
 
 impl Edit {
