@@ -5,6 +5,8 @@
 //! what the definition gives in `f64`. Both must notice kernels that are wrong in one bit ([`perturbed`]).
 
 mod case;
+#[cfg(unix)]
+mod guarded;
 mod perturbed;
 mod random;
 mod scan;
