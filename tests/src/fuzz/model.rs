@@ -208,7 +208,8 @@ fn compare<P: Path>(file: &[u8], header: &Header, way: &Way, tokens: &[u32]) -> 
 
     // A team; and halfway a new session, which goes on from the state.
     let best = sets.len() - 1;
-    let mut shared = open(way.chunk);
+    // Threads that another program keeps from running are waited for at every job: fewer jobs of more tokens.
+    let mut shared = open(if way.team.0 { way.chunk.max(8) } else { way.chunk });
     let (first, rest) = tokens.split_at(usize::from(way.split) % tokens.len());
     let fed = [first, rest].into_iter().filter(|tokens| !tokens.is_empty());
     let found: Outcome = fed.map(|tokens| shared.feed(best, team(way.team), tokens)).try_fold(

@@ -1,6 +1,6 @@
 //! Target `tokenizer`: a compiled tokenizer, damaged, and any text through it and back.
 
-use std::sync::LazyLock;
+use std::sync::OnceLock;
 
 use arbitrary::{Arbitrary, Unstructured};
 use elapid_core::tokenizer::table::HEADER_LEN;
@@ -69,30 +69,29 @@ const KNOWN: [&str; 24] = [
     "\r\n",
 ];
 
-/// The first tables, whose indices have 16 bits.
+/// How many kinds of tokenizers there are: of two pre-tokenizers, with NFC, without, and with wide indices.
+const KINDS: usize = 6;
+/// The first of them, whose indices have 16 bits.
 const NARROW: usize = 4;
 
-/// Compiled tokenizers of every kind.
-static TABLES: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
-    let mut tables = Vec::new();
-    for (nfc, wide) in [(true, false), (false, false), (false, true)] {
-        for pre_tokenizer in [None, Some(falcon())] {
-            let mut json = sample();
-            if let Some(pre_tokenizer) = &pre_tokenizer {
-                json["pre_tokenizer"] = pre_tokenizer.clone();
-            }
-            if !nfc {
-                json["normalizer"] = Value::Null;
-            }
-            if wide {
-                widen(&mut json);
-            }
-            let json = serde_json::to_vec(&json).expect("JSON");
-            tables.push(compile(&json).expect("a tokenizer that is supported"));
+/// The compiled tokenizer of a kind. A wide one takes seconds to make where code is instrumented.
+fn base(kind: usize) -> &'static [u8] {
+    static TABLES: [OnceLock<Vec<u8>>; KINDS] = [const { OnceLock::new() }; KINDS];
+    TABLES[kind].get_or_init(|| {
+        let mut json = sample();
+        if kind % 2 == 1 {
+            json["pre_tokenizer"] = falcon();
         }
-    }
-    tables
-});
+        if kind >= 2 {
+            json["normalizer"] = Value::Null;
+        }
+        if kind >= NARROW {
+            widen(&mut json);
+        }
+        let json = serde_json::to_vec(&json).expect("JSON");
+        compile(&json).expect("a tokenizer that is supported")
+    })
+}
 
 /// Adds more tokens than 16 bits count.
 fn widen(json: &mut Value) {
@@ -108,8 +107,8 @@ fn widen(json: &mut Value) {
 impl Input {
     fn table(&self) -> (Vec<u8>, bool) {
         // Wide tables are large, so less frequent.
-        let base = usize::from(self.base) % (2 * TABLES.len());
-        let mut table = TABLES[base % if base < TABLES.len() { TABLES.len() } else { NARROW }].clone();
+        let kind = usize::from(self.base) % (2 * KINDS);
+        let mut table = base(if kind < KINDS { kind } else { kind % NARROW }).to_vec();
         let whole = self.edits.is_empty() && self.header.is_none();
         let mut rest = table.split_off(HEADER_LEN);
         self.edits.iter().for_each(|edit| edit.apply(&mut rest));

@@ -162,7 +162,7 @@ enum Task {
     ///
     /// Keeps an input that shows a fault in fuzz/artifacts, or prints it with its seed, and exits with 1.
     Fuzz {
-        /// What to fuzz [default: all, as many at once as there are cores]
+        /// What to fuzz. Default: all, as many at once as there are cores
         target: Option<fuzz::Target>,
         /// Fuzz each target for N minutes
         #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
