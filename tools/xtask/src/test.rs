@@ -52,9 +52,8 @@ pub fn test(only: &[String], install: bool, jobs: Option<NonZeroUsize>) -> Resul
 
 /// Runs one step and writes its row of the table to `file`: a process of [`lanes`].
 pub fn one_step(name: &str, install: bool, file: &Path) -> Result<ExitCode> {
-    let [step] = select_steps(&[name.into()])?[..] else {
-        return Err(Error::new(format!("`{name}` is a group of steps")));
-    };
+    let step = STEPS.iter().find(|step| step.name == name);
+    let step = step.ok_or_else(|| Error::new(format!("no step is called `{name}`; `--list` shows them")))?;
     lanes::write_row(file, &perform(step, &host()?, install, &mut Apt::new(install)))?;
     Ok(ExitCode::SUCCESS)
 }
