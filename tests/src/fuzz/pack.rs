@@ -12,6 +12,8 @@ use elapid_core::model::{StateKind, StepError};
 use elapid_core::source::{LayerSource, SliceSource, slice};
 use elapid_core::tokenizer::Tokenizer;
 use elapid_pack::{Options, PackError, Plan};
+use safetensors::SafeTensors;
+use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -177,12 +179,40 @@ static FOLDERS: LazyLock<[Files; 2]> = LazyLock::new(|| {
         let read = |path: PathBuf| (file_name(&path), std::fs::read(&path).expect("a committed file"));
         let mut files: Files = paths.map(read).filter(|(name, _)| name != "expected.safetensors").collect();
         let config = json!({
-            "bos_token": "<|end|>", "eos_token": { "content": "<|end|>" }, "chat_template": TEMPLATE[..2].concat(),
+            "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<|end|>", "eos_token": { "content": "<|end|>", "__type": "AddedToken" }, "chat_template": TEMPLATE[..2].concat(),
         });
         files.insert("tokenizer_config.json".into(), config.to_string().into_bytes());
+        for (name, file) in &mut files {
+            if name.ends_with(".safetensors") {
+                *file = with_rows(file);
+            } else if name == "config.json" {
+                change_json(name, file, |config| config["vocab_size"] = json!(VOCAB));
+            }
+        }
         files
     })
 });
+
+/// Rows of the embedding: a few more than the tokenizers have ids.
+const VOCAB: usize = 275;
+
+/// The same weights, with that many rows of embedding and head.
+fn with_rows(file: &[u8]) -> Vec<u8> {
+    let file = SafeTensors::deserialize(file).expect("a committed file");
+    let tensors = file.tensors().into_iter().map(|(name, tensor)| {
+        let (mut shape, mut data) = (tensor.shape().to_vec(), tensor.data().to_vec());
+        if name.ends_with("embeddings.weight") || name == "lm_head.weight" {
+            let row = data.len() / shape[0];
+            data = data.iter().copied().cycle().take(row * VOCAB).collect();
+            shape[0] = VOCAB;
+        }
+        (name, tensor.dtype(), shape, data)
+    });
+    let tensors: Vec<_> = tensors.collect();
+    let view = |dtype, shape: &[usize], data| TensorView::new(dtype, shape.to_vec(), data).expect("a tensor");
+    let views = tensors.iter().map(|(name, dtype, shape, data)| (name, view(*dtype, shape, data)));
+    safetensors::serialize(views, None).expect("a file of tensors")
+}
 
 /// Tokenizers of both kinds.
 static TOKENIZERS: LazyLock<[Vec<u8>; 2]> = LazyLock::new(|| {

@@ -69,7 +69,7 @@ fn products_read_nothing_past_the_end() {
     for (index, quant) in Quant::ALL.into_iter().enumerate() {
         for tokens in [1, 2, 3, 4, 13] {
             let mut random = Random::new((100 * index + tokens) as u64);
-            let shape = MatrixShape::new(rows, cols, quant, false);
+            let shape = MatrixShape::new(rows, cols, quant, false).unwrap();
             let bytes = rows as usize / LANES * shape.panel_bytes() as usize;
             let panels = Guarded::new(&(0..bytes).map(|_| random.bits() as u8).collect::<Vec<_>>());
             let q: Vec<i8> = (0..tokens * cols as usize).map(|_| random.int8(Kind::Tame)).collect();
