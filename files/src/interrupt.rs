@@ -2,8 +2,8 @@
 
 use std::io;
 use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock, mpsc};
 use std::thread;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
@@ -11,8 +11,10 @@ use signal_hook::iterator::Signals;
 
 /// Whether the first signal is for [`check`] to see.
 static LISTENING: AtomicBool = AtomicBool::new(false);
-/// The first signal since then, or 0.
-static SIGNAL: AtomicU8 = AtomicU8::new(0);
+/// The last signal, or 0. The handler itself sets it: a program that ends before [`receive`] runs still knows of the signal.
+static SIGNAL: LazyLock<Arc<AtomicUsize>> = LazyLock::new(Arc::default);
+/// Whether [`receive`] has had a signal.
+static RECEIVED: AtomicBool = AtomicBool::new(false);
 
 /// What a thread needs that only waits for signals.
 const STACK: usize = 128 << 10;
@@ -27,6 +29,9 @@ const STACK: usize = 128 << 10;
 /// If the system refuses. Signals then have their usual effect.
 pub fn handle() -> io::Result<()> {
     signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
+    for signal in signals() {
+        signal_hook::flag::register_usize(signal, Arc::clone(&SIGNAL), signal as usize)?;
+    }
     let (tell, told) = mpsc::channel();
     let work = move || match Signals::new(signals()) {
         Ok(mut signals) => {
@@ -49,18 +54,18 @@ fn signals() -> impl Iterator<Item = i32> {
 }
 
 fn receive(signal: i32) {
-    let first = SIGNAL.swap(signal as u8, Ordering::Relaxed) == 0;
+    let first = !RECEIVED.swap(true, Ordering::Relaxed);
     if first && LISTENING.load(Ordering::Relaxed) {
         return;
     }
     // Nobody finishes a file any more.
     let _unfinished = crate::output::remove_unfinished();
-    std::process::exit(i32::from(code(signal as u8)));
+    std::process::exit(i32::from(code(signal as usize)));
 }
 
 /// What a shell reports of a program that a signal ended.
-fn code(signal: u8) -> u8 {
-    128 + signal
+fn code(signal: usize) -> u8 {
+    128 | signal as u8
 }
 
 /// From now on, the first signal is for [`check`] to see. The second one ends the program.

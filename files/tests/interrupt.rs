@@ -33,8 +33,10 @@ fn program() {
 }
 
 fn start(target: &Path, listens: bool, shell: &str) -> Child {
-    let mut program = Command::new("sh");
-    program.args(["-c", &format!("{shell} exec \"$0\" --exact program --nocapture")]);
+    // Whoever runs the tests may ignore signals, and children inherit that.
+    let mut program = Command::new("env");
+    program.args(["--default-signal=HUP,INT,TERM", "sh", "-c"]);
+    program.arg(format!("{shell} exec \"$0\" --exact program --nocapture"));
     program.arg(std::env::current_exe().unwrap()).env(TARGET, target).stdout(Stdio::piped());
     if listens {
         program.env(LISTENS, "");

@@ -9,7 +9,9 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 
 fn elapid(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_elapid"));
+    // Whoever runs the tests may ignore signals, and children inherit that.
+    let mut command = Command::new("env");
+    command.args(["--default-signal=HUP,INT,TERM", env!("CARGO_BIN_EXE_elapid")]);
     command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }

@@ -39,7 +39,9 @@ impl Folder {
     }
 
     fn pack(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(PROGRAM);
+        // Whoever runs the tests may ignore signals, and children inherit that.
+        let mut command = Command::new("env");
+        command.args(["--default-signal=HUP,INT,TERM", PROGRAM]);
         command.current_dir(&self.0).args(args).stdin(Stdio::null()).stderr(Stdio::piped());
         command
     }
