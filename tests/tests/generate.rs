@@ -90,6 +90,9 @@ fn save(folder: &Path, follows: &[(u32, u32, f32)]) {
             "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "vocab": vocab, "merges": [] },
     });
     std::fs::write(folder.join("tokenizer.json"), tokenizer.to_string()).expect("a file");
+    // Otherwise it is a GPT-NeoX tokenizer, which has a token more.
+    let class = json!({ "tokenizer_class": "PreTrainedTokenizerFast" });
+    std::fs::write(folder.join("tokenizer_config.json"), class.to_string()).expect("a file");
 }
 
 fn open(follows: &[(u32, u32, f32)]) -> Engine {
