@@ -91,7 +91,9 @@ macro_rules! in_tiles {
         let mut $first = 0;
         macro_rules! tiles_of {
             ($size:literal) => {
-                while $tokens - $first >= $size {
+                // In this form the compiler's code for a Cortex-M is 1 to 9 KB smaller than in others.
+                #[allow(clippy::int_plus_one)]
+                while $first + $size <= $tokens {
                     $tile::<$($generic,)+ $size>($($arg),*);
                     $first += $size;
                 }
