@@ -29,11 +29,9 @@ const STACK: usize = 128 << 10;
 /// If the system refuses. Signals then have their usual effect.
 pub fn handle() -> io::Result<()> {
     signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
-    for signal in signals() {
-        signal_hook::flag::register_usize(signal, Arc::clone(&SIGNAL), signal as usize)?;
-    }
     let (tell, told) = mpsc::channel();
-    let work = move || match Signals::new(signals()) {
+    // In the thread that receives them: no signal is taken from the system where that can't be started.
+    let work = move || match register() {
         Ok(mut signals) => {
             let _ = tell.send(Ok(()));
             signals.forever().for_each(receive);
@@ -42,6 +40,15 @@ pub fn handle() -> io::Result<()> {
     };
     thread::Builder::new().name("elapid-signals".into()).stack_size(STACK).spawn(work)?;
     told.recv().unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))
+}
+
+/// Has signals set [`SIGNAL`], and come to [`receive`].
+fn register() -> io::Result<Signals> {
+    let received = Signals::new(signals())?;
+    for signal in signals() {
+        signal_hook::flag::register_usize(signal, Arc::clone(&SIGNAL), signal as usize)?;
+    }
+    Ok(received)
 }
 
 /// The signals that end the program. A program that is started by `nohup` outlives its terminal.
