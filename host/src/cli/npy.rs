@@ -1,13 +1,10 @@
 //! Arrays of f32 in NumPy's format, version 1.0.
 
-use std::fs::{self, File};
 use std::io::{self, BufWriter, Stdout, Write};
-use std::os::fd::AsFd;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use elapid::Error;
-use elapid_files::Output;
+use elapid_files::{Output, same_file};
 
 /// The header of a little-endian C-ordered array; the data follows at a multiple of 64 bytes.
 fn header(shape: &[usize]) -> Vec<u8> {
@@ -53,9 +50,11 @@ pub(super) struct Writer {
 impl Writer {
     /// Begins an array of `shape`.
     pub(super) fn create(path: &Path, shape: &[usize]) -> Result<Self, Error> {
-        let sink = match path.as_os_str() == "-" || is_standard_output(path) {
-            true => Sink::Standard(io::stdout()),
-            false => Sink::File(Output::create(path).map_err(|cause| error(path, cause))?),
+        // /dev/stdout, for example, or the file that the shell opened.
+        let sink = if path.as_os_str() == "-" || same_file(path, "/dev/stdout".as_ref()) {
+            Sink::Standard(io::stdout())
+        } else {
+            Sink::File(Output::create(path).map_err(|cause| error(path, cause))?)
         };
         let mut writer = Self { path: path.into(), sink: BufWriter::new(sink) };
         writer.write(&header(shape))?;
@@ -80,12 +79,6 @@ impl Writer {
         });
         done.map_err(|cause| error(&self.path, cause))
     }
-}
-
-/// Whether a path, such as /dev/stdout, leads to what standard output is.
-fn is_standard_output(path: &Path) -> bool {
-    let own = io::stdout().as_fd().try_clone_to_owned().and_then(|own| File::from(own).metadata());
-    matches!((own, fs::metadata(path)), (Ok(own), Ok(other)) if (own.dev(), own.ino()) == (other.dev(), other.ino()))
 }
 
 fn error(path: &Path, cause: io::Error) -> Error {
