@@ -2,11 +2,11 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdout, Stdio};
 
 use elapid_files::{Output, interrupt};
+use elapid_test_support::process::{command, exit_code, send};
 
 const TARGET: &str = "ELAPID_TEST_TARGET";
 const LISTENS: &str = "ELAPID_TEST_LISTENS";
@@ -33,10 +33,8 @@ fn program() {
 }
 
 fn start(target: &Path, listens: bool, shell: &str) -> Child {
-    // Whoever runs the tests may ignore signals, and children inherit that.
-    let mut program = Command::new("env");
-    program.args(["--default-signal=HUP,INT,TERM", "sh", "-c"]);
-    program.arg(format!("{shell} exec \"$0\" --exact program --nocapture"));
+    let mut program = command("sh");
+    program.arg("-c").arg(format!("{shell} exec \"$0\" --exact program --nocapture"));
     program.arg(std::env::current_exe().unwrap()).env(TARGET, target).stdout(Stdio::piped());
     if listens {
         program.env(LISTENS, "");
@@ -51,15 +49,6 @@ fn wait_for_ready(stdout: &mut ChildStdout) {
         stdout.read_exact(&mut byte).unwrap();
         said.push(char::from(byte[0]));
     }
-}
-
-fn send(signal: &str, child: &Child) {
-    let kill = Command::new("sh").args(["-c", &format!("kill -{signal} {}", child.id())]).status();
-    assert!(kill.unwrap().success());
-}
-
-fn code(status: ExitStatus) -> i32 {
-    status.code().unwrap_or_else(|| 128 + status.signal().unwrap())
 }
 
 #[test]
@@ -81,7 +70,7 @@ fn a_signal_ends_the_program_and_its_unfinished_file() {
                 assert_eq!((child.try_wait().unwrap(), files()), (None, 2));
                 send(signal, &child);
             }
-            assert_eq!(code(child.wait().unwrap()), expected, "{signal} {listens}");
+            assert_eq!(exit_code(child.wait().unwrap()), expected, "{signal} {listens}");
             assert_eq!((files(), fs::read(&target).unwrap()), (1, b"old".into()), "{signal} {listens}");
         }
     }
@@ -98,5 +87,5 @@ fn a_program_under_nohup_outlives_its_terminal() {
     send("INT", &child);
     wait_for_ready(&mut stdout);
     send("TERM", &child);
-    assert_eq!(code(child.wait().unwrap()), 143);
+    assert_eq!(exit_code(child.wait().unwrap()), 143);
 }

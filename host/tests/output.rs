@@ -4,14 +4,13 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::symlink;
-use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::process::{Command, Output, Stdio};
+
+use elapid_test_support::process::{command, exit_code, send};
 
 fn elapid(args: &[&str]) -> Command {
-    // Whoever runs the tests may ignore signals, and children inherit that.
-    let mut command = Command::new("env");
-    command.args(["--default-signal=HUP,INT,TERM", env!("CARGO_BIN_EXE_elapid")]);
+    let mut command = command(env!("CARGO_BIN_EXE_elapid"));
     command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
@@ -170,16 +169,6 @@ fn a_text_may_come_through_a_fifo_and_not_from_an_endless_device() {
     );
 }
 
-fn send(signal: &str, child: &Child) {
-    let kill = Command::new("sh").args(["-c", &format!("kill -{signal} {}", child.id())]).status();
-    assert!(kill.unwrap().success());
-}
-
-/// The exit code as a shell says it.
-fn code(status: ExitStatus) -> i32 {
-    status.code().unwrap_or_else(|| 128 + status.signal().unwrap())
-}
-
 const SIGNALS: [(&str, i32); 3] = [("INT", 130), ("TERM", 143), ("HUP", 129)];
 
 #[test]
@@ -202,7 +191,7 @@ fn a_signal_while_the_prompt_is_awaited_ends_the_program() {
         let mut child = elapid(&["run", &small()]).stdin(Stdio::piped()).spawn().unwrap();
         child.stdin.as_mut().unwrap().write_all(b"My fellow").unwrap();
         send(signal, &child);
-        assert_eq!(code(child.wait().unwrap()), expected, "{signal}");
+        assert_eq!(exit_code(child.wait().unwrap()), expected, "{signal}");
     }
 }
 
@@ -224,7 +213,7 @@ fn a_signal_ends_every_long_command_with_its_code() {
         std::thread::sleep(std::time::Duration::from_millis(50));
         send("TERM", &child);
         let output = child.wait_with_output().unwrap();
-        assert_eq!((code(output.status), output.stdout), (143, Vec::new()), "{args:?}");
+        assert_eq!((exit_code(output.status), output.stdout), (143, Vec::new()), "{args:?}");
     }
     assert_eq!(names(folder.path()), ["text"]);
 }

@@ -7,7 +7,7 @@ The Rust tests make the same text in tests/src/fixture.rs.
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-# `cargo run -p elapid-test-data` makes this folder.
+# `cargo run -p elapid-test-support` makes this folder.
 DATA = REPOSITORY / "target" / "test-data"
 TEXTS = ["sotu.txt", "moby-dick.txt"]
 

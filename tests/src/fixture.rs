@@ -97,13 +97,13 @@ fn checkpoint_of(folder: &Path) -> PathBuf {
         return folder.to_owned();
     }
     let model = folder.file_name().unwrap_or_default().to_string_lossy();
-    elapid_test_data::path(&format!("models/{model}"))
+    elapid_test_support::data::path(&format!("models/{model}"))
 }
 
 /// What `elapid perplexity` must report for a bundled model.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Perplexity {
-    /// `--max-tokens`: this many tokens of [`held_out_text`].
+    /// `--max-tokens`: this many tokens of [`elapid_test_support::data::held_out_text`].
     pub tokens: usize,
     /// exp of `mean_nll`.
     pub perplexity: f64,
@@ -125,29 +125,6 @@ pub fn golden_perplexity(model: &str) -> Perplexity {
         perplexity: number("perplexity"),
         mean_nll: number("mean_nll"),
     }
-}
-
-/// The last 2% of each training text, by characters, joined: what the bundled models have not seen.
-///
-/// The split is that of `tools/train/train.py`.
-pub fn held_out_text() -> String {
-    texts(|text, trained_on| text.chars().skip(trained_on).collect())
-}
-
-/// What the bundled models were trained on: the rest of the texts.
-pub fn training_text() -> String {
-    texts(|text, trained_on| text.chars().take(trained_on).collect())
-}
-
-/// A part of each training text, joined.
-fn texts(part: impl Fn(&str, usize) -> String) -> String {
-    let mut joined = String::new();
-    for name in ["text/sotu.txt", "text/moby-dick.txt"] {
-        let text = elapid_test_data::text(name);
-        let trained_on = (text.chars().count() as f64 * 0.98) as usize;
-        joined += &part(&text, trained_on);
-    }
-    joined
 }
 
 /// The folder of the committed fixtures.
@@ -180,14 +157,5 @@ mod tests {
             assert_eq!(golden.tokens, 4096);
             assert!((golden.mean_nll.exp() - golden.perplexity).abs() < 1e-8, "{model}: {golden:?}");
         }
-    }
-
-    /// Lengths and ends as `tests/reference/held_out.py` gives them.
-    #[test]
-    fn held_out_text_is_that_of_python() {
-        let text = held_out_text();
-        assert_eq!((text.chars().count(), text.len()), (239_008, 240_788));
-        assert!(text.starts_with("ndon their agenda or Republicans simply "));
-        assert!(text.ends_with("n as it rolled five thousand years ago.\n"));
     }
 }

@@ -3,8 +3,9 @@
 use elapid_core::format::Quant;
 use elapid_core::model::StateKind;
 use elapid_pack::{Options, Plan};
+use elapid_test_support::data::{held_out_text, training_text};
 use elapid_tests::fixed::fixed_perplexity;
-use elapid_tests::fixture::{fixture, golden_perplexity, held_out_text, training_text};
+use elapid_tests::fixture::{fixture, golden_perplexity};
 use elapid_tests::runner::{pack, perplexity, quant, tokens_of};
 
 /// Tokens measured: all 66,673 take a minute of two cores in f32.

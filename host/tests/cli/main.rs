@@ -8,8 +8,10 @@ use std::io::Read;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use elapid_test_support::process::{command, send};
+
 fn elapid(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_elapid"));
+    let mut command = command(env!("CARGO_BIN_EXE_elapid"));
     command.args(args).stdin(Stdio::null());
     command
 }
@@ -137,21 +139,9 @@ fn a_full_disk_is_said_and_a_device_stays_one() {
     assert!(printed.status.success() && printed.stdout.starts_with(b"\x93NUMPY"));
 }
 
-/// The held-out text of `tests/reference/held_out.py`.
-fn held_out() -> String {
-    ["text/sotu.txt", "text/moby-dick.txt"]
-        .into_iter()
-        .map(|name| {
-            let whole = elapid_test_data::text(name);
-            let before = (whole.chars().count() as f64 * 0.98) as usize;
-            whole.chars().skip(before).collect::<String>()
-        })
-        .collect()
-}
-
 #[test]
 fn perplexity_is_near_that_of_transformers() {
-    let text = held_out();
+    let text = elapid_test_support::data::held_out_text();
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/perplexity.json");
     let golden = json(&fs::read_to_string(golden).unwrap());
     let folder = tempfile::tempdir().unwrap();
@@ -237,12 +227,6 @@ fn a_closed_pipe_ends_it_quietly() {
     assert_eq!((output.status.code(), utf8(output.stderr)), (Some(0), String::new()));
 }
 
-#[cfg(unix)]
-fn interrupt(pid: u32) {
-    // The shell's own: a program of that name is not everywhere.
-    assert!(Command::new("sh").args(["-c", &format!("kill -INT {pid}")]).status().unwrap().success());
-}
-
 #[test]
 #[cfg(unix)]
 fn ctrl_c_ends_a_generation_whole() {
@@ -251,7 +235,7 @@ fn ctrl_c_ends_a_generation_whole() {
     let mut stdout = child.stdout.take().unwrap();
     let mut text = vec![0; 64];
     stdout.read_exact(&mut text).unwrap();
-    interrupt(child.id());
+    send("INT", &child);
     stdout.read_to_end(&mut text).unwrap();
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(130));
@@ -272,10 +256,10 @@ fn a_second_ctrl_c_ends_the_program() {
     let mut stdout = child.stdout.take().unwrap();
     stdout.read_exact(&mut [0; 8]).unwrap();
     std::thread::sleep(std::time::Duration::from_millis(300));
-    interrupt(child.id());
+    send("INT", &child);
     std::thread::sleep(std::time::Duration::from_millis(300));
     assert_eq!(child.try_wait().unwrap(), None, "the first one lets it finish its line");
-    interrupt(child.id());
+    send("INT", &child);
     assert_eq!(child.wait().unwrap().code(), Some(130));
 }
 

@@ -14,7 +14,7 @@ const TOKENIZERS: [&str; 4] = [
 
 /// A file of the test data.
 fn data(name: &str) -> Vec<u8> {
-    let path = elapid_test_data::path(name);
+    let path = elapid_test_support::data::path(name);
     std::fs::read(&path).unwrap_or_else(|error| panic!("cannot read {}: {error}", path.display()))
 }
 
@@ -101,7 +101,7 @@ fn golden_texts() {
 fn whole_files() {
     for (name, oracle, table) in all() {
         let tokenizer = Tokenizer::parse(&table).unwrap();
-        let files = ["text/sotu.txt", "text/moby-dick.txt"].map(elapid_test_data::path);
+        let files = ["text/sotu.txt", "text/moby-dick.txt"].map(elapid_test_support::data::path);
         // A text with more than English: wiki.test.raw of wikitext-2, for example.
         for file in files.into_iter().chain(std::env::var_os("ELAPID_TEXT").map(Into::into)) {
             let text = std::fs::read_to_string(&file).unwrap();

@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
-use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
+
+use elapid_test_support::process::{command, exit_code, send};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_elapid-pack");
 
@@ -39,9 +40,7 @@ impl Folder {
     }
 
     fn pack(&self, args: &[&str]) -> Command {
-        // Whoever runs the tests may ignore signals, and children inherit that.
-        let mut command = Command::new("env");
-        command.args(["--default-signal=HUP,INT,TERM", PROGRAM]);
+        let mut command = command(PROGRAM);
         command.current_dir(&self.0).args(args).stdin(Stdio::null()).stderr(Stdio::piped());
         command
     }
@@ -247,16 +246,6 @@ fn start_long(folder: &Folder) -> Child {
     child
 }
 
-fn send(signal: &str, child: &Child) {
-    let kill = Command::new("sh").args(["-c", &format!("kill -{signal} {}", child.id())]).status();
-    assert!(kill.unwrap().success());
-}
-
-/// The exit code as a shell says it.
-fn code(status: ExitStatus) -> i32 {
-    status.code().unwrap_or_else(|| 128 + status.signal().unwrap())
-}
-
 #[test]
 fn signals_leave_the_old_file_alone() {
     let folder = Folder::new();
@@ -265,7 +254,7 @@ fn signals_leave_the_old_file_alone() {
         let child = start_long(&folder);
         send(signal, &child);
         let output = child.wait_with_output().unwrap();
-        assert_eq!(code(output.status), expected, "{signal}");
+        assert_eq!(exit_code(output.status), expected, "{signal}");
         let error = String::from_utf8(output.stderr).unwrap();
         // Before it listens, nothing is said.
         assert!(error.is_empty() || error == "error: interrupted; nothing was written\n", "{error}");

@@ -124,7 +124,7 @@ enum Task {
     },
     /// Pack the models that come with the project into models/
     Bundle {
-        /// Folder with their checkpoints. Default: those in tests/data
+        /// Folder with their checkpoints. Default: those in tests/support
         #[arg(long, value_name = "FOLDER")]
         from: Option<PathBuf>,
     },
@@ -205,7 +205,7 @@ fn main() -> ExitCode {
             check_real::check_real(&folder, quant.as_deref(), wiki.as_deref())
         }
         Task::Bundle { from } => {
-            let checkpoints = from.unwrap_or_else(|| elapid_test_data::path("models"));
+            let checkpoints = from.unwrap_or_else(|| elapid_test_support::data::path("models"));
             models::bundle(&toolchain::root().join(checkpoints)).map(done)
         }
         Task::Bench { peer: true, model, threads, python } => {

@@ -399,7 +399,7 @@ fn the_bundled_models_open() {
         ("address-300k", Arch::Mamba, 96, 4, 192, 1024),
         ("address-4m", Arch::FalconMamba, 256, 6, 512, 4096),
     ] {
-        let dir = elapid_test_data::path(&format!("models/{name}"));
+        let dir = elapid_test_support::data::path(&format!("models/{name}"));
         let checkpoint = Checkpoint::open(&dir).unwrap();
         let config = checkpoint.config();
         assert_eq!((config.arch, config.d_model, config.n_layer), (arch, d_model, n_layer));

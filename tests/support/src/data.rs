@@ -1,7 +1,6 @@
 //! Checkpoints, tokenizers and texts that tests read. They lie compressed in `files` and are unpacked when they are asked for.
 //!
 //! Where they come from and under which licence: `README.md` beside `Cargo.toml`.
-#![forbid(unsafe_code)]
 
 use std::fs::{self, File};
 use std::io;
@@ -35,6 +34,32 @@ pub fn path(name: &str) -> PathBuf {
 pub fn text(name: &str) -> String {
     let file = path(name);
     fs::read_to_string(&file).unwrap_or_else(|error| panic!("cannot read {}: {error}", file.display()))
+}
+
+/// The last 2% of each training text, by characters, joined: what the bundled models have not seen.
+///
+/// The split is that of `tools/train/train.py`.
+///
+/// # Panics
+/// As [`text`].
+#[must_use]
+pub fn held_out_text() -> String {
+    texts(|text, trained_on| text.chars().skip(trained_on).collect())
+}
+
+/// What the bundled models were trained on: the rest of the texts.
+///
+/// # Panics
+/// As [`text`].
+#[must_use]
+pub fn training_text() -> String {
+    texts(|text, trained_on| text.chars().take(trained_on).collect())
+}
+
+/// A part of each training text, joined.
+fn texts(part: impl Fn(&str, usize) -> String) -> String {
+    let texts = ["text/sotu.txt", "text/moby-dick.txt"].map(text);
+    texts.iter().map(|text| part(text, (text.chars().count() as f64 * 0.98) as usize)).collect()
 }
 
 /// Unpacks a file, or all files below a folder, unless what is there is newer.
@@ -88,6 +113,15 @@ mod tests {
     fn texts_are_those_that_the_models_were_trained_on() {
         assert_eq!(text("text/moby-dick.txt").len(), 1_204_997);
         assert_eq!(text("text/sotu.txt").len(), 10_761_413);
+    }
+
+    /// Lengths and ends as `tests/reference/held_out.py` gives them.
+    #[test]
+    fn held_out_text_is_that_of_python() {
+        let text = held_out_text();
+        assert_eq!((text.chars().count(), text.len()), (239_008, 240_788));
+        assert!(text.starts_with("ndon their agenda or Republicans simply "));
+        assert!(text.ends_with("n as it rolled five thousand years ago.\n"));
     }
 
     #[test]

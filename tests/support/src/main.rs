@@ -2,5 +2,5 @@
 #![forbid(unsafe_code)]
 
 fn main() {
-    println!("{}", elapid_test_data::path("").display());
+    println!("{}", elapid_test_support::data::path("").display());
 }

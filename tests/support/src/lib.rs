@@ -1,0 +1,5 @@
+//! What tests of several crates share.
+#![forbid(unsafe_code)]
+
+pub mod data;
+pub mod process;
