@@ -30,7 +30,7 @@ const STACK: usize = 128 << 10;
 pub fn handle() -> io::Result<()> {
     signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
     let (tell, told) = mpsc::channel();
-    // In the thread that receives them: no signal is taken from the system where that can't be started.
+    // The thread registers itself: if it can't be started, signals keep their usual effect.
     let work = move || match register() {
         Ok(mut signals) => {
             let _ = tell.send(Ok(()));
@@ -42,7 +42,7 @@ pub fn handle() -> io::Result<()> {
     told.recv().unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))
 }
 
-/// Has signals set [`SIGNAL`], and come to [`receive`].
+/// Registers for the signals: they set [`SIGNAL`] at once, and the result gives them to [`receive`].
 fn register() -> io::Result<Signals> {
     let received = Signals::new(signals())?;
     for signal in signals() {

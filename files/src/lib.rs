@@ -1,4 +1,4 @@
-//! What the programs need of files and signals.
+//! File and signal handling that the programs share.
 //!
 //! * [`Output`] replaces a file when it is complete, or leaves it as it was.
 //! * [`open_regular`] and [`read_stream`] open what is to be read, without waiting for what never comes.

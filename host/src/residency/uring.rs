@@ -95,13 +95,14 @@ fn fill(shared: &Shared, flight: &mut Flight, file: RawFd) -> bool {
             };
             let segment = &shared.schedule.segments[order.segment];
             let bytes = &mut order.buffer[..segment.len as usize];
+            // The file is open as long as `shared`. If it were not, the kernel would report an error or read another file's bytes,
+            // whose checksums don't match.
             let read = opcode::Read::new(types::Fd(file), bytes.as_mut_ptr(), segment.len);
             let entry = read.offset(segment.offset).build().user_data(place as u64);
             *slot = Some(order);
             // SAFETY: the entry's memory is that of the order's buffer, which stays mapped at its address while the order is in
             // `orders`, and is touched by nobody else: it is taken out only when the kernel has reported this entry, also
-            // where this thread panics, as `Flight` is dropped only when none is left. The file is open as long as `shared`;
-            // were it not, the kernel would report an error, or read another file's bytes, whose checksums don't match.
+            // where this thread panics, as `Flight` is dropped only when none is left.
             let pushed = unsafe { flight.queue.submission().push(&entry) };
             // The queue has room for as many entries as there are places, and each push is of a place that was empty.
             debug_assert!(pushed.is_ok());
