@@ -11,7 +11,7 @@ use crate::error::{Context, Error, Result};
 use crate::libtest::Tally;
 use crate::steps::Step;
 use crate::table::{Outcome, Row};
-use crate::toolchain::root;
+use crate::toolchain::Toolchain;
 
 /// Which steps wait and which run. Places are those in the list of steps.
 struct Queue<'s> {
@@ -44,7 +44,7 @@ impl<'s> Queue<'s> {
 
 /// Runs `steps`, up to `jobs` at once; the rows are in the order of the steps.
 pub fn run(steps: &[&Step], install: bool, jobs: usize) -> Result<Vec<Row>> {
-    let folder = root().join("target/xtask-steps");
+    let folder = Toolchain::Current.target_dir().join("xtask-steps");
     fs::create_dir_all(&folder).context(|| format!("cannot make {}", folder.display()))?;
     let (queue, changed) = (Mutex::new(Queue::new(steps)), Condvar::new());
     let work = || {
