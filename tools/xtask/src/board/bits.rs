@@ -87,7 +87,7 @@ impl Bits {
     }
 
     fn run(&self, toolchain: Toolchain, model: &Path, tokens: &[u32]) -> Result<Ran> {
-        let file = scratch(&format!("{}.tokens", self.name))?;
+        let file = scratch(self.name, ".tokens")?;
         let words = std::iter::once(tokens.len() as u32).chain(tokens.iter().copied());
         fs::write(&file, words.flat_map(u32::to_le_bytes).collect::<Vec<_>>())
             .context(|| format!("cannot write {}", file.display()))?;
@@ -161,7 +161,7 @@ impl Board for Bits {
 
         let mut bytes = fs::read(&model).context(|| format!("cannot read {}", model.display()))?;
         fault::another_weight(&mut bytes)?;
-        let changed = scratch(&format!("{}-fault.elp", self.name))?;
+        let changed = scratch(self.name, "-fault.elp")?;
         fs::write(&changed, bytes).context(|| format!("cannot write {}", changed.display()))?;
         if Bits::run(self, toolchain, &changed, &tokens)?.logits == ran.logits {
             return Err(Error::new("the comparison is broken: it does not see that a weight was changed"));
@@ -171,7 +171,7 @@ impl Board for Bits {
         for fixture in FIXTURES {
             let tokens = self::tokens(fixture)?;
             for quant in ["q8", "q4"] {
-                let model = packed(&packer, fixture, quant)?;
+                let model = packed(self.name, &packer, fixture, quant)?;
                 self.compare(toolchain, &format!("{fixture} {quant} I16"), &model, &tokens)?;
             }
         }
@@ -184,8 +184,8 @@ impl Board for Bits {
 }
 
 /// A fixture's checkpoint, packed.
-fn packed(packer: &Built, fixture: &str, quant: &str) -> Result<PathBuf> {
-    let file = scratch(&format!("{fixture}-{quant}.elp"))?;
+fn packed(board: &str, packer: &Built, fixture: &str, quant: &str) -> Result<PathBuf> {
+    let file = scratch(board, &format!("-{fixture}-{quant}.elp"))?;
     pack(packer, &[folder(fixture).as_os_str()], &file, quant)?;
     Ok(file)
 }

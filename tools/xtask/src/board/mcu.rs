@@ -95,9 +95,9 @@ impl Mcu {
     ) -> Result<Emulated> {
         let mut bytes = model.to_vec();
         change(&mut bytes)?;
-        let file = scratch(&format!("{}-fault.elp", self.board.name))?;
+        let file = scratch(self.board.name, "-fault.elp")?;
         fs::write(&file, bytes).context(|| format!("cannot write {}", file.display()))?;
-        let logs = scratch(&format!("{}-fault.logs", self.board.name))?;
+        let logs = scratch(self.board.name, "-fault.logs")?;
         emulate(&mut self.emulator(toolchain, Some(&file), &logs), script, LIMIT)
     }
 
@@ -131,7 +131,7 @@ impl Mcu {
 
     /// Models that can't be run, each of which must be refused in words.
     fn bad_models(&self, toolchain: Toolchain, model: &[u8], script: &str) -> Result<()> {
-        let logs = scratch(&format!("{}-none.logs", self.board.name))?;
+        let logs = scratch(self.board.name, "-none.logs")?;
         let none = emulate(&mut self.emulator(toolchain, None, &logs), script, LIMIT)?;
         self.refused("no model", &none, &["not a packed model"])?;
         let newer = self.with_fault(toolchain, model, script, |file| fault::newer_version(file))?;
@@ -180,7 +180,7 @@ impl Board for Mcu {
 
     fn run(&self, toolchain: Toolchain, request: &Request) -> Result<()> {
         self.build(toolchain, request)?;
-        let logs = scratch(&format!("{}.logs", self.board.name))?;
+        let logs = scratch(self.board.name, ".logs")?;
         let mut command = self.emulator(toolchain, Some(&self.model(request)), &logs);
         println!("Type a prompt, or /exit.");
         must(&mut command)?;
@@ -199,7 +199,7 @@ impl Board for Mcu {
         };
         let case = Case { model: &file, prompt: PROMPT, tokens: TOKENS, seed: 1, compute };
         let script = case.script();
-        let logs = scratch(&format!("{}.logs", self.board.name))?;
+        let logs = scratch(self.board.name, ".logs")?;
         let mut command = self.emulator(toolchain, Some(&file), &logs);
         let done = emulate(&mut command, &script, LIMIT)?;
         if done.code != 0 {
@@ -299,9 +299,9 @@ pub fn predicted(program: &Path, board: &table::Board, model: &Path) -> Result<(
     Ok(())
 }
 
-/// A file that a test writes.
-pub fn scratch(name: &str) -> Result<PathBuf> {
+/// A file that a board's step writes: its name begins with the board's, since steps run side by side.
+pub fn scratch(board: &str, rest: &str) -> Result<PathBuf> {
     let folder = root().join("target/boards");
     fs::create_dir_all(&folder).context(|| format!("cannot make {}", folder.display()))?;
-    Ok(folder.join(name))
+    Ok(folder.join(format!("{board}{rest}")))
 }

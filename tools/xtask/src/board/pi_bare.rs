@@ -54,6 +54,8 @@ const MODEL: &str = "address-4m.elp";
 /// An emulator that has a machine.
 #[derive(Debug, Clone)]
 struct Emulator {
+    /// The board's name.
+    board: &'static str,
     program: PathBuf,
     machine: &'static str,
 }
@@ -61,7 +63,7 @@ struct Emulator {
 impl PiBare {
     fn emulator(&self) -> Result<Emulator> {
         let program = if self.everywhere { emulator(EMULATOR) } else { backports::program(self.machine)? };
-        Ok(Emulator { program, machine: self.machine })
+        Ok(Emulator { board: self.name, program, machine: self.machine })
     }
 }
 
@@ -83,21 +85,21 @@ impl Board for PiBare {
     }
 
     fn build(&self, toolchain: Toolchain, _request: &Request) -> Result<()> {
-        let image = kernel(toolchain)?;
+        let image = kernel(self.name, toolchain)?;
         println!("{}", image.display());
         Ok(())
     }
 
     fn run(&self, toolchain: Toolchain, request: &Request) -> Result<()> {
-        let kernel = kernel(toolchain)?;
-        let card = card(&model(request), None)?;
+        let kernel = kernel(self.name, toolchain)?;
+        let card = card(self.name, &model(request), None)?;
         println!("Ctrl-A X ends the emulator");
         must(qemu(&self.emulator()?, &kernel, Some(&card)).args(["-serial", "mon:stdio"]))
     }
 
     fn test(&self, toolchain: Toolchain, request: &Request) -> Result<()> {
         if !self.everywhere {
-            return checks::another_board(&self.emulator()?, &kernel(toolchain)?, request);
+            return checks::another_board(&self.emulator()?, &kernel(self.name, toolchain)?, request);
         }
         // What does not depend on the board has its tests on this machine.
         let mut units = Toolchain::Current.cargo();
@@ -111,12 +113,12 @@ impl Board for PiBare {
             "--lib",
         ]);
         must(units.arg("--target-dir").arg(root().join("target/boards")))?;
-        checks::all(&self.emulator()?, &kernel(toolchain)?, request)
+        checks::all(&self.emulator()?, &kernel(self.name, toolchain)?, request)
     }
 
     fn flash(&self, toolchain: Toolchain, request: &Request) -> Result<()> {
-        let kernel = kernel(toolchain)?;
-        let card = card(&model(request), Some((&kernel, request.firmware.as_deref())))?;
+        let kernel = kernel(self.name, toolchain)?;
+        let card = card(self.name, &model(request), Some((&kernel, request.firmware.as_deref())))?;
         match &request.to {
             Some(device) => {
                 sd_image::copy(&card, device)?;
@@ -147,12 +149,12 @@ fn read(file: &Path) -> Result<Vec<u8>> {
 }
 
 /// Builds the kernel, checks that it fits, and returns where its image is.
-fn kernel(toolchain: Toolchain) -> Result<PathBuf> {
+fn kernel(board: &str, toolchain: Toolchain) -> Result<PathBuf> {
     mcu::build(toolchain, (TARGET, CPU), "core", "release", NAME)?;
     let program = toolchain.target_dir().join(TARGET).join("release/kernel8");
     mcu::sizes(&program, NAME, &[IMAGE], STACKS)?;
     let image = flat_image(&elf::stored(&program)?)?;
-    let file = scratch("kernel8.img")?;
+    let file = scratch(board, "-kernel8.img")?;
     fs::write(&file, image).context(|| format!("cannot write {}", file.display()))?;
     Ok(file)
 }
@@ -171,7 +173,7 @@ fn flat_image(parts: &[(u64, Vec<u8>)]) -> Result<Vec<u8>> {
 }
 
 /// Makes a card with a model; with the kernel and the firmware's files where it is for a board.
-fn card(model: &Path, boot: Option<(&Path, Option<&Path>)>) -> Result<PathBuf> {
+fn card(board: &str, model: &Path, boot: Option<(&Path, Option<&Path>)>) -> Result<PathBuf> {
     let name = model.file_name().map_or("model.elp".into(), |name| name.to_string_lossy());
     let mut files = vec![(name.into_owned(), read(model)?)];
     if let Some((kernel, firmware)) = boot {
@@ -184,7 +186,7 @@ fn card(model: &Path, boot: Option<(&Path, Option<&Path>)>) -> Result<PathBuf> {
         }
     }
     let items: Vec<_> = files.iter().map(|(name, bytes)| Item { name, bytes }).collect();
-    let file = scratch(if boot.is_some() { "pi-bare.img" } else { "pi-bare-model.img" })?;
+    let file = scratch(board, if boot.is_some() { ".img" } else { "-model.img" })?;
     sd_image::write(&file, &items)?;
     Ok(file)
 }

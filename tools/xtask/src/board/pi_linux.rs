@@ -104,7 +104,7 @@ fn user(cpu: &str, program: &Path) -> Command {
 
 /// A copy of the program without names for a debugger, which are three quarters of it.
 fn stripped(name: &str, program: &Path) -> Result<PathBuf> {
-    let file = scratch(&format!("{name}-elapid"))?;
+    let file = scratch(name, "-elapid")?;
     let strip = if on_path(STRIP).is_some() { STRIP } else { "strip" };
     must(Command::new(strip).arg("-o").arg(&file).arg(program))?;
     Ok(file)
@@ -141,7 +141,7 @@ fn on_every_cpu(program: &Path) -> Result<()> {
 
 /// A folder for what this board's test makes.
 fn work(name: &str) -> Result<PathBuf> {
-    scratch(&format!("pi-linux-{name}"))
+    scratch("pi-linux", &format!("-{name}"))
 }
 
 /// A folder for what is downloaded, which a clean build does not lose.

@@ -71,8 +71,8 @@ fn partition(file: &Path) -> Result<Vec<u8>> {
 }
 
 /// Writes an image.
-fn write(name: &str, bytes: &[u8]) -> Result<PathBuf> {
-    let file = scratch(name)?;
+fn write(rest: &str, bytes: &[u8]) -> Result<PathBuf> {
+    let file = scratch(PICO2.name, rest)?;
     fs::write(&file, bytes).context(|| format!("cannot write {}", file.display()))?;
     println!("{}: {} bytes", file.display(), bytes.len());
     Ok(file)
@@ -113,10 +113,10 @@ impl Board for Pico2 {
         self.build(toolchain, request)?;
         let mut parts = stored(&program(toolchain))?;
         let model = partition(&model(request))?;
-        let alone = write("pico2.uf2", &uf2::file(&parts, uf2::RP2350_ARM_S))?;
-        let bare = write("pico2-model.bin", &model)?;
+        let alone = write(".uf2", &uf2::file(&parts, uf2::RP2350_ARM_S))?;
+        let bare = write("-model.bin", &model)?;
         parts.push((PICO2.model.start, model));
-        let both = write("pico2-with-model.uf2", &uf2::file(&parts, uf2::RP2350_ARM_S))?;
+        let both = write("-with-model.uf2", &uf2::file(&parts, uf2::RP2350_ARM_S))?;
         println!(
             "Hold BOOTSEL while you plug the board in, and copy {} to the drive that appears.",
             both.display()

@@ -95,7 +95,7 @@ fn wants(console: &str, text: &str) -> Result<()> {
 
 fn generates_as_the_host(emulator: &Emulator, kernel: &Path, request: &Request) -> Result<()> {
     let model = model(request);
-    let card = card(&model, None)?;
+    let card = card(emulator.board, &model, None)?;
     let case = Case { model: &model, prompt: "My fellow citizens", tokens: 64, seed: 7, compute: &[] };
     let mut dialogue = start(emulator, kernel, Some(&card), &IN_TURN)?;
     dialogue.until(PROMPT)?;
@@ -142,7 +142,7 @@ fn bad_models_are_told(emulator: &Emulator, kernel: &Path) -> Result<()> {
         bytes.truncate(bytes.len() - 4096);
         Ok(())
     })?;
-    let file = scratch("pi-bare-faults.img")?;
+    let file = scratch(NAME, "-faults.img")?;
     let items = [
         Item { name: "elapid.txt", bytes: b"# settings\nmodel = good.elp\ncores = many\n" },
         Item { name: "good.elp", bytes: &good },
@@ -202,7 +202,7 @@ fn bad_models_are_told(emulator: &Emulator, kernel: &Path) -> Result<()> {
 
 /// No card, one without a file system, and one without a model.
 fn bad_cards_are_told(emulator: &Emulator, kernel: &Path) -> Result<()> {
-    let file = scratch("pi-bare-none.img")?;
+    let file = scratch(NAME, "-none.img")?;
     for (card, told) in [
         (None, "error: no card answers"),
         (Some(&[][..]), "error: no model on the card"),
@@ -231,7 +231,7 @@ fn overwrite(file: &Path, at: u64, bytes: &[u8]) -> Result<()> {
 /// A card that gives wrong data without saying so, and one that is pulled out, while a text is generated from it.
 fn a_card_that_fails_is_told(emulator: &Emulator, kernel: &Path) -> Result<()> {
     let model = root().join("models").join(MODEL);
-    let card = card(&model, None)?;
+    let card = card(emulator.board, &model, None)?;
     let case = Case { model: &model, prompt: "My fellow citizens", tokens: 4, seed: 7, compute: &[] };
     let mut dialogue = start(emulator, kernel, Some(&card), &IN_TURN)?;
     dialogue.until(PROMPT)?;
@@ -273,9 +273,9 @@ fn a_chat_goes_on_after_ctrl_c(emulator: &Emulator, kernel: &Path) -> Result<()>
         ..RoleTable::default()
     };
     let chatting = with_roles(&read(&root().join("models").join(MODEL))?, &roles)?;
-    let model = scratch("pi-bare-chat.elp")?;
+    let model = scratch(NAME, "-chat.elp")?;
     std::fs::write(&model, &chatting).context(|| format!("cannot write {}", model.display()))?;
-    let card = scratch("pi-bare-chat.img")?;
+    let card = scratch(NAME, "-chat.img")?;
     sd_image::write(&card, &[Item { name: "chat.elp", bytes: &chatting }])?;
     let mut dialogue = start(emulator, kernel, Some(&card), &IN_TURN)?;
     dialogue.until("this model chats")?;
@@ -324,7 +324,7 @@ fn the_card_is_read_while_layers_are_computed(emulator: &Emulator, kernel: &Path
     /// The canary: what is measured must be next to nothing then.
     const MOST_NOT_AHEAD: f64 = 0.05;
     let model = root().join("models").join(MODEL);
-    let card = card(&model, None)?;
+    let card = card(emulator.board, &model, None)?;
     let case = Case { model: &model, prompt: "My fellow citizens", tokens: 6, seed: 7, compute: &[] };
     let share = |ahead: &str| -> Result<f64> {
         let mut dialogue = start(emulator, kernel, Some(&card), &COUNTED_TIME)?;
@@ -382,7 +382,7 @@ fn monitor(dialogue: &mut Dialogue, command: &str) -> Result<()> {
 
 /// Starts a kernel with [`MODEL`] on its card, with instructions counted.
 fn start_counting(emulator: &Emulator, kernel: &Path, counter: &Counter) -> Result<Dialogue> {
-    let card = card(&root().join("models").join(MODEL), None)?;
+    let card = card(emulator.board, &root().join("models").join(MODEL), None)?;
     let mut command = qemu(emulator, kernel, Some(&card));
     command.args(["-serial", "mon:stdio"]).args(COUNTED_TIME);
     let mut dialogue = Dialogue::start(counter.attach(&mut command, &IDLE), PATIENCE)?;
