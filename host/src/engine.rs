@@ -243,7 +243,7 @@ impl Engine {
     /// The model, for steps by hand.
     #[must_use]
     pub fn model(&self) -> Model<'_> {
-        Model::new(self.layout(), self.kernels, &self.pool)
+        Model::float(self.layout(), self.kernels, &self.pool)
     }
 
     /// The model in the fixed path, for steps by hand.
@@ -251,7 +251,7 @@ impl Engine {
     /// # Errors
     /// [`StepError::Type`] if a matrix is neither q8 nor q4.
     pub fn fixed_model(&self) -> Result<fixed::Model<'_>, StepError> {
-        fixed::Model::new(self.layout(), self.fixed, &self.pool)
+        fixed::Model::fixed(self.layout(), self.fixed, &self.pool)
     }
 
     /// Memory for one sequence. Under a cap, all that the plan says is allocated now, and reading begins.

@@ -104,12 +104,12 @@ impl FixedRunner {
     /// If the model or the state can't be used.
     pub fn with<R>(
         &mut self,
-        kernels: &dyn Kernels,
+        kernels: &(dyn Kernels + 'static),
         team: &dyn Team,
         work: impl FnOnce(&Model<'_>, &mut Session<'_>, &mut dyn LayerSource) -> R,
     ) -> Result<R, StepError> {
         let config = self.header.layout().config();
-        let model = Model::new(self.header.layout(), kernels, team)?;
+        let model = Model::fixed(self.header.layout(), kernels, team)?;
         let mut undo = OwnedState::new(config, 1, self.kind);
         let size = ScratchSize::of(config, self.chunk);
         // Nothing may depend on what the working memory holds.
@@ -130,7 +130,7 @@ impl FixedRunner {
     /// As the step's.
     pub fn all_logits(
         &mut self,
-        kernels: &dyn Kernels,
+        kernels: &(dyn Kernels + 'static),
         team: &dyn Team,
         tokens: &[u32],
     ) -> Result<Vec<i32>, StepError> {

@@ -116,7 +116,7 @@ fn every_way_gives_the_same_bits() {
             let path = pack_as(&fixture, folder.path(), quant, 1 << 20);
             let blocks = pack_as(&fixture, small.path(), quant, 16 << 10);
             for kind in KINDS {
-                let run = |path: &Path, kernels: &dyn Kernels, team: &dyn Team, chunk: usize| {
+                let run = |path: &Path, kernels: &(dyn Kernels + 'static), team: &dyn Team, chunk: usize| {
                     let mut runner = FixedRunner::open(path, kind, chunk);
                     runner.all_logits(kernels, team, &tokens).expect("the step succeeds")
                 };

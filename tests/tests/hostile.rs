@@ -65,7 +65,7 @@ fn run_by(team: &dyn Team, file: &[u8]) -> Outcome {
     let (mut undo_conv, mut undo_ssm) = (vec![0.0; one.conv], vec![0.0; one.ssm]);
     let (mut floats, mut ints) = (vec![0.0; size.floats], vec![0; size.ints]);
     let mut scales = vec![Scale::default(); size.scales];
-    let model = Model::new(layout, kernels::detect(), team);
+    let model = Model::float(layout, kernels::detect(), team);
     let step = || {
         let state = State { conv: &mut conv, ssm: SsmState::F32(&mut ssm) };
         let undo = State { conv: &mut undo_conv, ssm: SsmState::F32(&mut undo_ssm) };

@@ -96,7 +96,7 @@ fn pack_scaled(fixture: &Fixture, folder: &Path, way: &Way, n: i32, quant_as: Qu
     pack(&checkpoint, folder, &quant(quant_as))
 }
 
-fn logits(path: &Path, chunk: usize, kernels: &dyn kernels::Kernels, tokens: &[u32]) -> Vec<u32> {
+fn logits(path: &Path, chunk: usize, kernels: &(dyn kernels::Kernels + 'static), tokens: &[u32]) -> Vec<u32> {
     let mut runner = Runner::open(path, StateKind::F32, chunk);
     let logits = runner.all_logits(kernels, &Solo, tokens).expect("the step succeeds");
     logits.into_iter().map(f32::to_bits).collect()

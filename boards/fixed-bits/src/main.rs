@@ -55,7 +55,7 @@ fn main() -> ! {
 fn run(board: &mut Mps2, file: &'static [u8], tokens: &[u32]) -> Result<(), Error> {
     let (header, file) = model::find(file)?;
     let kernels = kernels::detect();
-    let model = Model::new(header.layout(), kernels, &Solo)?;
+    let model = Model::fixed(header.layout(), kernels, &Solo)?;
     let memory = MEMORY.take();
     let (mut session, checked, logits) = memory.lend(&model)?;
     let mut source = SliceSource::new(file, &header, checked)?;

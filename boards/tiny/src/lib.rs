@@ -34,7 +34,7 @@ const _: () = assert!(
 /// If there is no model, or not one of the size that the program was built for, or it is damaged.
 pub fn run(platform: &mut dyn Platform, memory: &'static [u8]) -> Result<(), Error> {
     let (header, file) = model::find(memory)?;
-    let model = Model::new(header.layout(), kernels::detect(), &Solo)?;
+    let model = Model::fixed(header.layout(), kernels::detect(), &Solo)?;
     let (state, scratch) = (STATE.take(), SCRATCH.take());
     let session = state.session(&model, scratch)?;
     let checked = CHECKED.take();

@@ -23,7 +23,7 @@ pub use cortex_m::CortexM;
 pub use isa::{GROUP, Isa, LANES, TOKEN_BLOCK};
 pub use scalar::Scalar;
 pub(crate) use share::MAX_TEAM;
-pub use share::{Share, Solo, Team, share, split, split_rows};
+pub use share::{Share, Solo, Split, Team, share, split, split_rows};
 #[cfg(target_arch = "x86_64")]
 pub use x86_64::{Avx2, Avx512, AvxVnni};
 

@@ -90,7 +90,7 @@ impl Fit {
         }
         if board.path == Path::Fixed {
             // Which types of weights it takes is its own to say.
-            let model = fixed::Model::new(layout, &fixed::kernels::Scalar, &Solo);
+            let model = fixed::Model::fixed(layout, &fixed::kernels::Scalar, &Solo);
             obstacles.extend(model.err().map(|error| error.to_string()));
         }
         Self {

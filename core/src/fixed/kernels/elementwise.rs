@@ -211,6 +211,7 @@ pub(super) fn conv_silu<S: Dot>(
     s: S,
     d_conv: usize,
     tokens: usize,
+    range: core::ops::Range<usize>,
     panels: &[u8],
     state: &mut [i32],
     exponents: &mut [u16],
@@ -226,7 +227,10 @@ pub(super) fn conv_silu<S: Dot>(
     let output = rows_mut(u.m).chunks_exact_mut(tokens).zip(u.e.chunks_exact_mut(tokens));
     let (mut state, mut exponents) = (rows_mut(state), exponents);
     let mut e = [0; 16];
+    let taken = range.len();
     for (w, ((x, xe), (u, ue))) in weights.zip(input.zip(output)) {
+        let (Some(x), Some(xe)) = (x.get(range.clone()), xe.get(range.clone())) else { return };
+        let (Some(u), Some(ue)) = (u.get_mut(range.clone()), ue.get_mut(range.clone())) else { return };
         let (Some(past), Some(past_e)) = (state.split_off_mut(..kept), exponents.split_off_mut(..kept))
         else {
             return;
@@ -249,9 +253,9 @@ pub(super) fn conv_silu<S: Dot>(
         }
         // The last inputs, oldest first.
         for j in 0..kept {
-            let (row, e) = match (past.get(tokens + j), past_e.get(tokens + j)) {
+            let (row, e) = match (past.get(taken + j), past_e.get(taken + j)) {
                 (Some(row), Some(e)) => (*row, *e),
-                _ => match (tokens + j).checked_sub(kept).and_then(|i| Some((x.get(i)?, xe.get(i)?))) {
+                _ => match (taken + j).checked_sub(kept).and_then(|i| Some((x.get(i)?, xe.get(i)?))) {
                     Some((row, e)) => (*row, above_lowest(*e)),
                     None => continue,
                 },

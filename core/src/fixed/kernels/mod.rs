@@ -148,11 +148,31 @@ pub enum SsmState<'a> {
     I32(&'a mut [i32]),
 }
 
+impl SsmState<'_> {
+    /// Reborrows for a shorter lifetime.
+    pub(crate) const fn reborrow(&mut self) -> SsmState<'_> {
+        match self {
+            Self::I16(state) => SsmState::I16(state),
+            Self::I32(state) => SsmState::I32(state),
+        }
+    }
+
+    /// No channels, of the same kind.
+    pub(crate) const fn none(&self) -> SsmState<'static> {
+        match self {
+            Self::I16(_) => SsmState::I16(&mut []),
+            Self::I32(_) => SsmState::I32(&mut []),
+        }
+    }
+}
+
 /// What all channels of a scan share.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct ScanInput<'a> {
     /// Tokens in the chunk, `T`.
     pub tokens: usize,
+    /// The tokens of the sequence whose state is given.
+    pub range: core::ops::Range<usize>,
     /// States of a channel, `N`.
     pub d_state: usize,
     /// Mantissas of B within +-16383, `[N/16][T][16]`, the last panel padded.
@@ -227,12 +247,13 @@ pub trait Kernels: Sync {
 
     /// Depthwise causal convolution over `d_conv` tokens and silu, for some panels of channels.
     ///
-    /// `state` is `[panels][d_conv - 1][16]`, the last inputs, oldest first, `exponents` `[panels][d_conv - 1]`, above the lowest
+    /// Of the `tokens` tokens only those of `range` take part, consecutive ones of one sequence. `state` is `[panels][d_conv - 1][16]`, the last inputs, oldest first, `exponents` `[panels][d_conv - 1]`, above the lowest
     /// there is.
     fn conv_silu(
         &self,
         d_conv: usize,
         tokens: usize,
+        range: core::ops::Range<usize>,
         panels: &[u8],
         state: &mut [i32],
         exponents: &mut [u16],
@@ -240,8 +261,8 @@ pub trait Kernels: Sync {
         u: WideMut<'_>,
     );
 
-    /// Selective scan with softplus of `dt` before, `D u` and the gate `silu(z)` after, for some panels of channels: the
-    /// result replaces `u`.
+    /// Selective scan with softplus of `dt` before, `D u` and the gate `silu(z)` after, for some panels of channels and the
+    /// tokens of `input.range`: the result replaces `u`.
     fn scan(
         &self,
         panels: &[u8],
@@ -448,7 +469,7 @@ macro_rules! instantiate {
                 logits(shape: &$crate::format::MatrixShape, panels: &[u8], x: &$crate::fixed::kernels::Input<'_>,
                     y: &mut [i32]));
             instantiate!(@method $isa, [$(#[$features])?], elementwise::conv_silu,
-                conv_silu(d_conv: usize, tokens: usize, panels: &[u8], state: &mut [i32], exponents: &mut [u16],
+                conv_silu(d_conv: usize, tokens: usize, range: core::ops::Range<usize>, panels: &[u8], state: &mut [i32], exponents: &mut [u16],
                     x: $crate::fixed::kernels::Wide<'_>, u: $crate::fixed::kernels::WideMut<'_>));
             instantiate!(@method $isa, [$(#[$features])?], scan::scan,
                 scan(panels: &[u8], state: $crate::fixed::kernels::SsmState<'_>,

@@ -111,7 +111,8 @@ fn scan_panels<S: Dot, H: Hold>(
         let dt = dt.iter().zip(dte);
         let io = dt.zip(z.iter().zip(ze)).zip(u.iter_mut().zip(ue));
         let exponents = input.b_exponents.iter().zip(input.c_exponents);
-        for (t, ((((dt, dte), (z, ze)), (u, ue)), (be, ce))) in io.zip(exponents).enumerate() {
+        let taking_part = io.zip(exponents).enumerate().take(input.range.end).skip(input.range.start);
+        for (t, ((((dt, dte), (z, ze)), (u, ue)), (be, ce))) in taking_part {
             let io = Token { dt: (dt, *dte), z: (z, *ze), d, a, input, t, exponents: (*be, *ce) };
             *ue = scan_token(s, &mut steps, &io, h, ranges, u, *ue);
         }

@@ -1,7 +1,7 @@
 //! The recurrent state: all that a model remembers.
 
-use super::kernels::{Range, SsmState};
-use super::num::{LOW, bits, magnitude};
+use crate::fixed::kernels::{Range, SsmState};
+use crate::fixed::num::{LOW, bits, magnitude};
 use crate::format::Config;
 use crate::model::StepError;
 
@@ -102,32 +102,6 @@ impl State<'_> {
         self.ranges.fill(Range::default());
     }
 
-    /// The state of one layer. `config` is the one that the state was sized by.
-    pub(super) fn layer(&mut self, config: &Config, layer: usize) -> State<'_> {
-        let one = StateSize::of(config, 1);
-        State {
-            conv: part(self.conv, one.conv, layer),
-            conv_exponents: part(self.conv_exponents, one.conv_exponents, layer),
-            ssm: match &mut self.ssm {
-                SsmState::I16(s) => SsmState::I16(part(s, one.ssm, layer)),
-                SsmState::I32(s) => SsmState::I32(part(s, one.ssm, layer)),
-            },
-            ranges: part(self.ranges, one.ranges, layer),
-        }
-    }
-
-    /// Copies from a state of the same size and kind.
-    pub(super) fn copy_from(&mut self, from: &State<'_>) {
-        copy(self.conv, from.conv);
-        copy(self.conv_exponents, from.conv_exponents);
-        match (&mut self.ssm, &from.ssm) {
-            (SsmState::I16(to), SsmState::I16(from)) => copy(to, from),
-            (SsmState::I32(to), SsmState::I32(from)) => copy(to, from),
-            _ => debug_assert!(false, "states of two kinds"),
-        }
-        copy(self.ranges, from.ranges);
-    }
-
     /// Whether mantissas and exponents are such as steps of a model file leave behind: only then nothing can overflow.
     ///
     /// Those are, for any weights:
@@ -164,16 +138,5 @@ impl State<'_> {
             }
         }
         Ok(())
-    }
-}
-
-fn part<T>(all: &mut [T], len: usize, index: usize) -> &mut [T] {
-    all.get_mut(index * len..(index + 1) * len).unwrap_or_default()
-}
-
-fn copy<T: Copy>(to: &mut [T], from: &[T]) {
-    debug_assert_eq!(to.len(), from.len());
-    for (to, from) in to.iter_mut().zip(from) {
-        *to = *from;
     }
 }

@@ -1,8 +1,10 @@
 //! Working memory of a step, cut from slices that the caller gives.
 
-use super::kernels::{Group, Inverse};
+use super::Fixed;
+use crate::fixed::kernels::{Group, Inverse};
 use crate::format::Config;
 use crate::kernels::GROUP;
+use crate::model::numbers::Buffers;
 
 /// Elements of the working memory for chunks of up to some number of tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,27 +94,23 @@ pub struct Scratch<'a> {
 }
 
 /// Wide vectors of a chunk: mantissas `[d/16][T][16]` and exponents `[d/16][T]`.
-pub(super) struct Vectors<'a> {
+pub struct Vectors<'a> {
     pub m: &'a mut [i32],
     pub e: &'a mut [i32],
 }
 
-/// The buffers of a chunk of `T` tokens.
-pub(super) struct Buffers<'a> {
-    /// Residual stream, `[d_model/16][T][16]`.
-    pub x: &'a mut [i32],
-    /// Its exponents, `[T]`.
-    pub xe: &'a mut [i32],
-    /// The exponents that it gets, `[T]`.
-    pub to: &'a mut [i32],
-    /// What a layer adds to it, `d_model`.
-    pub xn: Vectors<'a>,
-    /// The mixer's input (later dt), then the gate, `2 d_inner`, or longer.
-    pub xz: Vectors<'a>,
-    /// After the convolution, later the scan's output, `d_inner`.
-    pub u: Vectors<'a>,
-    /// dt of low rank, B and C, `dt_rank + 2 d_state`.
-    pub dbc: Vectors<'a>,
+/// The residual stream of a chunk, which has one exponent a token.
+pub struct Residual<'a> {
+    /// `[d_model/16][T][16]`.
+    pub m: &'a mut [i32],
+    /// `[T]`.
+    pub e: &'a mut [i32],
+    /// Exponents of bounds on the elements, `[T]`: [`Operations::norm`](crate::model::numbers::Operations::norm) finds them.
+    pub top: &'a mut [i32],
+}
+
+/// What operations need beside their vectors, for chunks of `T` tokens.
+pub struct Work<'a> {
     /// Reciprocals of the root mean squares, `[T]`.
     pub inv: &'a mut [Inverse],
     /// Activations, `[d/32][T][32]`.
@@ -146,17 +144,17 @@ impl Scratch<'_> {
     }
 
     /// Cuts the buffers, which must fit.
-    pub(super) fn cut(&mut self, config: &Config, tokens: usize) -> Buffers<'_> {
+    pub(super) fn cut(&mut self, config: &Config, tokens: usize) -> Buffers<'_, Fixed> {
         let n = Lengths::of(config, tokens);
         let mut rest = &mut *self.words;
         let mut take = |len: usize| rest.split_off_mut(..len).unwrap_or_default();
-        let (x, xe, to, qe, bce) =
-            (take(n.wide[0]), take(tokens), take(tokens), take(tokens), take(2 * tokens));
+        let x = Residual { m: take(n.wide[0]), e: take(tokens), top: take(tokens) };
+        let (qe, bce) = (take(tokens), take(2 * tokens));
         let mut vectors = |len: usize| Vectors { m: take(len), e: take(len / 16) };
         let (xn, xz) = (vectors(n.wide[1]), vectors(n.wide[2]));
         let (u, dbc) = (vectors(n.wide[3]), vectors(n.wide[4]));
         let (bc, q) = self.halves.split_at_mut_checked(n.bc).unwrap_or_default();
         let inv = self.inverses.get_mut(..tokens).unwrap_or_default();
-        Buffers { x, xe, to, xn, xz, u, dbc, inv, q, groups: self.groups, qe, bc, bce }
+        Buffers { x, xn, xz, u, dbc, work: Work { inv, q, groups: self.groups, qe, bc, bce } }
     }
 }

@@ -1,7 +1,9 @@
 //! Working memory of a step, cut from slices that the caller gives.
 
+use super::Float;
 use crate::format::Config;
 use crate::kernels::{GROUP, Scale};
+use crate::model::numbers::Buffers;
 
 /// Elements of the working memory for chunks of up to some number of tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,18 +78,8 @@ pub struct Scratch<'a> {
     pub scales: &'a mut [Scale],
 }
 
-/// The buffers of a chunk of `T` tokens.
-pub(super) struct Buffers<'a> {
-    /// Residual stream, `[d_model/16][T][16]`.
-    pub x: &'a mut [f32],
-    /// The residual normed, later what a layer adds to it, `[d_model/16][T][16]`.
-    pub xn: &'a mut [f32],
-    /// The mixer's input (later dt), then the gate, `[2 d_inner/16][T][16]`, or longer.
-    pub xz: &'a mut [f32],
-    /// After the convolution, later the scan's output, `[d_inner/16][T][16]`.
-    pub u: &'a mut [f32],
-    /// dt of low rank, B and C, `[dt_rank/16 + 2 d_state/16][T][16]`.
-    pub dbc: &'a mut [f32],
+/// What operations need beside their vectors, for chunks of `T` tokens.
+pub struct Work<'a> {
     /// Reciprocals of the root mean squares, `[T]`.
     pub inv: &'a mut [f32],
     /// Activations as int8.
@@ -111,12 +103,12 @@ impl Scratch<'_> {
     }
 
     /// Cuts the buffers, which must fit.
-    pub(super) fn cut(&mut self, config: &Config, tokens: usize) -> Buffers<'_> {
+    pub(in crate::model) fn cut(&mut self, config: &Config, tokens: usize) -> Buffers<'_, Float> {
         let n = Lengths::of(config, tokens);
         let mut rest = &mut *self.floats;
         let mut take = |len: usize| rest.split_off_mut(..len).unwrap_or_default();
         let (x, xn, xz, u) = (take(n.x), take(n.xn), take(n.xz), take(n.u));
         let (dbc, inv) = (take(n.dbc), take(n.inv));
-        Buffers { x, xn, xz, u, dbc, inv, q: self.ints, scales: self.scales }
+        Buffers { x, xn, xz, u, dbc, work: Work { inv, q: self.ints, scales: self.scales } }
     }
 }

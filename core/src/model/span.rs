@@ -2,12 +2,13 @@
 
 use core::ops::Range;
 
+use super::numbers::{Operations, Pass};
 use crate::format::{Layout, Part, PartGeometry, Section};
 use crate::kernels::LANES;
-use crate::source::{Fault, LayerSource, Lent, SourceError};
+use crate::source::{Fault, Lent, SourceError};
 
 /// Consecutive panels of a part, lent together.
-pub(crate) struct Run<'a> {
+pub struct Span<'a> {
     geometry: &'a PartGeometry,
     lent: Lent<'a>,
     /// The first block, counted within the section.
@@ -20,7 +21,7 @@ pub(crate) struct Run<'a> {
     pub blocks: usize,
 }
 
-impl<'a> Run<'a> {
+impl<'a> Span<'a> {
     /// The whole blocks of what was lent, which start at `block`, and how many there are.
     fn new(geometry: &'a PartGeometry, block: u32, lent: Lent<'a>) -> (Self, u32) {
         let stride = u64::from(geometry.block_stride);
@@ -40,7 +41,7 @@ impl<'a> Run<'a> {
         self.lent.checksums.map(|_| self.geometry.panels_per_block as usize)
     }
 
-    /// Whether a block, counted within the run, has its checksum.
+    /// Whether a block, counted within the span, has its checksum.
     pub fn is_sound(&self, block: usize) -> bool {
         let start = block.saturating_mul(self.geometry.block_stride as usize);
         let length = self.geometry.block_len(self.block.saturating_add(block as u32)) as usize;
@@ -48,7 +49,7 @@ impl<'a> Run<'a> {
         bytes.is_some_and(|bytes| self.lent.is_sound(block, bytes))
     }
 
-    /// The bytes of some panels, counted within the run: stretches of panels that lie together, each with the range it
+    /// The bytes of some panels, counted within the span: stretches of panels that lie together, each with the range it
     /// covers counted from `panels.start`.
     pub fn pieces(&self, panels: Range<usize>) -> impl Iterator<Item = (Range<usize>, &'a [u8])> + use<'a> {
         let per_block = (self.geometry.panels_per_block as usize).max(1);
@@ -70,71 +71,64 @@ impl<'a> Run<'a> {
     }
 }
 
-/// The panel of the embedding that holds a token's row.
-pub(crate) fn embedding_panel<'s>(
-    layout: &Layout,
-    source: &'s mut dyn LayerSource,
-    token: u32,
-) -> Result<&'s [u8], SourceError> {
-    let geometry = layout.part(Part::Embedding);
-    let panel = token / LANES as u32;
-    let per_block = geometry.panels_per_block.max(1);
-    let (block, within) = (panel / per_block, panel % per_block);
-    let start = (within * geometry.panel_bytes) as usize;
-    source.lend_within(Section::Embedding, block, start..start + geometry.panel_bytes as usize)
+impl<N: Operations> Pass<'_, N> {
+    /// The panel of the embedding that holds a token's row.
+    pub fn embedding_panel(&mut self, token: u32) -> Result<&[u8], SourceError> {
+        let geometry = self.model.layout.part(Part::Embedding);
+        let panel = token / LANES as u32;
+        let per_block = geometry.panels_per_block.max(1);
+        let (block, within) = (panel / per_block, panel % per_block);
+        let start = (within * geometry.panel_bytes) as usize;
+        self.source.lend_within(Section::Embedding, block, start..start + geometry.panel_bytes as usize)
+    }
 }
 
-/// Calls `work` with all panels of a part, in as many runs as the source needs.
-pub(crate) fn for_each_run(
-    layout: &Layout,
-    source: &mut dyn LayerSource,
-    section: Section,
+/// Calls `work` with all panels of a part, in as many spans as the source needs.
+pub fn for_each_span<N: Operations>(
+    p: &mut Pass<'_, N>,
     part: Part,
-    mut work: impl FnMut(&Run<'_>),
+    mut work: impl FnMut(&Span<'_>),
 ) -> Result<(), SourceError> {
-    runs(layout, source, section, part, false, |run| {
-        work(run);
+    spans(p, part, false, |span| {
+        work(span);
         None
     })
 }
 
-/// As [`for_each_run`], with runs whose blocks may be left to `work` to check ([`Run::block_to_check`]). It returns the first
-/// block, counted within the run, that it found damaged.
-pub(crate) fn for_each_run_to_check(
-    layout: &Layout,
-    source: &mut dyn LayerSource,
-    section: Section,
+/// As [`for_each_span`], with spans whose blocks may be left to `work` to check ([`Span::block_to_check`]). It returns the
+/// first block, counted within the span, that it found damaged.
+pub fn for_each_span_to_check<N: Operations>(
+    p: &mut Pass<'_, N>,
     part: Part,
-    work: impl FnMut(&Run<'_>) -> Option<u32>,
+    work: impl FnMut(&Span<'_>) -> Option<u32>,
 ) -> Result<(), SourceError> {
-    runs(layout, source, section, part, true, work)
+    spans(p, part, true, work)
 }
 
-/// Both of them.
+/// The loop that [`for_each_span`] and [`for_each_span_to_check`] share.
 #[inline(always)]
-fn runs(
-    layout: &Layout,
-    source: &mut dyn LayerSource,
-    section: Section,
+fn spans<N: Operations>(
+    p: &mut Pass<'_, N>,
     part: Part,
     to_check: bool,
-    mut work: impl FnMut(&Run<'_>) -> Option<u32>,
+    mut work: impl FnMut(&Span<'_>) -> Option<u32>,
 ) -> Result<(), SourceError> {
+    let (layout, section) = (p.model.layout, p.section);
     let geometry = layout.part(part);
     let mut blocks = geometry.block_range();
     while blocks.start < blocks.end {
         let lent = if to_check {
-            source.lend_to_check(section, blocks.clone())?
+            p.source.lend_to_check(section, blocks.clone())?
         } else {
-            Lent { bytes: source.lend(section, blocks.clone())?, checksums: None }
+            Lent { bytes: p.source.lend(section, blocks.clone())?, checksums: None }
         };
-        let (run, count) = Run::new(geometry, blocks.start, lent);
+        let (span, count) = Span::new(geometry, blocks.start, lent);
         if count == 0 {
             return Err(failed(layout, section, blocks.start, Fault::NoSuchBlock));
         }
-        let (left_to_check, damaged) = (run.block_to_check().is_some(), work(&run));
+        let (left_to_check, damaged) = (span.block_to_check().is_some(), work(&span));
         if left_to_check {
-            source.confirm(section, blocks.start..blocks.start + damaged.unwrap_or(count).min(count));
+            p.source.confirm(section, blocks.start..blocks.start + damaged.unwrap_or(count).min(count));
         }
         if let Some(damaged) = damaged {
             return Err(failed(layout, section, blocks.start.saturating_add(damaged), Fault::Checksum));
