@@ -113,7 +113,7 @@ pub trait Operations: Sized + Copy + fmt::Debug + 'static {
     /// The first `panels` panels of `tokens` tokens, and the rest.
     fn split<'a>(v: &'a mut Vector<'_, Self>, panels: usize, tokens: usize) -> [Vector<'a, Self>; 2];
 
-    /// The residual of the last `wanted` of `tokens` tokens, on its own; `room` holds it.
+    /// The residual of all `tokens` tokens, if so many are wanted; else of the last one, on its own, held in `room`.
     fn last<'a>(
         x: &'a mut Self::Residual<'_>,
         tokens: usize,

@@ -95,19 +95,10 @@ pub fn for_each_span<N: Operations>(
     })
 }
 
-/// As [`for_each_span`], with spans whose blocks may be left to `work` to check ([`Span::block_to_check`]). It returns the
-/// first block, counted within the span, that it found damaged.
-pub fn for_each_span_to_check<N: Operations>(
-    p: &mut Pass<'_, N>,
-    part: Part,
-    work: impl FnMut(&Span<'_>) -> Option<u32>,
-) -> Result<(), SourceError> {
-    spans(p, part, true, work)
-}
-
-/// The loop that [`for_each_span`] and [`for_each_span_to_check`] share.
+/// As [`for_each_span`]. With `to_check`, blocks may be left to `work` to check ([`Span::block_to_check`]); it returns the first
+/// block, counted within the span, that it found damaged.
 #[inline(always)]
-fn spans<N: Operations>(
+pub fn spans<N: Operations>(
     p: &mut Pass<'_, N>,
     part: Part,
     to_check: bool,

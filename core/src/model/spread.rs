@@ -1,13 +1,12 @@
 //! A matrix, spread over the spans that a source lends and the threads of a team.
 
-use core::ops::Range;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use super::StepError;
 use super::numbers::{Operations, Panels, Pass};
-use super::span::{Span, for_each_span, for_each_span_to_check};
+use super::span::spans;
 use crate::format::Part;
-use crate::kernels::{TOKEN_BLOCK, share};
+use crate::kernels::{MAX_TEAM, TOKEN_BLOCK, share};
 
 /// What sixteen lanes of one token cost, in the unit of [`share`]: rough, and only to tell little work from much.
 pub mod cost {
@@ -31,35 +30,37 @@ pub fn multiply<N: Operations, V: Panels>(
     work: impl Fn(&[u8], V::Of<'_>) + Sync,
 ) -> Result<(), StepError> {
     let (team, tokens) = (p.model.team, p.tokens);
-    let multiply = |span: &Span<'_>, panels: Range<usize>, y: &mut V::Of<'_>, before: usize| {
-        for (at, bytes) in span.pieces(panels) {
-            work(bytes, V::part(y, before + at.start..before + at.end, tokens));
-        }
-    };
-    if tokens > TOKEN_BLOCK {
-        for_each_span(p, part, |span| {
-            let y = V::share(y, span.first, 1, tokens);
-            share(team, span.panels, cost, y, |range, mut y| multiply(span, range, &mut y, 0));
-        })?;
-        return Ok(());
-    }
     // A few tokens wait for memory: a block is checked by the thread that multiplies it, on its way into the caches.
-    for_each_span_to_check(p, part, |span| {
-        let Some(each) = span.block_to_check() else {
-            let y = V::share(y, span.first, 1, tokens);
-            share(team, span.panels, cost, y, |range, mut y| multiply(span, range, &mut y, 0));
-            return None;
-        };
+    // A team of one that can't grow has no use for the code.
+    spans(p, part, MAX_TEAM > 1 && tokens <= TOKEN_BLOCK, |span| {
+        let each = span.block_to_check().filter(|_| MAX_TEAM > 1);
+        let (items, panels_each) = each.map_or((span.panels, 1), |each| (span.blocks, each));
         let damaged = AtomicU32::new(u32::MAX);
-        let y = V::share(y, span.first, each, tokens);
-        share(team, span.blocks, cost.saturating_mul(each), y, |blocks, mut y| {
-            for (i, block) in blocks.enumerate() {
-                if span.is_sound(block) {
-                    let panels = block * each..((block + 1) * each).min(span.panels);
-                    multiply(span, panels, &mut y, i * each);
-                } else {
-                    damaged.fetch_min(block as u32, Ordering::Relaxed);
+        let y = V::share(y, span.first, panels_each, tokens);
+        share(team, items, cost.saturating_mul(panels_each), y, |range, mut y| {
+            let (mut at, mut before) = (range.start, 0);
+            while at < range.end {
+                // A block, or all panels.
+                let panels = match each {
+                    Some(each) => {
+                        at += 1;
+                        if !span.is_sound(at - 1) {
+                            damaged.fetch_min((at - 1) as u32, Ordering::Relaxed);
+                            before += each;
+                            continue;
+                        }
+                        (at - 1) * each..(at * each).min(span.panels)
+                    }
+                    None => {
+                        at = range.end;
+                        range.clone()
+                    }
+                };
+                let count = panels.len();
+                for (covered, bytes) in span.pieces(panels) {
+                    work(bytes, V::part(&mut y, before + covered.start..before + covered.end, tokens));
                 }
+                before += count;
             }
         });
         Some(damaged.into_inner()).filter(|damaged| *damaged != u32::MAX)

@@ -225,13 +225,18 @@ impl Operations for Fixed {
         wanted: usize,
         room: &'a mut Vectors<'_>,
     ) -> Residual<'a> {
-        let before = tokens.saturating_sub(wanted);
-        let m = at_mut(room.m, 0, x.m.len() / tokens.max(1) * wanted);
-        let panels = x.m.as_chunks::<LANES>().0.chunks_exact(tokens.max(1));
-        for (to, panel) in m.as_chunks_mut::<LANES>().0.chunks_exact_mut(wanted.max(1)).zip(panels) {
-            copy(to, from(panel, before));
+        let Residual { m, e, top } = x;
+        if wanted == tokens {
+            return Residual { m, e, top };
         }
-        Residual { m, e: from_mut(x.e, before), top: from_mut(x.top, before) }
+        let panels = m.as_chunks::<LANES>().0.chunks_exact(tokens.max(1));
+        let last = panels.filter_map(|panel| panel.last());
+        for (to, last) in room.m.as_chunks_mut::<LANES>().0.iter_mut().zip(last) {
+            *to = *last;
+        }
+        let before = tokens.saturating_sub(1);
+        let room = at_mut(room.m, 0, m.len() / tokens.max(1));
+        Residual { m: room, e: from_mut(e, before), top: from_mut(top, before) }
     }
 
     fn embed(p: &mut Pass<'_, Self>, token: u32, t: usize, x: &mut Residual<'_>) -> Result<(), StepError> {

@@ -186,14 +186,17 @@ impl Operations for Float {
         wanted: usize,
         room: &'a mut &mut [f32],
     ) -> &'a mut [f32] {
-        let room = &mut room[..x.len() / tokens * wanted];
-        let panels = x.as_chunks::<LANES>().0.chunks_exact(tokens);
-        for (to, panel) in room.as_chunks_mut::<LANES>().0.chunks_exact_mut(wanted).zip(panels) {
-            copy(to, from(panel, tokens - wanted));
+        if wanted == tokens {
+            return x;
         }
-        room
+        let panels = x.as_chunks::<LANES>().0.chunks_exact(tokens);
+        for (to, panel) in room.as_chunks_mut::<LANES>().0.iter_mut().zip(panels) {
+            *to = panel[tokens - 1];
+        }
+        &mut room[..x.len() / tokens]
     }
 
+    #[inline(always)]
     fn embed(p: &mut Pass<'_, Self>, token: u32, t: usize, x: &mut &mut [f32]) -> Result<(), StepError> {
         let (tokens, shape, team) = (p.tokens, p.config().embedding(), p.model.team);
         let panels = p.config().padded_model() as usize / LANES;
@@ -258,6 +261,7 @@ impl Operations for Float {
     }
 
     // Each thread copies what it is about to overwrite, when it needs it in its caches anyway.
+    #[inline(always)]
     fn conv(
         p: &mut Pass<'_, Self>,
         state: &mut LayerState<'_, Self>,
@@ -298,6 +302,7 @@ impl Operations for Float {
         p.model.kernels.rescale(v, inv);
     }
 
+    #[inline(always)]
     fn scan(
         p: &mut Pass<'_, Self>,
         state: &mut LayerState<'_, Self>,
@@ -347,10 +352,12 @@ impl Operations for Float {
         Ok(())
     }
 
+    #[inline(always)]
     fn add(p: &Pass<'_, Self>, x: &mut &mut [f32], y: &&mut [f32]) -> Result<(), StepError> {
         finite(p, x, |start, x| p.model.kernels.add(x, at(y, start, x.len())))
     }
 
+    #[inline(always)]
     fn logits(
         p: &mut Pass<'_, Self>,
         part: Part,
