@@ -1,7 +1,8 @@
 //! The part of Elapid that runs everywhere: `no_std`, no allocator.
 //!
 //! * [`format`]: the packed file, read in place.
-//! * [`num`]: the functions of the float path, as sequences of exactly rounded operations.
+//! * [`cpu`]: what the CPU has.
+//! * [`numbers`]: the functions of either path, sizes that formats and kernels share, the checksum.
 //! * [`kernels`]: the inner loops, for each instruction set, with the same bits.
 //! * [`mod@model`]: the Mamba step over borrowed weights, state and scratch.
 //! * [`fixed`]: the same step in integers.
@@ -12,11 +13,12 @@
 #[cfg(feature = "std")]
 extern crate std;
 
+pub mod cpu;
 pub mod fixed;
 pub mod format;
 pub mod kernels;
 pub mod model;
-pub mod num;
+pub mod numbers;
 pub mod sample;
 pub mod sized;
 pub mod source;

@@ -15,15 +15,11 @@
 //! * activations, which meet matrices: 32 mantissas of 14 bits with one exponent;
 //! * state: mantissas of 15 or 29 bits with an exponent a channel.
 
-pub mod functions;
-pub mod kernels;
-pub(crate) mod num;
 mod scratch;
 mod session;
 mod state;
 mod step;
 
-pub use num::{Num, saturated};
 pub use scratch::{Scratch, ScratchSize};
 pub use session::Session;
 pub use state::{State, StateKind, StateSize};

@@ -1,8 +1,8 @@
 //! Working memory of a step, cut from slices that the caller gives.
 
-use super::kernels::{Group, Inverse};
 use crate::format::Config;
 use crate::kernels::GROUP;
+use crate::kernels::fixed::{Group, Inverse};
 
 /// Elements of the working memory for chunks of up to some number of tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

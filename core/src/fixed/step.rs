@@ -1,19 +1,19 @@
 //! The equations of Mamba, in order, in integers.
 
-use super::kernels::{
-    Exponents, Group, Input, Inverse, Kernels, ScanInput, SsmState, Wide, WideMut, narrow_vectors, scale,
-    times_ln_2,
-};
-use super::num::{LOW, Num, shift_long, shift_right};
 use super::scratch::{Buffers, Vectors};
 use super::session::Cursor;
 use super::{Session, State};
 use crate::format::{Config, Layout, MatrixShape, Part, Quant, Section};
+use crate::kernels::fixed::{
+    Exponents, Group, Input, Inverse, Kernels, ScanInput, SsmState, Wide, WideMut, narrow_vectors, scale,
+    times_ln_2,
+};
 use crate::kernels::{LANES, Team, share, split};
 use crate::model::{Rows, StepError, cost, embedding_panel, for_each_run};
+use crate::numbers::fixed::{LOW, Num, shift_long, shift_right};
 use crate::source::LayerSource;
 
-pub use super::kernels::LOGIT_BITS;
+pub use crate::kernels::fixed::LOGIT_BITS;
 
 /// What a panel and token cost where that differs from the float path, in the unit of [`share`]: about what a core with AVX2 would
 /// do in bytes of weights meanwhile.
@@ -470,7 +470,7 @@ impl<'m> Model<'m> {
         &self,
         source: &mut dyn LayerSource,
         section: Section,
-        (mut state, ranges): (SsmState<'_>, &mut [super::kernels::Range]),
+        (mut state, ranges): (SsmState<'_>, &mut [crate::kernels::fixed::Range]),
         input: &ScanInput<'_>,
         (dt, z): (Wide<'_>, Wide<'_>),
         u: &mut Vectors<'_>,
