@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use elapid_core::fixed;
 use elapid_core::format::{Config, FormatError, Header, Layout, Section};
-use elapid_core::kernels::{Kernels, Team, detect, for_each_available};
+use elapid_core::kernels::{self, Kernels, Team, detect, for_each_available};
 use elapid_core::model::{Model, StepError};
 use elapid_core::source::{LayerSource, SliceSource, slice};
 
@@ -53,7 +53,7 @@ pub struct Engine {
     bytes: Bytes,
     header: Header,
     kernels: &'static dyn Kernels,
-    fixed: &'static dyn fixed::kernels::Kernels,
+    fixed: &'static dyn kernels::fixed::Kernels,
     pool: Pool,
     /// The cap in bytes.
     cap: Option<u64>,
@@ -97,9 +97,9 @@ fn kernels(name: Option<&str>) -> Result<&'static dyn Kernels, Error> {
 }
 
 /// The fixed path's kernels of this name, or the best: it has no variants of its own for some instruction sets.
-fn fixed_kernels(name: Option<&str>) -> &'static dyn fixed::kernels::Kernels {
-    let mut found = fixed::kernels::detect();
-    fixed::kernels::for_each_available(&mut |kernels| {
+fn fixed_kernels(name: Option<&str>) -> &'static dyn kernels::fixed::Kernels {
+    let mut found = kernels::fixed::detect();
+    kernels::fixed::for_each_available(&mut |kernels| {
         if name.is_some_and(|name| kernels.name().eq_ignore_ascii_case(name)) {
             found = kernels;
         }
@@ -232,7 +232,7 @@ impl Engine {
     }
     /// What computes it in the fixed path.
     #[must_use]
-    pub fn fixed_kernels(&self) -> &'static dyn fixed::kernels::Kernels {
+    pub fn fixed_kernels(&self) -> &'static dyn kernels::fixed::Kernels {
         self.fixed
     }
     /// The threads that compute it.

@@ -1,8 +1,8 @@
 //! The two paths of a computation, in floating point and in integers: their memory and their steps.
 
 use elapid_core::fixed;
-use elapid_core::fixed::kernels::{Group, Inverse, Range, SsmState as FixedSsm};
 use elapid_core::format::Config;
+use elapid_core::kernels::fixed::{Group, Inverse, Range, SsmState as FixedSsm};
 use elapid_core::kernels::{Scale, SsmState};
 use elapid_core::model::{
     Model, Rows, Scratch, ScratchSize, Session, State, StateKind, StateSize, StepError,

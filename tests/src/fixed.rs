@@ -3,10 +3,10 @@
 use std::ops::Range;
 use std::path::Path;
 
-use elapid_core::fixed::kernels::{self, Group, Inverse, Kernels, Range as Kept, SsmState};
 use elapid_core::fixed::{LOGIT_BITS, Model, Scratch, ScratchSize, Session, State, StateKind, StateSize};
 use elapid_core::format::{Arch, Config, Header, Layout, MatrixShape, Part, Section};
 use elapid_core::kernels::Team;
+use elapid_core::kernels::fixed::{self as kernels, Group, Inverse, Kernels, Range as Kept, SsmState};
 use elapid_core::model::{Rows, StepError};
 use elapid_core::source::{LayerSource, SliceSource};
 

@@ -1,8 +1,8 @@
 //! Packed files are untrusted: whatever their bytes, opening and running them gives an error or logits, never a panic.
 
-use elapid_core::fixed::{StateKind as FixedState, kernels as fixed_kernels};
+use elapid_core::fixed::StateKind as FixedState;
 use elapid_core::format::{FormatError, Header, Part, Quant, Section};
-use elapid_core::kernels::{self, Scale, Solo, SsmState, Team};
+use elapid_core::kernels::{self, Scale, Solo, SsmState, Team, fixed as fixed_kernels};
 use elapid_core::model::{
     Model, Rows, Scratch, ScratchSize, Session, State, StateKind, StateSize, StepError,
 };

@@ -3,11 +3,12 @@
 
 use std::path::Path;
 
-use elapid_core::fixed::kernels as fixed_kernels;
-use elapid_core::fixed::{StateKind as FixedState, saturated};
+use elapid_core::fixed::StateKind as FixedState;
 use elapid_core::format::{PerMatrix, Quant};
+use elapid_core::kernels::fixed as fixed_kernels;
 use elapid_core::kernels::{self, Scalar, Solo};
 use elapid_core::model::StateKind;
+use elapid_core::numbers::fixed::saturated;
 use elapid_pack::{Options, PackError, Plan};
 use elapid_tests::fixed::{FixedRunner, oracle};
 use elapid_tests::fixture::{Fixture, fixture, fixtures};

@@ -2,9 +2,9 @@
 
 use elapid::{Engine, EngineOptions, MemoryOptions};
 use elapid_core::fixed;
-use elapid_core::fixed::kernels::{Group, Inverse, Range, SsmState};
 use elapid_core::format::Header;
-use elapid_core::kernels::{Solo, detect};
+use elapid_core::kernels::fixed::{Group, Inverse, Range, SsmState};
+use elapid_core::kernels::{self, Solo, detect};
 use elapid_core::model::{Model, Rows, ScratchSize, StateKind, StateSize};
 use elapid_core::sized::{Dimensions, Scratch, SizeError, State};
 use elapid_core::source::SliceSource;
@@ -42,7 +42,7 @@ fn sized_fixed<T: elapid_core::sized::Mantissa>(file: &[u8]) -> Vec<i32> {
     let mut state = Box::new(tiny::FixedState::<T>::new());
     let mut scratch = Box::new(tiny::FixedScratch::new());
     let header = Header::parse(file).unwrap();
-    let model = fixed::Model::fixed(header.layout(), fixed::kernels::detect(), &Solo).unwrap();
+    let model = fixed::Model::fixed(header.layout(), kernels::fixed::detect(), &Solo).unwrap();
     let session = state.session(&model, &mut scratch).unwrap();
     logits_fixed(file, &header, &model, session)
 }
@@ -50,7 +50,7 @@ fn sized_fixed<T: elapid_core::sized::Mantissa>(file: &[u8]) -> Vec<i32> {
 /// The same in memory from the heap.
 fn heap_fixed(file: &[u8], kind: fixed::StateKind) -> Vec<i32> {
     let header = Header::parse(file).unwrap();
-    let model = fixed::Model::fixed(header.layout(), fixed::kernels::detect(), &Solo).unwrap();
+    let model = fixed::Model::fixed(header.layout(), kernels::fixed::detect(), &Solo).unwrap();
     let (all, one) = (fixed::StateSize::of(&tiny::CONFIG, 4), fixed::StateSize::of(&tiny::CONFIG, 1));
     let size = fixed::ScratchSize::of(&tiny::CONFIG, 1);
     let wide = |n| vec![0; if kind == fixed::StateKind::I32 { n } else { 0 }];
@@ -177,7 +177,7 @@ fn a_model_of_another_size_is_refused_with_both_sizes() {
     let text = error.to_string();
     assert!(text.contains("4 layers of 192 channels") && text.contains("6 layers of 512"), "{text}");
 
-    let model_fixed = fixed::Model::fixed(header.layout(), fixed::kernels::detect(), &Solo).unwrap();
+    let model_fixed = fixed::Model::fixed(header.layout(), kernels::fixed::detect(), &Solo).unwrap();
     let (mut state, mut scratch) = (tiny::FixedState::<i16>::new(), tiny::FixedScratch::new());
     let error = state.session(&model_fixed, &mut scratch).unwrap_err();
     assert_eq!(error, SizeError::State { have: tiny::FixedState::<i16>::DIMENSIONS, need });

@@ -5,8 +5,8 @@
 #![forbid(unsafe_code)]
 
 use elapid_board::{Error, Fixed, Platform, Shell, model};
-use elapid_core::fixed::{Model, kernels};
-use elapid_core::kernels::Solo;
+use elapid_core::fixed::Model;
+use elapid_core::kernels::{Solo, fixed as kernels};
 use elapid_core::source::SliceSource;
 use static_cell::ConstStaticCell;
 

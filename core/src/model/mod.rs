@@ -100,7 +100,7 @@ impl<'m> Model<'m, Fixed> {
     /// [`StepError::Type`] for a matrix that is neither q8 nor q4.
     pub fn fixed(
         layout: &'m Layout,
-        kernels: &'m (dyn crate::fixed::kernels::Kernels + 'static),
+        kernels: &'m (dyn crate::kernels::fixed::Kernels + 'static),
         team: &'m dyn Team,
     ) -> Result<Self, StepError> {
         let q = &layout.config().quants;

@@ -93,9 +93,9 @@ impl Path for Runner {
     }
 }
 
-fn fixed_sets() -> Vec<&'static dyn fixed::kernels::Kernels> {
+fn fixed_sets() -> Vec<&'static dyn kernels::fixed::Kernels> {
     let mut sets = Vec::new();
-    fixed::kernels::for_each_available(&mut |kernels| sets.push(kernels));
+    kernels::fixed::for_each_available(&mut |kernels| sets.push(kernels));
     sets
 }
 

@@ -21,7 +21,7 @@ const FILES: [(&str, &str); 2] = [("elapid_core-", ".o"), ("libcrc32fast-", ".rl
 const ROOTS: &[&str] = &[
     // What is shared out among cores is a closure of the step, and has its name.
     "elapid_core::fixed::step::",
-    "elapid_core::fixed::kernels::",
+    "elapid_core::kernels::fixed::",
     "elapid_core::source::SliceSource",
     "elapid_core::kernels::share::Solo",
 ];
@@ -30,7 +30,7 @@ const DYN: [&str; 3] =
     ["elapid_core::fixed::step::", "elapid_core::kernels::share::", "elapid_core::source::SliceSource"];
 /// Parts of names that are no part of the step though they match: finding kernels, formatting.
 const NOT_ROOTS: [&str; 5] =
-    ["for_each_available", "fixed::kernels::detect", "::fmt", "SliceSource>::new", TEAM_OF_SEVERAL];
+    ["for_each_available", "kernels::fixed::detect", "::fmt", "SliceSource>::new", TEAM_OF_SEVERAL];
 /// Begin of the names of what `share` calls for a team of several (`in_pieces`, `in_ranges`), whose counters need stack: a
 /// microcontroller's has one.
 const TEAM_OF_SEVERAL: &str = "elapid_core::kernels::share::in_";
@@ -255,7 +255,7 @@ fn judge(functions: &Functions, kernels: &str) -> Result<Found> {
     let stack = deepest("fixed::step::Model")
         + deepest("kernels::share::")
         + closures
-        + deepest("fixed::kernels").max(deepest("SliceSource"));
+        + deepest("kernels::fixed::").max(deepest("SliceSource"));
     if stack > STACK {
         return Err(Error::new(format!(
             "the fixed path's step takes {stack} bytes of stack; {STACK} are allowed"
@@ -329,8 +329,8 @@ mod tests {
     use super::*;
 
     const STEP: &str = "elapid_core::fixed::step::Model::forward";
-    const KERNELS: &str = "elapid_core::fixed::kernels::scalar";
-    const KERNEL: &str = "elapid_core::fixed::kernels::scalar::matmul";
+    const KERNELS: &str = "elapid_core::kernels::fixed::scalar";
+    const KERNEL: &str = "elapid_core::kernels::fixed::scalar::matmul";
 
     /// The step calls `called` and has `instruction`, after data; a helper has `tail`.
     fn listing(called: &str, instruction: &str, tail: &str) -> Functions {
@@ -412,7 +412,7 @@ mod tests {
     #[test]
     fn an_object_without_the_step_is_no_success() {
         assert!(judge(&disassembled("00000000 <other>:\n   0:      \tbx\tlr\n"), KERNELS).is_err());
-        let other = judge(&listing("memcpy", "nop", "nop"), "elapid_core::fixed::kernels::cortex_m");
+        let other = judge(&listing("memcpy", "nop", "nop"), "elapid_core::kernels::fixed::arm::dsp");
         assert!(other.unwrap_err().to_string().contains("looks at nothing"));
     }
 }

@@ -12,6 +12,8 @@ mod state;
 pub use scratch::{Scratch, ScratchSize};
 pub use state::{State, StateKind, StateSize};
 
+pub use crate::kernels::fixed::LOGIT_BITS;
+
 use core::ops::Range;
 
 use super::StepError;
@@ -23,13 +25,18 @@ use super::session::wrong_size;
 use super::span::for_each_span;
 use super::spread::{cost, multiply};
 use super::state::LayerState;
-use crate::fixed::kernels::{
+use crate::format::{Config, MatrixShape, Part};
+use crate::kernels::fixed::{
     Exponents, Group, Input, Kernels, ScanInput, SsmState, Wide, WideMut, narrow_vectors, scale, times_ln_2,
 };
-use crate::fixed::num::{LOW, Num, shift_long, shift_right};
-use crate::format::{Config, MatrixShape, Part};
 use crate::kernels::{LANES, Share, Split, share, split, split_rows};
+use crate::numbers::fixed::{LOW, Num, shift_long, shift_right};
 use scratch::{Residual, Vectors, Work};
+
+/// A model in integers: [`Model::fixed`](crate::model::Model::fixed).
+pub type Model<'m> = super::Model<'m, Fixed>;
+/// Sequences of a model in integers.
+pub type Session<'s> = super::Session<'s, Fixed>;
 
 /// Integers: mantissas with shared exponents.
 #[derive(Clone, Copy, Debug)]

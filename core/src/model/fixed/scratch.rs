@@ -1,9 +1,9 @@
 //! Working memory of a step, cut from slices that the caller gives.
 
 use super::Fixed;
-use crate::fixed::kernels::{Group, Inverse};
 use crate::format::Config;
 use crate::kernels::GROUP;
+use crate::kernels::fixed::{Group, Inverse};
 use crate::model::numbers::Buffers;
 
 /// Elements of the working memory for chunks of up to some number of tokens.

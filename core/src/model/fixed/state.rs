@@ -1,9 +1,9 @@
 //! The recurrent state: all that a model remembers.
 
-use crate::fixed::kernels::{Range, SsmState};
-use crate::fixed::num::{LOW, bits, magnitude};
 use crate::format::Config;
+use crate::kernels::fixed::{Range, SsmState};
 use crate::model::StepError;
+use crate::numbers::fixed::{LOW, bits, magnitude};
 
 /// How the recurrent state is kept. The convolution's always has 30 bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

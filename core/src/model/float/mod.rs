@@ -10,7 +10,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use super::StepError;
 use super::numbers::{
-    Buffers, Operand, Operations, Pass, ScanVectors, Slices, Vector, at, copy, first, from, from_mut, part,
+    Buffers, Operand, Operations, Pass, ScanVectors, Slices, Vector, at, copy, first, from_mut, part,
 };
 use super::session::wrong_size;
 use super::span::for_each_span;
