@@ -75,6 +75,7 @@ pub struct FixedRunner {
     pub state: OwnedState,
     checked: Vec<u32>,
     chunk: usize,
+    slots: usize,
 }
 
 impl FixedRunner {
@@ -90,7 +91,15 @@ impl FixedRunner {
         let (layout, config) = (header.layout(), header.layout().config());
         let state = OwnedState::new(config, config.n_layer as usize, kind);
         let checked = vec![0; SliceSource::checked_words(layout)];
-        Self { kind, state, checked, chunk, file, header }
+        Self { kind, state, checked, chunk, slots: 1, file, header }
+    }
+
+    /// The same for `slots` new sequences.
+    #[must_use]
+    pub fn with_slots(self, slots: usize) -> Self {
+        let config = self.config();
+        let state = OwnedState::new(config, slots * config.n_layer as usize, self.kind);
+        Self { slots, state, ..self }
     }
 
     /// The model's configuration.
@@ -110,7 +119,7 @@ impl FixedRunner {
     ) -> Result<R, StepError> {
         let config = self.header.layout().config();
         let model = Model::fixed(self.header.layout(), kernels, team)?;
-        let mut undo = OwnedState::new(config, 1, self.kind);
+        let mut undo = OwnedState::new(config, self.slots, self.kind);
         let size = ScratchSize::of(config, self.chunk);
         // Nothing may depend on what the working memory holds.
         let (mut words, mut halves) = (vec![0x5a5a_5a5a; size.words], vec![0x5a5a; size.halves]);
@@ -118,7 +127,7 @@ impl FixedRunner {
         let mut inverses = vec![Inverse::default(); size.tokens];
         let scratch =
             Scratch { words: &mut words, halves: &mut halves, groups: &mut groups, inverses: &mut inverses };
-        let mut session = Session::new(&model, self.state.lend(), undo.lend(), scratch)?;
+        let mut session = Session::with_slots(&model, self.slots, self.state.lend(), undo.lend(), scratch)?;
         let mut source =
             SliceSource::new(&self.file, &self.header, &mut self.checked).expect("the file is whole");
         Ok(work(&model, &mut session, &mut source))

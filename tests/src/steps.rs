@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use elapid_core::format::Section;
-use elapid_core::model::{Rows, StepError};
+use elapid_core::model::{Model, Numbers, Rows, Session, StepError};
 use elapid_core::source::{Fault, LayerSource, SourceError};
 
 /// A model of either path with a session.
@@ -37,34 +37,49 @@ pub trait Steps {
     fn suspended(&self) -> bool;
 }
 
-macro_rules! steps {
-    ($path:ident, $zero:expr, $bits:expr) => {
-        impl Steps for (&elapid_core::$path::Model<'_>, &mut elapid_core::$path::Session<'_>) {
-            fn begin(&mut self, source: &mut dyn LayerSource, tokens: &[u32]) -> Result<(), StepError> {
-                self.0.begin(self.1, source, tokens)
-            }
-            fn advance(&mut self, source: &mut dyn LayerSource) -> Result<bool, StepError> {
-                self.0.advance(self.1, source)
-            }
-            fn resume(&mut self, source: &mut dyn LayerSource) -> Result<(), StepError> {
-                self.0.resume(self.1, source)
-            }
-            fn forward(&mut self, source: &mut dyn LayerSource, tokens: &[u32]) -> Result<(), StepError> {
-                self.0.forward(self.1, source, tokens)
-            }
-            fn logits(&mut self, source: &mut dyn LayerSource) -> Result<Vec<u32>, StepError> {
-                let mut out = vec![$zero; self.0.config().padded_vocab() as usize];
-                self.0.logits(self.1, source, Rows::Last, &mut out)?;
-                Ok(out.into_iter().map($bits).collect())
-            }
-            fn suspended(&self) -> bool {
-                self.1.suspended_at().is_some()
-            }
-        }
-    };
+/// A logit's bits.
+pub trait Bits {
+    /// All of them.
+    fn bits(self) -> u32;
 }
-steps!(model, 0.0, f32::to_bits);
-steps!(fixed, 0, i32::cast_unsigned);
+
+impl Bits for f32 {
+    fn bits(self) -> u32 {
+        self.to_bits()
+    }
+}
+
+impl Bits for i32 {
+    fn bits(self) -> u32 {
+        self.cast_unsigned()
+    }
+}
+
+impl<N: Numbers> Steps for (&Model<'_, N>, &mut Session<'_, N>)
+where
+    N::Logit: Bits,
+{
+    fn begin(&mut self, source: &mut dyn LayerSource, tokens: &[u32]) -> Result<(), StepError> {
+        self.0.begin(self.1, source, tokens)
+    }
+    fn advance(&mut self, source: &mut dyn LayerSource) -> Result<bool, StepError> {
+        self.0.advance(self.1, source)
+    }
+    fn resume(&mut self, source: &mut dyn LayerSource) -> Result<(), StepError> {
+        self.0.resume(self.1, source)
+    }
+    fn forward(&mut self, source: &mut dyn LayerSource, tokens: &[u32]) -> Result<(), StepError> {
+        self.0.forward(self.1, source, tokens)
+    }
+    fn logits(&mut self, source: &mut dyn LayerSource) -> Result<Vec<u32>, StepError> {
+        let mut out = vec![N::Logit::default(); self.0.config().padded_vocab() as usize];
+        self.0.logits(self.1, source, Rows::Last, &mut out)?;
+        Ok(out.into_iter().map(Bits::bits).collect())
+    }
+    fn suspended(&self) -> bool {
+        self.1.suspended_at().is_some()
+    }
+}
 
 /// Lends one block at a time, and fails once, at the `fail_at`-th call.
 struct FailsOnce<'a> {

@@ -65,7 +65,7 @@ pub struct Buffers<'a, N: Operations> {
 pub trait Operations: Sized + Copy + fmt::Debug + 'static {
     type Kernels: ?Sized + Sync;
     /// A logit.
-    type Logit: Copy + Send + 'static;
+    type Logit: Copy + Default + Send + 'static;
     /// The state of all layers of all sequences.
     type State<'a>: fmt::Debug;
     /// The working memory of a step.
