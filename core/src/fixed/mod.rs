@@ -25,6 +25,6 @@ mod step;
 
 pub use num::{Num, saturated};
 pub use scratch::{Scratch, ScratchSize};
-pub use session::Session;
+pub use session::{Position, Session};
 pub use state::{State, StateKind, StateSize};
 pub use step::{LOGIT_BITS, Model};

@@ -46,6 +46,16 @@ impl Cursor {
     }
 }
 
+/// Where a session's step stands, without its buffers. The default is the start: no tokens yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position(Cursor);
+
+impl Default for Position {
+    fn default() -> Self {
+        Self(Cursor::Empty)
+    }
+}
+
 /// One sequence: its state, its working memory, and where its step stands.
 #[derive(Debug)]
 pub struct Session<'s> {
@@ -67,6 +77,51 @@ impl<'s> Session<'s> {
     /// kind; `scratch` at least those of [`ScratchSize::of`] for one token. [`StepError::Exponent`] for a state that no
     /// step can have left behind.
     pub fn new(
+        model: &Model<'_>,
+        state: State<'s>,
+        undo: State<'s>,
+        scratch: Scratch<'s>,
+    ) -> Result<Self, StepError> {
+        let session = Self::sized(model, state, undo, scratch)?;
+        session.state.check(model.config())?;
+        Ok(session)
+    }
+
+    /// Puts a session together again from its buffers, to go on at `position`. Only sizes are checked: this takes no longer
+    /// for a larger state.
+    ///
+    /// State and working memory must be as the session left them that `position` is of; otherwise results mean nothing.
+    ///
+    /// # Errors
+    /// [`StepError::Buffer`] as [`Session::new`], and [`StepError::OtherModel`] if `position` can't be of such a session.
+    pub fn resume_at(
+        model: &Model<'_>,
+        state: State<'s>,
+        undo: State<'s>,
+        scratch: Scratch<'s>,
+        position: Position,
+    ) -> Result<Self, StepError> {
+        let session = Self::sized(model, state, undo, scratch)?;
+        let config = model.config();
+        let (tokens, possible) = match position.0 {
+            Cursor::Empty => (0, true),
+            Cursor::Done { tokens } => (tokens, true),
+            Cursor::Layer { layer, tokens } => (tokens, layer < config.n_layer),
+        };
+        if !possible || !session.scratch.fits(config, tokens) {
+            return Err(StepError::OtherModel);
+        }
+        Ok(Self { cursor: position.0, ..session })
+    }
+
+    /// Where the step stands, for [`Session::resume_at`].
+    #[must_use]
+    pub const fn position(&self) -> Position {
+        Position(self.cursor)
+    }
+
+    /// A session whose buffers have the sizes they need.
+    fn sized(
         model: &Model<'_>,
         state: State<'s>,
         undo: State<'s>,
@@ -98,7 +153,6 @@ impl<'s> Session<'s> {
         if let Some((name, have, need)) = wrong.or(least.into_iter().find(|(_, have, need)| have < need)) {
             return Err(StepError::Buffer { name, have, need });
         }
-        state.check(config)?;
         Ok(Self { config: *config, state, undo, scratch, cursor: Cursor::Empty })
     }
 

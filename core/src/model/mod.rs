@@ -19,7 +19,7 @@ mod step;
 
 pub use error::StepError;
 pub use scratch::{Scratch, ScratchSize};
-pub use session::{MAX_SLOTS, Session};
+pub use session::{MAX_SLOTS, Position, Session};
 pub use state::{State, StateKind, StateSize};
 pub use step::{Model, Rows};
 

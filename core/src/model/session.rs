@@ -41,6 +41,16 @@ pub(super) enum Cursor {
     Done { tokens: usize },
 }
 
+/// Where a session's step stands, without its buffers. The default is the start: no tokens yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position(Cursor);
+
+impl Default for Position {
+    fn default() -> Self {
+        Self(Cursor::Empty)
+    }
+}
+
 /// One sequence, or several that step together: their state, their working memory, and where their step stands.
 #[derive(Debug)]
 pub struct Session<'s> {
@@ -112,6 +122,42 @@ impl<'s> Session<'s> {
             return Err(StepError::Buffer { name, have, need });
         }
         Ok(Self { config: *config, slots, state, undo, scratch, cursor: Cursor::Empty })
+    }
+
+    /// Puts a session together again from its buffers, to go on at `position`. Only sizes are checked: this takes no longer
+    /// for a larger state.
+    ///
+    /// State and working memory must be as the session left them that `position` is of; otherwise results mean nothing.
+    ///
+    /// # Errors
+    /// As [`Session::with_slots`], and [`StepError::OtherModel`] if `position` can't be of such a session.
+    pub fn resume_at(
+        model: &Model<'_>,
+        slots: usize,
+        state: State<'s>,
+        undo: State<'s>,
+        scratch: Scratch<'s>,
+        position: Position,
+    ) -> Result<Self, StepError> {
+        let session = Self::with_slots(model, slots, state, undo, scratch)?;
+        let config = model.config();
+        let (tokens, possible) = match position.0 {
+            Cursor::Empty => (0, true),
+            Cursor::Done { tokens } => (tokens, true),
+            Cursor::Layer { layer, tokens, members } => {
+                (tokens, layer < config.n_layer && members.of(tokens).all(|(slot, _)| slot < slots))
+            }
+        };
+        if !possible || !session.scratch.fits(config, tokens) {
+            return Err(StepError::OtherModel);
+        }
+        Ok(Self { cursor: position.0, ..session })
+    }
+
+    /// Where the step stands, for [`Session::resume_at`].
+    #[must_use]
+    pub const fn position(&self) -> Position {
+        Position(self.cursor)
     }
 
     /// The state. While a step is suspended, layers before [`Session::suspended_at`] are a chunk ahead of the others.
