@@ -71,7 +71,17 @@ pub const STEPS: &[Step] = &[
             commands: &[
                 &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"],
                 &["clippy", "-p", "elapid-core", "--no-default-features", "--", "-D", "warnings"],
-                &["clippy", "-p", "elapid", "--no-default-features", "--", "-D", "warnings"],
+                &[
+                    "clippy",
+                    "-p",
+                    "elapid",
+                    "-p",
+                    "elapid-cli",
+                    "--no-default-features",
+                    "--",
+                    "-D",
+                    "warnings",
+                ],
             ],
             env: NO_ENV,
         },

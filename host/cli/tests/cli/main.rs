@@ -17,7 +17,7 @@ fn elapid(args: &[&str]) -> Command {
 }
 
 fn model(name: &str) -> String {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../models").join(name).to_str().unwrap().into()
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models").join(name).to_str().unwrap().into()
 }
 
 fn small() -> String {
@@ -142,7 +142,7 @@ fn a_full_disk_is_said_and_a_device_stays_one() {
 #[test]
 fn perplexity_is_near_that_of_transformers() {
     let text = elapid_test_support::data::held_out_text();
-    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/perplexity.json");
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/perplexity.json");
     let golden = json(&fs::read_to_string(golden).unwrap());
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("held-out.txt");

@@ -24,7 +24,7 @@ pub(super) struct Args {
 }
 
 /// The program's arguments, for as long as it runs: names of commands are not copied.
-static COMMAND: LazyLock<Command> = LazyLock::new(|| super::Cli::command().name("elapid"));
+static COMMAND: LazyLock<Command> = LazyLock::new(|| super::Cli::command());
 
 pub(super) fn run(args: &Args) -> Result<(), Error> {
     let mut command = shown(&COMMAND);

@@ -1,8 +1,11 @@
-//! The program's commands. Data goes to standard output, everything else to standard error.
+//! The `elapid` program: the commands over the library of the same name. Data goes to standard output, everything else to
+//! standard error.
+#![forbid(unsafe_code)]
 
 mod bar;
 mod bench;
 mod board;
+mod cpu;
 mod info;
 mod logits;
 mod long;
@@ -30,7 +33,7 @@ use elapid_files::interrupt;
 /// Exit codes: 0 success, 1 failure, 2 usage error, 3 bad model file, 4 not enough memory; 130, 143 and 129 after SIGINT
 /// (Ctrl-C), SIGTERM and SIGHUP.
 #[derive(Parser)]
-#[command(version, arg_required_else_help = true, max_term_width = 110)]
+#[command(name = "elapid", version, arg_required_else_help = true, max_term_width = 110)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -78,7 +81,7 @@ fn perform(command: Command) -> Result<(), Failure> {
 }
 
 /// Runs the program.
-pub fn main() -> ExitCode {
+fn run() -> ExitCode {
     if let Err(error) = interrupt::handle() {
         // Without it a signal ends the program at once, as it does by default.
         let _ = writeln!(std::io::stderr(), "warning: signals may leave unfinished files behind: {error}");
@@ -102,6 +105,33 @@ pub fn main() -> ExitCode {
         }
         Err(_) => code,
     })
+}
+
+fn main() -> ExitCode {
+    match cpu::missing_feature() {
+        None => {
+            elapid::one_heap();
+            run()
+        }
+        Some(feature) => refuse(feature),
+    }
+}
+
+/// Says that this program is for another CPU. Written in pieces: nothing here should need much of the compiler.
+#[cold]
+#[inline(never)]
+fn refuse(feature: &str) -> ExitCode {
+    let mut out = std::io::stderr();
+    for text in [
+        "error: this elapid was compiled for CPUs with ",
+        feature,
+        ", which this one lacks: build it without `-C target-cpu` and `-C target-feature` (it finds out by itself what the \
+         CPU has), or for this CPU\n",
+    ] {
+        // There is nowhere else to say so.
+        let _ = out.write_all(text.as_bytes());
+    }
+    ExitCode::FAILURE
 }
 
 #[cfg(test)]
