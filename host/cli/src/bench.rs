@@ -6,10 +6,11 @@ use std::ops::{ControlFlow, Range};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use crate::error::Error;
 use elapid::core::format::{Layout, Part, Section};
 use elapid::core::sample::{Sampler, Settings};
 use elapid::core::tokenizer::Tokenizer;
-use elapid::{Engine, Error, MemoryOptions, Progress, ReadBy, Sequence};
+use elapid::{Model, Progress, ReadBy, Session};
 use elapid_args::whole;
 use serde::Serialize;
 
@@ -138,8 +139,8 @@ fn read<const STREAMS: usize>(bytes: &[u8]) -> u64 {
 }
 
 /// One pass of all threads over a decode step's weights, shared out as the step shares them.
-fn read_pass(engine: &Engine, parts: &[(Section, Part)], read: fn(&[u8]) -> u64) -> Duration {
-    let (layout, team, file) = (engine.layout(), engine.team(), engine.bytes().unwrap_or_default());
+fn read_pass(model: &Model, parts: &[(Section, Part)], read: fn(&[u8]) -> u64) -> Duration {
+    let (layout, team, file) = (model.layout(), model.team(), model.bytes().unwrap_or_default());
     let members = team.size() as u64;
     let start = Instant::now();
     team.run(&|member| {
@@ -163,21 +164,18 @@ fn peak_rss() -> Option<u64> {
 }
 
 /// The model's tokenizer, if it has one.
-pub(super) fn tokenizer(engine: &Engine) -> Result<Option<Tokenizer<'_>>, Error> {
-    match engine.tokenizer() {
-        Err(Error::NoTokenizer { .. }) => Ok(None),
-        tokenizer => tokenizer.map(Some),
+pub(super) fn tokenizer(model: &Model) -> Result<Option<Tokenizer<'_>>, Error> {
+    match model.tokenizer() {
+        Err(elapid::Error::NoTokenizer { .. }) => Ok(None),
+        tokenizer => Ok(Some(tokenizer?)),
     }
 }
 
 /// The most likely next token, as `elapid run --temp 0` takes it.
-pub(super) fn most_likely(
-    sequence: &mut Sequence<'_>,
-    tokenizer: Option<&Tokenizer<'_>>,
-) -> Result<u32, Error> {
-    let sampled = |cause| Error::Sample { cause };
+pub(super) fn most_likely(session: &mut Session, tokenizer: Option<&Tokenizer<'_>>) -> Result<u32, Error> {
+    let sampled = |cause| Error::Library(elapid::Error::Sample { cause });
     let mut greedy = Sampler::new(Settings::GREEDY, 0).map_err(sampled)?;
-    let logits = sequence.logits()?;
+    let logits = session.logits()?;
     if let Some(tokenizer) = tokenizer {
         tokenizer.mask(logits);
     }
@@ -185,35 +183,34 @@ pub(super) fn most_likely(
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Error> {
-    let engine = args.compute.open(args.model.as_deref())?;
+    let model = args.compute.open(args.model.as_deref())?;
     if let Some(tokens) = args.long {
         interrupt::listen();
-        return super::long::run(&engine, &args.state.memory()?, tokens, args.json);
+        return super::long::run(&model, &args.state.options()?, tokens, args.json);
     }
-    let tokenizer = tokenizer(&engine)?;
-    let vocab = engine.config().vocab;
-    let options = MemoryOptions { held: 4 * args.p as usize, ..args.state.memory()? };
-    let plan = engine.plan(&options)?;
+    let tokenizer = tokenizer(&model)?;
+    let vocab = model.config().vocab;
+    let options = args.state.options()?.held(4 * args.p as usize);
+    let plan = model.plan(&options)?;
     let streamed = plan.filter(|plan| !plan.mapped);
-    let mut memory = engine.memory(&options)?;
-    let read_by = memory.read_by().map(ReadBy::name);
-    let mut sequence = memory.sequence(&engine)?;
+    let mut session = model.session(&options)?;
+    let read_by = session.read_by().map(ReadBy::name);
     interrupt::listen();
 
     // Touches and checks all weights once, so that neither is measured.
     let prompt: Vec<u32> = (0..args.p).map(|i| (i.wrapping_mul(2_654_435_761) >> 8) % vocab).collect();
     let bar = Bar::new("loading");
-    sequence.feed_watched(&prompt[..1], &mut |Progress { done, total, .. }| {
+    session.feed_watched(&prompt[..1], &mut |Progress { done, total, .. }| {
         bar.set(done, total);
         interrupt::check()
     })?;
-    sequence.logits()?;
+    session.logits()?;
     drop(bar);
-    sequence.clear();
+    session.clear();
 
     let bar = Bar::new("reading a prompt");
     let start = Instant::now();
-    sequence.feed_watched(&prompt, &mut |Progress { done, total, .. }| {
+    session.feed_watched(&prompt, &mut |Progress { done, total, .. }| {
         bar.set(done, total);
         interrupt::check()
     })?;
@@ -221,21 +218,21 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
     drop(bar);
 
     let bar = Bar::new("decoding");
-    let parts = parts(engine.layout());
+    let parts = parts(model.layout());
     let mut times = Vec::new();
     // By the way of reading; where weights are streamed, there is but one.
     let mut passes = READS.map(|_| Vec::new());
     let mut turn = READS.iter().enumerate().cycle();
-    let mut token = most_likely(&mut sequence, tokenizer.as_ref())?;
-    let mut skim = |sequence: &mut Sequence<'_>| -> Result<(), Error> {
+    let mut token = most_likely(&mut session, tokenizer.as_ref())?;
+    let mut skim = |session: &mut Session| -> Result<(), Error> {
         let (kind, time) = match streamed {
             // Per byte of a token, so that both kinds of pass compare alike.
             Some(plan) => {
-                let (bytes, time) = sequence.skim(Duration::MAX)?;
+                let (bytes, time) = session.skim(Duration::MAX)?;
                 (0, time.mul_f64(plan.streamed_bytes as f64 / bytes.max(1) as f64))
             }
             None => match turn.next() {
-                Some((kind, &read)) => (kind, read_pass(&engine, &parts, read)),
+                Some((kind, &read)) => (kind, read_pass(&model, &parts, read)),
                 None => return Ok(()),
             },
         };
@@ -245,21 +242,21 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
     let mut streamed_bytes = 0;
     for i in 0..args.n {
         if streamed.is_some() || i % INTERLEAVE == 0 {
-            skim(&mut sequence)?;
+            skim(&mut session)?;
         }
-        let (start, before) = (Instant::now(), sequence.read_bytes());
-        sequence.feed(&[token])?;
-        token = most_likely(&mut sequence, tokenizer.as_ref())?;
+        let (start, before) = (Instant::now(), session.read_bytes());
+        session.feed(&[token])?;
+        token = most_likely(&mut session, tokenizer.as_ref())?;
         times.push(start.elapsed());
-        streamed_bytes += sequence.read_bytes() - before;
+        streamed_bytes += session.read_bytes() - before;
         bar.set(u64::from(i), u64::from(args.n));
         if interrupt::check() == ControlFlow::Break(()) {
-            return Err(Error::Interrupted);
+            return Err(elapid::Error::Interrupted.into());
         }
     }
     // So that there is a pass of each kind.
     for _ in READS {
-        skim(&mut sequence)?;
+        skim(&mut session)?;
     }
     drop(bar);
 
@@ -269,7 +266,7 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
         .map(|p| median(p))
         .fold(f64::INFINITY, f64::min);
     let streamed_bytes = streamed_bytes / u64::from(args.n);
-    let bytes = if streamed.is_some() { streamed_bytes } else { bytes_per_token(engine.layout()) };
+    let bytes = if streamed.is_some() { streamed_bytes } else { bytes_per_token(model.layout()) };
     let counted = streamed.map_or(bytes, |plan| plan.streamed_bytes);
     let (token_seconds, pass_seconds) = match streamed {
         // A drive that others use, too, has bad moments, and a virtual one has good ones.
@@ -282,7 +279,7 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
     let decode_tps = 1.0 / token_seconds;
     let read_gbps = bytes as f64 * decode_tps / 1e9;
     let machine_read_gbps = counted as f64 / pass_seconds / 1e9;
-    report_incidents(&engine);
+    report_incidents(&model);
     let report = Report {
         prefill_tps: f64::from(args.p) / prefill.as_secs_f64(),
         decode_tps,
@@ -298,12 +295,12 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
         pinned_bytes: streamed.map(|plan| plan.pinned_bytes),
         chunk: plan.map(|plan| plan.chunk),
         peak_rss_bytes: peak_rss(),
-        threads: engine.team().size(),
-        kernels: args.state.kernels(&engine),
+        threads: model.team().size(),
+        kernels: model.kernels(options.numbers),
         prompt_tokens: args.p,
         decoded_tokens: args.n,
     };
-    if args.json { output::json(&report) } else { table(&engine, &report) }
+    if args.json { output::json(&report) } else { table(&model, &report) }
 }
 
 /// The middle one of some times, in seconds.
@@ -312,11 +309,11 @@ pub(super) fn median(times: &mut [Duration]) -> f64 {
     times.get(times.len() / 2).map_or(0.0, Duration::as_secs_f64)
 }
 
-fn table(engine: &Engine, r: &Report) -> Result<(), Error> {
+fn table(model: &Model, r: &Report) -> Result<(), Error> {
     let mut out = output::stdout();
     let rss = r.peak_rss_bytes.map_or("unknown".into(), |bytes| format!("{:.1} MB", bytes as f64 / 1e6));
     let rows = [
-        ("model", engine.name().to_owned()),
+        ("model", model.name().to_owned()),
         ("computed by", format!("{} threads, {}", r.threads, r.kernels)),
         ("prefill", format!("{:.1} tokens/s ({} tokens)", r.prefill_tps, r.prompt_tokens)),
         ("decode", format!("{:.2} tokens/s ({} tokens)", r.decode_tps, r.decoded_tokens)),

@@ -4,10 +4,11 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::error::Error;
 use elapid::core::fixed;
 use elapid::core::format::{Config, Layout, Quant, Section};
-use elapid::core::model::{StateKind, StateSize};
-use elapid::{Engine, Error, MemoryOptions, Plan, ReadBy, memory_bytes};
+use elapid::core::model::StateKind;
+use elapid::{Model, Numbers, Plan, ReadBy, SessionOptions};
 use elapid_boards::Board;
 use serde::Serialize;
 
@@ -162,26 +163,25 @@ fn weight_bytes(layout: &Layout) -> u64 {
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Error> {
-    let engine = match args.compute.capped() {
+    let model = match args.compute.capped() {
         true => args.compute.open(args.model.as_deref())?,
         false => open_to_read(args.model.as_deref())?,
     };
-    let plan = planned(&engine, &args.state.memory()?)?;
-    let (layout, config) = (engine.layout(), engine.config());
+    let plan = planned(&model, &args.state.options()?)?;
+    let (layout, config) = (model.layout(), model.config());
     let sections = layout.sections().map(|s| {
         let place = layout.section(s);
         SectionInfo { name: s.to_string(), offset: place.offset, bytes: place.length, blocks: place.blocks }
     });
     let sections = sections.filter(|s| s.bytes > 0).collect();
-    let vocabulary = match engine.tokenizer() {
+    let vocabulary = match model.tokenizer() {
         Ok(tokenizer) => Some(tokenizer.vocab_size()),
-        Err(Error::NoTokenizer { .. }) => None,
-        Err(error) => return Err(error),
+        Err(elapid::Error::NoTokenizer { .. }) => None,
+        Err(error) => return Err(error.into()),
     };
     let generation =
-        engine.generation()?.map(|g| Generation { eos: g.eos.iter().collect(), bos: g.bos, pad: g.pad });
-    let state = StateSize::of(config, config.n_layer as usize);
-    let fixed_state = fixed::StateSize::of(config, config.n_layer as usize);
+        model.generation()?.map(|g| Generation { eos: g.eos.iter().collect(), bos: g.bos, pad: g.pad });
+    let state = |numbers: Numbers| numbers.state_bytes(config, config.n_layer as usize);
     let name = Quant::name;
     let q = &config.quants;
     let info = Info {
@@ -200,12 +200,12 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
         bits_per_weight: 8.0 * weight_bytes(layout) as f64 / parameters(config) as f64,
         file_bytes: layout.file_bytes(),
         state_bytes: StateBytes {
-            f32: state.bytes(StateKind::F32),
-            f16: state.bytes(StateKind::F16),
-            i16: fixed_state.bytes(fixed::StateKind::I16),
-            i32: fixed_state.bytes(fixed::StateKind::I32),
+            f32: state(Numbers::Float(StateKind::F32)),
+            f16: state(Numbers::Float(StateKind::F16)),
+            i16: state(Numbers::Fixed(fixed::StateKind::I16)),
+            i32: state(Numbers::Fixed(fixed::StateKind::I32)),
         },
-        memory_bytes: memory_bytes(config, &MemoryOptions::default()),
+        memory_bytes: SessionOptions::default().memory_bytes(config),
         vocabulary,
         generation,
         plan,
@@ -216,8 +216,8 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
 }
 
 /// The plan under a cap, with the rate of the storage measured by the reader that will stream from it.
-fn planned(engine: &Engine, options: &MemoryOptions) -> Result<Option<Planned>, Error> {
-    let Some(plan) = engine.plan(options)? else { return Ok(None) };
+fn planned(model: &Model, options: &SessionOptions) -> Result<Option<Planned>, Error> {
+    let Some(plan) = model.plan(options)? else { return Ok(None) };
     let mut planned = Planned {
         plan,
         total_bytes: plan.total_bytes(),
@@ -227,15 +227,15 @@ fn planned(engine: &Engine, options: &MemoryOptions) -> Result<Option<Planned>, 
         seconds_per_token: Vec::new(),
     };
     if !plan.mapped {
-        let mut memory = engine.memory(options)?;
-        planned.read_by = memory.read_by().map(ReadBy::name);
-        let (bytes, time) = memory.sequence(engine)?.skim(MEASURE)?;
+        let mut session = model.session(options)?;
+        planned.read_by = session.read_by().map(ReadBy::name);
+        let (bytes, time) = session.skim(MEASURE)?;
         let rate = bytes as f64 / time.as_secs_f64().max(1e-9);
         planned.storage_bytes_per_second = Some(rate);
         planned.expected_tps = Some(1.0 / plan.seconds_per_token(rate).max(1e-9));
         planned.seconds_per_token =
             BOARDS.iter().map(|(name, rate)| (*name, plan.seconds_per_token(*rate))).collect();
-        report_incidents(engine);
+        report_incidents(model);
     }
     Ok(Some(planned))
 }

@@ -4,8 +4,8 @@ use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
-use elapid::core::tokenizer::EncodeOptions;
-use elapid::{Engine, Error, MemoryOptions, Progress, Sequence, encode};
+use crate::error::Error;
+use elapid::{Model, Progress, Session};
 use elapid_files::same_file;
 
 use super::bar::Bar;
@@ -59,9 +59,9 @@ fn ids(text: &str) -> Result<Ids, String> {
     ids.ok_or_else(|| format!("give whole numbers from 0 to {}, such as 1,2,3 or [1, 2, 3]", u32::MAX))
 }
 
-fn tokens(args: &Args, engine: &Engine) -> Result<Vec<u32>, Error> {
+fn tokens(args: &Args, model: &Model) -> Result<Vec<u32>, Error> {
     let Some(text) = &args.text else { return Ok(args.tokens.concat()) };
-    let tokens = encode(&engine.tokenizer()?, text, EncodeOptions::default())?;
+    let tokens = model.encode(text)?;
     if tokens.is_empty() {
         return Err(Error::Usage("the text is empty: give a word at least".into()));
     }
@@ -70,7 +70,7 @@ fn tokens(args: &Args, engine: &Engine) -> Result<Vec<u32>, Error> {
 
 /// Hands the rows that were asked for to `each`.
 fn rows(
-    sequence: &mut Sequence<'_>,
+    session: &mut Session,
     tokens: &[u32],
     all: bool,
     mut each: impl FnMut(usize, &[f32]) -> Result<(), Error>,
@@ -81,10 +81,10 @@ fn rows(
         interrupt::check()
     };
     if all {
-        return sequence.feed_each(tokens, &mut watch, &mut each);
+        return session.feed_each(tokens, &mut watch, each);
     }
-    sequence.feed_watched(tokens, &mut watch)?;
-    each(0, sequence.logits()?)
+    session.feed_watched(tokens, &mut watch)?;
+    each(0, session.logits()?)
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Error> {
@@ -94,23 +94,22 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
         let name = output.display();
         return Err(Error::Usage(format!("{name}: -o would replace the model: give another file")));
     }
-    let engine = args.compute.open(args.model.as_deref())?;
-    let tokens = tokens(args, &engine)?;
+    let model = args.compute.open(args.model.as_deref())?;
+    let tokens = tokens(args, &model)?;
     let held = args.text.as_ref().map_or(0, String::len) + 4 * tokens.len();
-    let mut memory = engine.memory(&MemoryOptions { rows: args.all, held, ..args.state.memory()? })?;
-    let mut sequence = memory.sequence(&engine)?;
+    let mut session = model.session(&args.state.options()?.rows(args.all).held(held))?;
     interrupt::listen();
     if let Some(path) = &args.output {
-        let vocab = engine.config().vocab as usize;
+        let vocab = model.config().vocab as usize;
         let shape = [tokens.len(), vocab];
         let mut file = Writer::create(path, if args.all { &shape } else { &shape[1..] })?;
-        rows(&mut sequence, &tokens, args.all, |_, row| file.extend(row))?;
-        report_incidents(&engine);
+        rows(&mut session, &tokens, args.all, |_, row| file.extend(row))?;
+        report_incidents(&model);
         return file.finish();
     }
     // Nothing is written before there is something to write, so that what fails leaves no half of a line.
     let mut out = output::stdout();
-    rows(&mut sequence, &tokens, args.all, |i, row| {
+    rows(&mut session, &tokens, args.all, |i, row| {
         let between = match i {
             0 => format!("{{\"tokens\":{},\"logits\":{}", compact(&tokens), if args.all { "[" } else { "" }),
             _ => ",".into(),
@@ -118,7 +117,7 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
         out.write_all(between.as_bytes()).map_err(output::failed)?;
         serde_json::to_writer(&mut out, row).map_err(|e| output::failed(e.into()))
     })?;
-    report_incidents(&engine);
+    report_incidents(&model);
     writeln!(out, "{}", if args.all { "]}" } else { "}" }).map_err(output::failed)?;
     output::finish(out)
 }

@@ -4,8 +4,9 @@ use std::io::Write;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
+use crate::error::Error;
 use elapid::core::tokenizer::Tokenizer;
-use elapid::{Engine, Error, MemoryOptions, Sequence};
+use elapid::{Model, Session, SessionOptions};
 use serde::Serialize;
 
 use super::bar::Bar;
@@ -64,31 +65,30 @@ fn median_tps(turns: &mut [Duration]) -> f64 {
 
 /// Generates `n` tokens, each the most likely, and returns the time.
 fn generate(
-    sequence: &mut Sequence<'_>,
+    session: &mut Session,
     tokenizer: Option<&Tokenizer<'_>>,
     token: &mut u32,
     n: u32,
 ) -> Result<Duration, Error> {
     let start = Instant::now();
     for _ in 0..n {
-        sequence.feed(&[*token])?;
-        *token = most_likely(sequence, tokenizer)?;
+        session.feed(&[*token])?;
+        *token = most_likely(session, tokenizer)?;
         if interrupt::check() == ControlFlow::Break(()) {
-            return Err(Error::Interrupted);
+            return Err(elapid::Error::Interrupted.into());
         }
     }
     Ok(start.elapsed())
 }
 
-pub(super) fn run(engine: &Engine, options: &MemoryOptions, tokens: u32, json: bool) -> Result<(), Error> {
-    if engine.plan(options)?.is_some() {
+pub(super) fn run(model: &Model, options: &SessionOptions, tokens: u32, json: bool) -> Result<(), Error> {
+    if model.plan(options)?.is_some() {
         return Err(Error::Usage(
             "--long keeps two sequences, a cap has room for one: leave out --ram".into(),
         ));
     }
-    let (mut long, mut short) = (engine.memory(options)?, engine.memory(options)?);
-    let (mut long, mut short) = (long.sequence(engine)?, short.sequence(engine)?);
-    let tokenizer = tokenizer(engine)?;
+    let (mut long, mut short) = (model.session(options)?, model.session(options)?);
+    let tokenizer = tokenizer(model)?;
     let text = tokenizer.as_ref();
     let bar = Bar::at_once("generating", u64::from(tokens));
     let (mut token, mut first) = (1, 1);
@@ -139,13 +139,13 @@ pub(super) fn run(engine: &Engine, options: &MemoryOptions, tokens: u32, json: b
     let start = samples.first().and_then(|sample| sample.resident_bytes);
     let most = samples.iter().filter_map(|sample| sample.resident_bytes).max();
     let growth = start.zip(most).map(|(start, most)| most.saturating_sub(start));
-    let config = engine.config();
-    let state = elapid::core::model::StateSize::of(config, config.n_layer as usize).bytes(options.state);
+    let config = model.config();
+    let state = options.numbers.state_bytes(config, config.n_layer as usize);
     let report = Report {
         tokens,
-        threads: engine.team().size(),
-        kernels: engine.kernels().name(),
-        file_bytes: engine.layout().file_bytes(),
+        threads: model.team().size(),
+        kernels: model.kernels(options.numbers),
+        file_bytes: model.layout().file_bytes(),
         state_bytes: state,
         samples,
         first_tps,

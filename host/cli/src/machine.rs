@@ -3,7 +3,8 @@
 use std::io::Write;
 use std::path::PathBuf;
 
-use elapid::{Drive, Error, Profile};
+use crate::error::Error;
+use elapid::{Drive, Profile};
 use serde::Serialize;
 
 use super::output;
@@ -36,23 +37,23 @@ struct Machine {
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Error> {
-    let Profile { board, model, threads, kernels, memory, cap, .. } = Profile::in_root(&args.root);
+    let Profile { machine, model, threads, kernels, memory, cap, .. } = Profile::in_root(&args.root);
     let drive = match &args.model {
         Some(file) => {
-            file.metadata().map_err(|cause| Error::File { path: file.clone(), action: "read", cause })?;
+            file.metadata().map_err(|cause| Error::file(file.clone(), "read", cause))?;
             Drive::of(file)
         }
         None => std::env::current_exe().map_or(Drive::Other, |program| Drive::of(&program)),
     };
     let machine = Machine {
-        board: board.name(),
+        board: machine.name(),
         model,
         threads,
         kernels,
         memory_bytes: memory,
         ram_auto_bytes: cap,
         drive: drive.name(),
-        reads: board.reads(drive),
+        reads: machine.reads(drive),
     };
     if args.json {
         return output::json(&machine);

@@ -6,6 +6,7 @@ mod bar;
 mod bench;
 mod board;
 mod cpu;
+mod error;
 mod info;
 mod logits;
 mod long;
@@ -22,8 +23,8 @@ mod verify;
 use std::io::Write;
 use std::process::ExitCode;
 
+use crate::error::Error;
 use clap::{Parser, Subcommand};
-use elapid::Error;
 use elapid_files::interrupt;
 
 /// Run Mamba and Falcon Mamba language models from packed files
@@ -59,9 +60,9 @@ struct Failure {
     hint: String,
 }
 
-impl From<Error> for Failure {
-    fn from(error: Error) -> Self {
-        Self { error, hint: String::new() }
+impl<E: Into<Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self { error: error.into(), hint: String::new() }
     }
 }
 
@@ -96,11 +97,12 @@ fn run() -> ExitCode {
         Err(Failure { error, hint }) => {
             // Standard error may be closed too; there is nowhere left to say so.
             let _ = writeln!(std::io::stderr(), "error: {error}{hint}");
-            error.class() as u8
+            error.exit_code()
         }
     };
     ExitCode::from(match result {
-        Ok(()) | Err(Failure { error: Error::ClosedOutput | Error::Interrupted, .. }) => {
+        Ok(())
+        | Err(Failure { error: Error::ClosedOutput | Error::Library(elapid::Error::Interrupted), .. }) => {
             interrupt::exit_code().unwrap_or(code)
         }
         Err(_) => code,

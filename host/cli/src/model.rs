@@ -4,11 +4,12 @@ use std::ffi::{OsStr, OsString};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
+use crate::error::Error;
 use clap::ValueEnum;
 use elapid::core::fixed;
 use elapid::core::model::StateKind;
 use elapid::{
-    Board, Engine, EngineOptions, Error, MAX_THREADS, MemoryOptions, Ram, Verify, available_memory,
+    MAX_THREADS, Machine, Model, ModelOptions, Numbers, Ram, SessionOptions, Verify, available_memory,
     default_threads,
 };
 use elapid_args::{SIZE_LIMIT, size, whole};
@@ -86,20 +87,17 @@ fn ram(text: &str) -> Result<Ram, String> {
 }
 
 impl ComputeArgs {
-    pub(super) fn options(&self) -> EngineOptions {
+    pub(super) fn options(&self) -> ModelOptions {
         let verify = match self.ram.verify {
             VerifyArg::Auto => Verify::Auto,
             VerifyArg::Always => Verify::Always,
             VerifyArg::Never => Verify::Never,
         };
-        let threads = self.threads.map(usize::from);
-        EngineOptions {
-            threads,
-            kernels: self.kernels.clone(),
-            ram: self.ram.ram,
-            verify,
-            plain_reads: self.ram.plain_reads,
-        }
+        let mut options = ModelOptions::default().verify(verify).plain_reads(self.ram.plain_reads);
+        options.threads = self.threads.map(usize::from);
+        options.kernels.clone_from(&self.kernels);
+        options.ram = self.ram.ram;
+        options
     }
 
     /// Whether memory is capped.
@@ -108,10 +106,10 @@ impl ComputeArgs {
     }
 
     /// Opens a file, or the bundled model. On a board, a file that does not fit is streamed.
-    pub(super) fn open(&self, model: Option<&Path>) -> Result<Engine, Error> {
+    pub(super) fn open(&self, model: Option<&Path>) -> Result<Model, Error> {
         let mut options = self.options();
         if let (None, Some(path)) = (options.ram, model)
-            && Board::detect().streams_by_default()
+            && Machine::detect().streams_by_default()
             && let Some(sizes) =
                 path.metadata().ok().and_then(|file| does_not_fit(file.len(), available_memory()))
         {
@@ -123,11 +121,11 @@ impl ComputeArgs {
     }
 
     /// Opens a file, or the bundled model, and streams it only if that was asked for.
-    pub(super) fn open_as_asked(&self, model: Option<&Path>) -> Result<Engine, Error> {
+    pub(super) fn open_as_asked(&self, model: Option<&Path>) -> Result<Model, Error> {
         self.open_with(model, &self.options())
     }
 
-    fn open_with(&self, model: Option<&Path>, options: &EngineOptions) -> Result<Engine, Error> {
+    fn open_with(&self, model: Option<&Path>, options: &ModelOptions) -> Result<Model, Error> {
         let (threads, cores) = (self.threads.map_or(0, usize::from), default_threads());
         if threads > cores {
             let _ = writeln!(
@@ -136,17 +134,17 @@ impl ComputeArgs {
                 s = if cores == 1 { "" } else { "s" }
             );
         }
-        let engine = open(model, options)?;
+        let opened = open(model, options)?;
         let cap = match options.ram {
             Some(Ram::Bytes(cap)) => cap,
             // It asks what is free itself.
             Some(Ram::Auto) => 0,
-            None => u64::MAX,
+            _ => u64::MAX,
         };
-        if let Some(warning) = too_large(engine.layout().file_bytes(), cap, available_memory()) {
-            let _ = writeln!(io::stderr(), "warning: {}: {warning}", engine.name());
+        if let Some(warning) = too_large(opened.layout().file_bytes(), cap, available_memory()) {
+            let _ = writeln!(io::stderr(), "warning: {}: {warning}", opened.name());
         }
-        Ok(engine)
+        Ok(opened)
     }
 }
 
@@ -164,10 +162,10 @@ fn does_not_fit(file: u64, free: Option<u64>) -> Option<String> {
 }
 
 /// Opens a file, or the bundled model.
-fn open(model: Option<&Path>, options: &EngineOptions) -> Result<Engine, Error> {
+fn open(model: Option<&Path>, options: &ModelOptions) -> Result<Model, Error> {
     match model {
-        Some(path) => Engine::open(path, options),
-        None => Engine::bundled(options),
+        Some(path) => Ok(Model::open(path, options)?),
+        None => Ok(Model::bundled(options)?),
     }
 }
 
@@ -184,37 +182,33 @@ pub(super) struct StateArgs {
 }
 
 impl StateArgs {
-    pub(super) fn memory(&self) -> Result<MemoryOptions, Error> {
-        let of = |state, fixed| Ok(MemoryOptions { state, fixed, ..MemoryOptions::default() });
-        let (float, other) = (StateKind::default(), |state: &str, path: &str, has: &str| {
+    /// Default options of a session, with the numbers that were chosen.
+    pub(super) fn options(&self) -> Result<SessionOptions, Error> {
+        Ok(SessionOptions::default().numbers(self.numbers()?))
+    }
+
+    fn numbers(&self) -> Result<Numbers, Error> {
+        let other = |state: &str, path: &str, has: &str| {
             Err(Error::Usage(format!(
                 "--state {state} is not of the {path} path: choose {has}, or the other --path"
             )))
-        });
+        };
         match (self.path, self.state) {
-            (PathArg::Float, None | Some(StateArg::F32)) => of(StateKind::F32, None),
-            (PathArg::Float, Some(StateArg::F16)) => of(StateKind::F16, None),
+            (PathArg::Float, None | Some(StateArg::F32)) => Ok(Numbers::Float(StateKind::F32)),
+            (PathArg::Float, Some(StateArg::F16)) => Ok(Numbers::Float(StateKind::F16)),
             (PathArg::Float, Some(StateArg::I16)) => other("i16", "float", "f32 or f16"),
             (PathArg::Float, Some(StateArg::I32)) => other("i32", "float", "f32 or f16"),
-            (PathArg::Fixed, None | Some(StateArg::I16)) => of(float, Some(fixed::StateKind::I16)),
-            (PathArg::Fixed, Some(StateArg::I32)) => of(float, Some(fixed::StateKind::I32)),
+            (PathArg::Fixed, None | Some(StateArg::I16)) => Ok(Numbers::Fixed(fixed::StateKind::I16)),
+            (PathArg::Fixed, Some(StateArg::I32)) => Ok(Numbers::Fixed(fixed::StateKind::I32)),
             (PathArg::Fixed, Some(StateArg::F32)) => other("f32", "fixed", "i16 or i32"),
             (PathArg::Fixed, Some(StateArg::F16)) => other("f16", "fixed", "i16 or i32"),
-        }
-    }
-
-    /// The name of the kernels that compute.
-    pub(super) fn kernels(&self, engine: &Engine) -> &'static str {
-        match self.path {
-            PathArg::Float => engine.kernels().name(),
-            PathArg::Fixed => engine.fixed_kernels().name(),
         }
     }
 }
 
 /// Opens a model to look at it only: on one thread.
-pub(super) fn open_to_read(model: Option<&Path>) -> Result<Engine, Error> {
-    open(model, &EngineOptions { threads: Some(1), ..EngineOptions::default() })
+pub(super) fn open_to_read(model: Option<&Path>) -> Result<Model, Error> {
+    open(model, &ModelOptions::default().threads(1))
 }
 
 /// Whether an argument is a packed model by its name.
@@ -282,7 +276,7 @@ pub(super) fn read_text(path: &Path) -> Result<String, Error> {
     } else {
         (path, elapid_files::read_stream(path))
     };
-    let bytes = bytes.map_err(|cause| Error::File { path: path.into(), action: "read", cause })?;
+    let bytes = bytes.map_err(|cause| Error::file(path, "read", cause))?;
     utf8(bytes, &path.display().to_string())
 }
 
@@ -291,10 +285,10 @@ fn not_utf8(what: &str, at: usize) -> Error {
 }
 
 /// Says on standard error what reading the weights had to put up with, if it was anything.
-pub(super) fn report_incidents(engine: &Engine) {
-    let seen = engine.incidents();
+pub(super) fn report_incidents(model: &Model) {
+    let seen = model.incidents();
     if seen.retried + seen.reread > 0 {
-        let name = engine.name();
+        let name = model.name();
         // Nobody may be there to read it.
         let _ = writeln!(
             io::stderr(),

@@ -3,7 +3,7 @@
 use std::io::{self, BufWriter, Stdout, Write};
 use std::path::{Path, PathBuf};
 
-use elapid::Error;
+use crate::error::Error;
 use elapid_files::{Output, same_file};
 
 /// The header of a little-endian C-ordered array; the data follows at a multiple of 64 bytes.
@@ -84,7 +84,7 @@ impl Writer {
 fn error(path: &Path, cause: io::Error) -> Error {
     match cause.kind() {
         io::ErrorKind::BrokenPipe => Error::ClosedOutput,
-        _ => Error::File { path: path.into(), action: "write", cause },
+        _ => Error::file(path, "write", cause),
     }
 }
 

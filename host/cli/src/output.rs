@@ -2,14 +2,14 @@
 
 use std::io::{self, BufWriter, StdoutLock, Write};
 
-use elapid::Error;
+use crate::error::Error;
 use serde::Serialize;
 
 /// What a failed write to standard output means: if nobody reads any more, a quiet end.
 pub(super) fn failed(cause: io::Error) -> Error {
     match cause.kind() {
         io::ErrorKind::BrokenPipe => Error::ClosedOutput,
-        _ => Error::File { path: "standard output".into(), action: "write", cause },
+        _ => Error::file("standard output", "write", cause),
     }
 }
 

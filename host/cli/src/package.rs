@@ -4,9 +4,9 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
+use crate::error::Error;
 use clap::{Command, CommandFactory};
 use clap_complete::{Shell, generate};
-use elapid::Error;
 
 /// Where Debian's shells look for completions, and by which names.
 const COMPLETIONS: [(Shell, &str, &str); 3] = [
@@ -28,7 +28,7 @@ static COMMAND: LazyLock<Command> = LazyLock::new(|| super::Cli::command());
 
 pub(super) fn run(args: &Args) -> Result<(), Error> {
     let mut command = shown(&COMMAND);
-    let failed = |cause| Error::File { path: args.folder.clone(), action: "write to", cause };
+    let failed = |cause| Error::file(args.folder.clone(), "write to", cause);
     for (shell, folder, name) in COMPLETIONS {
         let mut text = Vec::new();
         generate(shell, &mut command, "elapid", &mut text);

@@ -4,8 +4,9 @@ use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
+use crate::error::Error;
 use elapid::core::tokenizer::EncodeOptions;
-use elapid::{Error, MemoryOptions, Progress, encode};
+use elapid::{Progress, encode};
 use elapid_args::whole;
 use serde::Serialize;
 
@@ -52,8 +53,8 @@ fn loss(logits: &[f32], target: u32) -> f64 {
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Error> {
-    let engine = args.compute.open(args.model.as_deref())?;
-    let tokenizer = engine.tokenizer()?;
+    let model = args.compute.open(args.model.as_deref())?;
+    let tokenizer = model.tokenizer()?;
     let text = read_text(&args.file)?;
     let whole = EncodeOptions { add_special: false, ..EncodeOptions::default() };
     let mut tokens = encode(&tokenizer, &text, whole)?;
@@ -68,8 +69,7 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
         return Err(Error::Usage(format!("{}: only one token: give 2 at least", args.file.display())));
     }
     let held = text.len() + 4 * tokens.capacity();
-    let mut memory = engine.memory(&MemoryOptions { rows: true, held, ..args.state.memory()? })?;
-    let mut sequence = memory.sequence(&engine)?;
+    let mut session = model.session(&args.state.options()?.rows(true).held(held))?;
     interrupt::listen();
     let bar = Bar::new("reading the text");
     let mut watch = |Progress { done, total, .. }: Progress| -> ControlFlow<()> {
@@ -77,12 +77,12 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
         interrupt::check()
     };
     let mut sum = 0.0;
-    sequence.feed_each(context, &mut watch, &mut |i, logits| {
+    session.feed_each(context, &mut watch, |i, logits| {
         sum += loss(logits, tokens[i + 1]);
-        Ok(())
+        Ok::<(), Error>(())
     })?;
     drop(bar);
-    report_incidents(&engine);
+    report_incidents(&model);
     let report = Report { perplexity: (sum / context.len() as f64).exp(), tokens: tokens.len() };
     if args.json {
         return output::json(&report);

@@ -5,9 +5,10 @@ use std::io::{self, IsTerminal, StdoutLock, Write};
 use std::ops::ControlFlow;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::error::Error;
 use elapid::core::sample::{SampleError, Sampler, Settings};
 use elapid::core::tokenizer::EncodeOptions;
-use elapid::{End, Error, GenerateOptions, Generated, Listener, MemoryOptions, Progress, encode, generate};
+use elapid::{End, Event, GenerateOptions, Generated, encode};
 use elapid_args::whole;
 
 use super::bar::{Bar, Status};
@@ -80,7 +81,7 @@ fn setting(
     }
 }
 
-/// Writes text to standard output at once.
+/// Writes text to standard output at once, and shows on a terminal how far slow work has come.
 struct Stream {
     out: StdoutLock<'static>,
     bar: Option<Bar>,
@@ -88,30 +89,29 @@ struct Stream {
     newline: bool,
 }
 
-impl Listener for Stream {
-    fn text(&mut self, text: &str) -> Result<(), Error> {
-        self.bar = None;
-        self.status.clear();
-        self.newline = text.ends_with('\n');
-        self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush()).map_err(output::failed)
-    }
-
-    fn prompt(&mut self, progress: Progress) {
-        match &self.bar {
-            Some(bar) if progress.done < progress.total => bar.set(progress.done, progress.total),
-            _ => {
+impl Stream {
+    fn take(&mut self, event: Event<'_>) -> Result<ControlFlow<()>, Error> {
+        match event {
+            Event::Text(text) => {
                 self.bar = None;
                 self.status.clear();
+                self.newline = text.ends_with('\n');
+                self.out
+                    .write_all(text.as_bytes())
+                    .and_then(|()| self.out.flush())
+                    .map_err(output::failed)?;
             }
+            Event::Prompt(progress) => match &self.bar {
+                Some(bar) if progress.done < progress.total => bar.set(progress.done, progress.total),
+                _ => {
+                    self.bar = None;
+                    self.status.clear();
+                }
+            },
+            Event::Layer(progress) => self.status.set(progress),
+            _ => {}
         }
-    }
-
-    fn token(&mut self, progress: Progress) {
-        self.status.set(progress);
-    }
-
-    fn next(&mut self) -> ControlFlow<()> {
-        interrupt::check()
+        Ok(interrupt::check())
     }
 }
 
@@ -146,38 +146,34 @@ fn seed_from_clock() -> u64 {
 
 pub(super) fn run(args: Args) -> Result<(), Failure> {
     let inputs = ModelAndText::new(args.model, args.prompt, "prompt", "run");
-    let engine = args.compute.open(inputs.model.as_deref()).map_err(|error| inputs.explain(error))?;
-    let tokenizer = engine.tokenizer()?;
+    let model = args.compute.open(inputs.model.as_deref()).map_err(|error| inputs.explain(error))?;
+    let tokenizer = model.tokenizer()?;
     let prompt = prompt(inputs.text)?;
     let tokens = encode(&tokenizer, &prompt, EncodeOptions::default())?;
-    let options = GenerateOptions {
-        max_tokens: args.n as usize,
-        settings: Settings {
-            temperature: args.temp,
-            top_k: args.top_k,
-            top_p: args.top_p,
-            min_p: args.min_p,
-            repeat_penalty: args.repeat_penalty,
-        },
-        seed: args.seed.unwrap_or_else(seed_from_clock),
-        eos: engine.generation()?.map_or(Vec::new(), |g| g.eos.iter().collect()),
-        stop: args.stop,
+    let settings = Settings {
+        temperature: args.temp,
+        top_k: args.top_k,
+        top_p: args.top_p,
+        min_p: args.min_p,
+        repeat_penalty: args.repeat_penalty,
     };
+    let seed = args.seed.unwrap_or_else(seed_from_clock);
+    let options = GenerateOptions::default().max_tokens(args.n as usize).settings(settings).seed(seed);
+    let options = args.stop.into_iter().fold(options, GenerateOptions::stop);
     let held = prompt.len() + 4 * tokens.capacity();
-    let mut memory = engine.memory(&MemoryOptions { held, ..args.state.memory()? })?;
-    let mut sequence = memory.sequence(&engine)?;
+    let mut session = model.session(&args.state.options()?.held(held))?;
     interrupt::listen();
     let bar = Some(Bar::new("reading the prompt"));
-    let status = Status::new(engine.config().n_layer);
+    let status = Status::new(model.config().n_layer);
     let mut stream = Stream { out: io::stdout().lock(), bar, status, newline: false };
-    let generated = generate(&mut sequence, &tokenizer, &tokens, &options, &mut stream)?;
+    let generated = session.generate(&tokens, &options)?.run(|event| stream.take(event))?;
     if !stream.newline && stream.out.is_terminal() {
         writeln!(stream.out).map_err(output::failed)?;
     }
-    report_incidents(&engine);
+    report_incidents(&model);
     if args.verbose || io::stderr().is_terminal() {
         // The text is out: that it can't be reported on is no failure.
-        let _ = writeln!(io::stderr(), "{}", summary(&generated, tokens.len(), options.seed));
+        let _ = writeln!(io::stderr(), "{}", summary(&generated, tokens.len(), seed));
     }
     Ok(())
 }
@@ -185,10 +181,10 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
 fn summary(generated: &Generated, prompt: usize, seed: u64) -> String {
     let rate = |tokens: usize, time: Duration| tokens as f64 / time.as_secs_f64().max(1e-9);
     let end = match generated.end {
-        End::Length => "",
-        End::Eos => ", the model ended the text",
-        End::Stop => ", ended by a stop text",
-        End::Interrupted => ", interrupted",
+        Some(End::Eos) => ", the model ended the text",
+        Some(End::Stop) => ", ended by a stop text",
+        Some(End::Interrupted) => ", interrupted",
+        _ => "",
     };
     format!(
         "[prompt: {prompt} tokens, {:.0} tokens/s; text: {} tokens, {:.1} tokens/s; seed {seed}{end}]",

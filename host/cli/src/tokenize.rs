@@ -3,8 +3,9 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use crate::error::Error;
 use elapid::core::tokenizer::EncodeOptions;
-use elapid::{Error, encode};
+use elapid::encode;
 
 use super::model::{ModelAndText, STDIN, open_to_read, read_text, text};
 use super::{Failure, output};
@@ -32,8 +33,8 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
         }
         None => (ModelAndText::new(args.model, args.text, "text", "tokenize"), None),
     };
-    let engine = open_to_read(inputs.model.as_deref()).map_err(|error| inputs.explain(error))?;
-    let tokenizer = engine.tokenizer()?;
+    let model = open_to_read(inputs.model.as_deref()).map_err(|error| inputs.explain(error))?;
+    let tokenizer = model.tokenizer()?;
     let text = match (inputs.text, file) {
         (Some(argument), _) if argument != STDIN => text(argument, "the text")?,
         (Some(_), _) => read_text(STDIN.as_ref())?,

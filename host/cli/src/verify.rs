@@ -4,7 +4,8 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use elapid::{Error, verify};
+use crate::error::Error;
+use elapid::verify;
 
 use super::bar::Bar;
 use super::model::ComputeArgs;
@@ -20,14 +21,14 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Error> {
-    let engine = args.compute.open_as_asked(args.model.as_deref())?;
-    if engine.bytes().is_none() {
+    let model = args.compute.open_as_asked(args.model.as_deref())?;
+    if model.bytes().is_none() {
         return Err(Error::Usage("verify looks at the whole file: leave out --ram".into()));
     }
     interrupt::listen();
     let (bar, done) = (Bar::bytes("verifying"), AtomicU64::new(0));
-    let total = engine.layout().file_bytes();
-    let damaged = verify(&engine, &|bytes| {
+    let total = model.layout().file_bytes();
+    let damaged = verify(&model, &|bytes| {
         bar.set(done.fetch_add(bytes, Ordering::Relaxed) + bytes, total);
         interrupt::check()
     })?;
@@ -36,13 +37,13 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
     for damage in &damaged {
         writeln!(out, "{damage}").map_err(output::failed)?;
     }
-    let blocks = engine.layout().block_count();
+    let blocks = model.layout().block_count();
     let Some(first) = damaged.first() else {
-        writeln!(out, "{}: all {blocks} blocks are as they were written", engine.name())
+        writeln!(out, "{}: all {blocks} blocks are as they were written", model.name())
             .map_err(output::failed)?;
         return output::finish(out);
     };
     let error =
-        Error::Damaged { model: engine.name().into(), first: first.to_string(), others: damaged.len() - 1 };
+        Error::Damaged { model: model.name().into(), first: first.to_string(), others: damaged.len() - 1 };
     output::finish(out).and(Err(error))
 }

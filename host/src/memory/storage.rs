@@ -10,7 +10,7 @@ use elapid_core::format::BLOCK_ALIGN;
 use elapid_core::source::Fault;
 use memmap2::MmapMut;
 
-use crate::Error;
+use crate::error::{Error, NO_CODE};
 
 /// Where a model file is read from, when it is streamed.
 ///
@@ -29,7 +29,7 @@ pub trait Storage: Send + Sync {
     /// The system's reason. [`io::ErrorKind::Interrupted`] is tried again at once, anything else a moment later.
     ///
     /// # Panics
-    /// It should not. If it does, its memory's sequences get [`Error::Storage`], and no more is read.
+    /// It should not. If it does, the session gets [`Error::Storage`], and no more is read.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
 
     /// The open file whose bytes these are, if it is one that the system can read by itself (io_uring).
@@ -38,7 +38,7 @@ pub trait Storage: Send + Sync {
     }
 }
 
-/// What a reader had to put up with. Counted since the engine was opened.
+/// What a reader had to put up with. Counted since the model was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Incidents {
     /// Reads that the system interrupted, or that gave fewer bytes than asked for.
@@ -89,7 +89,7 @@ impl Buffer {
     pub(crate) fn new(what: &'static str, bytes: usize) -> Result<Self, Error> {
         // The shortest mapping has a byte.
         let map = MmapMut::map_anon(bytes.max(1));
-        map.map(Self).map_err(|_| Error::Memory { what, bytes, hint: "" })
+        map.map(Self).map_err(|_| Error::Memory { what, bytes, smaller_state: None })
     }
 }
 
@@ -105,11 +105,6 @@ impl DerefMut for Buffer {
         &mut self.0
     }
 }
-
-/// The code of a [`Fault::Storage`] for which the system gave none.
-pub(crate) const NO_CODE: i32 = 0;
-/// The code of a [`Fault::Storage`] whose reader panicked: no system's.
-pub(crate) const PANICKED: i32 = i32::MIN;
 
 /// How often a read that failed is tried again.
 const RETRIES: u32 = 4;
@@ -213,7 +208,7 @@ pub(crate) fn read_range(
     let length = (range.end - range.start) as usize;
     let mut bytes = Vec::new();
     let memory = bytes.try_reserve_exact(length);
-    memory.map_err(|_| Error::Memory { what: "the file's tables", bytes: length, hint: "" })?;
+    memory.map_err(|_| Error::Memory { what: "the file's tables", bytes: length, smaller_state: None })?;
     let mut at = range.start - range.start % BLOCK_ALIGN;
     let mut buffer =
         Buffer::new("reading", STEP.min((range.end - at).next_multiple_of(BLOCK_ALIGN)) as usize)?;

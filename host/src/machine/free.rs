@@ -3,9 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::profile::ROOT;
+/// The root of the file system that describes this machine.
+pub(super) const ROOT: &str = "/";
 
-/// What `--ram auto` leaves to others: an eighth.
+/// What [`Ram::Auto`](crate::Ram::Auto) leaves to others: an eighth.
 const SHARE: u64 = 8;
 
 /// Memory, in bytes, that can be taken without disturbing anybody: what the machine, or the control group of this process, has
@@ -16,7 +17,7 @@ pub fn available() -> Option<u64> {
 }
 
 /// The same of a system whose `proc` and `sys` are below `root`.
-pub(crate) fn available_in(root: &Path) -> Option<u64> {
+pub(super) fn available_in(root: &Path) -> Option<u64> {
     let machine = meminfo(root, "MemAvailable:")?;
     let groups = fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
     let group = group_room(&groups, &root.join("sys/fs/cgroup"));
@@ -25,7 +26,7 @@ pub(crate) fn available_in(root: &Path) -> Option<u64> {
 }
 
 /// Bytes that a line of `proc/meminfo` below `root` names.
-pub(crate) fn meminfo(root: &Path, name: &str) -> Option<u64> {
+pub(super) fn meminfo(root: &Path, name: &str) -> Option<u64> {
     kibibytes(&fs::read_to_string(root.join("proc/meminfo")).ok()?, name)
 }
 

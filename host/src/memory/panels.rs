@@ -7,7 +7,8 @@ use elapid_core::source::Fault;
 
 use super::storage::{Buffer, read_full};
 use super::stream::{REREADS, Shared};
-use crate::{Error, Verify};
+use crate::Error;
+use crate::options::Verify;
 
 /// Reads panels of the embedding, each checked at every read.
 ///

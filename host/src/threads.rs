@@ -88,7 +88,7 @@ impl Pool {
     /// [`Error::Threads`] for 0 or more than [`MAX_THREADS`], [`Error::StartThread`] where the system refuses one.
     pub fn new(threads: usize) -> Result<Self, Error> {
         if threads == 0 || threads > MAX_THREADS {
-            return Err(Error::Threads { given: threads });
+            return Err(Error::Threads { given: threads, most: MAX_THREADS });
         }
         // With more threads than cores, one that looks for work only keeps another from its own.
         let crowded = threads > default_threads();

@@ -6,25 +6,33 @@ use std::alloc::{Layout, alloc_zeroed};
 use elapid_core::fixed::kernels::{Group, Inverse, Range};
 use elapid_core::kernels::Scale;
 
+use crate::Error;
+
 /// Numbers, and structures of numbers alone.
 ///
 /// # Safety
 /// Bytes that are all 0 must be a value of the type.
-pub(crate) unsafe trait Numbers {}
+pub(crate) unsafe trait Zeroable {}
 
-macro_rules! numbers {
+macro_rules! zeroable {
     ($($name:ty),+) => {
         $(
             // SAFETY: integers and floats, or a structure of nothing else.
-            unsafe impl Numbers for $name {}
+            unsafe impl Zeroable for $name {}
         )+
     };
 }
-numbers!(f32, i32, u32, i16, u16, i8, Scale, Group, Inverse, Range);
+zeroable!(f32, i32, u32, i16, u16, i8, Scale, Group, Inverse, Range);
+
+/// Zeros, or an error where the system has no memory for them.
+pub(crate) fn zeros<T: Zeroable>(what: &'static str, len: usize) -> Result<Vec<T>, Error> {
+    let bytes = len.saturating_mul(size_of::<T>());
+    zeroed(len).ok_or(Error::Memory { what, bytes, smaller_state: None })
+}
 
 /// Zeros; none if the system has no memory for them. Large ones take memory, and time, only where they are used: the system
 /// makes zeros of a page when it is touched first. That should be by writing: a page that is read first is met twice.
-pub(crate) fn zeroed<T: Numbers>(len: usize) -> Option<Vec<T>> {
+fn zeroed<T: Zeroable>(len: usize) -> Option<Vec<T>> {
     let layout = Layout::array::<T>(len).ok()?;
     if layout.size() == 0 {
         return Some(Vec::new());

@@ -8,13 +8,17 @@ use std::path::Path;
 
 use elapid_core::kernels::detect;
 
-use crate::default_threads;
-use crate::residency::{available_in, meminfo};
+use crate::threads::default_threads;
+
+mod free;
+
+pub use free::available;
+use free::{ROOT, available_in, meminfo};
 
 /// Machines that differ in what suits them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Board {
+pub enum Machine {
     /// Raspberry Pi Zero 2 W: four Cortex-A53, 512 MB.
     PiZero2,
     /// Raspberry Pi 3, Compute Module 3, and the Raspberry Pi 2 that has their chip: four Cortex-A53, 1 GB.
@@ -41,12 +45,12 @@ pub enum Drive {
     Other,
 }
 
-/// A machine, and what suits it.
+/// What suits a machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Profile {
-    /// The board.
-    pub board: Board,
+    /// The machine.
+    pub machine: Machine,
     /// What the board calls itself, if it does.
     pub model: Option<String>,
     /// Threads that compute: all cores that this process may use.
@@ -60,22 +64,20 @@ pub struct Profile {
 }
 
 const DEVICE_TREE: &str = "proc/device-tree";
-/// The root of the file system that this machine's profile is read from.
-pub(crate) const ROOT: &str = "/";
 
-/// What [`Board::cap`] leaves on a board, in bytes: a sixteenth of its memory, within these.
+/// What [`Machine::cap`] leaves on a board, in bytes: a sixteenth of its memory, within these.
 const LEAST_RESERVE: u64 = 32 << 20;
 const MOST_RESERVE: u64 = 128 << 20;
 
-impl Board {
+impl Machine {
     /// The board of a device tree's `compatible`: names that end in zeros, from the board's own to its chip's.
     fn from_compatible(compatible: &[u8]) -> Self {
-        const KNOWN: [(&[u8], Board); 4] = [
+        const KNOWN: [(&[u8], Machine); 4] = [
             // It has the chip of a Raspberry Pi 3 in another package; its own name comes first.
-            (b"raspberrypi,model-zero-2-w", Board::PiZero2),
-            (b"brcm,bcm2837", Board::Pi3),
-            (b"brcm,bcm2711", Board::Pi4),
-            (b"brcm,bcm2712", Board::Pi5),
+            (b"raspberrypi,model-zero-2-w", Machine::PiZero2),
+            (b"brcm,bcm2837", Machine::Pi3),
+            (b"brcm,bcm2711", Machine::Pi4),
+            (b"brcm,bcm2712", Machine::Pi5),
         ];
         let known = |name: &[u8]| KNOWN.iter().find(|(known, _)| *known == name).map(|(_, board)| *board);
         compatible.split(|byte| *byte == 0).find_map(known).unwrap_or(Self::Other)
@@ -87,7 +89,7 @@ impl Board {
         Self::in_root(Path::new(ROOT))
     }
 
-    /// The board of the system whose files are below `root`.
+    /// The machine of the system whose files are below `root`.
     fn in_root(root: &Path) -> Self {
         let tree = root.join(DEVICE_TREE);
         match fs::read(tree.join("compatible")) {
@@ -184,11 +186,6 @@ fn device_of(_: &Path) -> Option<String> {
     None
 }
 
-/// Bytes that a model may take on this machine; [`None`] where the system does not tell.
-pub(crate) fn cap() -> Option<u64> {
-    Profile::detect().cap
-}
-
 impl Profile {
     /// This machine's.
     #[must_use]
@@ -199,11 +196,11 @@ impl Profile {
     /// That of a machine with this one's CPU, whose `proc` and `sys` are below `root`.
     #[must_use]
     pub fn in_root(root: &Path) -> Self {
-        let board = Board::in_root(root);
+        let machine = Machine::in_root(root);
         let memory = meminfo(root, "MemTotal:");
-        let cap = available_in(root).map(|free| board.cap(free, memory));
+        let cap = available_in(root).map(|free| machine.cap(free, memory));
         let model = fs::read(root.join(DEVICE_TREE).join("model")).ok().and_then(|model| printable(&model));
-        Self { board, model, threads: default_threads(), kernels: detect().name(), memory, cap }
+        Self { machine, model, threads: default_threads(), kernels: detect().name(), memory, cap }
     }
 }
 
@@ -235,53 +232,53 @@ mod tests {
     }
 
     /// `compatible` and `model` as boards have them, their memory in kB, and the bytes that are left to others.
-    const BOARDS: [(&[u8], &str, Board, u64, u64); 10] = [
+    const BOARDS: [(&[u8], &str, Machine, u64, u64); 10] = [
         (
             b"raspberrypi,model-zero-2-w\0brcm,bcm2837\0",
             "Raspberry Pi Zero 2 W Rev 1.0",
-            Board::PiZero2,
+            Machine::PiZero2,
             436_656,
             32 * MIB,
         ),
         (
             b"raspberrypi,3-model-b-plus\0brcm,bcm2837\0",
             "Raspberry Pi 3 Model B Plus Rev 1.3",
-            Board::Pi3,
+            Machine::Pi3,
             1_048_576,
             64 * MIB,
         ),
         (
             b"raspberrypi,3-compute-module\0brcm,bcm2837\0",
             "Raspberry Pi Compute Module 3 Rev 1.0",
-            Board::Pi3,
+            Machine::Pi3,
             1_048_576,
             64 * MIB,
         ),
         (
             b"raspberrypi,2-model-b-rev2\0brcm,bcm2837\0",
             "Raspberry Pi 2 Model B Rev 1.2",
-            Board::Pi3,
+            Machine::Pi3,
             1_048_576,
             64 * MIB,
         ),
         (
             b"raspberrypi,4-model-b\0brcm,bcm2711\0",
             "Raspberry Pi 4 Model B Rev 1.4",
-            Board::Pi4,
+            Machine::Pi4,
             3_884_288,
             128 * MIB,
         ),
-        (b"raspberrypi,400\0brcm,bcm2711\0", "Raspberry Pi 400 Rev 1.0", Board::Pi4, 3_884_288, 128 * MIB),
+        (b"raspberrypi,400\0brcm,bcm2711\0", "Raspberry Pi 400 Rev 1.0", Machine::Pi4, 3_884_288, 128 * MIB),
         (
             b"raspberrypi,5-model-b\0brcm,bcm2712\0",
             "Raspberry Pi 5 Model B Rev 1.0",
-            Board::Pi5,
+            Machine::Pi5,
             8_252_416,
             128 * MIB,
         ),
-        (b"raspberrypi,500\0brcm,bcm2712\0", "Raspberry Pi 500 Rev 1.0", Board::Pi5, 8_252_416, 128 * MIB),
-        (b"radxa,rock-5b\0rockchip,rk3588\0", "Radxa ROCK 5B", Board::Other, 16_252_416, 128 * MIB),
-        (b"linux,dummy-virt\0", "linux,dummy-virt", Board::Other, 494_592, 32 * MIB),
+        (b"raspberrypi,500\0brcm,bcm2712\0", "Raspberry Pi 500 Rev 1.0", Machine::Pi5, 8_252_416, 128 * MIB),
+        (b"radxa,rock-5b\0rockchip,rk3588\0", "Radxa ROCK 5B", Machine::Other, 16_252_416, 128 * MIB),
+        (b"linux,dummy-virt\0", "linux,dummy-virt", Machine::Other, 494_592, 32 * MIB),
     ];
 
     #[test]
@@ -292,7 +289,7 @@ mod tests {
             let meminfo = format!("MemTotal:      {kib} kB\nMemFree: 1 kB\nMemAvailable:   {free} kB\n");
             let root = system(Some(compatible), Some(&with_zero), &meminfo);
             let profile = Profile::in_root(root.path());
-            assert_eq!((profile.board, profile.model.as_deref()), (board, Some(model)));
+            assert_eq!((profile.machine, profile.model.as_deref()), (board, Some(model)));
             assert_eq!(profile.memory, Some(kib << 10));
             let available = (free << 10) - (free << 10) / 8;
             assert!(profile.cap.is_some_and(|cap| (available - cap).abs_diff(reserve) < MIB), "{profile:?}");
@@ -304,12 +301,12 @@ mod tests {
     fn a_machine_that_tells_nothing_has_a_profile() {
         let nowhere = tempfile::tempdir().unwrap();
         let profile = Profile::in_root(nowhere.path());
-        let Profile { board, model, memory, cap, .. } = profile;
-        assert_eq!((board, model, memory, cap), (Board::Computer, None, None, None));
-        assert!(!board.streams_by_default());
+        let Profile { machine, model, memory, cap, .. } = profile;
+        assert_eq!((machine, model, memory, cap), (Machine::Computer, None, None, None));
+        assert!(!machine.streams_by_default());
         // A tree that says nothing is a board's all the same.
         let bare = system(None, None, "");
-        assert_eq!(Profile::in_root(bare.path()).board, Board::Other);
+        assert_eq!(Profile::in_root(bare.path()).machine, Machine::Other);
     }
 
     #[test]
@@ -322,29 +319,29 @@ mod tests {
             b"xbrcm,bcm2711",
             b"raspberrypi,6-model-b\0brcm,bcm9999\0",
         ] {
-            assert_eq!(Board::from_compatible(compatible), Board::Other, "{compatible:?}");
+            assert_eq!(Machine::from_compatible(compatible), Machine::Other, "{compatible:?}");
         }
         // The last zero may be missing, and what comes first may be anything.
-        assert_eq!(Board::from_compatible(b"\xff\0brcm,bcm2711"), Board::Pi4);
+        assert_eq!(Machine::from_compatible(b"\xff\0brcm,bcm2711"), Machine::Pi4);
         assert_eq!(printable(b"a\x1b[31m\xffb\0").as_deref(), Some("a\u{fffd}[31m\u{fffd}b"));
         assert_eq!((printable(b"\0\0"), printable(b" \0")), (None, None));
     }
 
     #[test]
     fn a_cap_leaves_the_system_alive() {
-        assert_eq!(Board::Pi4.cap(1 << 30, Some(4 << 30)), (1 << 30) - 128 * MIB);
-        assert_eq!(Board::PiZero2.cap(40 * MIB, Some(512 * MIB)), 20 * MIB);
-        assert_eq!(Board::Other.cap(1 << 30, None), (1 << 30) - 128 * MIB);
-        assert_eq!(Board::Computer.cap(12345, Some(1 << 34)), 12345);
-        assert_eq!(Board::Pi3.cap(0, Some(0)), 0);
+        assert_eq!(Machine::Pi4.cap(1 << 30, Some(4 << 30)), (1 << 30) - 128 * MIB);
+        assert_eq!(Machine::PiZero2.cap(40 * MIB, Some(512 * MIB)), 20 * MIB);
+        assert_eq!(Machine::Other.cap(1 << 30, None), (1 << 30) - 128 * MIB);
+        assert_eq!(Machine::Computer.cap(12345, Some(1 << 34)), 12345);
+        assert_eq!(Machine::Pi3.cap(0, Some(0)), 0);
     }
 
     #[test]
     fn drives_are_known_by_their_names() {
         let of = Drive::from_device;
         let names = ["mmcblk0p2", "nvme0n1", "sda1", "vda"];
-        assert_eq!(names.map(|name| Board::Pi4.reads(of(name))), [2, 8, 4, 4]);
-        assert_eq!(Board::Pi5.reads(of("mmcblk0")), 4);
+        assert_eq!(names.map(|name| Machine::Pi4.reads(of(name))), [2, 8, 4, 4]);
+        assert_eq!(Machine::Pi5.reads(of("mmcblk0")), 4);
         assert_eq!(Drive::of(Path::new("/no/such/file")), Drive::Other);
     }
 }

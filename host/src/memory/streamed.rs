@@ -5,12 +5,15 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use elapid_core::format::{FormatError, Header, Layout, Section, checksum};
-use elapid_core::source::{Fault, SourceError};
+use elapid_core::source::{Fault, SliceSource, SourceError};
 
 use super::plan::PROGRAM;
+use super::plan::Plan;
 use super::storage::{Log, Storage, read_range};
 use super::{Map, Streamer};
-use crate::{Drive, EngineOptions, Error, Plan};
+use crate::Error;
+use crate::machine::Drive;
+use crate::options::ModelOptions;
 
 /// A model file in storage. Its header, tables and data sections are in memory, checked; its weights are not.
 pub(crate) struct Streamed {
@@ -59,7 +62,7 @@ impl Streamed {
             DATA.iter().map(|s| layout.section(*s).length).sum::<u64>().saturating_add(place.length);
         // Within what every program takes, they are read all the same: what else is asked for then says what the least is.
         if data_bytes > cap.max(PROGRAM) {
-            return Err(Error::Cap { model: name.into(), cap, least: least(layout), hint: "" });
+            return Err(Error::Cap { model: name.into(), cap, least: least(layout), smaller_state: None });
         }
         let table = read(Section::Checksums, 0, place.offset..place.offset + place.length)?;
         header.check_checksums(&table).map_err(format)?;
@@ -106,11 +109,14 @@ impl Streamed {
         self.path.as_deref().map_or(Drive::Other, Drive::of)
     }
 
-    /// Maps the file.
-    pub(crate) fn map_whole(&self) -> Result<(), Error> {
+    /// Maps the file, which must still be the one that was opened: `name` is the model's in messages.
+    pub(crate) fn map_whole(&self, name: &str, header: &Header) -> Result<(), Error> {
         if let (Some(path), None) = (&self.path, self.map.get())
             && let Some(map) = Map::open(path)?
         {
+            // Checks the length and both tables.
+            let checked = SliceSource::new(&map, header, &mut []).map(drop);
+            checked.map_err(|cause| Error::Format { model: name.into(), cause })?;
             let _ = self.map.set(map);
         }
         Ok(())
@@ -120,7 +126,7 @@ impl Streamed {
     pub(crate) fn streamer(
         &self,
         header: &Header,
-        options: &EngineOptions,
+        options: &ModelOptions,
         plan: &Plan,
     ) -> Result<Streamer, Error> {
         let (checksums, storage) = (Arc::clone(&self.checksums), Arc::clone(&self.storage));

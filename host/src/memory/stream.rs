@@ -12,8 +12,9 @@ use super::panels::Panels;
 use super::plan::Plan;
 use super::ring::{Arrival, Found, Order, Ring};
 use super::schedule::Schedule;
-use super::storage::{Buffer, Log, PANICKED, Storage, read_full};
-use crate::{Error, Verify};
+use super::storage::{Buffer, Log, Storage, read_full};
+use crate::error::{Error, PANICKED};
+use crate::options::Verify;
 
 /// How often a block whose checksum does not match is read again: memory or a cable may have been at fault.
 pub(super) const REREADS: u32 = 2;
@@ -22,6 +23,7 @@ const STACK: usize = 128 << 10;
 
 /// How a file's reads are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ReadBy {
     /// One thread, and the kernel's queue.
     IoUring,

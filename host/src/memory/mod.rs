@@ -1,8 +1,6 @@
 //! Where a model's bytes are: within the program, mapped, or in storage from which they are streamed.
 
 mod direct;
-mod free;
-mod heap;
 mod map;
 mod panels;
 mod plan;
@@ -15,15 +13,10 @@ mod streamed;
 mod uring;
 
 pub(crate) use direct::DirectFile;
-pub use free::available;
-pub(crate) use free::{available_in, meminfo};
-pub use heap::one_heap;
-pub(crate) use heap::{Numbers, zeroed};
 pub(crate) use map::Map;
 pub use plan::Plan;
-pub(crate) use plan::Wish;
+pub(crate) use plan::{TooLittle, Wish};
 pub use storage::{Incidents, Storage};
-pub(crate) use storage::{NO_CODE, PANICKED};
 pub use stream::ReadBy;
 pub(crate) use stream::Streamer;
 pub(crate) use streamed::Streamed;
@@ -37,27 +30,7 @@ use elapid_core::format::{Layout, Section};
 use elapid_core::source::{LayerSource, Lent, SliceSource, SourceError};
 
 use crate::Error;
-
-/// When the checksums of weights are checked.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Verify {
-    /// What stays in memory when it is used first, what is streamed at every read.
-    #[default]
-    Auto,
-    /// Every block at every use.
-    Always,
-    /// Never. Damage may then become a wrong token.
-    Never,
-}
-
-/// The memory that a process may take.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ram {
-    /// What the machine, or the control group of this process, has free, with a margin; a board's is larger.
-    Auto,
-    /// Bytes.
-    Bytes(u64),
-}
+use crate::options::Verify;
 
 /// The bytes of a model file.
 pub(crate) enum Bytes {
@@ -95,10 +68,7 @@ impl Bytes {
 /// Opens a regular file.
 fn open_regular(path: &Path) -> Result<File, Error> {
     elapid_files::open_regular(path).map_err(|cause| match cause.kind() {
-        io::ErrorKind::IsADirectory => Error::Usage(format!(
-            "{}: a folder, not a model file: pack it with `elapid-pack {0} -o model.elp`",
-            path.display()
-        )),
+        io::ErrorKind::IsADirectory => Error::Folder { path: path.into() },
         _ => Error::File { path: path.into(), action: "open", cause },
     })
 }

@@ -4,9 +4,7 @@ use elapid_core::format::Layout;
 
 use super::panels::panels_bytes;
 use super::schedule::{READ, Schedule, Segment, segments, slot_bytes};
-use crate::MemoryOptions;
-use crate::path::{scratch_bytes, state_bytes};
-use crate::sequence::default_chunk;
+use crate::options::SessionOptions;
 
 /// The program itself: the pages of its code and data that are in memory, the allocator, the main thread. Measured, with room to
 /// spare, see docs/streaming.md.
@@ -34,7 +32,20 @@ pub(crate) struct Wish {
     pub threads: u64,
     /// Reads under way at a time.
     pub reads: u64,
-    pub options: MemoryOptions,
+    /// Bytes that the sessions hold that are open.
+    pub others: u64,
+    pub options: SessionOptions,
+}
+
+/// Why there is no plan, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TooLittle {
+    /// The least cap that works.
+    pub least: u64,
+    /// What the session itself needs at least.
+    pub needs: u64,
+    /// What the cap leaves for it.
+    pub left: u64,
 }
 
 /// Where a model's bytes and all that it needs will be, in bytes of memory.
@@ -45,7 +56,7 @@ pub struct Plan {
     pub cap_bytes: u64,
     /// The whole file is mapped: nothing is streamed, and the fields about reading are 0.
     pub mapped: bool,
-    /// The program, its threads' stacks, what the caller holds, and a margin.
+    /// The program, its threads' stacks, what the caller and other sessions hold, and a margin.
     pub program_bytes: u64,
     /// Tokenizer, tables of checksums and segments, and the block through which the embedding is read.
     pub tables_bytes: u64,
@@ -73,6 +84,9 @@ pub struct Plan {
     pub streamed_bytes: u64,
     /// Bytes of the file.
     pub file_bytes: u64,
+    /// What of all this is the session's own, and free again when it is dropped.
+    #[serde(skip)]
+    pub session_bytes: u64,
 }
 
 /// All that does not depend on the cap.
@@ -80,6 +94,8 @@ struct Fixed {
     program: u64,
     state: u64,
     held: u64,
+    /// What all sessions share, and the others'.
+    shared: u64,
 }
 
 impl Plan {
@@ -87,15 +103,19 @@ impl Plan {
     /// memory anyway.
     ///
     /// # Errors
-    /// The least cap that works, where the one given does not.
-    pub(crate) fn new(layout: &Layout, wish: &Wish, mappable: Option<bool>) -> Result<Self, u64> {
+    /// If the cap is too small.
+    pub(crate) fn new(layout: &Layout, wish: &Wish, mappable: Option<bool>) -> Result<Self, TooLittle> {
         let (config, options) = (layout.config(), &wish.options);
-        let most_chunk = options.chunk.unwrap_or_else(|| default_chunk(config, options)) as u64;
-        let most_chunk = most_chunk.clamp(1, MOST_CHUNK);
-        let one = state_bytes(config, options, 1) as u64;
-        let all = state_bytes(config, options, config.n_layer as usize) as u64;
-        let program = PROGRAM + THREAD * (wish.threads + wish.reads);
-        let fixed = Fixed { program, state: one.saturating_add(all), held: options.held as u64 };
+        let most_chunk = (options.chunk_of(config) as u64).clamp(1, MOST_CHUNK);
+        let one = options.state_bytes(config, 1) as u64;
+        let all = options.state_bytes(config, config.n_layer as usize) as u64;
+        let shared = PROGRAM + THREAD * wish.threads;
+        let fixed = Fixed {
+            program: shared + THREAD * wish.reads,
+            state: one.saturating_add(all),
+            held: (options.held as u64).saturating_add(wish.others),
+            shared: shared.saturating_add(tables_bytes(layout, 0)).saturating_add(wish.others),
+        };
         let cap = (wish.cap - wish.cap / MARGIN_SHARE).saturating_sub(MARGIN);
         let margin = wish.cap - cap;
         if mappable != Some(false)
@@ -105,7 +125,7 @@ impl Plan {
         }
         if mappable.is_none() {
             let least = mapped_bytes(layout, wish, &fixed, 1);
-            return Err(with_margin(least));
+            return Err(fixed.too_little(least, cap, layout.file_bytes()));
         }
 
         // The least: a chunk of one token, a short ring, nothing pinned. Small slots only where large ones do not fit.
@@ -120,21 +140,23 @@ impl Plan {
         let (read, slot, tables, least) = ways.into_iter().find(|way| way.3 <= cap).ok_or_else(|| {
             // A small file takes less as a whole than what reads it.
             let whole = if mappable == Some(true) { mapped_bytes(layout, wish, &fixed, 1) } else { u64::MAX };
-            with_margin(ways.into_iter().fold(whole, |least, way| least.min(way.3)))
+            let streamed = ways.into_iter().fold(u64::MAX, |least, way| least.min(way.3));
+            let file = if whole <= streamed { layout.file_bytes() } else { 0 };
+            fixed.too_little(whole.min(streamed), cap, file)
         })?;
 
         let mut rest = cap - least;
         let slots = LEAST_SLOTS + (rest / 2 / slot).min(MOST_SLOTS - LEAST_SLOTS);
         rest -= (slots - LEAST_SLOTS) * slot;
         // Beyond the tokens that step together.
-        let together = (options.sequences.max(1) as u64).min(MOST_CHUNK);
+        let together = (options.sequences() as u64).min(MOST_CHUNK);
         let each = working_bytes(layout, wish, together + 1) - working_bytes(layout, wish, together);
         let chunk = 1 + (rest / 4 / each.max(1)).min(most_chunk - 1);
         rest -= (chunk - 1) * each;
         // Buffers are whole pages, of up to 16 KiB.
         let count = segments(layout, read).count() as u64;
         let schedule = Schedule::new(layout, read, rest.saturating_sub(count.min(rest / slot + 1) * ROUNDED));
-        Ok(Self {
+        let plan = Self {
             cap_bytes: wish.cap,
             mapped: false,
             program_bytes: fixed.program + margin + fixed.held,
@@ -151,7 +173,9 @@ impl Plan {
             weights_bytes: schedule.bytes,
             streamed_bytes: schedule.streamed_bytes(),
             file_bytes: layout.file_bytes(),
-        })
+            session_bytes: 0,
+        };
+        Ok(plan.with_session(margin + fixed.shared))
     }
 
     /// The plan for a file that fits as a whole.
@@ -164,7 +188,7 @@ impl Plan {
     ) -> Option<Self> {
         let room = |chunk: &u64| mapped_bytes(layout, wish, fixed, *chunk) <= cap;
         let chunk = [most_chunk, most_chunk / 4, 1].into_iter().map(|chunk| chunk.max(1)).find(room)?;
-        Some(Self {
+        let plan = Self {
             cap_bytes: wish.cap,
             mapped: true,
             program_bytes: fixed.program + margin + fixed.held,
@@ -181,7 +205,14 @@ impl Plan {
             weights_bytes: segments(layout, READ).map(|segment| u64::from(segment.len)).sum(),
             streamed_bytes: 0,
             file_bytes: layout.file_bytes(),
-        })
+            session_bytes: 0,
+        };
+        Some(plan.with_session(margin + fixed.shared + layout.file_bytes()))
+    }
+
+    /// With its session's own bytes: all but the others.
+    fn with_session(self, others: u64) -> Self {
+        Self { session_bytes: self.total_bytes().saturating_sub(others), ..self }
     }
 
     /// Seconds that a token takes where storage of `rate` bytes a second bounds it.
@@ -196,6 +227,18 @@ impl Plan {
         let file = if self.mapped { self.file_bytes } else { 0 };
         let weights = self.ring_bytes + self.pinned_bytes + file;
         self.program_bytes + self.tables_bytes + self.state_bytes + self.working_bytes + weights
+    }
+}
+
+impl Fixed {
+    /// What is lacking where `least` bytes are needed of `cap`, a mapped file of `file` bytes among them.
+    fn too_little(&self, least: u64, cap: u64, file: u64) -> TooLittle {
+        let shared = self.shared.saturating_add(file);
+        TooLittle {
+            least: with_margin(least),
+            needs: least.saturating_sub(shared),
+            left: cap.saturating_sub(shared),
+        }
     }
 }
 
@@ -226,16 +269,15 @@ fn tables_bytes(layout: &Layout, count: u64) -> u64 {
 
 /// Working memory of chunks of `chunk` tokens, and the logits.
 fn working_bytes(layout: &Layout, wish: &Wish, chunk: u64) -> u64 {
-    let row = 4 * u64::from(layout.config().padded_vocab());
-    let options = &wish.options;
-    let scratch = scratch_bytes(layout.config(), options, usize::try_from(chunk).unwrap_or(usize::MAX));
-    // The fixed path's logits are integers first.
-    let each = if options.fixed.is_some() { 2 } else { 1 };
-    let rows = if options.rows { 1 + each * chunk } else { 0 };
-    let sequences = options.sequences.max(1) as u64;
+    let (config, options) = (layout.config(), &wish.options);
+    let row = 4 * u64::from(config.padded_vocab());
+    let scratch = options.scratch_bytes(config, usize::try_from(chunk).unwrap_or(usize::MAX));
+    let each = options.numbers.logits_bytes(config);
+    let rows = if options.rows { row.saturating_add(each.saturating_mul(chunk)) } else { 0 };
+    let sequences = options.sequences() as u64;
     // A row to take them from, where several step together.
-    let logits = row.saturating_mul(sequences.saturating_add(u64::from(sequences > 1)).saturating_add(rows));
-    (scratch as u64).saturating_add(logits)
+    let logits = row.saturating_mul(sequences.saturating_add(u64::from(sequences > 1)));
+    (scratch as u64).saturating_add(logits).saturating_add(rows)
 }
 
 #[cfg(test)]
@@ -244,6 +286,8 @@ mod tests {
     use elapid_core::fixed;
     use elapid_core::format::{Arch, Config, DataSizes, Fields, PerMatrix, Quant, Quants};
     use elapid_core::model::StateKind;
+
+    use crate::numbers::Numbers;
 
     /// falcon-mamba-7b in q4.
     fn falcon() -> Layout {
@@ -274,8 +318,8 @@ mod tests {
     }
 
     fn wish(cap: u64, state: StateKind) -> Wish {
-        let options = MemoryOptions { state, chunk: Some(256), ..MemoryOptions::default() };
-        Wish { cap, threads: 4, reads: 4, options }
+        let options = SessionOptions::default().numbers(Numbers::Float(state)).chunk(256);
+        Wish { cap, threads: 4, reads: 4, others: 0, options }
     }
 
     #[test]
@@ -303,11 +347,13 @@ mod tests {
     fn the_least_is_the_least() {
         let layout = falcon();
         for state in [StateKind::F32, StateKind::F16] {
-            let least = Plan::new(&layout, &wish(1, state), Some(true)).unwrap_err();
+            let least = Plan::new(&layout, &wish(1, state), Some(true)).unwrap_err().least;
             assert!((20 << 20..80 << 20).contains(&least), "{least}");
             let plan = Plan::new(&layout, &wish(least, state), Some(true)).unwrap();
             assert!(plan.slots >= 3 && plan.chunk >= 1);
-            assert_eq!(Plan::new(&layout, &wish(least - (1 << 20), state), Some(true)), Err(least));
+            let less = Plan::new(&layout, &wish(least - (1 << 20), state), Some(true)).unwrap_err();
+            assert_eq!(less.least, least);
+            assert!(less.needs > less.left, "{less:?}");
         }
     }
 
@@ -329,17 +375,31 @@ mod tests {
     #[test]
     fn sizes_that_cannot_be_had_do_not_overflow() {
         let layout = falcon();
-        let most = MemoryOptions { chunk: Some(usize::MAX), rows: true, ..MemoryOptions::default() };
-        for options in [MemoryOptions { held: usize::MAX, ..most }, most] {
-            assert!(
-                Plan::new(&layout, &Wish { cap: 1 << 20, threads: 4, reads: 4, options }, Some(true))
-                    .is_err()
-            );
+        let most = SessionOptions::default().chunk(usize::MAX).rows(true);
+        let wish = |cap, options| Wish { cap, threads: 4, reads: 4, others: 0, options };
+        for options in [most.held(usize::MAX), most] {
+            assert!(Plan::new(&layout, &wish(1 << 20, options), Some(true)).is_err());
         }
-        let fixed = MemoryOptions { fixed: Some(fixed::StateKind::I16), ..most };
-        for options in [most, fixed] {
-            let wish = Wish { cap: u64::MAX, threads: 4, reads: 4, options };
-            assert!(Plan::new(&layout, &wish, Some(true)).is_ok_and(|plan| plan.mapped));
+        for options in [most, most.numbers(Numbers::Fixed(fixed::StateKind::I16))] {
+            assert!(Plan::new(&layout, &wish(u64::MAX, options), Some(true)).is_ok_and(|plan| plan.mapped));
+        }
+    }
+
+    #[test]
+    fn sessions_share_a_cap() {
+        let layout = falcon();
+        for cap in [512 << 20, 8 << 30] {
+            let mut wish = Wish { options: SessionOptions::default().chunk(8), ..wish(cap, StateKind::F32) };
+            let alone = Plan::new(&layout, &wish, Some(true)).unwrap();
+            wish.others = alone.session_bytes;
+            match Plan::new(&layout, &wish, Some(true)) {
+                Ok(second) => {
+                    assert!(alone.mapped, "the first takes all that there is for weights");
+                    assert_eq!(second.session_bytes, alone.session_bytes);
+                    assert_eq!(second.total_bytes(), alone.total_bytes() + alone.session_bytes);
+                }
+                Err(TooLittle { needs, left, .. }) => assert!(!alone.mapped && needs > left),
+            }
         }
     }
 }
