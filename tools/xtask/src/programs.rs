@@ -19,7 +19,7 @@ impl Program {
     fn names(self) -> (&'static str, &'static str) {
         match self {
             Self::Elapid => ("elapid-cli", "elapid"),
-            Self::Pack => ("elapid-pack", "elapid-pack"),
+            Self::Pack => ("elapid-pack-cli", "elapid-pack"),
         }
     }
 

@@ -139,7 +139,7 @@ pub const STEPS: &[Step] = &[
         shows: "the programs build as users build them",
         required: true,
         work: Work::Host {
-            commands: &[&["build", "--release"], &["build", "--release", "-p", "elapid-pack"]],
+            commands: &[&["build", "--release"], &["build", "--release", "-p", "elapid-pack-cli"]],
             env: NO_ENV,
         },
     },

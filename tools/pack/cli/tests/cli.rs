@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 use safetensors::tensor::Dtype;
 use serde_json::{Value, json};
 
-#[path = "../src/checkpoint/fixture.rs"]
+#[path = "../../src/checkpoint/fixture.rs"]
 #[expect(dead_code, reason = "the unit tests use all of it")]
 mod fixture;
 
@@ -47,7 +47,7 @@ fn notes_are_lines_of_their_own() {
         "{errors}"
     );
 
-    let data: Value = serde_json::from_str(include_str!("data/autotokenizer.json")).unwrap();
+    let data: Value = serde_json::from_str(include_str!("../../tests/data/autotokenizer.json")).unwrap();
     let config = json!({ "tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "[PAD]" });
     for (name, value) in [("tokenizer.json", &data["base"]), ("tokenizer_config.json", &config)] {
         std::fs::write(folder.path().join(name), value.to_string()).unwrap();

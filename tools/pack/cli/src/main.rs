@@ -17,7 +17,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 /// Pack a Mamba or Falcon Mamba checkpoint into a file that elapid runs
 #[derive(Parser)]
-#[command(version, arg_required_else_help = true, max_term_width = 110)]
+#[command(name = "elapid-pack", version, arg_required_else_help = true, max_term_width = 110)]
 struct Args {
     /// Hugging Face folder: config.json, safetensors (sharded too), tokenizer.json; required without --random
     #[arg(required_unless_present = "random", conflicts_with = "random")]
@@ -94,7 +94,40 @@ impl Progress for Bar {
     }
 }
 
-fn write<W: Weights>(plan: &Plan<W>, args: &Args, options: &Options) -> Result<(), PackError> {
+/// Why the program failed.
+enum Error {
+    /// The library's reason.
+    Pack(PackError),
+    /// A request that makes no sense.
+    Usage(String),
+}
+
+impl From<PackError> for Error {
+    fn from(error: PackError) -> Self {
+        Self::Pack(error)
+    }
+}
+
+impl Error {
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Pack(error) => error.exit_code(),
+            Self::Usage(_) => 2,
+        }
+    }
+}
+
+impl std::fmt::Display for Error {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Pack(error @ PackError::TooLarge { .. }) => write!(f, "{error} (--quant f32)"),
+            Self::Pack(error) => error.fmt(f),
+            Self::Usage(text) => f.write_str(text),
+        }
+    }
+}
+
+fn write<W: Weights>(plan: &Plan<W>, args: &Args, options: &Options) -> Result<(), Error> {
     let style = "{bar:40} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left";
     let style = ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
     let bytes = plan.layout().file_bytes();
@@ -115,8 +148,8 @@ fn say(line: std::fmt::Arguments<'_>) {
 }
 
 /// Refuses to write over what is to be read.
-fn check_output(args: &Args) -> Result<(), PackError> {
-    let refused = |reason| Err(PackError::Output { path: args.output.clone(), reason });
+fn check_output(args: &Args) -> Result<(), Error> {
+    let refused = |reason| Err(Error::Usage(format!("{}: {reason}", args.output.display())));
     if args.output.as_os_str() == "-" {
         return refused("a packed file can't go to standard output: give a file, such as model.elp");
     }
@@ -136,15 +169,18 @@ fn check_output(args: &Args) -> Result<(), PackError> {
     Ok(())
 }
 
-fn random_model(name: &str) -> Result<ModelConfig, PackError> {
+fn random_model(name: &str) -> Result<ModelConfig, Error> {
     match random::preset(name) {
         Some(model) => Ok(model),
-        None if name.ends_with(".json") => ModelConfig::from_file(Path::new(name)),
-        None => Err(PackError::UnknownPreset { name: name.to_owned(), known: random::PRESETS.join(", ") }),
+        None if name.ends_with(".json") => Ok(ModelConfig::from_file(Path::new(name))?),
+        None => Err(Error::Usage(format!(
+            "--random {name}: not a preset; give {}, or the path of a config.json",
+            random::PRESETS.join(", ")
+        ))),
     }
 }
 
-fn run(args: &Args) -> Result<(), PackError> {
+fn run(args: &Args) -> Result<(), Error> {
     check_output(args)?;
     let (quant, head, block_bytes, compact) = (args.quant, args.head, args.block, args.compact);
     let mut options = Options { quant, head, block_bytes, compact, ..Options::default() };
@@ -196,8 +232,11 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             say(format_args!("error: {error}"));
-            let interrupted =
-                if matches!(error, PackError::Cancelled) { interrupt::exit_code() } else { None };
+            let interrupted = if matches!(error, Error::Pack(PackError::Cancelled)) {
+                interrupt::exit_code()
+            } else {
+                None
+            };
             ExitCode::from(interrupted.unwrap_or_else(|| error.exit_code()))
         }
     }

@@ -28,7 +28,7 @@ impl Folder {
     /// One with a checkpoint in that folder.
     fn with_checkpoint() -> Self {
         let this = Self::new();
-        let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/mamba-conv1");
+        let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../tests/fixtures/mamba-conv1");
         for name in ["config.json", "model.safetensors"] {
             fs::copy(fixture.join(name), this.path("in").join(name)).unwrap();
         }
