@@ -137,7 +137,15 @@ impl Model {
         let mappable = path.is_some();
         let least = |layout: &Layout| {
             let threads = options.threads.unwrap_or_else(default_threads) as u64;
-            let wish = Wish { cap, threads, reads: 1, others: 0, options: SessionOptions::default() };
+            let session = SessionOptions::default();
+            let wish = Wish {
+                cap,
+                threads,
+                reads: 1,
+                others: 0,
+                sessions: options.sessions as u64,
+                options: session,
+            };
             Plan::new(layout, &wish, Some(mappable)).err().map_or(cap, |lacking| lacking.least)
         };
         let (streamed, header) = Streamed::open(&name, storage, path, cap, least)?;
@@ -227,7 +235,8 @@ impl Model {
 
     /// What a session's memory would be used for now, beside the open ones, or [`None`] without a cap.
     ///
-    /// The first session of a streamed model takes what is left for weights; sessions of a model that fits share the file.
+    /// A session of a streamed model takes its part of the cap ([`ModelOptions::sessions`]) for weights; sessions of a model that
+    /// fits share the file.
     ///
     /// # Errors
     /// [`Error::Cap`] names the least cap that works; [`Error::Session`] what the open sessions leave.
@@ -246,7 +255,8 @@ impl Model {
         let reads = Machine::detect().reads(drive) as u64;
         let threads = self.0.pool.size() as u64;
         let plan = |options: &SessionOptions| {
-            let wish = Wish { cap, threads, reads, others: held.bytes, options: *options };
+            let sessions = self.0.options.sessions as u64;
+            let wish = Wish { cap, threads, reads, others: held.bytes, sessions, options: *options };
             Plan::new(self.layout(), &wish, streamable)
         };
         plan(options).map(Some).map_err(|TooLittle { least, needs, left }| {

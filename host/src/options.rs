@@ -43,6 +43,9 @@ pub struct ModelOptions {
     /// The memory that the process may take. A model that does not fit is streamed from its file, see
     /// [`Model::plan`](crate::Model::plan). Default: no cap, the file is mapped.
     pub ram: Option<Ram>,
+    /// Sessions that share the memory: each gets an equal part of what the model leaves. 0 and 1 are one, which takes what there is
+    /// for weights where they are streamed.
+    pub sessions: usize,
     /// When checksums are verified.
     pub verify: Verify,
     /// Read with threads even if io_uring is available, to compare them.
@@ -64,6 +67,11 @@ impl ModelOptions {
     #[must_use]
     pub fn ram(self, ram: Ram) -> Self {
         Self { ram: Some(ram), ..self }
+    }
+    /// Sets [`ModelOptions::sessions`].
+    #[must_use]
+    pub fn sessions(self, sessions: usize) -> Self {
+        Self { sessions, ..self }
     }
     /// Sets [`ModelOptions::verify`].
     #[must_use]

@@ -346,6 +346,43 @@ fn what_is_kept_is_read_once() {
     }
 }
 
+/// Each session has a reader and a part of the cap; what one takes is free again when it is dropped.
+#[test]
+fn sessions_stream_side_by_side_within_a_cap() {
+    let bytes = file(false, Quant::Q4);
+    let expected = expected(&bytes, StateKind::F32);
+    let open = |cap, sessions| {
+        let options = options(cap, Verify::Auto).sessions(sessions);
+        Model::open_storage("fake", Arc::new(Fake::new(bytes.clone())), &options).expect("a model")
+    };
+    let session = SessionOptions::default().chunk(4);
+    let Err(Error::Cap { least: two, .. }) = open(MIB, 2).session(&session) else { panic!("2 in 1 MiB") };
+    assert!(two > least(&bytes), "{two}");
+    let model = open(two, 2);
+    let (mut one, mut other) = (model.session(&session).expect("one"), model.session(&session).expect("two"));
+    assert!(one.read_by().is_some() && other.read_by().is_some());
+    let refused = |model: &Model| match model.session(&session) {
+        Err(Error::Session { needs, left, .. }) => assert!(needs > left, "{needs} of {left}"),
+        other => panic!("{other:?}"),
+    };
+    refused(&model);
+    // In turn, token by token.
+    for session in [&mut one, &mut other] {
+        session.feed(&TOKENS[..3]).expect("it can be fed");
+    }
+    for session in [&mut one, &mut other] {
+        session.clear();
+        assert!(all(session).expect("logits") == expected);
+    }
+    drop(one);
+    let _again = model.session(&session).expect("its part is free");
+    refused(&model);
+    // Planned for one, the first takes all.
+    let model = open(two, 1);
+    let _all = model.session(&session).expect("one");
+    refused(&model);
+}
+
 #[test]
 fn a_slow_drive_is_kept_busy() {
     let bytes = file(false, Quant::Q4);

@@ -34,6 +34,8 @@ pub(crate) struct Wish {
     pub reads: u64,
     /// Bytes that the sessions hold that are open.
     pub others: u64,
+    /// Sessions that share the cap.
+    pub sessions: u64,
     pub options: SessionOptions,
 }
 
@@ -94,8 +96,10 @@ struct Fixed {
     program: u64,
     state: u64,
     held: u64,
-    /// What all sessions share, and the others'.
+    /// What all sessions share.
     shared: u64,
+    others: u64,
+    sessions: u64,
 }
 
 impl Plan {
@@ -114,7 +118,9 @@ impl Plan {
             program: shared + THREAD * wish.reads,
             state: one.saturating_add(all),
             held: (options.held as u64).saturating_add(wish.others),
-            shared: shared.saturating_add(tables_bytes(layout, 0)).saturating_add(wish.others),
+            shared: shared.saturating_add(tables_bytes(layout, 0)),
+            others: wish.others,
+            sessions: wish.sessions.max(1),
         };
         let cap = (wish.cap - wish.cap / MARGIN_SHARE).saturating_sub(MARGIN);
         let margin = wish.cap - cap;
@@ -137,12 +143,14 @@ impl Plan {
             (read, slot, tables, least.saturating_add(LEAST_SLOTS * slot))
         };
         let ways = [READ, READ / 4, 1].map(least_of);
+        let all = cap;
+        let cap = fixed.limit(cap, 0);
         let (read, slot, tables, least) = ways.into_iter().find(|way| way.3 <= cap).ok_or_else(|| {
             // A small file takes less as a whole than what reads it.
             let whole = if mappable == Some(true) { mapped_bytes(layout, wish, &fixed, 1) } else { u64::MAX };
             let streamed = ways.into_iter().fold(u64::MAX, |least, way| least.min(way.3));
             let file = if whole <= streamed { layout.file_bytes() } else { 0 };
-            fixed.too_little(whole.min(streamed), cap, file)
+            fixed.too_little(whole.min(streamed), all, file)
         })?;
 
         let mut rest = cap - least;
@@ -175,7 +183,7 @@ impl Plan {
             file_bytes: layout.file_bytes(),
             session_bytes: 0,
         };
-        Ok(plan.with_session(margin + fixed.shared))
+        Ok(plan.with_session(margin + fixed.shared + fixed.others))
     }
 
     /// The plan for a file that fits as a whole.
@@ -186,7 +194,8 @@ impl Plan {
         (cap, margin): (u64, u64),
         most_chunk: u64,
     ) -> Option<Self> {
-        let room = |chunk: &u64| mapped_bytes(layout, wish, fixed, *chunk) <= cap;
+        let limit = fixed.limit(cap, layout.file_bytes());
+        let room = |chunk: &u64| mapped_bytes(layout, wish, fixed, *chunk) <= limit;
         let chunk = [most_chunk, most_chunk / 4, 1].into_iter().map(|chunk| chunk.max(1)).find(room)?;
         let plan = Self {
             cap_bytes: wish.cap,
@@ -207,7 +216,7 @@ impl Plan {
             file_bytes: layout.file_bytes(),
             session_bytes: 0,
         };
-        Some(plan.with_session(margin + fixed.shared + layout.file_bytes()))
+        Some(plan.with_session(margin + fixed.shared + fixed.others + layout.file_bytes()))
     }
 
     /// With its session's own bytes: all but the others.
@@ -231,13 +240,22 @@ impl Plan {
 }
 
 impl Fixed {
+    /// What a session may fill of `cap`, with all that is shared and held, a mapped file of `file` bytes among it.
+    fn limit(&self, cap: u64, file: u64) -> u64 {
+        let shared = self.shared.saturating_add(file);
+        let each = cap.saturating_sub(shared) / self.sessions;
+        cap.min(shared.saturating_add(self.others).saturating_add(each))
+    }
+
     /// What is lacking where `least` bytes are needed of `cap`, a mapped file of `file` bytes among them.
     fn too_little(&self, least: u64, cap: u64, file: u64) -> TooLittle {
         let shared = self.shared.saturating_add(file);
+        let held = shared.saturating_add(self.others);
+        let needs = least.saturating_sub(held);
         TooLittle {
-            least: with_margin(least),
-            needs: least.saturating_sub(shared),
-            left: cap.saturating_sub(shared),
+            least: with_margin(shared.saturating_add(needs.saturating_mul(self.sessions))),
+            needs,
+            left: self.limit(cap, file).saturating_sub(held),
         }
     }
 }
@@ -319,7 +337,7 @@ mod tests {
 
     fn wish(cap: u64, state: StateKind) -> Wish {
         let options = SessionOptions::default().numbers(Numbers::Float(state)).chunk(256);
-        Wish { cap, threads: 4, reads: 4, others: 0, options }
+        Wish { cap, threads: 4, reads: 4, others: 0, sessions: 1, options }
     }
 
     #[test]
@@ -376,7 +394,7 @@ mod tests {
     fn sizes_that_cannot_be_had_do_not_overflow() {
         let layout = falcon();
         let most = SessionOptions::default().chunk(usize::MAX).rows(true);
-        let wish = |cap, options| Wish { cap, threads: 4, reads: 4, others: 0, options };
+        let wish = |cap, options| Wish { cap, threads: 4, reads: 4, others: 0, sessions: 1, options };
         for options in [most.held(usize::MAX), most] {
             assert!(Plan::new(&layout, &wish(1 << 20, options), Some(true)).is_err());
         }
@@ -388,18 +406,34 @@ mod tests {
     #[test]
     fn sessions_share_a_cap() {
         let layout = falcon();
-        for cap in [512 << 20, 8 << 30] {
-            let mut wish = Wish { options: SessionOptions::default().chunk(8), ..wish(cap, StateKind::F32) };
-            let alone = Plan::new(&layout, &wish, Some(true)).unwrap();
-            wish.others = alone.session_bytes;
-            match Plan::new(&layout, &wish, Some(true)) {
-                Ok(second) => {
-                    assert!(alone.mapped, "the first takes all that there is for weights");
-                    assert_eq!(second.session_bytes, alone.session_bytes);
-                    assert_eq!(second.total_bytes(), alone.total_bytes() + alone.session_bytes);
-                }
-                Err(TooLittle { needs, left, .. }) => assert!(!alone.mapped && needs > left),
+        for (cap, sessions) in [(512 << 20, 1), (512 << 20, 3), (8 << 30, 1), (8 << 30, 3)] {
+            let options = SessionOptions::default().chunk(8);
+            let mut wish = Wish { options, sessions, ..wish(cap, StateKind::F32) };
+            let first = Plan::new(&layout, &wish, Some(true)).unwrap();
+            for others in 1..sessions {
+                wish.others += first.session_bytes;
+                let next = Plan::new(&layout, &wish, Some(true)).unwrap();
+                assert_eq!(next.session_bytes, first.session_bytes, "all alike");
+                assert_eq!(next.total_bytes(), first.total_bytes() + others * first.session_bytes);
+                assert!(next.total_bytes() <= cap);
             }
+            wish.others += first.session_bytes;
+            match Plan::new(&layout, &wish, Some(true)) {
+                Ok(one_more) => assert!(one_more.mapped && one_more.total_bytes() <= cap),
+                Err(TooLittle { needs, left, .. }) => assert!(!first.mapped && needs > left),
+            }
+        }
+    }
+
+    #[test]
+    fn the_least_for_several_sessions_is_the_least() {
+        let layout = falcon();
+        for sessions in [2, 5] {
+            let wish = |cap| Wish { sessions, ..wish(cap, StateKind::F32) };
+            let least = Plan::new(&layout, &wish(1), Some(true)).unwrap_err().least;
+            assert!(Plan::new(&layout, &wish(least), Some(true)).is_ok());
+            let less = Plan::new(&layout, &wish(least - (1 << 20)), Some(true)).unwrap_err();
+            assert!(less.least == least && less.needs > less.left, "{less:?}");
         }
     }
 }
