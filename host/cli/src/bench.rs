@@ -8,15 +8,15 @@ use std::time::{Duration, Instant};
 
 use crate::error::Error;
 use elapid::core::format::{Layout, Part, Section};
-use elapid::core::sample::{Sampler, Settings};
-use elapid::core::tokenizer::Tokenizer;
 use elapid::{Model, Progress, ReadBy, Session};
 use elapid_args::whole;
+use elapid_files::interrupt;
 use serde::Serialize;
 
 use super::bar::Bar;
+use super::measure::{median, most_likely, tokenizer};
 use super::model::{ComputeArgs, StateArgs, report_incidents};
-use super::{interrupt, output};
+use super::output;
 
 /// Tokens generated between two passes over the weights that only read.
 const INTERLEAVE: u32 = 4;
@@ -163,25 +163,6 @@ fn peak_rss() -> Option<u64> {
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kb| kb << 10)
 }
 
-/// The model's tokenizer, if it has one.
-pub(super) fn tokenizer(model: &Model) -> Result<Option<Tokenizer<'_>>, Error> {
-    match model.tokenizer() {
-        Err(elapid::Error::NoTokenizer { .. }) => Ok(None),
-        tokenizer => Ok(Some(tokenizer?)),
-    }
-}
-
-/// The most likely next token, as `elapid run --temp 0` takes it.
-pub(super) fn most_likely(session: &mut Session, tokenizer: Option<&Tokenizer<'_>>) -> Result<u32, Error> {
-    let sampled = |cause| Error::Library(elapid::Error::Sample { cause });
-    let mut greedy = Sampler::new(Settings::GREEDY, 0).map_err(sampled)?;
-    let logits = session.logits()?;
-    if let Some(tokenizer) = tokenizer {
-        tokenizer.mask(logits);
-    }
-    greedy.sample(logits, &[]).map_err(sampled)
-}
-
 pub(super) fn run(args: &Args) -> Result<(), Error> {
     let model = args.compute.open(args.model.as_deref())?;
     if let Some(tokens) = args.long {
@@ -301,12 +282,6 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
         decoded_tokens: args.n,
     };
     if args.json { output::json(&report) } else { table(&model, &report) }
-}
-
-/// The middle one of some times, in seconds.
-pub(super) fn median(times: &mut [Duration]) -> f64 {
-    times.sort_unstable();
-    times.get(times.len() / 2).map_or(0.0, Duration::as_secs_f64)
 }
 
 fn table(model: &Model, r: &Report) -> Result<(), Error> {

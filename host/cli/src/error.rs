@@ -91,6 +91,18 @@ fn advice(error: &LibraryError) -> String {
     }
 }
 
+/// Why a command failed, and what else may be wrong with its arguments.
+pub(crate) struct Failure {
+    pub error: Error,
+    pub hint: String,
+}
+
+impl<E: Into<Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self { error: error.into(), hint: String::new() }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -12,7 +12,7 @@ use elapid::{Model, Numbers, Plan, ReadBy, SessionOptions};
 use elapid_boards::Board;
 use serde::Serialize;
 
-use super::board::{self, Fit};
+use super::fit::{self, Fit};
 use super::model::{ComputeArgs, StateArgs, open_to_read, report_incidents};
 use super::output;
 
@@ -25,7 +25,7 @@ pub(super) struct Args {
     model: Option<PathBuf>,
 
     /// Print whether the model fits this board with a microcontroller, and what it needs there. Default: no board
-    #[arg(long, value_name = "NAME", value_parser = board::find)]
+    #[arg(long, value_name = "NAME", value_parser = fit::find)]
     board: Option<&'static Board>,
 
     /// Print JSON: arch, quant, config, sections, …

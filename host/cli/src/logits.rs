@@ -6,12 +6,12 @@ use std::path::PathBuf;
 
 use crate::error::Error;
 use elapid::{Model, Progress, Session};
-use elapid_files::same_file;
+use elapid_files::{interrupt, same_file};
 
 use super::bar::Bar;
 use super::model::{ComputeArgs, StateArgs, report_incidents};
 use super::npy::Writer;
-use super::{interrupt, output};
+use super::output;
 
 /// Print the logits after a text, or after each of its tokens
 ///

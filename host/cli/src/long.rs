@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 use crate::error::Error;
 use elapid::core::tokenizer::Tokenizer;
 use elapid::{Model, Session, SessionOptions};
+use elapid_files::interrupt;
 use serde::Serialize;
 
 use super::bar::Bar;
-use super::bench::{median, most_likely, tokenizer};
-use super::{interrupt, output};
+use super::measure::{median, most_likely, tokenizer};
+use super::output;
 
 /// Samples on the way.
 const SAMPLES: u32 = 64;

@@ -7,10 +7,11 @@ mod bench;
 mod board;
 mod cpu;
 mod error;
+mod fit;
 mod info;
 mod logits;
 mod long;
-mod machine;
+mod measure;
 mod model;
 mod npy;
 mod output;
@@ -23,8 +24,8 @@ mod verify;
 use std::io::Write;
 use std::process::ExitCode;
 
-use crate::error::Error;
-use clap::{Parser, Subcommand};
+use crate::error::{Error, Failure};
+use clap::{CommandFactory, Parser, Subcommand};
 use elapid_files::interrupt;
 
 /// Run Mamba and Falcon Mamba language models from packed files
@@ -49,21 +50,9 @@ enum Command {
     Info(info::Args),
     Verify(verify::Args),
     Bench(bench::Args),
-    Board(machine::Args),
+    Board(board::Args),
     #[command(hide = true)]
     Package(package::Args),
-}
-
-/// Why a command failed, and what else may be wrong with its arguments.
-struct Failure {
-    error: Error,
-    hint: String,
-}
-
-impl<E: Into<Error>> From<E> for Failure {
-    fn from(error: E) -> Self {
-        Self { error: error.into(), hint: String::new() }
-    }
 }
 
 fn perform(command: Command) -> Result<(), Failure> {
@@ -75,8 +64,8 @@ fn perform(command: Command) -> Result<(), Failure> {
         Command::Info(args) => info::run(&args)?,
         Command::Verify(args) => verify::run(&args)?,
         Command::Bench(args) => bench::run(&args)?,
-        Command::Board(args) => machine::run(&args)?,
-        Command::Package(args) => package::run(&args)?,
+        Command::Board(args) => board::run(&args)?,
+        Command::Package(args) => package::run(&args, Cli::command)?,
     }
     Ok(())
 }
@@ -138,8 +127,6 @@ fn refuse(feature: &str) -> ExitCode {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

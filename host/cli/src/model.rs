@@ -14,7 +14,7 @@ use elapid::{
 };
 use elapid_args::{SIZE_LIMIT, size, whole};
 
-use super::Failure;
+use super::error::Failure;
 
 /// What stands for standard input where a text or a file with one is given.
 pub(super) const STDIN: &str = "-";

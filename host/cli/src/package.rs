@@ -2,10 +2,10 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::sync::LazyLock;
+use std::sync::OnceLock;
 
 use crate::error::Error;
-use clap::{Command, CommandFactory};
+use clap::Command;
 use clap_complete::{Shell, generate};
 
 /// Where Debian's shells look for completions, and by which names.
@@ -23,11 +23,12 @@ pub(super) struct Args {
     folder: PathBuf,
 }
 
-/// The program's arguments, for as long as it runs: names of commands are not copied.
-static COMMAND: LazyLock<Command> = LazyLock::new(|| super::Cli::command());
-
-pub(super) fn run(args: &Args) -> Result<(), Error> {
-    let mut command = shown(&COMMAND);
+/// `program` makes the definition of the program's arguments.
+pub(super) fn run(args: &Args, program: fn() -> Command) -> Result<(), Error> {
+    // For as long as the program runs: names of commands are not copied.
+    static COMMAND: OnceLock<Command> = OnceLock::new();
+    let program = COMMAND.get_or_init(program);
+    let mut command = shown(program);
     let failed = |cause| Error::file(args.folder.clone(), "write to", cause);
     for (shell, folder, name) in COMPLETIONS {
         let mut text = Vec::new();
@@ -37,7 +38,7 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
     }
     let manual = args.folder.join(MANUAL);
     fs::create_dir_all(&manual)
-        .and_then(|()| clap_mangen::generate_to(COMMAND.clone(), &manual))
+        .and_then(|()| clap_mangen::generate_to(program.clone(), &manual))
         .map_err(failed)
 }
 

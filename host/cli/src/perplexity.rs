@@ -8,11 +8,12 @@ use crate::error::Error;
 use elapid::core::tokenizer::EncodeOptions;
 use elapid::{Progress, encode};
 use elapid_args::whole;
+use elapid_files::interrupt;
 use serde::Serialize;
 
 use super::bar::Bar;
 use super::model::{ComputeArgs, StateArgs, read_text, report_incidents};
-use super::{interrupt, output};
+use super::output;
 
 /// Measure how well a model predicts a text
 ///

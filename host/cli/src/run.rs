@@ -10,10 +10,12 @@ use elapid::core::sample::{SampleError, Sampler, Settings};
 use elapid::core::tokenizer::EncodeOptions;
 use elapid::{End, Event, GenerateOptions, Generated, encode};
 use elapid_args::whole;
+use elapid_files::interrupt;
 
 use super::bar::{Bar, Status};
+use super::error::Failure;
 use super::model::{ComputeArgs, ModelAndText, STDIN, StateArgs, read_text, report_incidents, text};
-use super::{Failure, interrupt, output};
+use super::output;
 
 /// Generate text from a prompt
 ///

@@ -7,8 +7,9 @@ use crate::error::Error;
 use elapid::core::tokenizer::EncodeOptions;
 use elapid::encode;
 
+use super::error::Failure;
 use super::model::{ModelAndText, STDIN, open_to_read, read_text, text};
-use super::{Failure, output};
+use super::output;
 
 /// Print the token ids of a text as JSON
 ///

@@ -6,10 +6,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::Error;
 use elapid::verify;
+use elapid_files::interrupt;
 
 use super::bar::Bar;
 use super::model::ComputeArgs;
-use super::{interrupt, output};
+use super::output;
 
 /// Verify header, tables, padding and the checksum of every block, and print what is damaged
 #[derive(clap::Args)]

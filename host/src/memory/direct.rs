@@ -24,7 +24,7 @@ impl DirectFile {
     pub(crate) fn open(path: &Path) -> Result<Self, Error> {
         let fail = |action| Error::file(path, action);
         #[cfg_attr(not(target_os = "linux"), allow(unused_mut))]
-        let mut this = Self { file: super::open_regular(path)?, direct: None };
+        let mut this = Self { file: super::file::open_regular(path)?, direct: None };
         this.advise_random().map_err(fail("read"))?;
         #[cfg(target_os = "linux")]
         {

@@ -20,7 +20,7 @@ impl Map {
     /// Maps all of a regular file. An empty one is [`None`]: there is nothing to map.
     pub(crate) fn open(path: &Path) -> Result<Option<Self>, Error> {
         let fail = |action| Error::file(path, action);
-        let file = super::open_regular(path)?;
+        let file = super::file::open_regular(path)?;
         let kind = file.metadata().map_err(fail("read"))?;
         if kind.len() == 0 {
             return Ok(None);

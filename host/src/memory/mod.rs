@@ -1,9 +1,11 @@
 //! Where a model's bytes are: within the program, mapped, or in storage from which they are streamed.
 
 mod direct;
+mod file;
 mod map;
 mod panels;
 mod plan;
+mod readers;
 mod ring;
 mod schedule;
 mod storage;
@@ -21,15 +23,11 @@ pub use stream::ReadBy;
 pub(crate) use stream::Streamer;
 pub(crate) use streamed::Streamed;
 
-use std::fs::File;
-use std::io;
 use std::ops::Range;
-use std::path::Path;
 
 use elapid_core::format::{Layout, Section};
 use elapid_core::source::{LayerSource, Lent, SliceSource, SourceError};
 
-use crate::Error;
 use crate::options::Verify;
 
 /// The bytes of a model file.
@@ -63,14 +61,6 @@ impl Bytes {
             Self::Program(_) => {}
         }
     }
-}
-
-/// Opens a regular file.
-fn open_regular(path: &Path) -> Result<File, Error> {
-    elapid_files::open_regular(path).map_err(|cause| match cause.kind() {
-        io::ErrorKind::IsADirectory => Error::Folder { path: path.into() },
-        _ => Error::File { path: path.into(), action: "open", cause },
-    })
 }
 
 /// Either source of a sequence's weights.

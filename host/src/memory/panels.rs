@@ -5,8 +5,8 @@ use std::ops::Range;
 use elapid_core::format::{Layout, Part, PartGeometry, Section, checksum};
 use elapid_core::source::Fault;
 
+use super::readers::{REREADS, Shared};
 use super::storage::{Buffer, read_full};
-use super::stream::{REREADS, Shared};
 use crate::Error;
 use crate::options::Verify;
 

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use io_uring::{IoUring, Probe, opcode, types};
 
+use super::readers::{ReaderEnd, Shared};
 use super::ring::Order;
 use super::storage::Storage;
-use super::stream::{ReaderEnd, Shared};
 
 /// A queue for `depth` reads, and the file that they read, where the storage is a file and the kernel allows it (containers often
 /// don't).
