@@ -153,16 +153,25 @@ impl<'a> SliceSource<'a> {
     /// # Errors
     /// [`FormatError::Length`], or damage in the section table or the table of checksums.
     pub fn new(file: &'a [u8], header: &'a Header, checked: &'a mut [u32]) -> Result<Self, FormatError> {
+        let source = Self::reopen(file, header, checked)?;
+        header.check_table(file)?;
+        header.check_checksums(source.checksums)?;
+        Ok(source)
+    }
+
+    /// As [`SliceSource::new`], without checking the tables: for a file for which that succeeded before.
+    ///
+    /// # Errors
+    /// [`FormatError::Length`].
+    pub fn reopen(file: &'a [u8], header: &'a Header, checked: &'a mut [u32]) -> Result<Self, FormatError> {
         let layout = header.layout();
         let have = file.len() as u64;
         if have != layout.file_bytes() {
             return Err(FormatError::Length { have, need: layout.file_bytes() });
         }
-        header.check_table(file)?;
         let place = layout.section(Section::Checksums);
         let checksums =
             slice(file, place.offset..place.offset + place.length).ok_or(FormatError::ChecksumTable)?;
-        header.check_checksums(checksums)?;
         Ok(Self { file, layout, checksums, checked, team: &Solo })
     }
 

@@ -6,8 +6,11 @@
 #![forbid(unsafe_code)]
 
 mod input;
+#[cfg(feature = "interrupt")]
 pub mod interrupt;
+#[cfg(feature = "output")]
 mod output;
 
 pub use input::{open_regular, open_regular_with, read_stream};
+#[cfg(feature = "output")]
 pub use output::{Output, same_file};

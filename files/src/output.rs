@@ -40,6 +40,7 @@ fn unfinished() -> MutexGuard<'static, BTreeMap<PathBuf, TempPath>> {
 }
 
 /// Removes the unfinished files of this process, which must end before it releases the lock.
+#[cfg(feature = "interrupt")]
 pub(crate) fn remove_unfinished() -> impl Sized {
     let mut unfinished = unfinished();
     unfinished.clear();

@@ -9,11 +9,14 @@ use elapid_core::sample::SampleError;
 use elapid_core::source::{Fault, SourceError};
 use elapid_core::tokenizer::TokenizerError;
 
-use crate::pool::MAX_THREADS;
-use crate::residency::{NO_CODE, PANICKED};
+/// The code of a [`Fault::Storage`] for which the system gave none.
+pub(crate) const NO_CODE: i32 = 0;
+/// The code of a [`Fault::Storage`] whose reader panicked: no system's.
+pub(crate) const PANICKED: i32 = i32::MIN;
 
-/// What a caller, or the shell, should make of an error: the program's exit code.
+/// What a caller, or the shell, should make of an error. The numbers are the exit codes of the program `elapid`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 #[repr(u8)]
 pub enum ExitClass {
     /// The task failed.
@@ -38,7 +41,14 @@ pub enum Error {
         /// What was to be done with it.
         action: &'static str,
         /// The system's reason.
+        #[source]
         cause: io::Error,
+    },
+    /// A folder was given as a model file.
+    #[error("{path}: a folder, not a model file", path = path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
     },
     /// A model file is not one that this program can run.
     #[error("{model}: {cause}")]
@@ -46,6 +56,7 @@ pub enum Error {
         /// The model's file or name.
         model: String,
         /// What is wrong.
+        #[source]
         cause: FormatError,
     },
     /// A step could not be computed.
@@ -54,6 +65,7 @@ pub enum Error {
         /// The model's file or name.
         model: String,
         /// Why.
+        #[source]
         cause: StepError,
     },
     /// A section is there and can't be used.
@@ -62,62 +74,47 @@ pub enum Error {
         /// The model's file or name.
         model: String,
         /// What is wrong with which.
-        cause: String,
+        #[source]
+        cause: Box<dyn std::error::Error + Send + Sync>,
     },
     /// A text could not be encoded.
     #[error("the text cannot be tokenized: {cause}")]
     Tokenizer {
         /// Why.
+        #[source]
         cause: TokenizerError,
     },
     /// No token could be chosen.
     #[error("{cause}")]
     Sample {
         /// Why.
+        #[source]
         cause: SampleError,
     },
-    /// Some of a file's blocks don't have the checksums that they had when the file was written.
-    #[error("{model}: {first}{more}: copy the file again, or pack the model again", more = more(*others))]
-    Damaged {
-        /// The model's file or name.
-        model: String,
-        /// The first fault.
-        first: String,
-        /// How many more there are.
-        others: usize,
-    },
     /// The model has no tokenizer.
-    #[error(
-        "{model}: the file has no tokenizer: pack a folder that has tokenizer.json, or give token ids with `logits --tokens`"
-    )]
+    #[error("{model}: the file has no tokenizer: pack a folder that has tokenizer.json")]
     NoTokenizer {
         /// The model's file or name.
         model: String,
     },
-    /// The program carries no model.
-    #[error(
-        "this elapid was built without its bundled model: name a model file, such as `elapid run model.elp`"
-    )]
+    /// The library carries no model.
+    #[error("there is no bundled model here: open a model file, or build with the feature `bundled`")]
     NoBundled,
     /// Memory that the system refused.
-    #[error(
-        "not enough memory: {what} needs {bytes} bytes: close other programs, or take a smaller model{}",
-        also(", or ", hint, "")
-    )]
+    #[error("not enough memory: {what} needs {bytes} bytes: close other programs, or take a smaller model")]
     Memory {
         /// What it was wanted for.
         what: &'static str,
         /// Bytes.
         bytes: usize,
-        /// An option that helps; empty if there is none.
-        hint: &'static str,
+        /// The type of a recurrent state that takes less, such as `f16`.
+        smaller_state: Option<&'static str>,
     },
+    /// The system does not say how much memory is free, which [`Ram::Auto`](crate::Ram::Auto) asks for.
+    #[error("this system does not say how much memory is free: give a size")]
+    UnknownMemory,
     /// A model that does not work within a cap.
-    #[error(
-        "{model}: it cannot run in {cap} bytes of memory: it needs {mib} MiB at least, give --ram {mib}M{}",
-        also(" (", hint, " needs less)"),
-        mib = least.div_ceil(1 << 20)
-    )]
+    #[error("{model}: it cannot run in {cap} bytes of memory: it needs {mib} MiB at least", mib = least.div_ceil(1 << 20))]
     Cap {
         /// The model's file or name.
         model: String,
@@ -125,10 +122,25 @@ pub enum Error {
         cap: u64,
         /// The least cap that works.
         least: u64,
-        /// An option with which less works; empty if there is none.
-        hint: &'static str,
+        /// The type of a recurrent state with which less works, such as `f16`.
+        smaller_state: Option<&'static str>,
     },
-    /// Weights could not be read. A sequence that was being fed can go on, see [`crate::Sequence::resume`].
+    /// A session for which the open ones leave no room within the cap.
+    #[error(
+        "{model}: another session needs {needs} bytes of memory at least, and {left} of the {cap} that the model may take are left: \
+         close a session, or open the model with more memory"
+    )]
+    Session {
+        /// The model's file or name.
+        model: String,
+        /// The cap.
+        cap: u64,
+        /// Bytes that the session needs at least.
+        needs: u64,
+        /// Bytes that are left.
+        left: u64,
+    },
+    /// Weights could not be read. A session that was being fed can go on, see [`crate::Session::resume`].
     #[error(
         "{model}: block {block} of section {section} (offset {offset}) cannot be read: {cause}: {}",
         advice(cause)
@@ -143,27 +155,26 @@ pub enum Error {
         /// Its offset in the file.
         offset: u64,
         /// The system's reason.
+        #[source]
         cause: io::Error,
     },
-    /// Several sequences were to step together in the fixed path.
-    #[error(
-        "sequences step together in floating point only: give each a memory of its own in the fixed path"
-    )]
-    FixedBatch,
     /// A number of threads that can't be.
-    #[error("cannot run on {given} threads: give 1 to {MAX_THREADS} with -t")]
+    #[error("cannot run on {given} threads: give 1 to {most}")]
     Threads {
         /// The number.
         given: usize,
+        /// The most that can be.
+        most: usize,
     },
     /// The system refused a thread.
-    #[error("cannot start thread {member} of {threads}: {cause}: give fewer with -t")]
+    #[error("cannot start thread {member} of {threads}: {cause}: give fewer")]
     StartThread {
         /// Which.
         member: usize,
         /// How many were wanted.
         threads: usize,
         /// The system's reason.
+        #[source]
         cause: io::Error,
     },
     /// Kernels that this program or this CPU does not have.
@@ -174,15 +185,9 @@ pub enum Error {
         /// Those that there are.
         known: String,
     },
-    /// A request that makes no sense.
-    #[error("{0}")]
-    Usage(String),
     /// The task was interrupted before it was complete.
     #[error("interrupted")]
     Interrupted,
-    /// The reader of the output has gone. Not worth a word.
-    #[error("the output was closed")]
-    ClosedOutput,
 }
 
 fn hint(cause: &io::Error) -> &'static str {
@@ -190,14 +195,9 @@ fn hint(cause: &io::Error) -> &'static str {
         io::ErrorKind::NotFound => ": check the path",
         io::ErrorKind::PermissionDenied => ": check its permissions",
         io::ErrorKind::StorageFull => ": free some space",
-        io::ErrorKind::OutOfMemory => ": close other programs, or read it piece by piece with --ram",
+        io::ErrorKind::OutOfMemory => ": close other programs",
         _ => "",
     }
-}
-
-/// A hint and what is around it, if there is one.
-fn also(before: &str, hint: &str, after: &str) -> String {
-    if hint.is_empty() { String::new() } else { format!("{before}{hint}{after}") }
 }
 
 fn advice(cause: &io::Error) -> &'static str {
@@ -208,32 +208,24 @@ fn advice(cause: &io::Error) -> &'static str {
     }
 }
 
-fn more(others: usize) -> String {
-    match others {
-        0 => String::new(),
-        1 => " (and one more fault)".into(),
-        n => format!(" (and {n} more faults)"),
-    }
-}
-
 impl Error {
-    /// What the program's exit code says of it.
+    /// What kind of failure it is.
     #[must_use]
     pub fn class(&self) -> ExitClass {
         match self {
-            Self::Format { .. } | Self::Section { .. } | Self::Damaged { .. } => ExitClass::BadModel,
+            Self::Format { .. } | Self::Section { .. } => ExitClass::BadModel,
             Self::Step { cause: StepError::Source(_), .. } => ExitClass::BadModel,
             Self::Step {
                 cause: StepError::Token { .. } | StepError::NoTokens | StepError::Type { .. },
                 ..
             } => ExitClass::Usage,
-            Self::Usage(_)
-            | Self::FixedBatch
+            Self::Folder { .. }
+            | Self::UnknownMemory
             | Self::Threads { .. }
             | Self::Kernels { .. }
             | Self::NoBundled => ExitClass::Usage,
             Self::Sample { cause: SampleError::Setting { .. } } => ExitClass::Usage,
-            Self::Memory { .. } | Self::Cap { .. } => ExitClass::Memory,
+            Self::Memory { .. } | Self::Cap { .. } | Self::Session { .. } => ExitClass::Memory,
             Self::File { cause, .. } | Self::Storage { cause, .. }
                 if cause.kind() == io::ErrorKind::OutOfMemory =>
             {

@@ -1,33 +1,54 @@
 //! Elapid on a host with an operating system: runs Mamba-family language models from packed files.
 //!
-//! An [`Engine`] is a model, opened. A [`Memory`] is what one sequence needs, and a [`Sequence`] borrows both: tokens go
-//! in, logits come out. [`generate`] goes from a prompt to text.
+//! ```
+//! # fn main() -> Result<(), elapid::Error> {
+//! use elapid::{GenerateOptions, Model, ModelOptions, SessionOptions};
 //!
-//! What the program `elapid` does, this library does; the program adds options and terminals.
+//! let model = Model::bundled(&ModelOptions::default())?; // or Model::open("model.elp".as_ref(), …)
+//! let mut session = model.session(&SessionOptions::default())?;
+//! let prompt = model.encode("My fellow citizens")?;
+//! let options = GenerateOptions::default().max_tokens(20).seed(7);
+//! for piece in session.generate(&prompt, &options)? {
+//!     print!("{}", piece?.text);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A [`Model`] is opened once and cheap to clone. Each [`Session`] is one sequence of tokens: it owns its memory and can move to
+//! another thread. [`Session::generate`] goes from a prompt to text; [`Session::feed`] and [`Session::logits`] are the steps
+//! beneath it. The sessions of a [`Batch`] step together and read the weights once.
+//!
+//! Under [`ModelOptions::ram`] a model that does not fit is streamed from its file, and the memory of all sessions is counted.
 #![deny(unsafe_code)]
 
 mod batch;
-mod engine;
 mod error;
 mod generate;
-mod path;
-mod pool;
-mod profile;
-mod residency;
-mod sequence;
+mod heap;
+mod machine;
+mod memory;
+mod model;
+mod numbers;
+mod options;
+mod session;
 mod stops;
 mod text;
+mod threads;
 mod verify;
 
 pub use elapid_core as core;
 
-pub use batch::{Batch, EachSequence};
-pub use engine::{Engine, EngineOptions};
+pub use batch::Batch;
 pub use error::{Error, ExitClass};
-pub use generate::{End, GenerateOptions, Generated, Listener, generate};
-pub use pool::{MAX_THREADS, Pool, default_threads};
-pub use profile::{Board, Drive, Profile};
-pub use residency::{Incidents, Plan, Ram, ReadBy, Storage, Verify, available as available_memory, one_heap};
-pub use sequence::{EachRow, Memory, MemoryOptions, Progress, Sequence, Watch, memory_bytes};
+pub use generate::{End, Event, GenerateOptions, Generated, Generation, Piece};
+pub use heap::one_heap;
+pub use machine::{Drive, Machine, Profile, available as available_memory};
+pub use memory::{Incidents, Plan, ReadBy, Storage};
+pub use model::Model;
+pub use numbers::Numbers;
+pub use options::{ModelOptions, Ram, SessionOptions, Verify};
+pub use session::{Progress, Session, Watch};
 pub use text::encode;
+pub use threads::{MAX_THREADS, Pool, default_threads};
 pub use verify::{Damage, verify};

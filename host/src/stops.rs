@@ -4,8 +4,8 @@ use std::ops::Range;
 
 /// Looks for stop texts in a stream, and holds back what may become one. Of the stream, some is looked at only and is no part of
 /// what comes out: special tokens.
-pub(crate) struct Stops<'a> {
-    stops: &'a [String],
+pub(crate) struct Stops {
+    stops: Vec<String>,
     held: String,
     /// Which bytes of `held` are not to come out, in order.
     hidden: Vec<Range<usize>>,
@@ -13,13 +13,11 @@ pub(crate) struct Stops<'a> {
     pub found: bool,
 }
 
-impl<'a> Stops<'a> {
-    pub(crate) fn new(stops: &'a [String]) -> Self {
+impl Stops {
+    /// Looks for these texts; empty ones are never found.
+    pub(crate) fn new(stops: &[String]) -> Self {
+        let stops = stops.iter().filter(|stop| !stop.is_empty()).cloned().collect();
         Self { stops, held: String::new(), hidden: Vec::new(), found: false }
-    }
-
-    fn stops(&self) -> impl Iterator<Item = &'a str> + use<'a> {
-        self.stops.iter().map(String::as_str).filter(|stop| !stop.is_empty())
     }
 
     /// Takes more of the stream, which comes out or not.
@@ -32,7 +30,7 @@ impl<'a> Stops<'a> {
         if !comes_out {
             self.hidden.push(start..self.held.len());
         }
-        if let Some(at) = self.stops().filter_map(|stop| self.held.find(stop)).min() {
+        if let Some(at) = self.stops.iter().filter_map(|stop| self.held.find(stop.as_str())).min() {
             self.held.truncate(at);
             self.found = true;
         }
@@ -41,9 +39,10 @@ impl<'a> Stops<'a> {
     /// What surely is no part of a stop text.
     pub(crate) fn ready(&mut self) -> String {
         // The longest end of `held` with which a stop text begins.
-        let begins =
-            |at: usize| self.stops().any(|stop| stop.as_bytes().starts_with(&self.held.as_bytes()[at..]));
-        let longest = self.stops().map(str::len).max().unwrap_or(0);
+        let begins = |at: usize| {
+            self.stops.iter().any(|stop| stop.as_bytes().starts_with(&self.held.as_bytes()[at..]))
+        };
+        let longest = self.stops.iter().map(String::len).max().unwrap_or(0);
         let from = self.held.len().saturating_sub(longest);
         let keep = (from..self.held.len()).find(|at| self.held.is_char_boundary(*at) && begins(*at));
         self.take(keep.filter(|_| !self.found).unwrap_or(self.held.len()))

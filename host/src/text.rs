@@ -4,7 +4,8 @@ use elapid_core::format::Section;
 use elapid_core::format::data::Generation;
 use elapid_core::tokenizer::{EncodeOptions, Encoder, Tokenizer, TokenizerError};
 
-use crate::{Engine, Error};
+use crate::Error;
+use crate::model::Model;
 
 /// Bytes of scratch to begin with: enough for words of some hundred bytes.
 const SCRATCH: usize = 8 << 10;
@@ -22,7 +23,11 @@ pub fn encode(tokenizer: &Tokenizer<'_>, text: &str, options: EncodeOptions) -> 
             Err(TokenizerError::ScratchTooSmall { needed, given }) if needed > given => {
                 let more = needed.max(given.saturating_mul(2)) - given;
                 let memory = scratch.try_reserve(more);
-                memory.map_err(|_| Error::Memory { what: "the tokenizer", bytes: needed, hint: "" })?;
+                memory.map_err(|_| Error::Memory {
+                    what: "the tokenizer",
+                    bytes: needed,
+                    smaller_state: None,
+                })?;
                 scratch.resize(given + more, 0);
             }
             Err(cause) => return Err(Error::Tokenizer { cause }),
@@ -30,7 +35,15 @@ pub fn encode(tokenizer: &Tokenizer<'_>, text: &str, options: EncodeOptions) -> 
     }
 }
 
-impl Engine {
+impl Model {
+    /// The token ids of a text, with those that the tokenizer adds.
+    ///
+    /// # Errors
+    /// As [`Model::tokenizer`] and [`encode`].
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, Error> {
+        encode(&self.tokenizer()?, text, EncodeOptions::default())
+    }
+
     /// The model's tokenizer. Checks all of it: call it once.
     ///
     /// # Errors
@@ -41,7 +54,7 @@ impl Engine {
             return Err(Error::NoTokenizer { model: self.name().into() });
         }
         Tokenizer::parse(bytes)
-            .map_err(|cause| Error::Section { model: self.name().into(), cause: cause.to_string() })
+            .map_err(|cause| Error::Section { model: self.name().into(), cause: cause.into() })
     }
 
     /// The model's generation defaults, or `None` if it has none.
@@ -54,8 +67,6 @@ impl Engine {
             return Ok(None);
         }
         let parsed = Generation::parse(bytes, self.config().vocab);
-        parsed
-            .map(Some)
-            .map_err(|cause| Error::Section { model: self.name().into(), cause: cause.to_string() })
+        parsed.map(Some).map_err(|cause| Error::Section { model: self.name().into(), cause: cause.into() })
     }
 }

@@ -7,10 +7,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use elapid_core::format::{Section, checksum};
 use elapid_core::source::slice;
 
-use crate::{Engine, Error};
+use crate::Error;
+use crate::model::Model;
 
 /// A place of a file that is not as it was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Damage {
     /// A block does not have its checksum.
     Block {
@@ -56,28 +58,25 @@ impl std::fmt::Display for Damage {
     }
 }
 
-/// Checks the checksum of every block, on all threads of the engine, and that what lies between sections is 0. Header,
-/// section table and the table of checksums were checked when the engine was opened.
+/// Checks the checksum of every block, on all threads of the model, and that what lies between sections is 0. Header,
+/// section table and the table of checksums were checked when the model was opened.
 ///
-/// The engine must have been opened without a cap: a file that is streamed is not there to be looked at as a whole.
+/// The model must have been opened without a cap: a file that is streamed is not there to be looked at as a whole.
 ///
 /// Returns what is damaged, in the order of the file. `watch` is told of the bytes of every block, by any thread.
 ///
 /// # Errors
 /// [`Error::Interrupted`] if `watch` breaks.
-pub fn verify(
-    engine: &Engine,
-    watch: &(dyn Fn(u64) -> ControlFlow<()> + Sync),
-) -> Result<Vec<Damage>, Error> {
-    let (layout, file) = (engine.layout(), engine.bytes().unwrap_or_default());
+pub fn verify(model: &Model, watch: &(dyn Fn(u64) -> ControlFlow<()> + Sync)) -> Result<Vec<Damage>, Error> {
+    let (layout, file) = (model.layout(), model.bytes().unwrap_or_default());
     let table = layout.section(Section::Checksums);
     let sums = slice(file, table.offset..table.offset + table.length).unwrap_or_default().as_chunks::<4>().0;
     let blocks: Vec<(Section, u32)> =
         layout.sections().flat_map(|s| (0..layout.section(s).blocks).map(move |block| (s, block))).collect();
 
     let (next, interrupted) = (AtomicUsize::new(0), AtomicBool::new(false));
-    let damaged = Mutex::new(paddings(engine));
-    engine.team().run(&|_| {
+    let damaged = Mutex::new(paddings(model));
+    model.team().run(&|_| {
         while !interrupted.load(Ordering::Relaxed) {
             let Some(&(section, block)) = blocks.get(next.fetch_add(1, Ordering::Relaxed)) else { return };
             let Some(place) = layout.block(section, block) else { continue };
@@ -100,8 +99,8 @@ pub fn verify(
 }
 
 /// The first byte that is not 0 of each stretch between sections.
-fn paddings(engine: &Engine) -> Vec<Damage> {
-    let (layout, file) = (engine.layout(), engine.bytes().unwrap_or_default());
+fn paddings(model: &Model) -> Vec<Damage> {
+    let (layout, file) = (model.layout(), model.bytes().unwrap_or_default());
     let mut damaged = Vec::new();
     let mut check = |after, start, end| {
         if let Some(at) = slice(file, start..end).unwrap_or_default().iter().position(|byte| *byte != 0) {

@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use elapid::{Batch, Engine, EngineOptions, Error, MemoryOptions};
+use elapid::{Batch, Error, Model, ModelOptions, SessionOptions};
 
 /// One step of the first `count` sequences; the token is the same in all, which costs what any other would.
-fn step(batch: &mut Batch<'_>, count: usize) -> Result<Duration, Error> {
+fn step(batch: &mut Batch, count: usize) -> Result<Duration, Error> {
     let tokens: Vec<(usize, u32)> = (0..count).map(|sequence| (sequence, 1)).collect();
     let start = Instant::now();
-    batch.step(&tokens, &mut |_, _| Ok(()))?;
+    batch.step(&tokens, |_, _| Ok::<(), Error>(()))?;
     Ok(start.elapsed())
 }
 
@@ -22,9 +22,8 @@ fn median(times: &mut [Duration]) -> f64 {
 }
 
 fn measure(model: &Path, sequences: usize, rounds: usize) -> Result<(), Error> {
-    let engine = Engine::open(model, &EngineOptions::default())?;
-    let mut memory = engine.memory(&MemoryOptions { sequences, ..MemoryOptions::default() })?;
-    let mut batch = memory.batch(&engine)?;
+    let model = Model::open(model, &ModelOptions::default())?;
+    let mut batch = model.batch(sequences, &SessionOptions::default())?;
     // Weights are checked and pages mapped before anything is measured.
     step(&mut batch, sequences)?;
     let (mut alone, mut together) = (Vec::new(), Vec::new());
@@ -34,7 +33,7 @@ fn measure(model: &Path, sequences: usize, rounds: usize) -> Result<(), Error> {
     }
     let (alone, together) = (median(&mut alone).recip(), sequences as f64 * median(&mut together).recip());
     println!("| model | sequences | tokens/s | one alone | ratio |\n|---|---|---|---|---|");
-    println!("| {} | {sequences} | {together:.1} | {alone:.1} | {:.2} |", engine.name(), together / alone);
+    println!("| {} | {sequences} | {together:.1} | {alone:.1} | {:.2} |", model.name(), together / alone);
     Ok(())
 }
 

@@ -11,7 +11,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use elapid::{Engine, EngineOptions, MemoryOptions, Ram, Storage};
+use elapid::{Model, ModelOptions, Ram, SessionOptions, Storage};
 use elapid_tests::storage::Throttled;
 
 /// Bytes a second of an SD card in a Pi Zero 2 W or 3, a Pi 4, a Pi 5, and of NVMe on a Pi 5's one lane.
@@ -39,22 +39,21 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("|--:|--:|--:|--:|--:|--:|");
     for rate in RATES {
         let storage = Arc::new(Throttled::new(Plain(File::open(path)?), rate));
-        let options = EngineOptions { ram: Some(cap), ..Default::default() };
-        let engine = Engine::open_storage(path, storage, &options)?;
-        let mut memory = engine.memory(&MemoryOptions::default())?;
-        let mut sequence = memory.sequence(&engine)?;
+        let options = ModelOptions::default().ram(cap);
+        let model = Model::open_storage(path, storage, &options)?;
+        let mut session = model.session(&SessionOptions::default())?;
         // What stays in memory comes with the first token.
-        sequence.feed(&[1])?;
-        sequence.logits()?;
-        let (bytes, time) = sequence.skim(Duration::MAX)?;
+        session.feed(&[1])?;
+        session.logits()?;
+        let (bytes, time) = session.skim(Duration::MAX)?;
         let reading = bytes as f64 / time.as_secs_f64();
-        let (start, before, mut tokens) = (Instant::now(), sequence.read_bytes(), 0u32);
+        let (start, before, mut tokens) = (Instant::now(), session.read_bytes(), 0u32);
         while tokens == 0 || start.elapsed() < seconds {
-            sequence.feed(&[2 + tokens])?;
-            sequence.logits()?;
+            session.feed(&[2 + tokens])?;
+            session.logits()?;
             tokens += 1;
         }
-        let generating = (sequence.read_bytes() - before) as f64 / start.elapsed().as_secs_f64();
+        let generating = (session.read_bytes() - before) as f64 / start.elapsed().as_secs_f64();
         let percent = |part: f64, whole: f64| 100.0 * part / whole;
         println!(
             "| {:.0} | {:.1} | {:.1} | {:.1}% | {:.1}% | {tokens} |",

@@ -165,9 +165,9 @@ impl Runner {
 
 /// The tokens of a text, by the tokenizer in a packed file.
 pub fn tokens_of(path: &Path, text: &str) -> Vec<u32> {
-    let options = elapid::EngineOptions { threads: Some(1), ..Default::default() };
-    let engine = elapid::Engine::open(path, &options).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    let tokenizer = engine.tokenizer().unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let options = elapid::ModelOptions::default().threads(1);
+    let model = elapid::Model::open(path, &options).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let tokenizer = model.tokenizer().unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     elapid::encode(&tokenizer, text, EncodeOptions::default())
         .unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use elapid::core::format::{Header, Quant, Section};
 use elapid::core::model::StateKind;
-use elapid::{Engine, EngineOptions, Error, MemoryOptions, Ram, Sequence, Storage, Verify};
+use elapid::{Error, Model, ModelOptions, Numbers, Ram, Session, SessionOptions, Storage, Verify};
 use elapid_pack::checkpoint::{Arch, ModelConfig};
 
 use crate::storage::Fake;
@@ -45,20 +45,20 @@ pub fn packed(tied: bool, quant: Quant, compact: bool) -> Vec<u8> {
 }
 
 /// Two threads under a cap.
-pub fn options(cap: u64, verify: Verify) -> EngineOptions {
-    EngineOptions { threads: Some(2), ram: Some(Ram::Bytes(cap)), verify, ..Default::default() }
+pub fn options(cap: u64, verify: Verify) -> ModelOptions {
+    ModelOptions::default().threads(2).ram(Ram::Bytes(cap)).verify(verify)
 }
 
 /// Opens a model in storage.
-pub fn open<S: Storage + 'static>(storage: &Arc<S>, cap: u64, verify: Verify) -> Engine {
+pub fn open<S: Storage + 'static>(storage: &Arc<S>, cap: u64, verify: Verify) -> Model {
     let storage: Arc<S> = Arc::clone(storage);
-    Engine::open_storage("fake", storage, &options(cap, verify)).expect("the file is a model")
+    Model::open_storage("fake", storage, &options(cap, verify)).expect("the file is a model")
 }
 
 /// The least cap that a model works with.
 pub fn least(bytes: &[u8]) -> u64 {
-    let engine = open(&Arc::new(Fake::new(bytes.to_vec())), MIB, Verify::Auto);
-    match engine.memory(&MemoryOptions::default()) {
+    let model = open(&Arc::new(Fake::new(bytes.to_vec())), MIB, Verify::Auto);
+    match model.session(&SessionOptions::default()) {
         Err(Error::Cap { cap, least, .. }) => {
             assert_eq!(cap, MIB);
             least
@@ -77,30 +77,29 @@ pub fn expected(bytes: &[u8], state: StateKind) -> Vec<u32> {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("model.elp");
     std::fs::write(&path, bytes).expect("a file");
-    let engine = Engine::open(&path, &EngineOptions { threads: Some(1), ..Default::default() });
-    let engine = engine.expect("the file is a model");
-    let mut memory = engine.memory(&MemoryOptions { state, ..Default::default() }).expect("memory");
-    let mut sequence = memory.sequence(&engine).expect("a sequence");
-    all(&mut sequence).expect("logits")
+    let model = Model::open(&path, &ModelOptions::default().threads(1));
+    let model = model.expect("the file is a model");
+    let mut session =
+        model.session(&SessionOptions::default().numbers(Numbers::Float(state))).expect("a session");
+    all(&mut session).expect("logits")
 }
 
 /// A prompt, then tokens one by one: the logits after each of the latter.
-pub fn all(sequence: &mut Sequence<'_>) -> Result<Vec<u32>, Error> {
+pub fn all(session: &mut Session) -> Result<Vec<u32>, Error> {
     let (prompt, rest) = TOKENS.split_at(6);
-    sequence.feed(prompt)?;
-    let mut out = bits(sequence.logits()?);
+    session.feed(prompt)?;
+    let mut out = bits(session.logits()?);
     for token in rest {
-        sequence.feed(&[*token])?;
-        out.extend(bits(sequence.logits()?));
+        session.feed(&[*token])?;
+        out.extend(bits(session.logits()?));
     }
     Ok(out)
 }
 
-/// What comes out of a new memory of the engine, with chunks of four tokens.
-pub fn run(engine: &Engine, state: StateKind) -> Result<Vec<u32>, Error> {
-    let mut memory = engine.memory(&MemoryOptions { state, chunk: Some(4), ..Default::default() })?;
-    let mut sequence = memory.sequence(engine)?;
-    all(&mut sequence)
+/// What comes out of a new session of the model, with chunks of four tokens.
+pub fn run(model: &Model, state: StateKind) -> Result<Vec<u32>, Error> {
+    let mut session = model.session(&SessionOptions::default().numbers(Numbers::Float(state)).chunk(4))?;
+    all(&mut session)
 }
 
 /// A byte of a layer's in_proj that is neither scale nor padding.

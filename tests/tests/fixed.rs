@@ -290,13 +290,13 @@ fn a_new_sequence_begins_whatever_the_last_one_left() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("bound.elp");
     std::fs::write(&path, at_the_bound(24)).expect("a file");
-    let engine = elapid::Engine::open(&path, &elapid::EngineOptions::default()).expect("a model");
+    let model = elapid::Model::open(&path, &elapid::ModelOptions::default()).expect("a model");
     for kind in KINDS {
-        let options = elapid::MemoryOptions { fixed: Some(kind), ..Default::default() };
-        let mut memory = engine.memory(&options).expect("memory");
+        let options = elapid::SessionOptions::default().numbers(elapid::Numbers::Fixed(kind));
+        let mut session = model.session(&options).expect("a session");
         for token in 0..40 {
-            let mut sequence = memory.sequence(&engine).expect("a new sequence");
-            sequence.feed(&[token, 7]).expect("it can be fed");
+            session.clear();
+            session.feed(&[token, 7]).expect("it can be fed");
         }
     }
 }

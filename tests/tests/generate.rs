@@ -6,7 +6,8 @@ use std::path::Path;
 use elapid::core::sample::Settings;
 use elapid::core::tokenizer::{EncodeOptions, Tokenizer};
 use elapid::{
-    End, Engine, EngineOptions, Error, GenerateOptions, Generated, Listener, MemoryOptions, encode, generate,
+    End, Error, Event, GenerateOptions, Generated, Model, ModelOptions, Piece, Session, SessionOptions,
+    encode,
 };
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::json;
@@ -95,58 +96,57 @@ fn save(folder: &Path, follows: &[(u32, u32, f32)]) {
     std::fs::write(folder.join("tokenizer_config.json"), class.to_string()).expect("a file");
 }
 
-fn open(follows: &[(u32, u32, f32)]) -> Engine {
+fn open(follows: &[(u32, u32, f32)]) -> Model {
     let folder = tempfile::tempdir().expect("a temporary folder");
     save(folder.path(), follows);
     let options = elapid_pack::Options { quant: elapid::core::format::Quant::F32, ..Default::default() };
     let plan = elapid_pack::Plan::checkpoint(folder.path(), &options).expect("a checkpoint");
     let path = folder.path().join("model.elp");
     plan.write(&path, &options, &()).expect("a packed file");
-    Engine::open(&path, &EngineOptions { threads: Some(1), ..Default::default() }).expect("a model")
-}
-
-/// Keeps a text, and breaks when it was asked so often.
-struct Keep {
-    text: String,
-    asked: usize,
-    breaks: Option<usize>,
-}
-
-impl Keep {
-    fn new(breaks: Option<usize>) -> Self {
-        Self { text: String::new(), asked: 0, breaks }
-    }
-}
-
-impl Listener for Keep {
-    fn text(&mut self, text: &str) -> Result<(), Error> {
-        self.text.push_str(text);
-        Ok(())
-    }
-    fn next(&mut self) -> ControlFlow<()> {
-        self.asked += 1;
-        if Some(self.asked) == self.breaks { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    }
+    Model::open(&path, &ModelOptions::default().threads(1)).expect("a model")
 }
 
 fn options(max_tokens: usize, settings: Settings, stop: &[&str]) -> GenerateOptions {
-    let stop = stop.iter().map(|stop| (*stop).to_owned()).collect();
-    GenerateOptions { max_tokens, settings, seed: 1, eos: Vec::new(), stop }
+    let options = GenerateOptions::default().max_tokens(max_tokens).settings(settings).seed(1).eos([]);
+    stop.iter().fold(options, |options, stop| options.stop(*stop))
 }
 
-/// The text after `a`.
-fn after_a(engine: &Engine, options: &GenerateOptions) -> Result<(String, Generated), Error> {
-    let tokenizer = engine.tokenizer()?;
-    let mut memory = engine.memory(&MemoryOptions::default())?;
-    let mut sequence = memory.sequence(engine)?;
-    let mut keep = Keep::new(None);
-    let generated = generate(&mut sequence, &tokenizer, &[id('a')], options, &mut keep)?;
-    Ok((keep.text, generated))
+/// Generates, keeps the text, and breaks when it was asked so often.
+fn generate(
+    session: &mut Session,
+    prompt: &[u32],
+    options: &GenerateOptions,
+    breaks: Option<usize>,
+) -> Result<(String, Generated), Error> {
+    let (mut text, mut asked) = (String::new(), 0);
+    let generated = session.generate(prompt, options)?.run(|event| {
+        if let Event::Text(piece) = event {
+            text.push_str(piece);
+            return Ok::<_, Error>(ControlFlow::Continue(()));
+        }
+        asked += 1;
+        Ok(if Some(asked) == breaks { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    })?;
+    Ok((text, generated))
+}
+
+/// The text after `a`: the same from the callback and piece by piece.
+fn after_a(model: &Model, options: &GenerateOptions) -> Result<(String, Generated), Error> {
+    let mut session = model.session(&SessionOptions::default())?;
+    let (text, generated) = generate(&mut session, &[id('a')], options, None)?;
+    session.clear();
+    let mut generation = session.generate(&[id('a')], options)?;
+    let pieces = generation.by_ref().collect::<Result<Vec<Piece>, Error>>()?;
+    assert_eq!(pieces.iter().map(|piece| &*piece.text).collect::<String>(), text);
+    assert_eq!(pieces.iter().map(|piece| piece.tokens.len()).sum::<usize>(), generated.tokens);
+    let again = generation.generated();
+    assert_eq!((again.end, again.tokens, again.fed), (generated.end, generated.tokens, generated.fed));
+    Ok((text, generated))
 }
 
 #[test]
 fn ids_without_a_token_are_never_chosen() {
-    let engine = open(&[
+    let model = open(&[
         (id('a'), HOLE, 1.0),
         (id('a'), PADDING, 0.9),
         (id('a'), id('b'), 0.8),
@@ -159,16 +159,15 @@ fn ids_without_a_token_are_never_chosen() {
         Settings { top_p: 0.95, ..Settings::MODEL },
         Settings { top_k: 1, ..Settings::MODEL },
     ] {
-        let (text, generated) = after_a(&engine, &options(6, settings, &[])).expect("a text");
+        let (text, generated) = after_a(&model, &options(6, settings, &[])).expect("a text");
         assert_eq!(
             (text.as_str(), generated.tokens, generated.end),
-            ("bcabca", 6, End::Length),
+            ("bcabca", 6, Some(End::Length)),
             "{settings:?}"
         );
     }
     // The canary: the model itself would choose one.
-    let mut memory = engine.memory(&MemoryOptions::default()).expect("memory");
-    let mut sequence = memory.sequence(&engine).expect("a sequence");
+    let mut sequence = model.session(&SessionOptions::default()).expect("a session");
     sequence.feed(&[id('a')]).expect("it can be fed");
     let logits = sequence.logits().expect("logits");
     let largest = (0..VOCAB).max_by(|a, b| logits[*a].total_cmp(&logits[*b]));
@@ -177,8 +176,8 @@ fn ids_without_a_token_are_never_chosen() {
 
 #[test]
 fn a_mask_leaves_what_has_a_token() {
-    let engine = open(&[]);
-    let tokenizer = engine.tokenizer().expect("a tokenizer");
+    let model = open(&[]);
+    let tokenizer = model.tokenizer().expect("a tokenizer");
     for length in [0, 50, 97, 99, VOCAB, 200] {
         let mut logits = vec![0.5; length];
         tokenizer.mask(&mut logits);
@@ -191,7 +190,7 @@ fn a_mask_leaves_what_has_a_token() {
 
 #[test]
 fn stop_texts_are_found_in_special_tokens() {
-    let engine = open(&[
+    let model = open(&[
         (id('a'), id('b'), 1.0),
         (id('b'), id('c'), 1.0),
         (id('c'), END, 1.0),
@@ -209,8 +208,8 @@ fn stop_texts_are_found_in_special_tokens() {
         (&["<|im_end|>x", "c<|im_end|>dd"], "bcdfa", End::Length),
         (&[], "bcdfa", End::Length),
     ] {
-        let (found, generated) = after_a(&engine, &options(6, Settings::GREEDY, stop)).expect("a text");
-        assert_eq!((found.as_str(), generated.end), (text, end), "{stop:?}");
+        let (found, generated) = after_a(&model, &options(6, Settings::GREEDY, stop)).expect("a text");
+        assert_eq!((found.as_str(), generated.end), (text, Some(end)), "{stop:?}");
     }
 }
 
@@ -219,31 +218,26 @@ fn stop_texts_are_found_in_special_tokens() {
 fn an_interrupted_generation_goes_on_with_the_same_bits() {
     const MADE: usize = 6;
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/address-300k.elp");
-    let engine = Engine::open(&path, &EngineOptions::default()).expect("a model");
-    let tokenizer = engine.tokenizer().expect("a tokenizer");
+    let model = Model::open(&path, &ModelOptions::default()).expect("a model");
+    let tokenizer = model.tokenizer().expect("a tokenizer");
     let prompt =
         encode(&tokenizer, "My fellow citizens of the Senate", EncodeOptions::default()).expect("tokens");
-    let memory_options = MemoryOptions { chunk: Some(3), ..Default::default() };
-    let mut memory = engine.memory(&memory_options).expect("memory");
-    let made = greedy(&engine, &prompt, MADE);
+    let mut session = model.session(&SessionOptions::default().chunk(3)).expect("a session");
+    let made = greedy(&model, &prompt, MADE);
     let all: Vec<u32> = prompt.iter().chain(&made).copied().collect();
     let bits = |logits: &[f32]| logits.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
-    let wanted = {
-        let mut sequence = memory.sequence(&engine).expect("a sequence");
-        sequence.feed(&all).expect("it can be fed");
-        bits(sequence.logits().expect("logits"))
-    };
-    let layers = engine.config().n_layer as usize;
+    session.feed(&all).expect("it can be fed");
+    let wanted = bits(session.logits().expect("logits"));
+    let layers = model.config().n_layer as usize;
     let (mut in_prompt, mut in_token, mut between) = (0, 0, 0);
     for breaks in 1.. {
-        let mut sequence = memory.sequence(&engine).expect("a sequence");
-        let mut keep = Keep::new(Some(breaks));
+        session.clear();
         let options = options(MADE, Settings::GREEDY, &[]);
-        let first = generate(&mut sequence, &tokenizer, &prompt, &options, &mut keep).expect("a text");
-        if first.end == End::Length {
+        let (_, first) = generate(&mut session, &prompt, &options, Some(breaks)).expect("a text");
+        if first.end == Some(End::Length) {
             break;
         }
-        assert_eq!(first.end, End::Interrupted);
+        assert_eq!(first.end, Some(End::Interrupted));
         match first.fed {
             fed if fed <= prompt.len() && first.tokens == 0 => in_prompt += 1,
             fed if fed == prompt.len() + first.tokens => in_token += 1,
@@ -255,31 +249,28 @@ fn an_interrupted_generation_goes_on_with_the_same_bits() {
         let rest = if rest.is_empty() { &all[all.len() - 1..] } else { rest };
         let fed = first.fed + rest.len();
         // Interrupted once more, while it finishes the step or reads.
-        let mut again = Keep::new(Some(1));
-        let second = generate(&mut sequence, &tokenizer, rest, &options, &mut again).expect("no text");
-        assert_eq!((second.end, second.tokens), (End::Interrupted, 0), "{breaks}");
+        let (_, second) = generate(&mut session, rest, &options, Some(1)).expect("no text");
+        assert_eq!((second.end, second.tokens), (Some(End::Interrupted), 0), "{breaks}");
         let rest = &rest[second.fed..];
         if !rest.is_empty() {
             let none = self::options(0, Settings::GREEDY, &[]);
-            let third =
-                generate(&mut sequence, &tokenizer, rest, &none, &mut Keep::new(None)).expect("no text");
-            assert_eq!((third.end, third.fed), (End::Length, rest.len()), "{breaks}");
+            let (_, third) = generate(&mut session, rest, &none, None).expect("no text");
+            assert_eq!((third.end, third.fed), (Some(End::Length), rest.len()), "{breaks}");
         }
-        sequence.resume(&mut |_| ControlFlow::Continue(())).expect("nothing fails");
+        session.resume(&mut |_| ControlFlow::Continue(())).expect("nothing fails");
         if fed < all.len() {
-            sequence.feed(&all[fed..]).expect("it can be fed");
+            session.feed(&all[fed..]).expect("it can be fed");
         }
-        assert!(bits(sequence.logits().expect("logits")) == wanted, "interrupted at {breaks}");
+        assert!(bits(session.logits().expect("logits")) == wanted, "interrupted at {breaks}");
     }
     let chunks = prompt.len().div_ceil(3);
     assert_eq!((in_prompt, in_token, between), (chunks * layers, (MADE - 1) * layers, MADE - 1));
 }
 
 /// The tokens that are most likely, one after the other.
-fn greedy(engine: &Engine, prompt: &[u32], count: usize) -> Vec<u32> {
-    let tokenizer: Tokenizer<'_> = engine.tokenizer().expect("a tokenizer");
-    let mut memory = engine.memory(&MemoryOptions::default()).expect("memory");
-    let mut sequence = memory.sequence(engine).expect("a sequence");
+fn greedy(model: &Model, prompt: &[u32], count: usize) -> Vec<u32> {
+    let tokenizer: Tokenizer<'_> = model.tokenizer().expect("a tokenizer");
+    let mut sequence = model.session(&SessionOptions::default()).expect("a session");
     let mut all = prompt.to_vec();
     for made in 0..count {
         sequence.feed(if made == 0 { prompt } else { &all[all.len() - 1..] }).expect("it can be fed");

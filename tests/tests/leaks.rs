@@ -8,12 +8,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use elapid::core::format::Quant;
-use elapid::{Engine, EngineOptions, Error, MemoryOptions, ReadBy, Verify};
+use elapid::{Error, Model, ReadBy, SessionOptions, Verify};
 use elapid_tests::storage::Fake;
 use elapid_tests::streamed::{MIB, file, least, open, options};
 
-/// Memories made for each kind of reading, and generations in each: together more than ten thousand.
-const MEMORIES: u32 = 100;
+/// Sessions made for each kind of reading, and generations in each: together more than ten thousand.
+const SESSIONS: u32 = 100;
 const GENERATIONS: u32 = 34;
 
 /// What a process has of what can leak.
@@ -40,14 +40,14 @@ fn held() -> Held {
 }
 
 /// Starts generations and stops each after some layers, in the middle of reading ahead. Readers, their queue and their buffers live
-/// as long as the memory.
-fn start_and_stop(engine: &Engine) {
-    let mut memory = engine.memory(&MemoryOptions { chunk: Some(2), ..Default::default() }).expect("memory");
-    assert!(memory.read_by().is_some(), "nothing is streamed");
+/// as long as the session.
+fn start_and_stop(model: &Model) {
+    let mut session = model.session(&SessionOptions::default().chunk(2)).expect("a session");
+    assert!(session.read_by().is_some(), "nothing is streamed");
     for generation in 0..GENERATIONS {
-        let mut sequence = memory.sequence(engine).expect("a sequence");
+        session.clear();
         let mut left = generation % 9;
-        let stopped = sequence.feed_watched(&[5, 33, 17], &mut |_| {
+        let stopped = session.feed_watched(&[5, 33, 17], &mut |_| {
             left = left.saturating_sub(1);
             if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
@@ -63,26 +63,26 @@ fn ten_thousand_starts_and_stops_leave_nothing() {
     let path = folder.path().join("model.elp");
     fs::write(&path, &bytes).expect("a file");
     let from_file = |plain_reads| {
-        let options = EngineOptions { plain_reads, ..options(cap, Verify::Auto) };
-        Engine::open(Path::new(&path), &options).expect("the file is a model")
+        let options = options(cap, Verify::Auto).plain_reads(plain_reads);
+        Model::open(Path::new(&path), &options).expect("the file is a model")
     };
-    let engines =
+    let models =
         [from_file(false), from_file(true), open(&Arc::new(Fake::new(bytes.clone())), cap, Verify::Auto)];
-    for engine in &engines {
+    for model in &models {
         // The allocator settles.
-        (0..20).for_each(|_| start_and_stop(engine));
+        (0..20).for_each(|_| start_and_stop(model));
         let before = held();
-        (0..MEMORIES).for_each(|_| start_and_stop(engine));
+        (0..SESSIONS).for_each(|_| start_and_stop(model));
         let after = held();
         assert_eq!((after.threads, after.descriptors), (before.threads, before.descriptors));
-        // One stretch of addresses, or one page, of each memory would be a hundred of them.
+        // One stretch of addresses, or one page, of each session would be a hundred of them.
         assert!(after.maps <= before.maps + 20, "{before:?}, {after:?}");
         assert!(after.resident <= before.resident + MIB, "{before:?}, {after:?}");
     }
     // The count sees what leaks.
-    for engine in &engines {
+    for model in &models {
         let before = held();
-        let kept = engine.memory(&MemoryOptions::default()).expect("memory");
+        let kept = model.session(&SessionOptions::default()).expect("a session");
         let after = held();
         assert!(after.threads > before.threads && after.maps > before.maps, "{before:?}, {after:?}");
         let queue = usize::from(kept.read_by() == Some(ReadBy::IoUring));

@@ -1,6 +1,6 @@
 //! State and working memory of a size known to the compiler: the same bits as on the heap, and refused where they don't fit.
 
-use elapid::{Engine, EngineOptions, MemoryOptions};
+use elapid::{ModelOptions, Numbers, SessionOptions};
 use elapid_core::fixed;
 use elapid_core::format::Header;
 use elapid_core::kernels::fixed::{Group, Inverse, Range, SsmState};
@@ -105,15 +105,14 @@ fn logits_fixed(
     all
 }
 
-/// The same by the host's engine, as one chunk.
+/// The same by the host, as one chunk.
 fn on_heap(state: StateKind) -> Vec<f32> {
-    let engine = Engine::open(TINY.as_ref(), &EngineOptions::default()).unwrap();
-    let mut memory = engine.memory(&MemoryOptions { state, ..MemoryOptions::default() }).unwrap();
-    let mut sequence = memory.sequence(&engine).unwrap();
+    let model = elapid::Model::open(TINY.as_ref(), &ModelOptions::default()).unwrap();
+    let mut sequence = model.session(&SessionOptions::default().numbers(Numbers::Float(state))).unwrap();
     let mut all = Vec::new();
     let mut keep = |_: usize, row: &[f32]| {
         all.extend(row);
-        Ok(())
+        Ok::<(), elapid::Error>(())
     };
     sequence.feed_each(&TOKENS, &mut |_| std::ops::ControlFlow::Continue(()), &mut keep).unwrap();
     all

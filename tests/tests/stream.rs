@@ -10,7 +10,7 @@ use elapid::core::fixed;
 use elapid::core::format::{Quant, Section};
 use elapid::core::model::{StateKind, StepError};
 use elapid::core::source::{Fault, SourceError};
-use elapid::{Engine, Error, ExitClass, MemoryOptions, Verify};
+use elapid::{Error, ExitClass, Model, Numbers, SessionOptions, Verify};
 use elapid_tests::fixture::fixture;
 use elapid_tests::runner::{pack, quant};
 use elapid_tests::storage::{Act, Fake, Read, Throttled};
@@ -30,14 +30,16 @@ fn every_cap_gives_the_same_bits() {
             let mut streamed = Vec::new();
             for extra in [0, 1, 2, 3, 64] {
                 for verify in [Verify::Auto, Verify::Always, Verify::Never] {
-                    let engine = open(&fake, least + extra * MIB, verify);
-                    let plan = engine.plan(&MemoryOptions { state, ..Default::default() }).expect("a plan");
+                    let model = open(&fake, least + extra * MIB, verify);
+                    let plan = model
+                        .plan(&SessionOptions::default().numbers(Numbers::Float(state)))
+                        .expect("a plan");
                     streamed.push(plan.expect("a cap").streamed_bytes);
                     assert!(
-                        run(&engine, state).expect("logits") == expected,
+                        run(&model, state).expect("logits") == expected,
                         "{tied} {state:?} {extra} {verify:?}"
                     );
-                    assert_eq!(engine.incidents(), Default::default());
+                    assert_eq!(model.incidents(), Default::default());
                 }
             }
             assert!(streamed[0] > 0 && streamed.last() == Some(&0), "{streamed:?}");
@@ -50,19 +52,18 @@ fn every_cap_gives_the_same_bits() {
 /// The caps that are named, over models and options: they work, and a MiB less does not.
 #[test]
 fn the_least_cap_that_is_named_works_and_less_does_not() {
-    let default = MemoryOptions::default;
     let options = [
-        default(),
-        MemoryOptions { state: StateKind::F16, ..default() },
-        MemoryOptions { fixed: Some(fixed::StateKind::I16), ..default() },
-        MemoryOptions { fixed: Some(fixed::StateKind::I32), rows: true, ..default() },
-        MemoryOptions { rows: true, chunk: Some(64), ..default() },
-        MemoryOptions { held: 5 << 20, ..default() },
-        MemoryOptions { sequences: 16, ..default() },
+        (1, SessionOptions::default()),
+        (1, SessionOptions::default().numbers(Numbers::Float(StateKind::F16))),
+        (1, SessionOptions::default().numbers(Numbers::Fixed(fixed::StateKind::I16))),
+        (1, SessionOptions::default().numbers(Numbers::Fixed(fixed::StateKind::I32)).rows(true)),
+        (1, SessionOptions::default().rows(true).chunk(64)),
+        (1, SessionOptions::default().held(5 << 20)),
+        (16, SessionOptions::default()),
     ];
     let folder = tempfile::tempdir().expect("a temporary folder");
     let named = |error: Error| match error {
-        Error::Cap { least, hint, .. } => (least, hint),
+        Error::Cap { least, smaller_state, .. } => (least, smaller_state),
         other => panic!("{other}"),
     };
     let (mut mapped, mut streamed, mut hints) = (0, 0, std::collections::BTreeSet::new());
@@ -81,45 +82,45 @@ fn the_least_cap_that_is_named_works_and_less_does_not() {
             let open = |cap| {
                 let options = elapid_tests::streamed::options(cap, Verify::Auto);
                 if from_path {
-                    return Engine::open(path, &options);
+                    return Model::open(path, &options);
                 }
                 let storage = Fake::new(std::fs::read(path).expect("the file"));
-                Engine::open_storage("fake", Arc::new(storage), &options)
+                Model::open_storage("fake", Arc::new(storage), &options)
             };
-            for options in options {
-                let memory =
-                    |cap| open(cap).and_then(|engine| engine.memory(&options).map(|memory| (engine, memory)));
-                let name = format!("{} {from_path} {options:?}", path.display());
-                let (least, hint) = named(memory(1 << 10).map(|_| ()).expect_err("a model in 1 KiB"));
-                assert_eq!(least % MIB, 0, "{name}");
-                let (engine, mut memory_of_least) =
-                    memory(least).unwrap_or_else(|error| panic!("{name}: {error}"));
-                let mut sequence = memory_of_least.sequence(&engine);
-                match &mut sequence {
-                    Ok(sequence) => {
-                        sequence.feed(&[1, 2, 3]).unwrap_or_else(|error| panic!("{name}: {error}"))
+            for (sequences, options) in options {
+                // What is wrong with a session, or a batch, under this cap.
+                let try_in = |cap| -> Result<(), Error> {
+                    let model = open(cap)?;
+                    if sequences > 1 {
+                        return model.batch(sequences, &options)?.feed(sequences - 1, &[1, 2, 3]);
                     }
-                    Err(error) => assert!(options.fixed.is_some(), "{name}: {error}"),
+                    model.session(&options)?.feed(&[1, 2, 3])
+                };
+                let name = format!("{} {from_path} {options:?}", path.display());
+                let (least, hint) = named(try_in(1 << 10).expect_err("a model in 1 KiB"));
+                assert_eq!(least % MIB, 0, "{name}");
+                match try_in(least) {
+                    Ok(()) => {}
+                    // Types that the fixed path does not take.
+                    Err(Error::Step { .. }) if matches!(options.numbers, Numbers::Fixed(_)) => {}
+                    Err(error) => panic!("{name}: {error}"),
                 }
-                let plan = engine.plan(&options).expect("it fits").expect("there is a cap");
-                *(if plan.mapped { &mut mapped } else { &mut streamed }) += 1;
+                let plan = open(least).and_then(|model| model.plan(&options));
+                if let Some(plan) = plan.unwrap_or_else(|error| panic!("{name}: {error}")) {
+                    *(if plan.mapped { &mut mapped } else { &mut streamed }) += 1;
+                }
                 // However little there is, the same is named.
                 for cap in [MIB, least - MIB] {
-                    assert_eq!(
-                        named(memory(cap).map(|_| ()).expect_err(&name)),
-                        (least, hint),
-                        "{name}: {cap}"
-                    );
+                    assert_eq!(named(try_in(cap).expect_err(&name)), (least, hint), "{name}: {cap}");
                 }
-                let smaller = options.state == StateKind::F32 && options.fixed.is_none()
-                    || options.fixed == Some(fixed::StateKind::I32);
-                assert!(smaller || hint.is_empty(), "{name}: {hint}");
+                let smallest = [Numbers::Float(StateKind::F16), Numbers::Fixed(fixed::StateKind::I16)];
+                assert!(hint.is_none() || !smallest.contains(&options.numbers), "{name}: {hint:?}");
                 hints.insert(hint);
             }
         }
     }
     assert!(mapped > 10 && streamed > 10, "{mapped} mapped, {streamed} streamed");
-    assert!(hints.contains("") && hints.contains("--state f16"), "{hints:?}");
+    assert!(hints.contains(&None) && hints.contains(&Some("f16")), "{hints:?}");
 }
 
 #[test]
@@ -188,12 +189,12 @@ fn a_bad_moment_changes_no_bit() {
     for (name, faults, seen) in cases {
         for extra in [0, 2] {
             let fake = Arc::new(Fake::new(bytes.clone()));
-            let engine = open(&fake, least + extra * MIB, Verify::Auto);
+            let model = open(&fake, least + extra * MIB, Verify::Auto);
             let faults = Arc::clone(&faults);
             fake.set_faults(move |read| faults(read));
             let start = Instant::now();
-            assert!(run(&engine, StateKind::F32).expect(name) == expected, "{name}");
-            let was = engine.incidents();
+            assert!(run(&model, StateKind::F32).expect(name) == expected, "{name}");
+            let was = model.incidents();
             assert_eq!([was.partial > 0, was.retried > 0, was.reread > 0], seen, "{name}: {was:?}");
             assert!(name != "a stall" || start.elapsed() > STALL, "the stall was not seen");
             assert_eq!(fake.broken(), Vec::<String>::new(), "{name}");
@@ -208,12 +209,10 @@ fn storage_that_fails_for_ever_is_an_error_and_the_session_goes_on() {
     let damage = place(&bytes, 7);
     for extra in [0, 1, 2] {
         let fake = Arc::new(Fake::new(bytes.clone()));
-        let engine = open(&fake, least + extra * MIB, Verify::Auto);
+        let model = open(&fake, least + extra * MIB, Verify::Auto);
         fake.set_faults(move |read| if read.covers(damage) { Act::Error(EIO) } else { Act::Read });
-        let mut memory =
-            engine.memory(&MemoryOptions { chunk: Some(4), ..Default::default() }).expect("memory");
-        let mut sequence = memory.sequence(&engine).expect("a sequence");
-        let error = sequence.feed(&TOKENS[..6]).expect_err("the storage fails");
+        let mut session = model.session(&SessionOptions::default().chunk(4)).expect("a session");
+        let error = session.feed(&TOKENS[..6]).expect_err("the storage fails");
         let Error::Storage { section: Section::Layer(7), offset, cause, .. } = &error else {
             panic!("{error}")
         };
@@ -222,19 +221,19 @@ fn storage_that_fails_for_ever_is_an_error_and_the_session_goes_on() {
         assert_eq!(error.class(), ExitClass::Failure);
         let text = error.to_string();
         assert!(text.contains("layer 7") && text.contains(&format!("offset {offset}")), "{text}");
-        assert!(engine.incidents().retried >= 4);
+        assert!(model.incidents().retried >= 4);
 
         // It fails again, and then it is well again: the step goes on where it was.
         let mut keep = |_| ControlFlow::Continue(());
-        assert!(matches!(sequence.resume(&mut keep), Err(Error::Storage { .. })));
+        assert!(matches!(session.resume(&mut keep), Err(Error::Storage { .. })));
         fake.set_faults(|_| Act::Read);
-        let fed = sequence.resume(&mut keep).expect("the storage is well");
+        let fed = session.resume(&mut keep).expect("the storage is well");
         assert_eq!(fed, 4, "the first chunk");
-        sequence.feed(&TOKENS[fed..6]).expect("the storage is well");
-        let mut out = bits(sequence.logits().expect("logits"));
+        session.feed(&TOKENS[fed..6]).expect("the storage is well");
+        let mut out = bits(session.logits().expect("logits"));
         for token in &TOKENS[6..] {
-            sequence.feed(&[*token]).expect("the storage is well");
-            out.extend(bits(sequence.logits().expect("logits")));
+            session.feed(&[*token]).expect("the storage is well");
+            out.extend(bits(session.logits().expect("logits")));
         }
         assert!(out == expected);
     }
@@ -246,19 +245,19 @@ fn a_storage_that_panics_is_an_error() {
     let (cap, expected) = (least(&bytes) + MIB, expected(&bytes, StateKind::F32));
     let bad = place(&bytes, 7);
     let fake = Arc::new(Fake::new(bytes));
-    let engine = open(&fake, cap, Verify::Auto);
+    let model = open(&fake, cap, Verify::Auto);
     fake.set_faults(move |read| if read.covers(bad) { panic!("as the test wants it") } else { Act::Read });
-    let mut memory = engine.memory(&MemoryOptions::default()).expect("memory");
-    let mut sequence = memory.sequence(&engine).expect("a sequence");
+    let mut session = model.session(&SessionOptions::default()).expect("a session");
     // Those readers that are left bring nothing any more.
     for _ in 0..8 {
-        sequence.clear();
-        let error = all(&mut sequence).expect_err("nobody reads it");
+        session.clear();
+        let error = all(&mut session).expect_err("nobody reads it");
         assert!(matches!(error, Error::Storage { .. }) && error.to_string().contains("panicked"), "{error}");
     }
-    // A new memory has new readers.
+    // A new session has new readers.
+    drop(session);
     fake.set_faults(|_| Act::Read);
-    assert!(run(&engine, StateKind::F32).expect("logits") == expected);
+    assert!(run(&model, StateKind::F32).expect("logits") == expected);
 }
 
 #[test]
@@ -269,9 +268,9 @@ fn damage_is_read_again_and_then_refused() {
         let damage = place(&bytes, layer);
         for extra in [0, 2] {
             let fake = Arc::new(Fake::new(bytes.clone()));
-            let engine = open(&fake, least + extra * MIB, Verify::Auto);
+            let model = open(&fake, least + extra * MIB, Verify::Auto);
             fake.set_faults(move |_| Act::Flip(damage));
-            match run(&engine, StateKind::F32) {
+            match run(&model, StateKind::F32) {
                 Err(error @ Error::Step { cause: StepError::Source(source), .. }) => {
                     assert!(matches!(
                         source,
@@ -281,15 +280,15 @@ fn damage_is_read_again_and_then_refused() {
                 }
                 other => panic!("{:?}", other.map(|logits| logits.len())),
             }
-            assert!(engine.incidents().reread >= 2);
+            assert!(model.incidents().reread >= 2);
         }
     }
     // Unless nobody looks: the bit then makes other logits.
     let fake = Arc::new(Fake::new(bytes.clone()));
-    let engine = open(&fake, least, Verify::Never);
+    let model = open(&fake, least, Verify::Never);
     let damage = place(&bytes, 6);
     fake.set_faults(move |_| Act::Flip(damage));
-    assert!(run(&engine, StateKind::F32).expect("logits") != expected(&bytes, StateKind::F32));
+    assert!(run(&model, StateKind::F32).expect("logits") != expected(&bytes, StateKind::F32));
 }
 
 #[test]
@@ -297,26 +296,25 @@ fn a_file_cut_short_or_overwritten_is_refused() {
     let (bytes, other) = (file(false, Quant::Q8), file(false, Quant::Q4));
     let least = least(&bytes);
     let fake = Arc::new(Fake::new(bytes.clone()));
-    let engine = open(&fake, least, Verify::Auto);
-    let mut memory = engine.memory(&MemoryOptions::default()).expect("memory");
-    let mut sequence = memory.sequence(&engine).expect("a sequence");
-    sequence.feed(&TOKENS).expect("the file is whole");
-    sequence.logits().expect("logits");
+    let model = open(&fake, least, Verify::Auto);
+    let mut session = model.session(&SessionOptions::default()).expect("a session");
+    session.feed(&TOKENS).expect("the file is whole");
+    session.logits().expect("logits");
     fake.change(|bytes| bytes.truncate(bytes.len() / 2 + 1000));
-    let error = sequence.feed(&TOKENS).expect_err("half of the file is gone");
+    let error = session.feed(&TOKENS).expect_err("half of the file is gone");
     assert!(
         matches!(&error, Error::Storage { cause, .. } if cause.kind() == io::ErrorKind::UnexpectedEof),
         "{error}"
     );
-    sequence.clear();
+    session.clear();
     fake.change(|bytes| {
         bytes.clear();
         bytes.extend_from_slice(&other);
         bytes.resize(bytes.len().max(MIB as usize * 8), 0);
     });
     for _ in 0..2 {
-        sequence.clear();
-        let error = sequence.feed(&TOKENS).and_then(|()| sequence.logits().map(|_| ()));
+        session.clear();
+        let error = session.feed(&TOKENS).and_then(|()| session.logits().map(|_| ()));
         assert!(
             matches!(
                 error,
@@ -327,8 +325,8 @@ fn a_file_cut_short_or_overwritten_is_refused() {
     }
     // And well again, in the same session.
     fake.change(|now| now.clone_from(&bytes));
-    sequence.clear();
-    assert!(all(&mut sequence).expect("logits") == expected(&bytes, StateKind::F32));
+    session.clear();
+    assert!(all(&mut session).expect("logits") == expected(&bytes, StateKind::F32));
 }
 
 #[test]
@@ -337,15 +335,52 @@ fn what_is_kept_is_read_once() {
     let expected = expected(&bytes, StateKind::F32);
     for verify in [Verify::Auto, Verify::Always] {
         let fake = Arc::new(Fake::new(bytes.clone()));
-        let engine = open(&fake, least(&bytes) + 64 * MIB, verify);
-        let mut memory =
-            engine.memory(&MemoryOptions { chunk: Some(4), ..Default::default() }).expect("memory");
-        assert!(all(&mut memory.sequence(&engine).expect("a sequence")).expect("logits") == expected);
+        let model = open(&fake, least(&bytes) + 64 * MIB, verify);
+        let mut session = model.session(&SessionOptions::default().chunk(4)).expect("a session");
+        assert!(all(&mut session).expect("logits") == expected);
         let reads = fake.reads();
-        assert!(all(&mut memory.sequence(&engine).expect("a sequence")).expect("logits") == expected);
+        session.clear();
+        assert!(all(&mut session).expect("logits") == expected);
         // Only panels of the embedding were read: one a token.
         assert!(fake.reads() - reads <= TOKENS.len() as u64, "{verify:?}");
     }
+}
+
+/// Each session has a reader and a part of the cap; what one takes is free again when it is dropped.
+#[test]
+fn sessions_stream_side_by_side_within_a_cap() {
+    let bytes = file(false, Quant::Q4);
+    let expected = expected(&bytes, StateKind::F32);
+    let open = |cap, sessions| {
+        let options = options(cap, Verify::Auto).sessions(sessions);
+        Model::open_storage("fake", Arc::new(Fake::new(bytes.clone())), &options).expect("a model")
+    };
+    let session = SessionOptions::default().chunk(4);
+    let Err(Error::Cap { least: two, .. }) = open(MIB, 2).session(&session) else { panic!("2 in 1 MiB") };
+    assert!(two > least(&bytes), "{two}");
+    let model = open(two, 2);
+    let (mut one, mut other) = (model.session(&session).expect("one"), model.session(&session).expect("two"));
+    assert!(one.read_by().is_some() && other.read_by().is_some());
+    let refused = |model: &Model| match model.session(&session) {
+        Err(Error::Session { needs, left, .. }) => assert!(needs > left, "{needs} of {left}"),
+        other => panic!("{other:?}"),
+    };
+    refused(&model);
+    // In turn, token by token.
+    for session in [&mut one, &mut other] {
+        session.feed(&TOKENS[..3]).expect("it can be fed");
+    }
+    for session in [&mut one, &mut other] {
+        session.clear();
+        assert!(all(session).expect("logits") == expected);
+    }
+    drop(one);
+    let _again = model.session(&session).expect("its part is free");
+    refused(&model);
+    // Planned for one, the first takes all.
+    let model = open(two, 1);
+    let _all = model.session(&session).expect("one");
+    refused(&model);
 }
 
 #[test]
@@ -354,18 +389,17 @@ fn a_slow_drive_is_kept_busy() {
     let cap = least(&bytes) + MIB;
     for rate in [23e6, 45e6] {
         let storage = Arc::new(Throttled::new(Fake::new(bytes.clone()), rate));
-        let engine = Engine::open_storage("slow", storage, &options(cap, Verify::Auto)).expect("a model");
-        let mut memory = engine.memory(&MemoryOptions::default()).expect("memory");
-        let mut sequence = memory.sequence(&engine).expect("a sequence");
-        sequence.feed(&TOKENS[..1]).expect("a token");
-        sequence.logits().expect("logits");
-        let (start, before) = (Instant::now(), sequence.read_bytes());
+        let model = Model::open_storage("slow", storage, &options(cap, Verify::Auto)).expect("a model");
+        let mut session = model.session(&SessionOptions::default()).expect("a session");
+        session.feed(&TOKENS[..1]).expect("a token");
+        session.logits().expect("logits");
+        let (start, before) = (Instant::now(), session.read_bytes());
         let least_time = Duration::from_secs(1);
         while start.elapsed() < least_time {
-            sequence.feed(&[7]).expect("a token");
-            sequence.logits().expect("logits");
+            session.feed(&[7]).expect("a token");
+            session.logits().expect("logits");
         }
-        let reached = (sequence.read_bytes() - before) as f64 / start.elapsed().as_secs_f64();
+        let reached = (session.read_bytes() - before) as f64 / start.elapsed().as_secs_f64();
         // The margin is for a test machine that is busy with other tests; docs/streaming.md has what a quiet one reaches.
         assert!(reached > 0.6 * rate && reached < 1.2 * rate, "{reached} of {rate} bytes/s");
     }

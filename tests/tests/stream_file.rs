@@ -13,7 +13,7 @@ use std::time::Duration;
 use elapid::core::format::{Quant, Section};
 use elapid::core::model::{StateKind, StepError};
 use elapid::core::source::{Fault, SourceError};
-use elapid::{Engine, EngineOptions, Error, MemoryOptions, ReadBy, Storage, Verify};
+use elapid::{Error, Model, ReadBy, SessionOptions, Storage, Verify};
 use elapid_tests::storage::{Act, Fake};
 use elapid_tests::streamed::{MIB, TOKENS, all, expected, file, least, open, options, packed, place, run};
 
@@ -69,15 +69,15 @@ fn what_the_kernel_does_not_bring_is_counted_and_read_again() {
     ];
     for (name, file, seen) in cases {
         let storage = Arc::new(Beside { well: Fake::new(bytes.clone()), file });
-        let engine = open(&storage, least + 2 * MIB, Verify::Auto);
-        let memory = engine.memory(&MemoryOptions::default()).expect("memory");
-        if memory.read_by() != Some(ReadBy::IoUring) {
+        let model = open(&storage, least + 2 * MIB, Verify::Auto);
+        let session = model.session(&SessionOptions::default()).expect("a session");
+        if session.read_by() != Some(ReadBy::IoUring) {
             println!("skipped: no io_uring here");
             return;
         }
-        drop(memory);
-        assert!(run(&engine, StateKind::F32).expect(name) == expected, "{name}");
-        let was = engine.incidents();
+        drop(session);
+        assert!(run(&model, StateKind::F32).expect(name) == expected, "{name}");
+        let was = model.incidents();
         assert_eq!([was.partial > 0, was.retried > 0, was.reread > 0], seen, "{name}: {was:?}");
     }
 }
@@ -89,23 +89,22 @@ fn buffers_stay_while_the_kernel_may_write_to_them() {
     // Reads of an empty pipe stay under way until there is something in it, or it is closed.
     let (out, mut into) = io::pipe().expect("a pipe");
     let storage = Arc::new(Beside { well: Fake::new(bytes), file: OwnedFd::from(out).into() });
-    let engine = open(&storage, least + 2 * MIB, Verify::Auto);
+    let model = open(&storage, least + 2 * MIB, Verify::Auto);
     let reading = || thread::current().name().is_some_and(|name| name.starts_with("elapid-read"));
     storage.well.set_faults(move |_| if reading() { panic!("as the test wants it") } else { Act::Read });
-    let mut memory = engine.memory(&MemoryOptions::default()).expect("memory");
-    if memory.read_by() != Some(ReadBy::IoUring) {
+    let mut session = model.session(&SessionOptions::default()).expect("a session");
+    if session.read_by() != Some(ReadBy::IoUring) {
         println!("skipped: no io_uring here");
         return;
     }
     // A byte ends one of the reads too early. It is made again the plain way, which panics.
     into.write_all(&[1]).expect("a byte");
-    let mut sequence = memory.sequence(&engine).expect("a sequence");
-    let error = sequence.feed(&TOKENS).expect_err("nobody reads");
+    let error = session.feed(&TOKENS).expect_err("nobody reads");
     assert!(matches!(error, Error::Storage { .. }) && error.to_string().contains("panicked"), "{error}");
     let gone = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| {
-            drop(memory);
+            drop(session);
             gone.store(true, Ordering::Relaxed);
         });
         // Long enough for memory that does not wait to be gone.
@@ -115,10 +114,10 @@ fn buffers_stay_while_the_kernel_may_write_to_them() {
     });
 }
 
-/// A model streamed from a file with a cap of a few MiB more than the least, and its memory.
-fn streamed(path: &Path, cap: u64, plain_reads: bool) -> Engine {
-    let options = EngineOptions { plain_reads, ..options(cap, Verify::Auto) };
-    Engine::open(path, &options).expect("the file is a model")
+/// A model streamed from a file.
+fn streamed(path: &Path, cap: u64, plain_reads: bool) -> Model {
+    let options = options(cap, Verify::Auto).plain_reads(plain_reads);
+    Model::open(path, &options).expect("the file is a model")
 }
 
 #[test]
@@ -128,12 +127,11 @@ fn a_file_replaced_cut_or_overwritten_while_it_is_streamed() {
     for plain_reads in [false, true] {
         let folder = folder();
         let path = saved(folder.path(), &bytes);
-        let engine = streamed(&path, cap, plain_reads);
-        let mut memory = engine.memory(&MemoryOptions::default()).expect("memory");
-        let by = memory.read_by().expect("it is streamed");
+        let model = streamed(&path, cap, plain_reads);
+        let mut session = model.session(&SessionOptions::default()).expect("a session");
+        let by = session.read_by().expect("it is streamed");
         assert!(!plain_reads || by == ReadBy::Threads);
-        let mut sequence = memory.sequence(&engine).expect("a sequence");
-        assert!(all(&mut sequence).expect("logits") == expected);
+        assert!(all(&mut session).expect("logits") == expected);
 
         // Replaced by renaming: the file that was opened is still there.
         let kept = folder.path().join("kept.elp");
@@ -141,14 +139,14 @@ fn a_file_replaced_cut_or_overwritten_while_it_is_streamed() {
         let new = folder.path().join("new.elp");
         fs::write(&new, &other).expect("a file");
         fs::rename(&new, &path).expect("renamed");
-        sequence.clear();
-        assert!(all(&mut sequence).expect("logits") == expected, "replaced");
+        session.clear();
+        assert!(all(&mut session).expect("logits") == expected, "replaced");
 
         // Cut short in place.
         let file = OpenOptions::new().write(true).open(&kept).expect("the file");
         file.set_len(bytes.len() as u64 / 2 + 1000).expect("cut");
-        sequence.clear();
-        let error = all(&mut sequence).expect_err("half of the file is gone");
+        session.clear();
+        let error = all(&mut session).expect_err("half of the file is gone");
         assert!(
             matches!(&error, Error::Storage { cause, .. } if cause.kind() == io::ErrorKind::UnexpectedEof),
             "{error}"
@@ -158,8 +156,8 @@ fn a_file_replaced_cut_or_overwritten_while_it_is_streamed() {
         let mut longer = other.clone();
         longer.resize(bytes.len(), 0);
         fs::write(&kept, &longer).expect("overwritten");
-        sequence.clear();
-        let error = all(&mut sequence).expect_err("it is another file");
+        session.clear();
+        let error = all(&mut session).expect_err("it is another file");
         let Error::Step { cause: StepError::Source(SourceError { fault: Fault::Checksum, .. }), .. } = error
         else {
             panic!("{error}")
@@ -167,8 +165,8 @@ fn a_file_replaced_cut_or_overwritten_while_it_is_streamed() {
 
         // And well again, in the same session.
         fs::write(&kept, &bytes).expect("restored");
-        sequence.clear();
-        assert!(all(&mut sequence).expect("logits") == expected, "restored");
+        session.clear();
+        assert!(all(&mut session).expect("logits") == expected, "restored");
     }
 }
 
@@ -181,17 +179,17 @@ fn a_compact_file_is_smaller_and_gives_the_same_bits() {
         let folder = folder();
         let path = saved(folder.path(), &compact);
         let Err(Error::Cap { least: cap, .. }) =
-            streamed(&path, MIB, false).memory(&MemoryOptions::default())
+            streamed(&path, MIB, false).session(&SessionOptions::default())
         else {
             panic!("a model in 1 MiB")
         };
         for plain_reads in [false, true] {
-            let engine = streamed(&path, cap, plain_reads);
+            let model = streamed(&path, cap, plain_reads);
             // Its blocks are not aligned as the kernel would have them for direct I/O.
-            let by = engine.memory(&MemoryOptions::default()).expect("memory").read_by();
+            let by = model.session(&SessionOptions::default()).expect("a session").read_by();
             assert_eq!(by, Some(ReadBy::Threads), "it is streamed");
-            assert!(run(&engine, StateKind::F32).expect("logits") == expected, "{tied} {quant:?}");
-            assert_eq!(engine.incidents(), Default::default());
+            assert!(run(&model, StateKind::F32).expect("logits") == expected, "{tied} {quant:?}");
+            assert_eq!(model.incidents(), Default::default());
         }
         // Damage is found in what was padding to pages.
         let mut flipped = compact.clone();
@@ -210,12 +208,11 @@ fn a_model_replaced_before_it_is_mapped_is_refused() {
     let (bytes, other) = (file(false, Quant::Q8), file(false, Quant::Q4));
     let folder = folder();
     let path = saved(folder.path(), &bytes);
-    let engine = streamed(&path, least(&bytes) + 200 * MIB, false);
-    assert!(engine.plan(&MemoryOptions::default()).expect("a plan").is_some_and(|plan| plan.mapped));
+    let model = streamed(&path, least(&bytes) + 200 * MIB, false);
+    assert!(model.plan(&SessionOptions::default()).expect("a plan").is_some_and(|plan| plan.mapped));
     let new = folder.path().join("new.elp");
     fs::write(&new, &other).expect("a file");
     fs::rename(&new, &path).expect("renamed");
-    let mut memory = engine.memory(&MemoryOptions::default()).expect("memory");
-    let outcome = memory.sequence(&engine).and_then(|mut sequence| sequence.feed(&TOKENS));
+    let outcome = model.session(&SessionOptions::default()).and_then(|mut session| session.feed(&TOKENS));
     assert!(matches!(outcome, Err(Error::Format { .. })), "{outcome:?}");
 }

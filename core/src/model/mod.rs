@@ -25,7 +25,7 @@ mod step;
 pub use error::StepError;
 pub use fixed::Fixed;
 pub use float::{Float, Scratch, ScratchSize, State, StateKind, StateSize};
-pub use session::{MAX_SLOTS, Rows, Session};
+pub use session::{MAX_SLOTS, Position, Rows, Session};
 pub use step::Model;
 
 use crate::format::{Layout, Quant, Section};

@@ -53,6 +53,16 @@ enum Cursor {
     Done { tokens: usize },
 }
 
+/// Where a session's step stands, without its buffers. The default is the start: no tokens yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position(Cursor);
+
+impl Default for Position {
+    fn default() -> Self {
+        Self(Cursor::Empty)
+    }
+}
+
 /// One sequence, or several that step together: their state, their working memory, and where their step stands.
 #[derive(Debug)]
 pub struct Session<'s, N: Operations = Float> {
@@ -109,13 +119,61 @@ impl<'s, N: Operations> Session<'s, N> {
         undo: N::State<'s>,
         scratch: N::Scratch<'s>,
     ) -> Result<Self, StepError> {
+        let session = Self::at(model, slots, state, undo, scratch, Cursor::Empty)?;
+        N::check_contents(&session.config, &session.state)?;
+        Ok(session)
+    }
+
+    /// Puts a session together again from its buffers, to go on at `position`. Only sizes are checked: this takes no longer
+    /// for a larger state.
+    ///
+    /// State and working memory must be as the session left them that `position` is of; otherwise results mean nothing.
+    ///
+    /// # Errors
+    /// As [`Session::with_slots`], and [`StepError::OtherModel`] if `position` can't be of such a session.
+    pub fn resume_at(
+        model: &Model<'_, N>,
+        slots: usize,
+        state: N::State<'s>,
+        undo: N::State<'s>,
+        scratch: N::Scratch<'s>,
+        position: Position,
+    ) -> Result<Self, StepError> {
+        let config = model.config();
+        let (tokens, possible) = match position.0 {
+            Cursor::Empty => (0, true),
+            Cursor::Done { tokens } => (tokens, true),
+            Cursor::Layer { layer, tokens, members } => {
+                (tokens, layer < config.n_layer && members.of(tokens).all(|(slot, _)| slot < slots))
+            }
+        };
+        if !possible || N::lacks(config, tokens, &scratch).is_some() {
+            return Err(StepError::OtherModel);
+        }
+        Self::at(model, slots, state, undo, scratch, position.0)
+    }
+
+    /// A session whose buffers have the sizes that they need.
+    fn at(
+        model: &Model<'_, N>,
+        slots: usize,
+        state: N::State<'s>,
+        undo: N::State<'s>,
+        scratch: N::Scratch<'s>,
+        cursor: Cursor,
+    ) -> Result<Self, StepError> {
         if slots == 0 || slots > MAX_SLOTS {
             return Err(StepError::Slot { slot: slots, slots: MAX_SLOTS });
         }
         let config = model.config();
         N::check_sizes(config, slots, &state, &undo, &scratch)?;
-        N::check_contents(config, &state)?;
-        Ok(Self { config: *config, slots, state, undo, scratch, cursor: Cursor::Empty })
+        Ok(Self { config: *config, slots, state, undo, scratch, cursor })
+    }
+
+    /// Where the step stands, for [`Session::resume_at`].
+    #[must_use]
+    pub const fn position(&self) -> Position {
+        Position(self.cursor)
     }
 
     /// The state. While a step is suspended, layers before [`Session::suspended_at`] are a chunk ahead of the others.

@@ -246,10 +246,10 @@ pub enum PackError {
     },
     /// Generation defaults or role table are out of the packed format's limits.
     #[error("the model can't be packed: {0}")]
-    Data(DataError),
+    Data(#[source] DataError),
     /// The model is out of the packed format's limits.
     #[error("the model can't be packed: {0}")]
-    Format(FormatError),
+    Format(#[source] FormatError),
     /// The configuration states other sizes of the data sections than they have.
     #[error("the data sections have {sizes:?} bytes where the configuration states {stated:?}")]
     DataSizes {
@@ -259,9 +259,7 @@ pub enum PackError {
         stated: [u64; 4],
     },
     /// A weight is too large for the type that it is to be stored in.
-    #[error(
-        "{tensor}: the value {value} at [{row}, {col}] is too large for {quant}: pack it as f32 (--quant f32)"
-    )]
+    #[error("{tensor}: the value {value} at [{row}, {col}] is too large for {quant}: pack it as f32")]
     TooLarge {
         /// The tensor's name.
         tensor: String,
@@ -274,25 +272,9 @@ pub enum PackError {
         /// The type.
         quant: &'static str,
     },
-    /// `--random` names no preset and no file.
-    #[error("--random {name}: not a preset; give {known}, or the path of a config.json")]
-    UnknownPreset {
-        /// What was given.
-        name: String,
-        /// The presets.
-        known: String,
-    },
     /// The model could not compute the calibration's text.
     #[error("calibration: {0}")]
-    Step(StepError),
-    /// The file to write can't be that.
-    #[error("{}: {reason}", path.display())]
-    Output {
-        /// The file.
-        path: PathBuf,
-        /// Why it can't, and what to do.
-        reason: &'static str,
-    },
+    Step(#[source] StepError),
     /// The calibration's text can't be used.
     #[error("{}: {reason}", path.display())]
     Calibration {
@@ -313,7 +295,6 @@ impl PackError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Io { .. } | Self::NotAFolder { .. } | Self::InvalidRows { .. } | Self::Cancelled => 1,
-            Self::UnknownPreset { .. } | Self::Output { .. } => 2,
             _ => 3,
         }
     }

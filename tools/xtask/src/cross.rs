@@ -31,7 +31,7 @@ pub fn build(toolchain: Toolchain, target: &str) -> Result<PathBuf> {
     must(toolchain.cargo_for("build", target, "-C target-feature=+crt-static", "").args([
         "--release",
         "-p",
-        "elapid",
+        "elapid-cli",
         "--bin",
         "elapid",
     ]))?;

@@ -15,17 +15,26 @@ pub enum Program {
 }
 
 impl Program {
-    fn name(self) -> &'static str {
+    /// The crate that it is built from, and its own name.
+    fn names(self) -> (&'static str, &'static str) {
         match self {
-            Self::Elapid => "elapid",
-            Self::Pack => "elapid-pack",
+            Self::Elapid => ("elapid-cli", "elapid"),
+            Self::Pack => ("elapid-pack-cli", "elapid-pack"),
         }
     }
 
     /// Builds it and returns how to call it, in the root of the workspace.
     pub fn build(self) -> Result<Built> {
-        let name = self.name();
-        must(Toolchain::Current.cargo().args(["build", "--quiet", "--release", "-p", name, "--bin", name]))?;
+        let (package, name) = self.names();
+        must(Toolchain::Current.cargo().args([
+            "build",
+            "--quiet",
+            "--release",
+            "-p",
+            package,
+            "--bin",
+            name,
+        ]))?;
         let file = Toolchain::Current.target_dir().join("release").join(name);
         Ok(Built { file: file.with_extension(std::env::consts::EXE_EXTENSION) })
     }

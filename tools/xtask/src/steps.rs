@@ -71,7 +71,17 @@ pub const STEPS: &[Step] = &[
             commands: &[
                 &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"],
                 &["clippy", "-p", "elapid-core", "--no-default-features", "--", "-D", "warnings"],
-                &["clippy", "-p", "elapid", "--no-default-features", "--", "-D", "warnings"],
+                &[
+                    "clippy",
+                    "-p",
+                    "elapid",
+                    "-p",
+                    "elapid-cli",
+                    "--no-default-features",
+                    "--",
+                    "-D",
+                    "warnings",
+                ],
             ],
             env: NO_ENV,
         },
@@ -129,7 +139,7 @@ pub const STEPS: &[Step] = &[
         shows: "the programs build as users build them",
         required: true,
         work: Work::Host {
-            commands: &[&["build", "--release"], &["build", "--release", "-p", "elapid-pack"]],
+            commands: &[&["build", "--release"], &["build", "--release", "-p", "elapid-pack-cli"]],
             env: NO_ENV,
         },
     },

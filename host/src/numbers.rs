@@ -1,0 +1,400 @@
+//! The float path and the fixed path, joined: their sizes, their memory and their steps.
+//!
+//! Nothing else in this crate tells them apart.
+
+use elapid_core::fixed;
+use elapid_core::format::{Config, Layout};
+use elapid_core::kernels::fixed::{self as fixed_kernels, Group, Inverse, Range, SsmState as FixedSsm};
+use elapid_core::kernels::{Kernels, Scale, SsmState, Team, detect, for_each_available};
+use elapid_core::model::{
+    Model, Position, Rows, Scratch, ScratchSize, Session, State, StateKind, StateSize, StepError,
+};
+use elapid_core::source::LayerSource;
+
+use crate::Error;
+use crate::heap::zeros;
+
+/// What zeros are wanted for.
+const STATE: &str = "the state";
+pub(crate) const WORKING: &str = "the working memory of a step";
+
+/// The numbers that a model is computed with, and the type of the recurrent state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Numbers {
+    /// Floating point. A state in f16 takes half the memory and is rounded after every token.
+    Float(StateKind),
+    /// Integers. The model's matrices must be q8 or q4.
+    Fixed(fixed::StateKind),
+}
+
+impl Default for Numbers {
+    fn default() -> Self {
+        Self::Float(StateKind::F32)
+    }
+}
+
+impl Numbers {
+    /// The name of the state's type.
+    #[must_use]
+    pub const fn state_name(self) -> &'static str {
+        match self {
+            Self::Float(StateKind::F32) => "f32",
+            Self::Float(StateKind::F16) => "f16",
+            Self::Fixed(fixed::StateKind::I16) => "i16",
+            Self::Fixed(fixed::StateKind::I32) => "i32",
+        }
+    }
+
+    /// The same with a smaller state, if there is one.
+    pub(crate) const fn smaller(self) -> Option<Self> {
+        match self {
+            Self::Float(StateKind::F32) => Some(Self::Float(StateKind::F16)),
+            Self::Fixed(fixed::StateKind::I32) => Some(Self::Fixed(fixed::StateKind::I16)),
+            _ => None,
+        }
+    }
+
+    /// Bytes of the state of `layers` layers of one sequence.
+    #[must_use]
+    pub const fn state_bytes(self, config: &Config, layers: usize) -> usize {
+        match self {
+            Self::Float(kind) => StateSize::of(config, layers).bytes(kind),
+            Self::Fixed(kind) => fixed::StateSize::of(config, layers).bytes(kind),
+        }
+    }
+
+    /// Bytes of the working memory for chunks of `tokens` tokens.
+    pub(crate) const fn scratch_bytes(self, config: &Config, tokens: usize) -> usize {
+        match self {
+            Self::Float(_) => ScratchSize::of(config, tokens).bytes(),
+            // Logits become floats once they are complete.
+            Self::Fixed(_) => {
+                let logits = 4 * config.padded_vocab() as usize;
+                fixed::ScratchSize::of(config, tokens).bytes().saturating_add(logits)
+            }
+        }
+    }
+
+    /// Bytes of a token's logits while they are computed.
+    pub(crate) const fn logits_bytes(self, config: &Config) -> u64 {
+        let row = 4 * config.padded_vocab() as u64;
+        match self {
+            Self::Float(_) => row,
+            // The fixed path's logits are integers first.
+            Self::Fixed(_) => 2 * row,
+        }
+    }
+}
+
+/// What computes a model, with either numbers.
+#[derive(Clone, Copy)]
+pub(crate) struct KernelSet {
+    float: &'static dyn Kernels,
+    fixed: &'static dyn fixed_kernels::Kernels,
+}
+
+impl KernelSet {
+    /// Kernels by name, without regard to case, or the best. The fixed path has no variants of its own for some instruction
+    /// sets: it then takes its best.
+    pub(crate) fn new(name: Option<&str>) -> Result<Self, Error> {
+        let mut set = Self { float: detect(), fixed: fixed_kernels::detect() };
+        let Some(name) = name else { return Ok(set) };
+        let (mut found, mut known) = (false, Vec::new());
+        for_each_available(&mut |kernels| {
+            known.push(kernels.name());
+            if kernels.name().eq_ignore_ascii_case(name) {
+                (set.float, found) = (kernels, true);
+            }
+        });
+        fixed_kernels::for_each_available(&mut |kernels| {
+            if kernels.name().eq_ignore_ascii_case(name) {
+                set.fixed = kernels;
+            }
+        });
+        if found { Ok(set) } else { Err(Error::Kernels { name: name.into(), known: known.join(", ") }) }
+    }
+
+    /// The name of the kernels for these numbers.
+    pub(crate) fn name(&self, numbers: Numbers) -> &'static str {
+        match numbers {
+            Numbers::Float(_) => self.float.name(),
+            Numbers::Fixed(_) => self.fixed.name(),
+        }
+    }
+}
+
+/// The recurrent state's elements.
+#[derive(Debug)]
+enum Ssm {
+    F32(Vec<f32>),
+    F16(Vec<u16>),
+}
+
+/// A state of the float path.
+#[derive(Debug)]
+pub(crate) struct FloatState {
+    conv: Vec<f32>,
+    ssm: Ssm,
+}
+
+impl FloatState {
+    fn new(config: &Config, layers: usize, kind: StateKind) -> Result<Self, Error> {
+        let size = StateSize::of(config, layers);
+        let ssm = match kind {
+            StateKind::F32 => Ssm::F32(zeros(STATE, size.ssm)?),
+            StateKind::F16 => Ssm::F16(zeros(STATE, size.ssm)?),
+        };
+        Ok(Self { conv: zeros(STATE, size.conv)?, ssm })
+    }
+
+    fn borrow(&mut self) -> State<'_> {
+        let ssm = match &mut self.ssm {
+            Ssm::F32(state) => SsmState::F32(state),
+            Ssm::F16(state) => SsmState::F16(state),
+        };
+        State { conv: &mut self.conv, ssm }
+    }
+}
+
+/// The recurrent state's elements.
+#[derive(Debug)]
+enum Ints {
+    I16(Vec<i16>),
+    I32(Vec<i32>),
+}
+
+/// A state of the fixed path.
+#[derive(Debug)]
+pub(crate) struct FixedState {
+    conv: Vec<i32>,
+    conv_exponents: Vec<u16>,
+    ssm: Ints,
+    ranges: Vec<Range>,
+}
+
+impl FixedState {
+    fn new(config: &Config, layers: usize, kind: fixed::StateKind) -> Result<Self, Error> {
+        let size = fixed::StateSize::of(config, layers);
+        let ssm = match kind {
+            fixed::StateKind::I16 => Ints::I16(zeros(STATE, size.ssm)?),
+            fixed::StateKind::I32 => Ints::I32(zeros(STATE, size.ssm)?),
+        };
+        Ok(Self {
+            conv: zeros(STATE, size.conv)?,
+            conv_exponents: zeros(STATE, size.conv_exponents)?,
+            ssm,
+            ranges: zeros(STATE, size.ranges)?,
+        })
+    }
+
+    fn borrow(&mut self) -> fixed::State<'_> {
+        let ssm = match &mut self.ssm {
+            Ints::I16(state) => FixedSsm::I16(state),
+            Ints::I32(state) => FixedSsm::I32(state),
+        };
+        let Self { conv, conv_exponents, ranges, .. } = self;
+        fixed::State { conv, conv_exponents, ssm, ranges }
+    }
+}
+
+/// State, undo copy and working memory of one sequence or several, and where their step stands.
+#[derive(Debug)]
+pub(crate) enum Buffers {
+    Float {
+        sequences: usize,
+        state: FloatState,
+        undo: FloatState,
+        floats: Vec<f32>,
+        ints: Vec<i8>,
+        scales: Vec<Scale>,
+        position: Position,
+    },
+    Fixed {
+        sequences: usize,
+        state: FixedState,
+        undo: FixedState,
+        words: Vec<i32>,
+        halves: Vec<i16>,
+        groups: Vec<Group>,
+        inverses: Vec<Inverse>,
+        logits: Vec<i32>,
+        position: Position,
+    },
+}
+
+impl Buffers {
+    /// Memory for `sequences` sequences and chunks of `chunk` tokens.
+    pub(crate) fn new(
+        config: &Config,
+        numbers: Numbers,
+        sequences: usize,
+        chunk: usize,
+    ) -> Result<Self, Error> {
+        let layers = config.n_layer as usize;
+        Ok(match numbers {
+            Numbers::Float(kind) => {
+                let scratch = ScratchSize::of(config, chunk.max(sequences));
+                Self::Float {
+                    sequences,
+                    state: FloatState::new(config, layers.saturating_mul(sequences), kind)?,
+                    undo: FloatState::new(config, sequences, kind)?,
+                    floats: zeros(WORKING, scratch.floats)?,
+                    ints: zeros(WORKING, scratch.ints)?,
+                    scales: zeros(WORKING, scratch.scales)?,
+                    position: Position::default(),
+                }
+            }
+            Numbers::Fixed(kind) => {
+                let scratch = fixed::ScratchSize::of(config, chunk.max(sequences));
+                Self::Fixed {
+                    sequences,
+                    state: FixedState::new(config, layers.saturating_mul(sequences), kind)?,
+                    undo: FixedState::new(config, sequences, kind)?,
+                    words: zeros(WORKING, scratch.words)?,
+                    halves: zeros(WORKING, scratch.halves)?,
+                    groups: zeros(WORKING, scratch.groups)?,
+                    inverses: zeros(WORKING, scratch.tokens)?,
+                    logits: zeros(WORKING, config.padded_vocab() as usize)?,
+                    position: Position::default(),
+                }
+            }
+        })
+    }
+
+    /// The steps over these buffers, from where they stand.
+    pub(crate) fn steps<'a>(
+        &'a mut self,
+        layout: &'a Layout,
+        kernels: &KernelSet,
+        team: &'a dyn Team,
+    ) -> Result<Steps<'a>, StepError> {
+        match self {
+            Self::Float { sequences, state, undo, floats, ints, scales, position } => {
+                let model = Model::float(layout, kernels.float, team);
+                let (state, undo) = (state.borrow(), undo.borrow());
+                let scratch = Scratch { floats, ints, scales };
+                let session = Session::resume_at(&model, *sequences, state, undo, scratch, *position)?;
+                Ok(Steps::Float { model, session, position })
+            }
+            Self::Fixed { sequences, state, undo, words, halves, groups, inverses, logits, position } => {
+                let model = Model::fixed(layout, kernels.fixed, team)?;
+                let (state, undo) = (state.borrow(), undo.borrow());
+                let scratch = fixed::Scratch { words, halves, groups, inverses };
+                let session = Session::resume_at(&model, *sequences, state, undo, scratch, *position)?;
+                Ok(Steps::Fixed { model, session, position, logits })
+            }
+        }
+    }
+}
+
+/// A model and a session of one path. The position is kept up to date, so that the buffers can be taken up again at any time.
+pub(crate) enum Steps<'a> {
+    Float {
+        model: Model<'a>,
+        session: Session<'a>,
+        position: &'a mut Position,
+    },
+    Fixed {
+        model: fixed::Model<'a>,
+        session: fixed::Session<'a>,
+        position: &'a mut Position,
+        logits: &'a mut Vec<i32>,
+    },
+}
+
+/// The same call on either path.
+macro_rules! on_both {
+    ($steps:expr, |$model:ident, $session:ident| $call:expr) => {
+        match $steps {
+            Steps::Float { model: $model, session: $session, position } => {
+                let outcome = $call;
+                **position = $session.position();
+                outcome
+            }
+            Steps::Fixed { model: $model, session: $session, position, .. } => {
+                let outcome = $call;
+                **position = $session.position();
+                outcome
+            }
+        }
+    };
+}
+
+impl Steps<'_> {
+    /// Forgets everything.
+    pub(crate) fn clear(&mut self) {
+        on_both!(self, |_model, session| session.clear());
+    }
+
+    /// Forgets one of several sequences.
+    pub(crate) fn clear_sequence(&mut self, sequence: usize) -> Result<(), StepError> {
+        on_both!(self, |_model, session| session.clear_slot(sequence))
+    }
+
+    /// The layer that a suspended step goes on from, and its tokens.
+    pub(crate) fn suspended(&mut self) -> Option<(u32, usize)> {
+        on_both!(self, |_model, session| session
+            .suspended_at()
+            .map(|layer| (layer, session.suspended_tokens())))
+    }
+
+    /// Begins a step.
+    pub(crate) fn begin(&mut self, source: &mut dyn LayerSource, tokens: &[u32]) -> Result<(), StepError> {
+        on_both!(self, |model, session| model.begin(session, source, tokens))
+    }
+
+    /// Begins a step of one of several sequences.
+    pub(crate) fn begin_sequence(
+        &mut self,
+        source: &mut dyn LayerSource,
+        sequence: usize,
+        tokens: &[u32],
+    ) -> Result<(), StepError> {
+        on_both!(self, |model, session| model.begin_slot(session, source, sequence, tokens))
+    }
+
+    /// Begins a step of several sequences, one token each.
+    pub(crate) fn begin_each(
+        &mut self,
+        source: &mut dyn LayerSource,
+        tokens: &[(usize, u32)],
+    ) -> Result<(), StepError> {
+        on_both!(self, |model, session| model.begin_each(session, source, tokens))
+    }
+
+    /// Lets its tokens pass one more layer. Returns whether there are more.
+    pub(crate) fn advance(&mut self, source: &mut dyn LayerSource) -> Result<bool, StepError> {
+        on_both!(self, |model, session| model.advance(session, source))
+    }
+
+    /// Lets its tokens pass all layers that are left.
+    pub(crate) fn finish(&mut self, source: &mut dyn LayerSource) -> Result<(), StepError> {
+        while self.advance(source)? {}
+        Ok(())
+    }
+
+    /// Computes logits. Those of the fixed path are integers, rounded to nearest where they have more than 24 bits.
+    pub(crate) fn logits(
+        &mut self,
+        source: &mut dyn LayerSource,
+        rows: Rows,
+        out: &mut [f32],
+    ) -> Result<(), StepError> {
+        match self {
+            Self::Float { model, session, .. } => model.logits(session, source, rows, out),
+            Self::Fixed { model, session, logits, .. } => {
+                if logits.len() < out.len() {
+                    logits.resize(out.len(), 0);
+                }
+                let logits = &mut logits[..out.len()];
+                model.logits(session, source, rows, logits)?;
+                let unit = model.config().logit_unit();
+                for (out, logit) in out.iter_mut().zip(logits) {
+                    *out = *logit as f32 * unit;
+                }
+                Ok(())
+            }
+        }
+    }
+}

@@ -1,0 +1,390 @@
+//! One sequence of tokens: its memory, and the steps over it.
+
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use elapid_core::kernels::LANES;
+use elapid_core::model::{Rows, StepError};
+use elapid_core::source::SliceSource;
+
+use crate::Error;
+use crate::heap::zeros;
+use crate::memory::{ReadBy, Source, Streamer};
+use crate::model::{Lease, Model};
+use crate::numbers::{Buffers, Numbers, Steps, WORKING};
+use crate::options::{SessionOptions, rows_chunk};
+
+/// How far a computation has come, in tokens times layers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// What is done.
+    pub done: u64,
+    /// What there is to do.
+    pub total: u64,
+    /// Bytes of weights that came from storage since it was begun; 0 where they are in memory.
+    pub read: u64,
+}
+
+/// Told of progress after every layer of a chunk; [`ControlFlow::Break`] ends the computation.
+pub type Watch<'w> = dyn FnMut(Progress) -> ControlFlow<()> + 'w;
+
+/// One sequence of a model: tokens go in, logits come out. It owns its state and working memory, and keeps the model open.
+#[derive(Debug)]
+pub struct Session {
+    pub(crate) sequence: Sequence,
+    // Dropped last: memory is given back when it is free.
+    pub(crate) lease: Lease,
+}
+
+impl Model {
+    /// A session, with an empty state. Under a cap, all that the plan says is allocated now, and reading begins.
+    ///
+    /// # Errors
+    /// [`Error::Memory`] if there is not enough, [`Error::Cap`] and [`Error::Session`] as [`Model::plan`]; [`Error::Step`] where
+    /// the fixed path does not take the model's types.
+    pub fn session(&self, options: &SessionOptions) -> Result<Session, Error> {
+        let options = SessionOptions { sequences: 1, ..*options };
+        let (lease, streamer, chunk) = self.lease(&options)?;
+        Ok(Session { sequence: Sequence::new(self, &options, streamer, chunk)?, lease })
+    }
+}
+
+impl Session {
+    /// The model.
+    #[must_use]
+    pub fn model(&self) -> &Model {
+        self.lease.model()
+    }
+
+    /// How the weights are read, where they are streamed.
+    #[must_use]
+    pub fn read_by(&self) -> Option<ReadBy> {
+        self.sequence.streamer.as_ref().map(Streamer::read_by)
+    }
+
+    /// Forgets everything, an interrupted computation too: the next token is the first of a new sequence.
+    pub fn clear(&mut self) {
+        // The steps fail only if they failed when the session was made.
+        if let Ok((mut steps, _)) = self.sequence.take_up(self.lease.model()) {
+            steps.clear();
+        }
+    }
+
+    /// Feeds tokens. Any number of them, in one call or many: the results are the same bits.
+    ///
+    /// # Errors
+    /// [`Error::Step`]: a token that the model does not know (nothing was fed then), damaged weights, or a value that is
+    /// not finite.
+    pub fn feed(&mut self, tokens: &[u32]) -> Result<(), Error> {
+        self.feed_watched(tokens, &mut |_| ControlFlow::Continue(()))
+    }
+
+    /// As [`Session::feed`], telling `watch` how far it is.
+    ///
+    /// # Errors
+    /// As [`Session::feed`], and [`Error::Interrupted`] if `watch` breaks: [`Session::resume`] goes on, or [`Session::clear`]
+    /// gives it up.
+    pub fn feed_watched(&mut self, tokens: &[u32], watch: &mut Watch<'_>) -> Result<(), Error> {
+        self.sequence.feed(self.lease.model(), tokens, watch)
+    }
+
+    /// Goes on after an interruption, or after weights could not be read ([`Error::Storage`], or damage), from the layer where that
+    /// was. Returns how many tokens of the call that failed have been fed when it succeeds: feed the others then.
+    ///
+    /// # Errors
+    /// As [`Session::feed_watched`].
+    pub fn resume(&mut self, watch: &mut Watch<'_>) -> Result<usize, Error> {
+        self.sequence.resume(self.lease.model(), watch)
+    }
+
+    /// Feeds tokens and calls `each` with the place and the logits `[vocab]` of every one.
+    ///
+    /// # Errors
+    /// As [`Session::feed_watched`], and what `each` returns.
+    pub fn feed_each<E: From<Error>>(
+        &mut self,
+        tokens: &[u32],
+        watch: &mut Watch<'_>,
+        each: impl FnMut(usize, &[f32]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.sequence.feed_each(self.lease.model(), tokens, watch, each)
+    }
+
+    /// The logits `[vocab]` after the last token, for the caller to use up. A vocabulary may be padded: mask ids without a token
+    /// ([`Tokenizer::mask`](elapid_core::tokenizer::Tokenizer::mask)) before one is chosen.
+    ///
+    /// # Errors
+    /// [`Error::Step`] if no token was fed, or as [`Session::feed`].
+    pub fn logits(&mut self) -> Result<&mut [f32], Error> {
+        self.sequence.logits(self.lease.model())
+    }
+
+    /// Bytes of weights that came from storage since the session was made; 0 where they are in memory.
+    #[must_use]
+    pub fn read_bytes(&self) -> u64 {
+        self.sequence.streamer.as_ref().map_or(0, Streamer::read_bytes)
+    }
+
+    /// Only reads the weights, as a token's computation would, for at least `time` or once through. Returns bytes that came from
+    /// storage, and the time. Only between whole calls of the others; it changes no state.
+    ///
+    /// # Errors
+    /// [`Error::Storage`], or damage.
+    pub fn skim(&mut self, time: Duration) -> Result<(u64, Duration), Error> {
+        let model = self.lease.model();
+        let Sequence { checked, streamer, .. } = &mut self.sequence;
+        let mut source = model.source(checked, streamer.as_mut())?;
+        let (start, before) = (Instant::now(), source.read_bytes());
+        source.expect_bare(0);
+        let skimmed = source.skim(model.layout(), &mut || start.elapsed() < time);
+        skimmed.map_err(|cause| model.step_error(cause))?;
+        Ok((source.read_bytes() - before, start.elapsed()))
+    }
+}
+
+/// The memory of a session or a batch, and the steps over it. Every call gets the model that it was made for.
+pub(crate) struct Sequence {
+    buffers: Buffers,
+    /// Logits of a token each, `[sequences][padded vocab]`.
+    logits: Vec<f32>,
+    row: Vec<f32>,
+    /// Logits of a chunk's tokens.
+    all: Vec<f32>,
+    /// What reads the weights, where they are streamed.
+    streamer: Option<Streamer>,
+    /// Blocks of the model's file that were verified.
+    checked: Vec<u32>,
+    pub chunk: usize,
+    /// Tokens of the last call that were fed.
+    fed: usize,
+}
+
+impl std::fmt::Debug for Sequence {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sequence").field("chunk", &self.chunk).finish_non_exhaustive()
+    }
+}
+
+/// A call's count of what is done.
+struct Count {
+    done: u64,
+    total: u64,
+    /// Bytes that were read from storage when it began.
+    start: u64,
+}
+
+impl Sequence {
+    pub(crate) fn new(
+        model: &Model,
+        options: &SessionOptions,
+        streamer: Option<Streamer>,
+        chunk: usize,
+    ) -> Result<Self, Error> {
+        let layout = model.layout();
+        let config = layout.config();
+        let padded = config.padded_vocab() as usize;
+        let (row, rows) = if options.rows { (padded, rows_chunk(chunk, padded) * padded) } else { (0, 0) };
+        let buffers = Buffers::new(config, options.numbers, options.sequences(), chunk);
+        let mut sequence = Self {
+            buffers: buffers.map_err(|error| match (error, options.numbers.smaller()) {
+                (Error::Memory { what, bytes, .. }, Some(smaller)) => {
+                    Error::Memory { what, bytes, smaller_state: Some(Numbers::state_name(smaller)) }
+                }
+                (error, _) => error,
+            })?,
+            logits: zeros(WORKING, options.sequences().saturating_mul(padded))?,
+            row: zeros(WORKING, if options.sequences() > 1 { padded } else { row })?,
+            all: zeros("logits", rows)?,
+            streamer,
+            checked: zeros(WORKING, SliceSource::checked_words(layout))?,
+            chunk,
+            fed: 0,
+        };
+        // Pages are written before any is read.
+        sequence.take_up(model)?.0.clear();
+        Ok(sequence)
+    }
+
+    /// The steps and the source of weights of a call.
+    pub(crate) fn take_up<'a>(&'a mut self, model: &'a Model) -> Result<(Steps<'a>, Source<'a>), Error> {
+        let Self { buffers, checked, streamer, .. } = self;
+        Ok((model.steps(buffers)?, model.source(checked, streamer.as_mut())?))
+    }
+
+    /// See [`Session::feed_watched`].
+    pub(crate) fn feed(&mut self, model: &Model, tokens: &[u32], watch: &mut Watch<'_>) -> Result<(), Error> {
+        let (chunk, mut call) = (self.chunk, self.begin(model, tokens)?);
+        call.source.expect_bare((tokens.len() - 1) / chunk);
+        tokens.chunks(chunk).try_for_each(|chunk| call.pass(chunk, watch))
+    }
+
+    /// See [`Session::resume`].
+    pub(crate) fn resume(&mut self, model: &Model, watch: &mut Watch<'_>) -> Result<usize, Error> {
+        let mut call = self.call(model)?;
+        let Some((layer, tokens)) = call.steps.suspended() else { return Ok(*call.fed) };
+        call.count.done = tokens as u64 * u64::from(layer);
+        call.count.total = call.work(tokens);
+        call.advance(tokens, watch, Ok(true))?;
+        Ok(*call.fed)
+    }
+
+    /// See [`Session::feed_each`].
+    fn feed_each<E: From<Error>>(
+        &mut self,
+        model: &Model,
+        tokens: &[u32],
+        watch: &mut Watch<'_>,
+        mut each: impl FnMut(usize, &[f32]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let (vocab, padded) = (model.config().vocab as usize, model.config().padded_vocab() as usize);
+        let chunk = rows_chunk(self.chunk, padded).min(tokens.len());
+        if self.all.len() < chunk * padded {
+            self.all = zeros("logits", chunk * padded)?;
+        }
+        self.row.resize(padded, 0.0);
+        let mut call = self.begin(model, tokens)?;
+        call.source.expect_bare(0);
+        let mut place = 0;
+        for tokens in tokens.chunks(chunk) {
+            call.pass(tokens, watch)?;
+            let all = &mut call.all[..padded * tokens.len()];
+            let out = call.steps.logits(&mut call.source, Rows::All, all);
+            out.map_err(|cause| model.step_error(cause))?;
+            let panels = all.as_chunks::<LANES>().0;
+            for t in 0..tokens.len() {
+                row_of(panels, tokens.len(), t, call.row);
+                each(place, &call.row[..vocab])?;
+                place += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// See [`Session::logits`].
+    pub(crate) fn logits(&mut self, model: &Model) -> Result<&mut [f32], Error> {
+        let Self { buffers, checked, streamer, logits, .. } = self;
+        let mut source = model.source(checked, streamer.as_mut())?;
+        let out = model.steps(buffers)?.logits(&mut source, Rows::Last, logits);
+        out.map_err(|cause| model.step_error(cause))?;
+        Ok(&mut logits[..model.config().vocab as usize])
+    }
+
+    /// See [`Batch::step`](crate::Batch::step).
+    pub(crate) fn step<E: From<Error>>(
+        &mut self,
+        model: &Model,
+        tokens: &[(usize, u32)],
+        mut each: impl FnMut(usize, &mut [f32]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let Self { buffers, checked, streamer, logits, row, .. } = self;
+        let (mut steps, mut source) = (model.steps(buffers)?, model.source(checked, streamer.as_mut())?);
+        source.expect_bare(0);
+        source.begin_pass();
+        let stepped = steps
+            .begin_each(&mut source, tokens)
+            .and_then(|()| steps.finish(&mut source))
+            .and_then(|()| steps.logits(&mut source, Rows::All, logits));
+        stepped.map_err(|cause| model.step_error(cause))?;
+        let (vocab, padded) = (model.config().vocab as usize, model.config().padded_vocab() as usize);
+        row.resize(padded, 0.0);
+        let panels = logits[..padded * tokens.len()].as_chunks::<LANES>().0;
+        for (t, &(sequence, _)) in tokens.iter().enumerate() {
+            row_of(panels, tokens.len(), t, row);
+            each(sequence, &mut row[..vocab])?;
+        }
+        Ok(())
+    }
+
+    /// Tokens of the last call that were fed, with those of a step that is suspended: [`Session::resume`] feeds them.
+    pub(crate) fn taken(&mut self, model: &Model) -> Result<usize, Error> {
+        let mut steps = model.steps(&mut self.buffers)?;
+        Ok(self.fed + steps.suspended().map_or(0, |(_, tokens)| tokens))
+    }
+
+    /// Begins to feed tokens, once all of them can be fed: a bad one is known by its place in all of them, before any is fed.
+    fn begin<'a>(&'a mut self, model: &'a Model, tokens: &[u32]) -> Result<Call<'a>, Error> {
+        let mut call = self.call(model)?;
+        if call.steps.suspended().is_some() {
+            return Err(model.step_error(StepError::Suspended));
+        }
+        check_tokens(model, tokens)?;
+        *call.fed = 0;
+        call.count.total = call.work(tokens.len());
+        Ok(call)
+    }
+
+    fn call<'a>(&'a mut self, model: &'a Model) -> Result<Call<'a>, Error> {
+        let Self { buffers, checked, streamer, fed, row, all, .. } = self;
+        let (steps, source) = (model.steps(buffers)?, model.source(checked, streamer.as_mut())?);
+        let count = Count { done: 0, total: 0, start: source.read_bytes() };
+        Ok(Call { model, steps, source, fed, row, all, count })
+    }
+}
+
+/// Whether all tokens are the model's, and there is one.
+pub(crate) fn check_tokens(model: &Model, tokens: &[u32]) -> Result<(), Error> {
+    let vocab = model.config().vocab;
+    if tokens.is_empty() {
+        return Err(model.step_error(StepError::NoTokens));
+    }
+    match tokens.iter().position(|token| *token >= vocab) {
+        Some(position) => {
+            Err(model.step_error(StepError::Token { position, token: tokens[position], vocab }))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Row `t` of logits `[vocab/16][T][16]`.
+pub(crate) fn row_of(panels: &[[f32; LANES]], tokens: usize, t: usize, row: &mut [f32]) {
+    for (to, panel) in row.as_chunks_mut::<LANES>().0.iter_mut().zip(panels.chunks_exact(tokens)) {
+        *to = panel[t];
+    }
+}
+
+/// A call that feeds tokens.
+struct Call<'a> {
+    model: &'a Model,
+    steps: Steps<'a>,
+    source: Source<'a>,
+    fed: &'a mut usize,
+    row: &'a mut Vec<f32>,
+    all: &'a mut Vec<f32>,
+    count: Count,
+}
+
+impl Call<'_> {
+    /// Tokens times layers.
+    fn work(&self, tokens: usize) -> u64 {
+        tokens as u64 * u64::from(self.model.config().n_layer)
+    }
+
+    /// One chunk through all layers.
+    fn pass(&mut self, tokens: &[u32], watch: &mut Watch<'_>) -> Result<(), Error> {
+        self.source.begin_pass();
+        let begun = self.steps.begin(&mut self.source, tokens).map(|()| true);
+        self.advance(tokens.len(), watch, begun)
+    }
+
+    /// Lets `tokens` tokens pass the layers that are left.
+    fn advance(
+        &mut self,
+        tokens: usize,
+        watch: &mut Watch<'_>,
+        mut more: Result<bool, StepError>,
+    ) -> Result<(), Error> {
+        let Self { model, steps, source, fed, count, .. } = self;
+        while more.map_err(|cause| model.step_error(cause))? {
+            more = steps.advance(source);
+            if let Ok(layers_left) = more {
+                **fed += if layers_left { 0 } else { tokens };
+                count.done += tokens as u64;
+                let read = source.read_bytes() - count.start;
+                if watch(Progress { done: count.done, total: count.total, read }).is_break() {
+                    return Err(Error::Interrupted);
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,298 @@
+//! The `elapid-pack` program.
+#![forbid(unsafe_code)]
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Parser;
+use elapid_args::{size, whole};
+use elapid_core::format::Quant;
+use elapid_files::{interrupt, same_file};
+use elapid_pack::checkpoint::ModelConfig;
+use elapid_pack::weights::Weights;
+use elapid_pack::write::Progress;
+use elapid_pack::{Options, PackError, Plan, random};
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// Pack a Mamba or Falcon Mamba checkpoint into a file that elapid runs
+#[derive(Parser)]
+#[command(name = "elapid-pack", version, arg_required_else_help = true, max_term_width = 110)]
+struct Args {
+    /// Hugging Face folder: config.json, safetensors (sharded too), tokenizer.json; required without --random
+    #[arg(required_unless_present = "random", conflicts_with = "random")]
+    source: Option<PathBuf>,
+
+    /// File to write
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+
+    /// Number format of the large matrices
+    #[arg(long, value_parser = quant, default_value = "q8", value_name = "f32|f16|q8|q5|q4|q3")]
+    quant: Quant,
+
+    /// Number format of head and embedding. Default: that of --quant
+    #[arg(long, value_parser = quant, value_name = "f32|f16|q8|q5|q4|q3")]
+    head: Option<Quant>,
+
+    /// Size of a block: 16K to 1M, a multiple of 16K. Small blocks suit boards with little memory
+    #[arg(long, value_parser = block_bytes, default_value = "1M", value_name = "SIZE", allow_hyphen_values = true)]
+    block: u32,
+
+    /// Align to 512 bytes instead of pages: the file of a small model is smaller, but is read through the page cache if it is
+    /// streamed
+    #[arg(long)]
+    compact: bool,
+
+    /// Pack random weights of a preset's or a config.json's dimensions: mamba-130m, -370m, -790m, -1.4b, -2.8b, falcon-mamba-7b.
+    /// Default: pack SOURCE
+    #[arg(long, value_name = "PRESET|CONFIG.json")]
+    random: Option<String>,
+
+    /// Seed of the random weights. Default: 0
+    #[arg(long, value_parser = whole::<u64>(0..=u64::MAX), allow_hyphen_values = true)]
+    seed: Option<u64>,
+
+    /// Round q5, q4 and q3 weights to minimise the error of their outputs on this text. Default: minimise the error of the weights
+    #[arg(long, value_name = "FILE", conflicts_with = "random")]
+    calibrate: Option<PathBuf>,
+
+    /// Number of tokens of that text to use, spread over all of it. Default: 32768
+    #[arg(long, value_name = "N", value_parser = whole::<usize>(1..=u32::MAX.into()), allow_hyphen_values = true)]
+    calibrate_tokens: Option<usize>,
+
+    /// Number of threads that quantize. Default: one for each core
+    #[arg(short, long, value_parser = whole::<u16>(1..=256), allow_hyphen_values = true)]
+    threads: Option<u16>,
+}
+
+fn quant(text: &str) -> Result<Quant, String> {
+    let known = Quant::ALL.into_iter().find(|q| q.name() == text);
+    known.ok_or_else(|| "choose f32, f16, q8, q5, q4 or q3".into())
+}
+
+fn block_bytes(text: &str) -> Result<u32, String> {
+    let bytes = size(text).and_then(|bytes| u32::try_from(bytes).ok());
+    bytes
+        .filter(|b| (16 << 10..=1 << 20).contains(b) && b.is_multiple_of(16 << 10))
+        .ok_or_else(|| "give a multiple of 16K from 16K to 1M, such as 64K".into())
+}
+
+/// A bar on standard error, drawn only on a terminal, and Ctrl-C.
+struct Bar(ProgressBar);
+
+impl Progress for Bar {
+    fn advance(&self, bytes: u64) {
+        self.0.inc(bytes);
+    }
+    fn restart(&self, bytes: u64) {
+        self.0.reset();
+        self.0.set_length(bytes);
+    }
+    fn cancelled(&self) -> bool {
+        interrupt::check().is_break()
+    }
+}
+
+/// Why the program failed.
+enum Error {
+    /// The library's reason.
+    Pack(PackError),
+    /// A request that makes no sense.
+    Usage(String),
+}
+
+impl From<PackError> for Error {
+    fn from(error: PackError) -> Self {
+        Self::Pack(error)
+    }
+}
+
+impl Error {
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Pack(error) => error.exit_code(),
+            Self::Usage(_) => 2,
+        }
+    }
+}
+
+impl std::fmt::Display for Error {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Pack(error @ PackError::TooLarge { .. }) => write!(f, "{error} (--quant f32)"),
+            Self::Pack(error) => error.fmt(f),
+            Self::Usage(text) => f.write_str(text),
+        }
+    }
+}
+
+fn write<W: Weights>(plan: &Plan<W>, args: &Args, options: &Options) -> Result<(), Error> {
+    let style = "{bar:40} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left";
+    let style = ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
+    let bytes = plan.layout().file_bytes();
+    let bar = Bar(ProgressBar::new(bytes).with_style(style));
+    for note in plan.notes() {
+        say(format_args!("note: {note}"));
+    }
+    interrupt::listen();
+    let bytes = plan.write(&args.output, options, &bar)?.file_bytes();
+    bar.0.finish_and_clear();
+    say(format_args!("wrote {} ({bytes} bytes)", args.output.display()));
+    Ok(())
+}
+
+/// Writes a line to standard error. If that fails, there is nowhere left to say so.
+fn say(line: std::fmt::Arguments<'_>) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// Refuses to write over what is to be read.
+fn check_output(args: &Args) -> Result<(), Error> {
+    let refused = |reason| Err(Error::Usage(format!("{}: {reason}", args.output.display())));
+    if args.output.as_os_str() == "-" {
+        return refused("a packed file can't go to standard output: give a file, such as model.elp");
+    }
+    let is_output = |path: &Path| same_file(path, &args.output);
+    if args.calibrate.as_deref().is_some_and(is_output) {
+        return refused("-o would replace the text to calibrate on: give another file");
+    }
+    if args.random.as_deref().map(Path::new).is_some_and(is_output) {
+        return refused("-o would replace the configuration: give another file");
+    }
+    // What can't be listed can't be packed, which is said later. Packed files may lie beside the checkpoint.
+    let folder = args.source.iter().filter_map(|folder| folder.read_dir().ok()).flatten().flatten();
+    let mut inputs = folder.map(|entry| entry.path()).filter(|path| path.extension() != Some("elp".as_ref()));
+    if inputs.any(|path| is_output(&path)) {
+        return refused("-o would replace a file of the checkpoint: give another file, such as model.elp");
+    }
+    Ok(())
+}
+
+fn random_model(name: &str) -> Result<ModelConfig, Error> {
+    match random::preset(name) {
+        Some(model) => Ok(model),
+        None if name.ends_with(".json") => Ok(ModelConfig::from_file(Path::new(name))?),
+        None => Err(Error::Usage(format!(
+            "--random {name}: not a preset; give {}, or the path of a config.json",
+            random::PRESETS.join(", ")
+        ))),
+    }
+}
+
+fn run(args: &Args) -> Result<(), Error> {
+    check_output(args)?;
+    let (quant, head, block_bytes, compact) = (args.quant, args.head, args.block, args.compact);
+    let mut options = Options { quant, head, block_bytes, compact, ..Options::default() };
+    if let Some(threads) = args.threads {
+        options.threads = usize::from(threads);
+    }
+    match (&args.random, &args.source) {
+        (Some(name), _) => {
+            write(&Plan::random(&random_model(name)?, args.seed.unwrap_or(0), &options)?, args, &options)
+        }
+        (None, Some(folder)) => {
+            let mut plan = Plan::checkpoint(folder, &options)?;
+            if let Some(text) = &args.calibrate {
+                plan.calibrate(text, args.calibrate_tokens.unwrap_or(32_768))?;
+            }
+            write(&plan, args, &options)
+        }
+        (None, None) => Ok(()),
+    }
+}
+
+impl Args {
+    /// What is wrong where an option would do nothing. clap's `requires` is no help: it does not ask for `--random` where
+    /// SOURCE excludes it.
+    fn idle_option(&self) -> Option<&'static str> {
+        if self.seed.is_some() && self.random.is_none() {
+            Some("--seed goes with --random")
+        } else if self.calibrate_tokens.is_some() && self.calibrate.is_none() {
+            Some("--calibrate-tokens goes with --calibrate")
+        } else {
+            None
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let args = match elapid_args::parse::<Args>() {
+        Ok(args) => args,
+        Err(code) => return code,
+    };
+    if let Some(message) = args.idle_option() {
+        say(format_args!("error: {message} (see --help)"));
+        return ExitCode::from(2);
+    }
+    if let Err(error) = interrupt::handle() {
+        say(format_args!("warning: signals may leave unfinished files behind: {error}"));
+    }
+    match run(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(format_args!("error: {error}"));
+            let interrupted = if matches!(error, Error::Pack(PackError::Cancelled)) {
+                interrupt::exit_code()
+            } else {
+                None
+            };
+            ExitCode::from(interrupted.unwrap_or_else(|| error.exit_code()))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn help_follows_its_rules() {
+        Args::command().debug_assert();
+        assert_eq!(elapid_args::help_faults(&Args::command()), [""; 0]);
+    }
+
+    /// What the program says of arguments.
+    fn said(args: &[&str]) -> String {
+        let args: Vec<OsString> = ["elapid-pack"].iter().chain(args).map(Into::into).collect();
+        let Err(error) = Args::try_parse_from(&args) else { panic!("{args:?} is taken") };
+        elapid_args::explain(error, &Args::command(), &args)
+    }
+
+    #[test]
+    fn arguments_that_cannot_be_are_explained() {
+        for (args, says) in [
+            (
+                &["m", "--quan", "q8"][..],
+                "unexpected argument '--quan' found: a similar argument exists: '--quant'",
+            ),
+            (
+                &["-model", "-o", "m.elp"],
+                "unexpected argument '-model' found: put an argument that begins with a hyphen after `--`: `elapid-pack -o m.elp -- \
+                 -model`",
+            ),
+            (&["m"], "the following required arguments were not provided: --output <FILE>"),
+        ] {
+            assert_eq!(said(args), format!("error: {says} (see --help)"));
+        }
+        for (option, name, says) in [
+            ("--threads <THREADS>", "-t", "give a whole number from 1 to 256"),
+            ("--calibrate-tokens <N>", "--calibrate-tokens", "give a whole number from 1 to 4294967295"),
+            ("--seed <SEED>", "--seed", "give a whole number from 0 to 18446744073709551615"),
+            ("--block <SIZE>", "--block", "give a multiple of 16K from 16K to 1M, such as 64K"),
+        ] {
+            for value in ["-1", "-inf", "nan", "two", "1e30", "99999999999999999999", "64KK"] {
+                let line = format!("error: invalid value '{value}' for '{option}': {says} (see --help)");
+                assert_eq!(said(&["m", "-o", "m.elp", name, value]), line);
+            }
+        }
+        assert_eq!(block_bytes("0.25MiB"), Ok(256 << 10));
+        for size in ["0", "8K", "17K", "2M"] {
+            assert!(block_bytes(size).is_err(), "{size}");
+        }
+    }
+}

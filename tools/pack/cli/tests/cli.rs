@@ -1,0 +1,58 @@
+//! The program from outside: what it refuses, and what it tells.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use safetensors::tensor::Dtype;
+use serde_json::{Value, json};
+
+#[path = "../../src/checkpoint/fixture.rs"]
+#[expect(dead_code, reason = "the unit tests use all of it")]
+mod fixture;
+
+fn pack(args: &[&str], folder: &Path) -> (Option<i32>, String) {
+    let program = env!("CARGO_BIN_EXE_elapid-pack");
+    let output = Command::new(program).args(args).current_dir(folder).env("COLUMNS", "120").output().unwrap();
+    let Output { status, stderr, .. } = output;
+    (status.code(), String::from_utf8(stderr).unwrap())
+}
+
+#[test]
+fn an_option_that_would_do_nothing_is_refused() {
+    let folder = fixture::Fixture::new("mamba").write();
+    let refused = |args: &[&str], says: &str| {
+        let (code, errors) = pack(args, folder.path());
+        assert_eq!(code, Some(2), "{errors}");
+        assert!(errors.contains(says), "{errors}");
+        assert!(!folder.path().join("m.elp").exists());
+    };
+    refused(&[".", "-o", "m.elp", "--seed", "7"], "--seed goes with --random");
+    refused(&[".", "-o", "m.elp", "--seed", "0"], "--seed goes with --random");
+    refused(&[".", "-o", "m.elp", "--calibrate-tokens", "7"], "--calibrate-tokens goes with --calibrate");
+    let random = ["--random", "config.json", "-o", "m.elp", "--calibrate-tokens", "7"];
+    refused(&random, "--calibrate-tokens goes with --calibrate");
+    let (code, errors) = pack(&["--random", "config.json", "-o", "m.elp", "--seed", "7"], folder.path());
+    assert_eq!(code, Some(0), "{errors}");
+}
+
+#[test]
+fn notes_are_lines_of_their_own() {
+    let rows = 261;
+    let folder = fixture::Fixture::with_embedding(rows, 8, Dtype::F32, vec![0; rows * 8 * 4]).write();
+    let (code, errors) = pack(&[".", "-o", "m.elp"], folder.path());
+    assert_eq!(code, Some(0), "{errors}");
+    let lines: Vec<&str> = errors.lines().collect();
+    assert!(
+        lines[0].starts_with("note: no tokenizer.json here: ") && lines[1].starts_with("wrote "),
+        "{errors}"
+    );
+
+    let data: Value = serde_json::from_str(include_str!("../../tests/data/autotokenizer.json")).unwrap();
+    let config = json!({ "tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "[PAD]" });
+    for (name, value) in [("tokenizer.json", &data["base"]), ("tokenizer_config.json", &config)] {
+        std::fs::write(folder.path().join(name), value.to_string()).unwrap();
+    }
+    let (code, errors) = pack(&[".", "-o", "m.elp"], folder.path());
+    assert_eq!(code, Some(0), "{errors}");
+    assert!(errors.starts_with("note: the tokenizer has id 261 (\"[PAD]\") beyond the 261 rows"), "{errors}");
+}
