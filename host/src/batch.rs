@@ -1,5 +1,7 @@
 //! Sequences that step together, and then read the weights once.
 
+use elapid_core::model::{MAX_SLOTS, StepError};
+
 use crate::Error;
 use crate::model::{Lease, Model};
 use crate::options::SessionOptions;
@@ -36,6 +38,9 @@ impl Model {
     /// # Errors
     /// As [`Model::session`]; [`Error::Step`] for a number of sequences that can't be.
     pub fn batch(&self, sequences: usize, options: &SessionOptions) -> Result<Batch, Error> {
+        if sequences == 0 || sequences > MAX_SLOTS {
+            return Err(self.step_error(StepError::Slot { slot: sequences, slots: MAX_SLOTS }));
+        }
         let options = SessionOptions { sequences, ..*options };
         let (lease, streamer, chunk) = self.lease(&options)?;
         let sequence = Sequence::new(self, &options, streamer, chunk)?;
