@@ -1,10 +1,11 @@
 //! The part of Elapid that runs everywhere: `no_std`, no allocator.
 //!
 //! * [`format`]: the packed file, read in place.
-//! * [`num`]: the functions of the float path, as sequences of exactly rounded operations.
+//! * [`cpu`]: what the CPU has.
+//! * [`numbers`]: the functions of either path, sizes that formats and kernels share, the checksum.
 //! * [`kernels`]: the inner loops, for each instruction set, with the same bits.
 //! * [`mod@model`]: the Mamba step over borrowed weights, state and scratch.
-//! * [`fixed`]: the same step in integers.
+//! * [`fixed`](mod@model::fixed): its state and memory in integers.
 //! * [`sized`]: state and working memory of a size known to the compiler, for a `static`.
 //! * [`source`]: where the weights come from.
 //! * [`tokenizer`], [`sample`]: text to tokens and back, logits to a token.
@@ -12,12 +13,15 @@
 #[cfg(feature = "std")]
 extern crate std;
 
-pub mod fixed;
+pub mod cpu;
+
 pub mod format;
 pub mod kernels;
 pub mod model;
-pub mod num;
+pub mod numbers;
 pub mod sample;
 pub mod sized;
 pub mod source;
 pub mod tokenizer;
+
+pub use model::fixed;

@@ -11,7 +11,7 @@
 //! // On a board: two `static`s of static_cell's `ConstStaticCell`, which lend them once.
 //! let (mut state, mut scratch) = (tiny::State::<u16>::new(), tiny::Scratch::new());
 //! let header = Header::parse(file)?;
-//! let model = Model::new(header.layout(), kernels::detect(), &Solo);
+//! let model = Model::float(header.layout(), kernels::detect(), &Solo);
 //! let session = state.session(&model, &mut scratch)?; // refused if the file is of another size
 //! # Ok(()) }
 //! ```

@@ -31,10 +31,10 @@ pub struct Batch {
 }
 
 impl Model {
-    /// `sequences` sequences that can step together, 1 to 64, in floating point. [`SessionOptions::rows`] means nothing here.
+    /// `sequences` sequences that can step together, 1 to 64. [`SessionOptions::rows`] means nothing here.
     ///
     /// # Errors
-    /// As [`Model::session`]; [`Error::FixedBatch`] in the fixed path.
+    /// As [`Model::session`].
     pub fn batch(&self, sequences: usize, options: &SessionOptions) -> Result<Batch, Error> {
         let options = SessionOptions { sequences, ..*options };
         let (lease, streamer, chunk) = self.lease(&options)?;

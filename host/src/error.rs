@@ -158,11 +158,6 @@ pub enum Error {
         #[source]
         cause: io::Error,
     },
-    /// Several sequences were to step together in the fixed path.
-    #[error(
-        "sequences step together in floating point only: give each a session of its own in the fixed path"
-    )]
-    FixedBatch,
     /// A number of threads that can't be.
     #[error("cannot run on {given} threads: give 1 to {most}")]
     Threads {
@@ -226,7 +221,6 @@ impl Error {
             } => ExitClass::Usage,
             Self::Folder { .. }
             | Self::UnknownMemory
-            | Self::FixedBatch
             | Self::Threads { .. }
             | Self::Kernels { .. }
             | Self::NoBundled => ExitClass::Usage,

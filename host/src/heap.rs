@@ -3,8 +3,8 @@
 
 use std::alloc::{Layout, alloc_zeroed};
 
-use elapid_core::fixed::kernels::{Group, Inverse, Range};
 use elapid_core::kernels::Scale;
+use elapid_core::kernels::fixed::{Group, Inverse, Range};
 
 use crate::Error;
 

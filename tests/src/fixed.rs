@@ -3,10 +3,10 @@
 use std::ops::Range;
 use std::path::Path;
 
-use elapid_core::fixed::kernels::{self, Group, Inverse, Kernels, Range as Kept, SsmState};
 use elapid_core::fixed::{LOGIT_BITS, Model, Scratch, ScratchSize, Session, State, StateKind, StateSize};
 use elapid_core::format::{Arch, Config, Header, Layout, MatrixShape, Part, Section};
 use elapid_core::kernels::Team;
+use elapid_core::kernels::fixed::{self as kernels, Group, Inverse, Kernels, Range as Kept, SsmState};
 use elapid_core::model::{Rows, StepError};
 use elapid_core::source::{LayerSource, SliceSource};
 
@@ -104,12 +104,12 @@ impl FixedRunner {
     /// If the model or the state can't be used.
     pub fn with<R>(
         &mut self,
-        kernels: &dyn Kernels,
+        kernels: &(dyn Kernels + 'static),
         team: &dyn Team,
         work: impl FnOnce(&Model<'_>, &mut Session<'_>, &mut dyn LayerSource) -> R,
     ) -> Result<R, StepError> {
         let config = self.header.layout().config();
-        let model = Model::new(self.header.layout(), kernels, team)?;
+        let model = Model::fixed(self.header.layout(), kernels, team)?;
         let mut undo = OwnedState::new(config, 1, self.kind);
         let size = ScratchSize::of(config, self.chunk);
         // Nothing may depend on what the working memory holds.
@@ -130,7 +130,7 @@ impl FixedRunner {
     /// As the step's.
     pub fn all_logits(
         &mut self,
-        kernels: &dyn Kernels,
+        kernels: &(dyn Kernels + 'static),
         team: &dyn Team,
         tokens: &[u32],
     ) -> Result<Vec<i32>, StepError> {

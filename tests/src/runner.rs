@@ -89,12 +89,12 @@ impl Runner {
     /// Runs `work` in a session that starts from this runner's state and leaves its state here.
     pub fn with<R>(
         &mut self,
-        kernels: &dyn Kernels,
+        kernels: &(dyn Kernels + 'static),
         team: &dyn Team,
         work: impl FnOnce(&Model<'_>, &mut Session<'_>, &mut dyn LayerSource) -> R,
     ) -> R {
         let config = self.header.layout().config();
-        let model = Model::new(self.header.layout(), kernels, team);
+        let model = Model::float(self.header.layout(), kernels, team);
         let one = StateSize::of(config, self.slots);
         let (mut conv, mut ssm, mut ssm_f16) = (vec![0.0; one.conv], vec![0.0; one.ssm], vec![0; one.ssm]);
         let (state, undo) = match self.kind {
@@ -116,7 +116,7 @@ impl Runner {
     /// Logits `[tokens][vocab]` after each of `tokens`, fed in chunks of up to `self.chunk`.
     pub fn all_logits(
         &mut self,
-        kernels: &dyn Kernels,
+        kernels: &(dyn Kernels + 'static),
         team: &dyn Team,
         tokens: &[u32],
     ) -> Result<Vec<f32>, StepError> {
@@ -137,7 +137,12 @@ impl Runner {
     }
 
     /// The `n` tokens that follow `prompt`, each the largest logit.
-    pub fn greedy(&mut self, kernels: &dyn Kernels, prompt: &[u32], n: usize) -> Result<Vec<u32>, StepError> {
+    pub fn greedy(
+        &mut self,
+        kernels: &(dyn Kernels + 'static),
+        prompt: &[u32],
+        n: usize,
+    ) -> Result<Vec<u32>, StepError> {
         let (vocab, padded) = (self.config().vocab as usize, self.config().padded_vocab() as usize);
         let chunk = self.chunk;
         self.with(kernels, &Solo, |model, session, source| {

@@ -1,6 +1,6 @@
 //! The kernels that a test can run here, and a word about those that it can't.
 
-use elapid_core::{fixed, kernels};
+use elapid_core::kernels;
 
 /// All kernels that this CPU has, from slowest to fastest. Prints `skipped: …` for each other one of this architecture.
 pub fn available() -> Vec<&'static dyn kernels::Kernels> {
@@ -11,10 +11,10 @@ pub fn available() -> Vec<&'static dyn kernels::Kernels> {
 }
 
 /// The same in the fixed path.
-pub fn available_fixed() -> Vec<&'static dyn fixed::kernels::Kernels> {
+pub fn available_fixed() -> Vec<&'static dyn kernels::fixed::Kernels> {
     let mut all = Vec::new();
-    fixed::kernels::for_each_available(&mut |kernels| all.push(kernels));
-    tell(fixed::kernels::NAMES, &all.iter().map(|kernels| kernels.name()).collect::<Vec<_>>());
+    kernels::fixed::for_each_available(&mut |kernels| all.push(kernels));
+    tell(kernels::fixed::NAMES, &all.iter().map(|kernels| kernels.name()).collect::<Vec<_>>());
     all
 }
 

@@ -71,7 +71,7 @@ fn every_instruction_set_gives_the_bits_of_scalar() {
         for quant in Quant::ALL {
             let path = pack_as(&fixture, folder.path(), quant, None, 1 << 20);
             for kind in [StateKind::F32, StateKind::F16] {
-                let run = |kernels: &dyn Kernels| {
+                let run = |kernels: &(dyn Kernels + 'static)| {
                     let mut runner = Runner::open(&path, kind, 29);
                     bits(
                         &runner

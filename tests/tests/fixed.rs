@@ -8,11 +8,12 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use elapid::Pool;
-use elapid_core::fixed::kernels::{self, Kernels, Scalar};
-use elapid_core::fixed::{StateKind, saturated};
+use elapid_core::fixed::StateKind;
 use elapid_core::format::{Header, Part, Quant, Section, checksum};
+use elapid_core::kernels::fixed::{self as kernels, Kernels, Scalar};
 use elapid_core::kernels::{Solo, Team};
 use elapid_core::model::{StateKind as FloatState, StepError};
+use elapid_core::numbers::fixed::saturated;
 use elapid_pack::Options;
 use elapid_tests::fixed::{FixedRunner, numbers, oracle, panel_place};
 use elapid_tests::fixture::{Fixture, fixture, fixtures};
@@ -116,7 +117,7 @@ fn every_way_gives_the_same_bits() {
             let path = pack_as(&fixture, folder.path(), quant, 1 << 20);
             let blocks = pack_as(&fixture, small.path(), quant, 16 << 10);
             for kind in KINDS {
-                let run = |path: &Path, kernels: &dyn Kernels, team: &dyn Team, chunk: usize| {
+                let run = |path: &Path, kernels: &(dyn Kernels + 'static), team: &dyn Team, chunk: usize| {
                     let mut runner = FixedRunner::open(path, kind, chunk);
                     runner.all_logits(kernels, team, &tokens).expect("the step succeeds")
                 };

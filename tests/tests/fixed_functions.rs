@@ -5,8 +5,8 @@
 
 use std::ops::Range;
 
-use elapid_core::fixed::Num;
-use elapid_core::fixed::functions::{
+use elapid_core::numbers::fixed::Num;
+use elapid_core::numbers::fixed::functions::{
     exp2, exp2_fraction, inverse_sqrt, log2_1p_ratio, reciprocal_1p, rsqrt, silu, softplus_log2,
 };
 

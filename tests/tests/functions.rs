@@ -8,14 +8,14 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use elapid_core::kernels::{Isa, LANES, Scalar};
-use elapid_core::num::{self, EXP_FLOOR, One};
+use elapid_core::numbers::float::{self, EXP_FLOOR, One};
 
 /// Bit patterns swept at a time.
 const CHUNK: u32 = 1 << 14;
 /// The portable code is a hundred times slower than vectors: it takes one chunk in so many, of every binade.
 const SCALAR_STRIDE: u32 = 32;
 
-/// Functions of `num` by name.
+/// Functions of `numbers::float` by name.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Function {
     Exp,
@@ -30,13 +30,13 @@ impl Function {
     const ALL: [Self; 5] = [Exp, Log1pUnit, Softplus, Silu, InvSqrt];
 
     #[inline(always)]
-    fn eval<S: num::Float>(self, s: S, x: S::F) -> S::F {
+    fn eval<S: float::Float>(self, s: S, x: S::F) -> S::F {
         match self {
-            Exp => num::exp(s, x),
-            Log1pUnit => num::log1p_unit(s, x),
-            Softplus => num::softplus(s, x),
-            Silu => num::silu(s, x),
-            InvSqrt => num::inv_sqrt(s, x),
+            Exp => float::exp(s, x),
+            Log1pUnit => float::log1p_unit(s, x),
+            Softplus => float::softplus(s, x),
+            Silu => float::silu(s, x),
+            InvSqrt => float::inv_sqrt(s, x),
         }
     }
 
@@ -368,13 +368,13 @@ fn values_at_special_points() {
     for (function, x, expected) in [
         (Exp, 0.0, 1.0),
         (Exp, -0.0, 1.0),
-        (Exp, f32::NEG_INFINITY, num::exp(One, EXP_FLOOR)),
-        (Exp, EXP_FLOOR.next_down(), num::exp(One, EXP_FLOOR)),
+        (Exp, f32::NEG_INFINITY, float::exp(One, EXP_FLOOR)),
+        (Exp, EXP_FLOOR.next_down(), float::exp(One, EXP_FLOOR)),
         (Log1pUnit, 0.0, 0.0),
         (Log1pUnit, 1.0, std::f32::consts::LN_2),
         (Softplus, 0.0, std::f32::consts::LN_2),
         (Softplus, f32::INFINITY, f32::INFINITY),
-        (Softplus, f32::NEG_INFINITY, num::exp(One, EXP_FLOOR)),
+        (Softplus, f32::NEG_INFINITY, float::exp(One, EXP_FLOOR)),
         (Softplus, 25.0, 25.0),
         (Silu, 0.0, 0.0),
         (Silu, -0.0, -0.0),
@@ -390,7 +390,7 @@ fn values_at_special_points() {
     for function in [Softplus, Silu, InvSqrt] {
         assert!(function.eval(One, f32::NAN).is_nan(), "{function:?} loses a NaN");
     }
-    assert!(num::exp(One, EXP_FLOOR) >= f32::MIN_POSITIVE);
+    assert!(float::exp(One, EXP_FLOOR) >= f32::MIN_POSITIVE);
 }
 
 /// A sweep notices one wrong value among the two billion, and a bit that differs between instances.

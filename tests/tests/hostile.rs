@@ -1,8 +1,8 @@
 //! Packed files are untrusted: whatever their bytes, opening and running them gives an error or logits, never a panic.
 
-use elapid_core::fixed::{StateKind as FixedState, kernels as fixed_kernels};
+use elapid_core::fixed::StateKind as FixedState;
 use elapid_core::format::{FormatError, Header, Part, Quant, Section};
-use elapid_core::kernels::{self, Scale, Solo, SsmState, Team};
+use elapid_core::kernels::{self, Scale, Solo, SsmState, Team, fixed as fixed_kernels};
 use elapid_core::model::{
     Model, Rows, Scratch, ScratchSize, Session, State, StateKind, StateSize, StepError,
 };
@@ -65,7 +65,7 @@ fn run_by(team: &dyn Team, file: &[u8]) -> Outcome {
     let (mut undo_conv, mut undo_ssm) = (vec![0.0; one.conv], vec![0.0; one.ssm]);
     let (mut floats, mut ints) = (vec![0.0; size.floats], vec![0; size.ints]);
     let mut scales = vec![Scale::default(); size.scales];
-    let model = Model::new(layout, kernels::detect(), team);
+    let model = Model::float(layout, kernels::detect(), team);
     let step = || {
         let state = State { conv: &mut conv, ssm: SsmState::F32(&mut ssm) };
         let undo = State { conv: &mut undo_conv, ssm: SsmState::F32(&mut undo_ssm) };

@@ -54,7 +54,7 @@ fn width(header: &Header, part: Part) -> usize {
     if shape.quant() == Quant::F32 { 4 } else { 2 }
 }
 
-fn outcome(path: &Path, kind: StateKind, kernels: &dyn Kernels) -> Result<Vec<u32>, StepError> {
+fn outcome(path: &Path, kind: StateKind, kernels: &(dyn Kernels + 'static)) -> Result<Vec<u32>, StepError> {
     let logits = Runner::open(path, kind, 2).all_logits(kernels, &Solo, &TOKENS)?;
     Ok(logits.iter().map(|x| x.to_bits()).collect())
 }

@@ -3,11 +3,12 @@
 
 use std::path::Path;
 
-use elapid_core::fixed::kernels as fixed_kernels;
-use elapid_core::fixed::{StateKind as FixedState, saturated};
+use elapid_core::fixed::StateKind as FixedState;
 use elapid_core::format::{PerMatrix, Quant};
+use elapid_core::kernels::fixed as fixed_kernels;
 use elapid_core::kernels::{self, Scalar, Solo};
 use elapid_core::model::StateKind;
+use elapid_core::numbers::fixed::saturated;
 use elapid_pack::{Options, PackError, Plan};
 use elapid_tests::fixed::{FixedRunner, oracle};
 use elapid_tests::fixture::{Fixture, fixture, fixtures};
@@ -96,7 +97,7 @@ fn pack_scaled(fixture: &Fixture, folder: &Path, way: &Way, n: i32, quant_as: Qu
     pack(&checkpoint, folder, &quant(quant_as))
 }
 
-fn logits(path: &Path, chunk: usize, kernels: &dyn kernels::Kernels, tokens: &[u32]) -> Vec<u32> {
+fn logits(path: &Path, chunk: usize, kernels: &(dyn kernels::Kernels + 'static), tokens: &[u32]) -> Vec<u32> {
     let mut runner = Runner::open(path, StateKind::F32, chunk);
     let logits = runner.all_logits(kernels, &Solo, tokens).expect("the step succeeds");
     logits.into_iter().map(f32::to_bits).collect()

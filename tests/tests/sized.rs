@@ -2,9 +2,9 @@
 
 use elapid::{ModelOptions, Numbers, SessionOptions};
 use elapid_core::fixed;
-use elapid_core::fixed::kernels::{Group, Inverse, Range, SsmState};
 use elapid_core::format::Header;
-use elapid_core::kernels::{Solo, detect};
+use elapid_core::kernels::fixed::{Group, Inverse, Range, SsmState};
+use elapid_core::kernels::{self, Solo, detect};
 use elapid_core::model::{Model, Rows, ScratchSize, StateKind, StateSize};
 use elapid_core::sized::{Dimensions, Scratch, SizeError, State};
 use elapid_core::source::SliceSource;
@@ -25,7 +25,7 @@ fn sized<T: elapid_core::sized::Element>(file: &[u8]) -> Vec<f32> {
     let mut scratch = Box::new(tiny::Scratch::new());
     let mut checked = [0; tiny::CHECKED];
     let header = Header::parse(file).unwrap();
-    let model = Model::new(header.layout(), detect(), &Solo);
+    let model = Model::float(header.layout(), detect(), &Solo);
     let mut session = state.session(&model, &mut scratch).unwrap();
     let mut source = SliceSource::new(file, &header, &mut checked).unwrap();
     let (mut all, mut row) = (Vec::new(), [0.0; tiny::VOCAB]);
@@ -42,7 +42,7 @@ fn sized_fixed<T: elapid_core::sized::Mantissa>(file: &[u8]) -> Vec<i32> {
     let mut state = Box::new(tiny::FixedState::<T>::new());
     let mut scratch = Box::new(tiny::FixedScratch::new());
     let header = Header::parse(file).unwrap();
-    let model = fixed::Model::new(header.layout(), fixed::kernels::detect(), &Solo).unwrap();
+    let model = fixed::Model::fixed(header.layout(), kernels::fixed::detect(), &Solo).unwrap();
     let session = state.session(&model, &mut scratch).unwrap();
     logits_fixed(file, &header, &model, session)
 }
@@ -50,7 +50,7 @@ fn sized_fixed<T: elapid_core::sized::Mantissa>(file: &[u8]) -> Vec<i32> {
 /// The same in memory from the heap.
 fn heap_fixed(file: &[u8], kind: fixed::StateKind) -> Vec<i32> {
     let header = Header::parse(file).unwrap();
-    let model = fixed::Model::new(header.layout(), fixed::kernels::detect(), &Solo).unwrap();
+    let model = fixed::Model::fixed(header.layout(), kernels::fixed::detect(), &Solo).unwrap();
     let (all, one) = (fixed::StateSize::of(&tiny::CONFIG, 4), fixed::StateSize::of(&tiny::CONFIG, 1));
     let size = fixed::ScratchSize::of(&tiny::CONFIG, 1);
     let wide = |n| vec![0; if kind == fixed::StateKind::I32 { n } else { 0 }];
@@ -168,7 +168,7 @@ fn constants_are_those_of_the_file() {
 fn a_model_of_another_size_is_refused_with_both_sizes() {
     let file = std::fs::read(TINY.replace("300k", "4m")).unwrap();
     let header = Header::parse(&file).unwrap();
-    let model = Model::new(header.layout(), detect(), &Solo);
+    let model = Model::float(header.layout(), detect(), &Solo);
     let (mut state, mut scratch) = (tiny::State::<u16>::new(), tiny::Scratch::new());
     let error = state.session(&model, &mut scratch).unwrap_err();
     let need = Dimensions { layers: 6, inner: 512, state: 16, conv: 3 };
@@ -176,7 +176,7 @@ fn a_model_of_another_size_is_refused_with_both_sizes() {
     let text = error.to_string();
     assert!(text.contains("4 layers of 192 channels") && text.contains("6 layers of 512"), "{text}");
 
-    let model_fixed = fixed::Model::new(header.layout(), fixed::kernels::detect(), &Solo).unwrap();
+    let model_fixed = fixed::Model::fixed(header.layout(), kernels::fixed::detect(), &Solo).unwrap();
     let (mut state, mut scratch) = (tiny::FixedState::<i16>::new(), tiny::FixedScratch::new());
     let error = state.session(&model_fixed, &mut scratch).unwrap_err();
     assert_eq!(error, SizeError::State { have: tiny::FixedState::<i16>::DIMENSIONS, need });
@@ -194,7 +194,7 @@ fn a_model_of_another_size_is_refused_with_both_sizes() {
 fn equal_bytes_are_not_an_equal_size() {
     let file = std::fs::read(TINY).unwrap();
     let header = Header::parse(&file).unwrap();
-    let model = Model::new(header.layout(), detect(), &Solo);
+    let model = Model::float(header.layout(), detect(), &Solo);
     let mut scratch = tiny::Scratch::new();
     // Half of the layers, twice the channels.
     let mut state = State::<2, 384, 16, 3, f32>::new();

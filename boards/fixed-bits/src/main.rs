@@ -11,8 +11,8 @@ use core::fmt::Write as _;
 use cortex_m_rt::entry;
 use crc32fast::Hasher;
 use elapid_board::{Error, Platform, model};
-use elapid_core::fixed::{Model, kernels};
-use elapid_core::kernels::Solo;
+use elapid_core::fixed::Model;
+use elapid_core::kernels::{Solo, fixed as kernels};
 use elapid_core::model::Rows;
 use elapid_core::source::SliceSource;
 use elapid_mps2::{Mps2, Uart, halt};
@@ -55,7 +55,7 @@ fn main() -> ! {
 fn run(board: &mut Mps2, file: &'static [u8], tokens: &[u32]) -> Result<(), Error> {
     let (header, file) = model::find(file)?;
     let kernels = kernels::detect();
-    let model = Model::new(header.layout(), kernels, &Solo)?;
+    let model = Model::fixed(header.layout(), kernels, &Solo)?;
     let memory = MEMORY.take();
     let (mut session, checked, logits) = memory.lend(&model)?;
     let mut source = SliceSource::new(file, &header, checked)?;

@@ -60,7 +60,7 @@ fn run(board: &mut Mps2, memory: &'static [u8]) -> Result<(), Error> {
         config.vocab,
         kernels.name()
     );
-    let model = Model::new(layout, kernels, &Solo);
+    let model = Model::float(layout, kernels, &Solo);
     let mut checked = zeros(SliceSource::checked_words(layout))?;
     let text = model::text(file, &header, &mut checked)?;
     let mut logits = zeros(config.padded_vocab() as usize)?;

@@ -191,7 +191,7 @@ impl<'m, 's> Talk<'m, 's> {
             .map(|bytes| Generation::parse(bytes, vocab))
             .transpose()
             .map_err(OpenError::Data)?;
-        let computed = elapid_core::model::Model::new(model.layout(), detect(), team);
+        let computed = elapid_core::model::Model::float(model.layout(), detect(), team);
         let state = State { conv: memory.conv, ssm: SsmState::F32(memory.ssm) };
         let undo = State { conv: memory.undo_conv, ssm: SsmState::F32(memory.undo_ssm) };
         let scratch = Scratch { floats: memory.floats, ints: memory.ints, scales: memory.scales };

@@ -29,7 +29,7 @@ fn main() -> ! {
         let file: &'static [u8] =
             black_box(unsafe { core::slice::from_raw_parts(0x6000_0000 as *const u8, 1 << 20) });
         let header = Header::parse(file).ok()?;
-        let model = Model::new(header.layout(), CortexM::new(), &Solo);
+        let model = Model::float(header.layout(), CortexM::new(), &Solo);
         let mut source = SliceSource::new(file, &header, CHECKED.take()).ok()?;
         let (state, logits) = (STATE.take(), LOGITS.take());
         let mut session = state.session(&model, SCRATCH.take()).ok()?;

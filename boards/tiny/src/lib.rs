@@ -5,8 +5,8 @@
 #![forbid(unsafe_code)]
 
 use elapid_board::{Error, Fixed, Platform, Shell, model};
-use elapid_core::fixed::{Model, kernels};
-use elapid_core::kernels::Solo;
+use elapid_core::fixed::Model;
+use elapid_core::kernels::{Solo, fixed as kernels};
 use elapid_core::source::SliceSource;
 use static_cell::ConstStaticCell;
 
@@ -34,7 +34,7 @@ const _: () = assert!(
 /// If there is no model, or not one of the size that the program was built for, or it is damaged.
 pub fn run(platform: &mut dyn Platform, memory: &'static [u8]) -> Result<(), Error> {
     let (header, file) = model::find(memory)?;
-    let model = Model::new(header.layout(), kernels::detect(), &Solo)?;
+    let model = Model::fixed(header.layout(), kernels::detect(), &Solo)?;
     let (state, scratch) = (STATE.take(), SCRATCH.take());
     let session = state.session(&model, scratch)?;
     let checked = CHECKED.take();

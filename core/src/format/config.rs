@@ -3,7 +3,7 @@
 use core::ops::{Deref, RangeInclusive};
 
 use super::{FormatError, MatrixShape, Quant, power_of_two, round_up};
-use crate::kernels::GROUP;
+use crate::numbers::GROUP;
 
 /// The family that a model belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -3,7 +3,7 @@
 use core::ops::RangeInclusive;
 
 use super::{FormatError, Limit, round_up};
-use crate::kernels::{GROUP, LANES};
+use crate::numbers::{GROUP, LANES};
 
 /// How the weights of a matrix are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

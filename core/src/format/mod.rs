@@ -22,7 +22,7 @@ pub use matrix::{MatrixShape, Quant};
 /// The checksum of blocks, tables and headers: CRC-32 (IEEE 802.3), by instructions where the CPU has them.
 #[must_use]
 pub fn checksum(bytes: &[u8]) -> u32 {
-    crate::kernels::crc32(bytes)
+    crate::numbers::checksum::crc32(bytes)
 }
 
 /// `x` rounded up to a multiple of `to`.

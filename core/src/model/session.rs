@@ -1,17 +1,29 @@
-//! The sequences that step together: their state, and where their step stands.
+//! Sequences that step together: where their step stands, and how it goes on.
 
 use core::ops::Range;
 
-use super::{Model, Scratch, ScratchSize, State, StateSize, StepError};
-use crate::format::Config;
-use crate::kernels::SsmState;
+use super::numbers::{Operations, Pass};
+use super::state::{LayerState, Undo};
+use super::step::{head, layer};
+use super::{Float, Model, StepError};
+use crate::format::{Config, Section};
+use crate::source::LayerSource;
 
 /// The most sequences that a session can have.
 pub const MAX_SLOTS: usize = 64;
 
+/// Which tokens of the last chunk logits are wanted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rows {
+    /// The last one: `[vocab]`, padded to 16.
+    Last,
+    /// All `T`: `[vocab/16][T][16]`.
+    All,
+}
+
 /// Whose the tokens of a step are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Members {
+pub enum Members {
     /// All of one slot's sequence, in order.
     One(usize),
     /// One each of the sequences in the slots whose bits are set, in the order of the slots.
@@ -20,9 +32,9 @@ pub(super) enum Members {
 
 impl Members {
     /// The slots that take part, and which of the `tokens` tokens are theirs.
-    pub(super) fn of(self, tokens: usize) -> impl Iterator<Item = (usize, Range<usize>)> + Clone {
+    pub fn of(self, tokens: usize) -> impl Iterator<Item = (usize, Range<usize>)> + Clone {
         let (slots, each) = match self {
-            Self::One(slot) => (1 << slot, tokens),
+            Self::One(slot) => (1 << (slot % MAX_SLOTS), tokens),
             Self::Each(slots) => (slots, 1),
         };
         let taking_part = (0..MAX_SLOTS).filter(move |slot| slots >> slot & 1 == 1);
@@ -30,9 +42,9 @@ impl Members {
     }
 }
 
-/// Where a step stands. Part of the API in that a step can be resumed: layers before `layer` have committed their state.
+/// Where a step stands: layers before `layer` have committed their state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Cursor {
+enum Cursor {
     /// No tokens yet.
     Empty,
     /// `tokens` tokens have passed the layers before `layer`.
@@ -53,29 +65,42 @@ impl Default for Position {
 
 /// One sequence, or several that step together: their state, their working memory, and where their step stands.
 #[derive(Debug)]
-pub struct Session<'s> {
+pub struct Session<'s, N: Operations = Float> {
     config: Config,
     slots: usize,
-    pub(super) state: State<'s>,
+    state: N::State<'s>,
     /// A copy of one layer's state of the sequences that take part, while that layer is being computed.
-    pub(super) undo: State<'s>,
-    pub(super) scratch: Scratch<'s>,
-    pub(super) cursor: Cursor,
+    undo: N::State<'s>,
+    scratch: N::Scratch<'s>,
+    cursor: Cursor,
 }
 
-impl<'s> Session<'s> {
+/// The first buffer whose size is not that (`exact`) or is below it (`least`): its name, what it has and what it needs.
+pub(super) fn wrong_size(
+    exact: &[(&'static str, usize, usize)],
+    least: &[(&'static str, usize, usize)],
+) -> Result<(), StepError> {
+    let wrong = exact.iter().find(|(_, have, need)| have != need);
+    match wrong.or(least.iter().find(|(_, have, need)| have < need)) {
+        Some(&(name, have, need)) => Err(StepError::Buffer { name, have, need }),
+        None => Ok(()),
+    }
+}
+
+impl<'s, N: Operations> Session<'s, N> {
     /// A session of one sequence that goes on from `state` (all zeros for a new sequence).
     ///
     /// `undo` holds one layer's state of the same kind; `scratch` limits how many tokens a chunk can have.
     ///
     /// # Errors
-    /// [`StepError::Buffer`] naming the buffer: states must have exactly the elements of [`StateSize::of`], and be of one
-    /// kind; `scratch` at least those of [`ScratchSize::of`] for one token.
+    /// [`StepError::Buffer`] naming the buffer: states must have exactly the elements of their `StateSize`, and be of one
+    /// kind; `scratch` at least those of its `ScratchSize` for one token. [`StepError::Exponent`] for a state that no step
+    /// can have left behind.
     pub fn new(
-        model: &Model<'_>,
-        state: State<'s>,
-        undo: State<'s>,
-        scratch: Scratch<'s>,
+        model: &Model<'_, N>,
+        state: N::State<'s>,
+        undo: N::State<'s>,
+        scratch: N::Scratch<'s>,
     ) -> Result<Self, StepError> {
         Self::with_slots(model, 1, state, undo, scratch)
     }
@@ -88,39 +113,30 @@ impl<'s> Session<'s> {
     /// # Errors
     /// As [`Session::new`]; [`StepError::Slot`] for no slots or more than [`MAX_SLOTS`].
     pub fn with_slots(
-        model: &Model<'_>,
+        model: &Model<'_, N>,
         slots: usize,
-        state: State<'s>,
-        undo: State<'s>,
-        scratch: Scratch<'s>,
+        state: N::State<'s>,
+        undo: N::State<'s>,
+        scratch: N::Scratch<'s>,
+    ) -> Result<Self, StepError> {
+        let session = Self::sized(model, slots, state, undo, scratch)?;
+        N::check_contents(model.config(), &session.state)?;
+        Ok(session)
+    }
+
+    /// A session whose buffers have the sizes that they need.
+    fn sized(
+        model: &Model<'_, N>,
+        slots: usize,
+        state: N::State<'s>,
+        undo: N::State<'s>,
+        scratch: N::Scratch<'s>,
     ) -> Result<Self, StepError> {
         if slots == 0 || slots > MAX_SLOTS {
             return Err(StepError::Slot { slot: slots, slots: MAX_SLOTS });
         }
         let config = model.config();
-        let one = StateSize::of(config, slots);
-        let all = StateSize::of(config, (config.n_layer as usize).saturating_mul(slots));
-        let floor = ScratchSize::of(config, 1);
-        let has = scratch.size();
-        let same_kind = matches!(
-            (&state.ssm, &undo.ssm),
-            (SsmState::F32(_), SsmState::F32(_)) | (SsmState::F16(_), SsmState::F16(_))
-        );
-        let exact = [
-            ("the convolution state", state.size().conv, all.conv),
-            ("the recurrent state", state.size().ssm, all.ssm),
-            ("the undo copy of the convolution state", undo.size().conv, one.conv),
-            ("the undo copy of the recurrent state", if same_kind { undo.size().ssm } else { 0 }, one.ssm),
-        ];
-        let least = [
-            ("the working memory", has.floats, floor.floats),
-            ("the memory of quantized activations", has.ints, floor.ints),
-            ("the memory of scales", has.scales, floor.scales),
-        ];
-        let wrong = exact.into_iter().find(|(_, have, need)| have != need);
-        if let Some((name, have, need)) = wrong.or(least.into_iter().find(|(_, have, need)| have < need)) {
-            return Err(StepError::Buffer { name, have, need });
-        }
+        N::check_sizes(config, slots, &state, &undo, &scratch)?;
         Ok(Self { config: *config, slots, state, undo, scratch, cursor: Cursor::Empty })
     }
 
@@ -132,14 +148,14 @@ impl<'s> Session<'s> {
     /// # Errors
     /// As [`Session::with_slots`], and [`StepError::OtherModel`] if `position` can't be of such a session.
     pub fn resume_at(
-        model: &Model<'_>,
+        model: &Model<'_, N>,
         slots: usize,
-        state: State<'s>,
-        undo: State<'s>,
-        scratch: Scratch<'s>,
+        state: N::State<'s>,
+        undo: N::State<'s>,
+        scratch: N::Scratch<'s>,
         position: Position,
     ) -> Result<Self, StepError> {
-        let session = Self::with_slots(model, slots, state, undo, scratch)?;
+        let session = Self::sized(model, slots, state, undo, scratch)?;
         let config = model.config();
         let (tokens, possible) = match position.0 {
             Cursor::Empty => (0, true),
@@ -148,7 +164,7 @@ impl<'s> Session<'s> {
                 (tokens, layer < config.n_layer && members.of(tokens).all(|(slot, _)| slot < slots))
             }
         };
-        if !possible || !session.scratch.fits(config, tokens) {
+        if !possible || N::lacks(config, tokens, &session.scratch).is_some() {
             return Err(StepError::OtherModel);
         }
         Ok(Self { cursor: position.0, ..session })
@@ -162,12 +178,12 @@ impl<'s> Session<'s> {
 
     /// The state. While a step is suspended, layers before [`Session::suspended_at`] are a chunk ahead of the others.
     #[must_use]
-    pub fn state(&self) -> &State<'s> {
+    pub const fn state(&self) -> &N::State<'s> {
         &self.state
     }
 
     /// Whether the session was made for a model of this configuration: its buffers fit no other.
-    pub(super) fn check(&self, config: &Config) -> Result<(), StepError> {
+    fn check(&self, config: &Config) -> Result<(), StepError> {
         if self.config == *config { Ok(()) } else { Err(StepError::OtherModel) }
     }
 
@@ -184,33 +200,216 @@ impl<'s> Session<'s> {
     /// [`StepError::Slot`] if there is no such slot.
     pub fn clear_slot(&mut self, slot: usize) -> Result<(), StepError> {
         self.check_slot(slot)?;
-        for layer in 0..self.config.n_layer as usize {
-            self.state.layer(&self.config, slot * self.config.n_layer as usize + layer).clear();
+        let layers = self.config.n_layer as usize;
+        for layer in 0..layers {
+            N::clear(&mut N::layer(&self.config, &mut self.state, slot * layers + layer));
         }
         self.cursor = Cursor::Empty;
         Ok(())
     }
 
     /// Whether there is such a slot.
-    pub(super) fn check_slot(&self, slot: usize) -> Result<(), StepError> {
+    fn check_slot(&self, slot: usize) -> Result<(), StepError> {
         if slot < self.slots { Ok(()) } else { Err(StepError::Slot { slot, slots: self.slots }) }
     }
 
     /// Forgets everything: the next token of every slot is the first of a new sequence.
     pub fn clear(&mut self) {
-        self.state.clear();
+        N::clear(&mut self.state);
         self.cursor = Cursor::Empty;
     }
 
     /// The layer that a suspended step goes on from; `None` if no step is suspended.
     #[must_use]
-    pub fn suspended_at(&self) -> Option<u32> {
+    pub const fn suspended_at(&self) -> Option<u32> {
         if let Cursor::Layer { layer, .. } = self.cursor { Some(layer) } else { None }
     }
 
     /// The tokens of a suspended step; 0 if no step is suspended.
     #[must_use]
-    pub fn suspended_tokens(&self) -> usize {
+    pub const fn suspended_tokens(&self) -> usize {
         if let Cursor::Layer { tokens, .. } = self.cursor { tokens } else { 0 }
+    }
+}
+
+impl<N: Operations> Model<'_, N> {
+    fn pass<'p>(&'p self, source: &'p mut dyn LayerSource, section: Section, tokens: usize) -> Pass<'p, N> {
+        Pass { model: *self, source, section, tokens }
+    }
+
+    /// Lets a chunk of tokens pass all layers.
+    ///
+    /// # Errors
+    /// After [`StepError::Source`] in a layer, [`Model::resume`] goes on from that layer; if no step is suspended then,
+    /// begin again.
+    pub fn forward(
+        &self,
+        session: &mut Session<'_, N>,
+        source: &mut dyn LayerSource,
+        tokens: &[u32],
+    ) -> Result<(), StepError> {
+        self.begin(session, source, tokens)?;
+        self.resume(session, source)
+    }
+
+    /// Begins a step of the first sequence: looks the tokens up in the embedding.
+    ///
+    /// # Errors
+    /// For no tokens, too many for the working memory, one that the model does not know, or a suspended step: nothing
+    /// is changed then. After [`StepError::Source`] the state is unchanged too, but the last logits are gone; begin again.
+    pub fn begin(
+        &self,
+        session: &mut Session<'_, N>,
+        source: &mut dyn LayerSource,
+        tokens: &[u32],
+    ) -> Result<(), StepError> {
+        self.begin_slot(session, source, 0, tokens)
+    }
+
+    /// Begins a step of one sequence of several.
+    ///
+    /// # Errors
+    /// As [`Model::begin`], or [`StepError::Slot`].
+    pub fn begin_slot(
+        &self,
+        session: &mut Session<'_, N>,
+        source: &mut dyn LayerSource,
+        slot: usize,
+        tokens: &[u32],
+    ) -> Result<(), StepError> {
+        session.check_slot(slot)?;
+        self.begin_for(session, source, Members::One(slot), tokens.iter().copied())
+    }
+
+    /// Begins a step of several sequences, one token each: pairs of a slot and its token, in the order of the slots. They
+    /// give the bits that each gives alone, and the weights are read once. [`Rows::All`] gives their logits in that order.
+    ///
+    /// # Errors
+    /// As [`Model::begin`], or [`StepError::Slot`].
+    pub fn begin_each(
+        &self,
+        session: &mut Session<'_, N>,
+        source: &mut dyn LayerSource,
+        tokens: &[(usize, u32)],
+    ) -> Result<(), StepError> {
+        let mut taking_part = 0u64;
+        for &(slot, _) in tokens {
+            session.check_slot(slot)?;
+            if taking_part >> slot != 0 {
+                return Err(StepError::Slot { slot, slots: session.slots });
+            }
+            taking_part |= 1 << slot;
+        }
+        let members = Members::Each(taking_part);
+        self.begin_for(session, source, members, tokens.iter().map(|&(_, token)| token))
+    }
+
+    fn begin_for(
+        &self,
+        session: &mut Session<'_, N>,
+        source: &mut dyn LayerSource,
+        members: Members,
+        tokens: impl ExactSizeIterator<Item = u32> + Clone,
+    ) -> Result<(), StepError> {
+        let (config, vocab) = (self.config(), self.config().vocab);
+        session.check(config)?;
+        if session.suspended_at().is_some() {
+            return Err(StepError::Suspended);
+        }
+        let count = tokens.len();
+        if count == 0 {
+            return Err(StepError::NoTokens);
+        }
+        if let Some((position, token)) = tokens.clone().enumerate().find(|(_, token)| *token >= vocab) {
+            return Err(StepError::Token { position, token, vocab });
+        }
+        if let Some((have, need)) = N::lacks(config, count, &session.scratch) {
+            return Err(StepError::Buffer { name: "the working memory for a chunk", have, need });
+        }
+        let mut buffers = N::cut(config, count, &mut session.scratch);
+        session.cursor = Cursor::Empty;
+        let mut p = self.pass(source, Section::Embedding, count);
+        for (t, token) in tokens.enumerate() {
+            N::embed(&mut p, token, t, &mut buffers.x)?;
+        }
+        session.cursor = Cursor::Layer { layer: 0, tokens: count, members };
+        Ok(())
+    }
+
+    /// Finishes a step that was begun, from the layer where it stands.
+    ///
+    /// # Errors
+    /// As [`Model::advance`].
+    pub fn resume(
+        &self,
+        session: &mut Session<'_, N>,
+        source: &mut dyn LayerSource,
+    ) -> Result<(), StepError> {
+        while self.advance(session, source)? {}
+        Ok(())
+    }
+
+    /// Lets the tokens of a step pass one more layer. Returns whether there are more.
+    ///
+    /// # Errors
+    /// If the layer could not be computed. After [`StepError::Source`] its state is what it was before, and it may be
+    /// tried again; after [`StepError::NonFinite`] only [`Session::clear`] helps. [`StepError::NotReady`] if no step was
+    /// begun.
+    pub fn advance(
+        &self,
+        session: &mut Session<'_, N>,
+        source: &mut dyn LayerSource,
+    ) -> Result<bool, StepError> {
+        let config = self.config();
+        session.check(config)?;
+        let (at, tokens, members) = match session.cursor {
+            Cursor::Layer { layer, tokens, members } => (layer, tokens, members),
+            Cursor::Done { .. } => return Ok(false),
+            Cursor::Empty => return Err(StepError::NotReady),
+        };
+        let section = Section::Layer(at);
+        // What can't fail in the middle needs no way back; after a value that is not finite there is none.
+        let copy =
+            if source.settled(section) { N::none(&session.undo) } else { N::reborrow(&mut session.undo) };
+        let all = N::reborrow(&mut session.state);
+        let mut state = LayerState { all, undo: Undo::new(copy), members, layer: at as usize };
+        let mut buffers = N::cut(config, tokens, &mut session.scratch);
+        if let Err(error) = layer(&mut self.pass(source, section, tokens), &mut state, &mut buffers) {
+            state.restore(config, tokens);
+            return Err(error);
+        }
+        let next = at + 1;
+        let done = next == config.n_layer;
+        session.cursor =
+            if done { Cursor::Done { tokens } } else { Cursor::Layer { layer: next, tokens, members } };
+        Ok(!done)
+    }
+
+    /// Computes logits for the tokens of the last step: floats, or integers in units of [`Config::logit_unit`]. May be
+    /// called again, for other rows too.
+    ///
+    /// # Errors
+    /// [`StepError::Buffer`] if `out` is too small: `padded_vocab` elements for each token wanted.
+    /// [`StepError::NotReady`] or [`StepError::Suspended`] if no step was finished.
+    pub fn logits(
+        &self,
+        session: &mut Session<'_, N>,
+        source: &mut dyn LayerSource,
+        rows: Rows,
+        out: &mut [N::Logit],
+    ) -> Result<(), StepError> {
+        let config = self.config();
+        session.check(config)?;
+        let tokens = match session.cursor {
+            Cursor::Done { tokens } => tokens,
+            Cursor::Layer { .. } => return Err(StepError::Suspended),
+            Cursor::Empty => return Err(StepError::NotReady),
+        };
+        let wanted = if rows == Rows::Last { 1 } else { tokens };
+        let need = (config.padded_vocab() as usize).saturating_mul(wanted);
+        let have = out.len();
+        let out = out.get_mut(..need).ok_or(StepError::Buffer { name: "the logits", have, need })?;
+        let buffers = N::cut(config, tokens, &mut session.scratch);
+        head(&mut self.pass(source, Section::FinalNorm, tokens), rows, buffers, out)
     }
 }

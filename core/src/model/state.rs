@@ -1,133 +1,53 @@
-//! The recurrent state: all that a model remembers.
+//! What a layer remembers of the sequences that step together, and how it is undone.
 
+use core::ops::Range;
+
+use super::numbers::Operations;
+use super::session::Members;
 use crate::format::Config;
-use crate::kernels::{LANES, SsmState};
-
-/// How the recurrent state is kept. The convolution's is always f32.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum StateKind {
-    /// f32.
-    #[default]
-    F32,
-    /// f16, rounded after every token and saturating.
-    F16,
-}
-
-/// The state of all layers, borrowed.
-#[derive(Debug)]
-pub struct State<'a> {
-    /// `[n_layer][d_inner/16][d_conv - 1][16]`, the last inputs of the convolution, oldest first.
-    pub conv: &'a mut [f32],
-    /// `[n_layer][d_inner/16][d_state][16]`.
-    pub ssm: SsmState<'a>,
-}
-
-/// Elements of a state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StateSize {
-    /// Floats of the convolution's part.
-    pub conv: usize,
-    /// Elements of the recurrent part.
-    pub ssm: usize,
-}
-
-impl StateSize {
-    /// The state of `layers` layers: `usize::MAX` where that many can't be counted.
-    #[must_use]
-    pub const fn of(config: &Config, layers: usize) -> Self {
-        Self {
-            conv: config.conv_state_len().saturating_mul(layers),
-            ssm: config.ssm_state_len().saturating_mul(layers),
-        }
-    }
-
-    /// Bytes of such a state.
-    #[must_use]
-    pub const fn bytes(&self, kind: StateKind) -> usize {
-        let ssm = self.ssm.saturating_mul(if matches!(kind, StateKind::F32) { 4 } else { 2 });
-        self.conv.saturating_mul(4).saturating_add(ssm)
-    }
-}
-
-impl State<'_> {
-    /// The elements.
-    #[must_use]
-    pub fn size(&self) -> StateSize {
-        let ssm = match &self.ssm {
-            SsmState::F32(s) => s.len(),
-            SsmState::F16(s) => s.len(),
-        };
-        StateSize { conv: self.conv.len(), ssm }
-    }
-
-    /// Forgets everything.
-    pub fn clear(&mut self) {
-        self.conv.fill(0.0);
-        match &mut self.ssm {
-            SsmState::F32(s) => s.fill(0.0),
-            SsmState::F16(s) => s.fill(0),
-        }
-    }
-
-    /// The state of one layer. `config` is the one that the state was sized by.
-    pub(super) fn layer(&mut self, config: &Config, layer: usize) -> State<'_> {
-        State {
-            conv: part(self.conv, config.conv_state_len(), layer),
-            ssm: match &mut self.ssm {
-                SsmState::F32(s) => SsmState::F32(part(s, config.ssm_state_len(), layer)),
-                SsmState::F16(s) => SsmState::F16(part(s, config.ssm_state_len(), layer)),
-            },
-        }
-    }
-
-    /// The same, for less long.
-    pub(super) fn lend(&mut self) -> State<'_> {
-        State { conv: self.conv, ssm: self.ssm.lend() }
-    }
-}
 
 /// What one layer's state was before a step, as far as the step has overwritten it: a layer that fails leaves no trace.
-pub(super) struct Undo<'u> {
+pub struct Undo<'u, N: Operations> {
     /// Of one layer, that of the sequences that take part one behind the other; empty where nothing need be undone.
-    pub state: State<'u>,
+    pub state: N::State<'u>,
     /// Panels of the convolution's state that are copied.
     pub conv: usize,
     /// Panels of the recurrent state that are copied.
     pub ssm: usize,
 }
 
-impl<'u> Undo<'u> {
+impl<'u, N: Operations> Undo<'u, N> {
     /// Nothing is copied yet.
-    pub(super) const fn new(state: State<'u>) -> Self {
+    pub const fn new(state: N::State<'u>) -> Self {
         Self { state, conv: 0, ssm: 0 }
     }
+}
 
-    /// Gives the layer of the sequence that takes part as `i`-th its state back.
-    pub(super) fn restore(&mut self, config: &Config, i: usize, layer: &mut State<'_>) {
-        let saved = self.state.layer(config, i);
-        let len = self.conv * (config.d_conv as usize - 1) * LANES;
-        copy(layer.conv, first(saved.conv, len));
-        let len = self.ssm * config.d_state as usize * LANES;
-        match (&mut layer.ssm, saved.ssm) {
-            (SsmState::F32(to), SsmState::F32(from)) => copy(to, first(from, len)),
-            (SsmState::F16(to), SsmState::F16(from)) => copy(to, first(from, len)),
-            _ => debug_assert!(false, "states of two kinds"),
+/// A layer's part of the state of all sequences.
+pub struct LayerState<'r, N: Operations> {
+    /// Of all layers and all sequences.
+    pub all: N::State<'r>,
+    /// Where operations keep what they are about to overwrite.
+    pub undo: Undo<'r, N>,
+    /// The sequences that take part.
+    pub members: Members,
+    pub layer: usize,
+}
+
+impl<N: Operations> LayerState<'_, N> {
+    /// Elements of a sequence's state of all layers, and which of them are this layer's, where a layer has `len`.
+    pub fn of_layer(&self, config: &Config, len: usize) -> (usize, Range<usize>) {
+        let start = self.layer.saturating_mul(len);
+        ((config.n_layer as usize).saturating_mul(len), start..start.saturating_add(len))
+    }
+
+    /// Gives all that was overwritten back.
+    pub fn restore(&mut self, config: &Config, tokens: usize) {
+        let copied = (self.undo.conv, self.undo.ssm);
+        for (i, (sequence, _)) in self.members.of(tokens).enumerate() {
+            let layer = sequence.saturating_mul(config.n_layer as usize).saturating_add(self.layer);
+            let saved = N::layer(config, &mut self.undo.state, i);
+            N::copy(config, copied, &saved, &mut N::layer(config, &mut self.all, layer));
         }
     }
-}
-
-fn part<T>(all: &mut [T], len: usize, index: usize) -> &mut [T] {
-    all.get_mut(index * len..(index + 1) * len).unwrap_or_default()
-}
-
-/// Copies as much as there is room for.
-pub(super) fn copy<T: Copy>(to: &mut [T], from: &[T]) {
-    for (to, from) in to.iter_mut().zip(from) {
-        *to = *from;
-    }
-}
-
-/// The first `len` elements, or all.
-fn first<T>(all: &[T], len: usize) -> &[T] {
-    all.get(..len).unwrap_or(all)
 }

@@ -304,7 +304,7 @@ fn mass(weight: f32) -> u64 {
 /// `e^x` for `x <= 0`, 0 where the mass would be: `2^n e^r` with `|r| <= ln 2 / 2`, `e^r` by its Taylor polynomial of
 /// degree 7 (relative error 5e-9), relative error under 3e-6 in all, from the rounding of `x log2 e`.
 ///
-/// [`crate::num::exp`] is for the model's step: it needs fma, which costs a call here, a vocabulary long.
+/// [`crate::numbers::float::exp`] is for the model's step: it needs fma, which costs a call here, a vocabulary long.
 fn exp(x: f32) -> f32 {
     let y = x * core::f32::consts::LOG2_E;
     // Also where y is minus infinity, so that nothing below depends on it.

@@ -1,9 +1,9 @@
 //! The same for the fixed path: [`crate::fixed`].
 
 use super::{Dimensions, SizeError};
-use crate::fixed::kernels::{Group, Inverse, Range, SsmState};
 use crate::fixed::{self, Model, ScratchSize, Session, StateSize};
 use crate::kernels::LANES;
+use crate::kernels::fixed::{Group, Inverse, Range, SsmState};
 use crate::model::StepError;
 
 mod sealed {

@@ -3,7 +3,7 @@
 /// The first feature that it lacks.
 #[cfg(not(all(target_arch = "aarch64", target_os = "linux")))]
 pub(crate) fn missing_feature() -> Option<&'static str> {
-    elapid::core::kernels::missing_feature()
+    elapid::core::cpu::missing_feature()
 }
 
 /// The first feature that it lacks, from the vector that the kernel hands to every program.

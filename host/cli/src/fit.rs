@@ -2,7 +2,7 @@
 
 use elapid::core::fixed;
 use elapid::core::format::Layout;
-use elapid::core::kernels::Solo;
+use elapid::core::kernels::{self, Solo};
 use elapid::core::model::{ScratchSize, StateKind, StateSize};
 use elapid::core::source::SliceSource;
 use elapid_boards::{BOARDS, Board, Path};
@@ -90,7 +90,7 @@ impl Fit {
         }
         if board.path == Path::Fixed {
             // Which types of weights it takes is its own to say.
-            let model = fixed::Model::new(layout, &fixed::kernels::Scalar, &Solo);
+            let model = fixed::Model::fixed(layout, &kernels::fixed::Scalar, &Solo);
             obstacles.extend(model.err().map(|error| error.to_string()));
         }
         Self {

@@ -93,9 +93,9 @@ impl Path for Runner {
     }
 }
 
-fn fixed_sets() -> Vec<&'static dyn fixed::kernels::Kernels> {
+fn fixed_sets() -> Vec<&'static dyn kernels::fixed::Kernels> {
     let mut sets = Vec::new();
-    fixed::kernels::for_each_available(&mut |kernels| sets.push(kernels));
+    kernels::fixed::for_each_available(&mut |kernels| sets.push(kernels));
     sets
 }
 
@@ -232,7 +232,7 @@ pub fn run(input: &Input) -> &'static str {
     let token = |i: usize| (u32::from(first) + i as u32 * u32::from(step)) % vocab;
     let tokens: Vec<u32> = (0..count).map(token).collect();
     let float = compare::<Runner>(&file, &header, &input.way, &tokens);
-    if fixed::Model::new(header.layout(), fixed_sets()[0], &Solo).is_err() {
+    if fixed::Model::fixed(header.layout(), fixed_sets()[0], &Solo).is_err() {
         return if float { "logits" } else { "not finite" };
     }
     compare::<FixedRunner>(&file, &header, &input.way, &tokens);

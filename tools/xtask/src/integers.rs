@@ -1,6 +1,7 @@
 //! What the fixed path is made of once it is compiled: no floating point, no panic, no recursion, a stack of known size.
 //!
-//! `core` is compiled for the target as one object, with the compiler's own stack sizes, and disassembled. From the functions
+//! `core` and an example with the whole step are compiled for the target as one object each, with the compiler's own stack sizes, and
+//! disassembled. From the functions
 //! of the step, and those that it reaches through a `dyn` (kernels, the source, the team), calls are followed.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,23 +15,32 @@ use crate::toolchain::Toolchain;
 /// Bytes of stack that a step may take.
 const STACK: u64 = 4096;
 
-/// Beginnings and ends of the names of what is read: `core`, and the checksums that a source computes.
-const FILES: [(&str, &str); 2] = [("elapid_core-", ".o"), ("libcrc32fast-", ".rlib")];
+/// Folders, and beginnings and ends of the names of what is read there: the step, which is generic over its numbers, `core`'s kernels,
+/// and the checksums that a source computes.
+const FILES: [(&str, &str, &str); 3] = [
+    ("examples", "integers-", ".o"),
+    ("deps", "libelapid_core-", ".rlib"),
+    ("deps", "libcrc32fast-", ".rlib"),
+];
+/// The example.
+const STEP: &str = "integers::step";
+/// Part of the names of what the step is made of.
+const PARTS: &str = "elapid_core::model::";
 
 /// Parts of the names of the functions that the check begins at.
 const ROOTS: &[&str] = &[
-    // What is shared out among cores is a closure of the step, and has its name.
-    "elapid_core::fixed::step::",
-    "elapid_core::fixed::kernels::",
+    // What is shared out among threads is a closure of one of its parts, and has that one's name.
+    STEP,
+    "elapid_core::model::fixed::Fixed",
+    "elapid_core::kernels::fixed::",
     "elapid_core::source::SliceSource",
     "elapid_core::kernels::share::Solo",
 ];
 /// Parts of the names of functions that may call through a pointer: what lies behind is one of the roots.
-const DYN: [&str; 3] =
-    ["elapid_core::fixed::step::", "elapid_core::kernels::share::", "elapid_core::source::SliceSource"];
+const DYN: [&str; 4] = [STEP, PARTS, "elapid_core::kernels::share::", "elapid_core::source::SliceSource"];
 /// Parts of names that are no part of the step though they match: finding kernels, formatting.
 const NOT_ROOTS: [&str; 5] =
-    ["for_each_available", "fixed::kernels::detect", "::fmt", "SliceSource>::new", TEAM_OF_SEVERAL];
+    ["for_each_available", "kernels::fixed::detect", "::fmt", "SliceSource>::new", TEAM_OF_SEVERAL];
 /// Begin of the names of what `share` calls for a team of several (`in_pieces`, `in_ranges`), whose counters need stack: a
 /// microcontroller's has one.
 const TEAM_OF_SEVERAL: &str = "elapid_core::kernels::share::in_";
@@ -64,18 +74,28 @@ type Functions = BTreeMap<String, Function>;
 /// Compiles `core` for `target` and checks its fixed path, of which the module `kernels` must be a part.
 pub fn check(toolchain: Toolchain, target: &str, cpu: &str, kernels: &str) -> Result<()> {
     // Both for the compiler's stack sizes and for `dsp`, which stable ones don't let programs see.
-    let flags = format!("-Ctarget-cpu={cpu} -Zemit-stack-sizes");
+    let flags = format!(
+        "-Ctarget-cpu={cpu} -Zemit-stack-sizes -Ccodegen-units=1 -Zmerge-functions=disabled -Zshare-generics=no"
+    );
     let mut build = toolchain.cargo_for("rustc", target, &flags, "core");
-    build.args(["-p", "elapid-core", "--no-default-features", "--release", "--target-dir"]);
+    build.args([
+        "-p",
+        "elapid-core",
+        "--example",
+        "integers",
+        "--no-default-features",
+        "--release",
+        "--target-dir",
+    ]);
     let folder = toolchain.target_dir().join("integers");
-    build.arg(&folder).args(["--", "--emit=obj", "-Ccodegen-units=1", "-Zmerge-functions=disabled"]);
+    build.arg(&folder).args(["--", "--emit=obj"]);
     // An object of machine code, not of what a linker would compile.
     build.env("CARGO_PROFILE_RELEASE_LTO", "off").env("RUSTC_BOOTSTRAP", "1");
     must(&mut build)?;
-    let folder = folder.join(target).join("release/deps");
+    let folder = folder.join(target).join("release");
     let mut functions = Functions::new();
-    for (begin, end) in FILES {
-        functions.extend(read(&newest(&folder, begin, end)?, cpu)?);
+    for (within, begin, end) in FILES {
+        functions.extend(read(&newest(&folder.join(within), begin, end)?, cpu)?);
     }
     let canaries = canaries(&functions)?;
     let found = judge(&functions, kernels)?;
@@ -238,24 +258,21 @@ fn judge(functions: &Functions, kernels: &str) -> Result<Found> {
         walk.depth(root)?;
     }
     let depths = walk.depths;
-    for needed in ["elapid_core::fixed::step::Model", kernels] {
+    for needed in [STEP, kernels] {
         if !depths.keys().any(|name| name.contains(needed)) {
             return Err(Error::new(format!(
                 "nothing of {needed} is in the object: the check looks at nothing"
             )));
         }
     }
-    // Through a pointer the step calls the team, the team a closure of the step, and that a kernel: each once.
+    // A team of one is not called: the closures that it would get are called by the step, and counted there. Through a pointer it calls
+    // a kernel or the source.
     let deepest = |part: &str| {
         let of_part = depths.iter().filter(|(name, _)| name.contains(part)).map(|(_, depth)| *depth);
         of_part.max().unwrap_or(0)
     };
-    let closures = depths.iter().filter(|(name, _)| name.contains("{closure") || name.contains("{{closure"));
-    let closures = closures.map(|(_, depth)| *depth).max().unwrap_or(0);
-    let stack = deepest("fixed::step::Model")
-        + deepest("kernels::share::")
-        + closures
-        + deepest("fixed::kernels").max(deepest("SliceSource"));
+    let behind = deepest("kernels::fixed::").max(deepest("SliceSource")).max(deepest("share::Solo"));
+    let stack = deepest(STEP) + behind;
     if stack > STACK {
         return Err(Error::new(format!(
             "the fixed path's step takes {stack} bytes of stack; {STACK} are allowed"
@@ -328,9 +345,8 @@ impl<'f> Walk<'f> {
 mod tests {
     use super::*;
 
-    const STEP: &str = "elapid_core::fixed::step::Model::forward";
-    const KERNELS: &str = "elapid_core::fixed::kernels::scalar";
-    const KERNEL: &str = "elapid_core::fixed::kernels::scalar::matmul";
+    const KERNELS: &str = "elapid_core::kernels::fixed::scalar";
+    const KERNEL: &str = "elapid_core::kernels::fixed::scalar::matmul";
 
     /// The step calls `called` and has `instruction`, after data; a helper has `tail`.
     fn listing(called: &str, instruction: &str, tail: &str) -> Functions {
@@ -412,7 +428,7 @@ mod tests {
     #[test]
     fn an_object_without_the_step_is_no_success() {
         assert!(judge(&disassembled("00000000 <other>:\n   0:      \tbx\tlr\n"), KERNELS).is_err());
-        let other = judge(&listing("memcpy", "nop", "nop"), "elapid_core::fixed::kernels::cortex_m");
+        let other = judge(&listing("memcpy", "nop", "nop"), "elapid_core::kernels::fixed::arm::dsp");
         assert!(other.unwrap_err().to_string().contains("looks at nothing"));
     }
 }

@@ -158,7 +158,7 @@ impl<'w> Walk<'w> {
             let source = CheckpointSource::new(&self.layout, self.weights);
             let mut source = TapSource { source, layout: &self.layout, tap: &tap };
             let (mut state, mut scratch) = self.buffers.fresh();
-            let model = Model::new(&self.layout, &tap, &self.team);
+            let model = Model::float(&self.layout, &tap, &self.team);
             let passed = model.pass_layer(&mut source, layer, &mut x, &mut state, &mut scratch);
             passed.map_err(|cause| source.source.failure.take().unwrap_or(PackError::Step(cause)))?;
             for (gram, input) in grams.iter_mut().zip(tap.take()) {
@@ -172,7 +172,7 @@ impl<'w> Walk<'w> {
 
     /// Lets the text pass a layer as it was packed.
     pub(crate) fn pass(&mut self, layout: &Layout, file: &File, layer: u32) -> Result<(), PackError> {
-        let model = Model::new(layout, self.kernels, &self.team);
+        let model = Model::float(layout, self.kernels, &self.team);
         for x in &mut self.pieces {
             let mut source = FileSource { layout, file, block: Vec::new() };
             let (mut state, mut scratch) = self.buffers.fresh();

@@ -1,0 +1,12 @@
+//! Cortex-M: Thumb-2 from the M3 on, and the DSP instructions of the M4, M7 and M33.
+
+#[cfg(any(target_feature = "dsp", feature = "dsp"))]
+mod dsp;
+mod functions;
+mod matmul;
+mod scan;
+mod thumb2;
+
+#[cfg(any(target_feature = "dsp", feature = "dsp"))]
+pub use dsp::Dsp;
+pub use thumb2::Thumb2;

@@ -1,0 +1,247 @@
+//! The operations of a layer, which each kind of numbers gives in its own way.
+
+use core::fmt;
+use core::marker::PhantomData;
+use core::ops::Range;
+
+use super::state::LayerState;
+use super::{Model, StepError};
+use crate::format::{Config, MatrixShape, Part, Section};
+use crate::kernels::{LANES, Share, Split, split};
+use crate::source::LayerSource;
+
+/// Vectors of a chunk of `T` tokens, `[d/16][T][16]`.
+pub type Vector<'a, N> = <<N as Operations>::Vectors as Panels>::Of<'a>;
+
+/// Where an operation runs: a layer or the head, for the tokens of a chunk.
+pub struct Pass<'p, N: Operations> {
+    pub model: Model<'p, N>,
+    pub source: &'p mut dyn LayerSource,
+    /// The section that weights come from.
+    pub section: Section,
+    /// Tokens of the chunk, `T`.
+    pub tokens: usize,
+}
+
+/// What a matrix is multiplied with.
+pub enum Operand<'v, 'a, N: Operations> {
+    /// What [`Operations::norm`] left in this vector, or in the working memory.
+    Normed(&'v Vector<'a, N>),
+    /// A vector.
+    Vector(&'v Vector<'a, N>),
+}
+
+/// The vectors of a scan, equation 2 of Mamba (Gu and Dao 2023).
+pub struct ScanVectors<'v, 'a, 'b, N: Operations> {
+    /// The time step before softplus, `[d_inner]`.
+    pub dt: &'v Vector<'a, N>,
+    /// `[d_state]`, for the caller to use up.
+    pub b: &'v mut Vector<'b, N>,
+    /// `[d_state]`.
+    pub c: &'v Vector<'b, N>,
+    /// The gate, `[d_inner]`.
+    pub z: &'v Vector<'a, N>,
+}
+
+/// The buffers of a chunk of `T` tokens.
+pub struct Buffers<'a, N: Operations> {
+    /// The residual stream, `[d_model]`.
+    pub x: N::Residual<'a>,
+    /// The residual normed, later what a layer adds to it, `[d_model]`.
+    pub xn: Vector<'a, N>,
+    /// The mixer's input (later dt), then the gate, `[2 d_inner]`, or longer.
+    pub xz: Vector<'a, N>,
+    /// After the convolution, later the scan's output, `[d_inner]`.
+    pub u: Vector<'a, N>,
+    /// dt of low rank, B and C, `[dt_rank + 2 d_state]`, each padded.
+    pub dbc: Vector<'a, N>,
+    pub work: N::Work<'a>,
+}
+
+/// What each kind of numbers gives: its state, its vectors, and the operations of a layer on them.
+///
+/// Sections, matrices and sizes are the caller's to match; slices that don't fit each other are worked on as far as the
+/// shortest goes.
+pub trait Operations: Sized + Copy + fmt::Debug + 'static {
+    type Kernels: ?Sized + Sync;
+    /// A logit.
+    type Logit: Copy + Send + 'static;
+    /// The state of all layers of all sequences.
+    type State<'a>: fmt::Debug;
+    /// The working memory of a step.
+    type Scratch<'a>: fmt::Debug;
+    /// The residual stream, `[d_model/16][T][16]`.
+    type Residual<'a>;
+    /// The kind of [`Vector`].
+    type Vectors: Panels;
+    /// What operations need beside their vectors.
+    type Work<'a>;
+
+    /// Whether state, undo copy and scratch have the sizes for `slots` sequences and chunks of one token.
+    fn check_sizes(
+        config: &Config,
+        slots: usize,
+        state: &Self::State<'_>,
+        undo: &Self::State<'_>,
+        scratch: &Self::Scratch<'_>,
+    ) -> Result<(), StepError>;
+
+    /// Whether the state is one that a step can have left behind.
+    fn check_contents(config: &Config, state: &Self::State<'_>) -> Result<(), StepError>;
+
+    /// Elements of the working memory that there are and that a chunk needs, if it does not fit.
+    fn lacks(config: &Config, tokens: usize, scratch: &Self::Scratch<'_>) -> Option<(usize, usize)>;
+
+    /// Cuts the working memory, which must fit, into the buffers of a chunk.
+    fn cut<'a>(config: &Config, tokens: usize, scratch: &'a mut Self::Scratch<'_>) -> Buffers<'a, Self>;
+
+    /// Reborrows for a shorter lifetime.
+    fn reborrow<'a>(state: &'a mut Self::State<'_>) -> Self::State<'a>;
+
+    /// No channels, of the same kind.
+    fn none<'a>(state: &Self::State<'_>) -> Self::State<'a>;
+
+    /// The state of one layer, counted through all sequences.
+    fn layer<'a>(config: &Config, state: &'a mut Self::State<'_>, layer: usize) -> Self::State<'a>;
+
+    /// Forgets everything.
+    fn clear(state: &mut Self::State<'_>);
+
+    /// Copies the first panels of a layer: so many of the convolution's state, and so many of the recurrent one.
+    fn copy(config: &Config, panels: (usize, usize), from: &Self::State<'_>, to: &mut Self::State<'_>);
+
+    /// The first `panels` panels of `tokens` tokens, and the rest.
+    fn split<'a>(v: &'a mut Vector<'_, Self>, panels: usize, tokens: usize) -> [Vector<'a, Self>; 2];
+
+    /// The residual of all `tokens` tokens, if so many are wanted; else of the last one, on its own, held in `room`.
+    fn last<'a>(
+        x: &'a mut Self::Residual<'_>,
+        tokens: usize,
+        wanted: usize,
+        room: &'a mut Vector<'_, Self>,
+    ) -> Self::Residual<'a>;
+
+    /// `x = embedding[token]` for token `t` of the chunk.
+    fn embed(
+        p: &mut Pass<'_, Self>,
+        token: u32,
+        t: usize,
+        x: &mut Self::Residual<'_>,
+    ) -> Result<(), StepError>;
+
+    /// `y = x / sqrt(mean(x^2) + eps) w`, in `y` or in `work`: an [`Operand::Normed`].
+    fn norm(
+        p: &mut Pass<'_, Self>,
+        part: Part,
+        x: &mut Self::Residual<'_>,
+        work: &mut Self::Work<'_>,
+        y: &mut Vector<'_, Self>,
+    ) -> Result<(), StepError>;
+
+    /// `y = W x + bias`.
+    fn project(
+        p: &mut Pass<'_, Self>,
+        part: Part,
+        w: &MatrixShape,
+        x: Operand<'_, '_, Self>,
+        work: &mut Self::Work<'_>,
+        y: &mut Vector<'_, Self>,
+    ) -> Result<(), StepError>;
+
+    /// `u = silu(conv(x))`, channel by channel.
+    fn conv(
+        p: &mut Pass<'_, Self>,
+        state: &mut LayerState<'_, Self>,
+        x: &Vector<'_, Self>,
+        u: &mut Vector<'_, Self>,
+    ) -> Result<(), StepError>;
+
+    /// `v = v / sqrt(mean(v^2) + eps)` over the first `n` elements.
+    fn rescale(p: &Pass<'_, Self>, n: u32, eps: f32, work: &mut Self::Work<'_>, v: &mut Vector<'_, Self>);
+
+    /// `u = (scan(u, softplus(dt), A, B, C) + D u) silu(z)`, channel by channel.
+    fn scan(
+        p: &mut Pass<'_, Self>,
+        state: &mut LayerState<'_, Self>,
+        v: ScanVectors<'_, '_, '_, Self>,
+        work: &mut Self::Work<'_>,
+        u: &mut Vector<'_, Self>,
+    ) -> Result<(), StepError>;
+
+    /// `x = x + y`.
+    fn add(p: &Pass<'_, Self>, x: &mut Self::Residual<'_>, y: &Vector<'_, Self>) -> Result<(), StepError>;
+
+    /// `logits = W x`, `[vocab/16][T][16]`.
+    fn logits(
+        p: &mut Pass<'_, Self>,
+        part: Part,
+        x: Operand<'_, '_, Self>,
+        work: &mut Self::Work<'_>,
+        logits: &mut [Self::Logit],
+    ) -> Result<(), StepError>;
+}
+
+/// A kind of vectors that threads share by their panels of 16 rows, `[d/16][T]…`.
+pub trait Panels {
+    type Of<'a>;
+    type Shared<'a>: Share<Part = Self::Of<'a>>;
+
+    /// Shares the panels from `first` on, `each` of them an item.
+    fn share<'a>(v: &'a mut Self::Of<'_>, first: usize, each: usize, tokens: usize) -> Self::Shared<'a>;
+
+    /// Some of the panels; none where they are not there.
+    fn part<'a>(v: &'a mut Self::Of<'_>, panels: Range<usize>, tokens: usize) -> Self::Of<'a>;
+}
+
+/// Slices `[d/16][T][16]`.
+pub struct Slices<T>(PhantomData<T>);
+
+impl<T: Send + 'static> Panels for Slices<T> {
+    type Of<'a> = &'a mut [T];
+    type Shared<'a> = Split<'a, T>;
+
+    fn share<'a>(v: &'a mut &mut [T], first: usize, each: usize, tokens: usize) -> Split<'a, T> {
+        split(from_mut(v, first * tokens * LANES), each * tokens * LANES)
+    }
+
+    fn part<'a>(v: &'a mut &mut [T], panels: Range<usize>, tokens: usize) -> &'a mut [T] {
+        at_mut(v, panels.start * tokens * LANES, panels.len() * tokens * LANES)
+    }
+}
+
+/// A part of a slice; empty where it is not all there.
+pub fn at<T>(x: &[T], start: usize, len: usize) -> &[T] {
+    x.get(start..start.saturating_add(len)).unwrap_or_default()
+}
+
+/// As [`at`], to be written.
+pub fn at_mut<T>(x: &mut [T], start: usize, len: usize) -> &mut [T] {
+    x.get_mut(start..start.saturating_add(len)).unwrap_or_default()
+}
+
+/// A slice from `start` on.
+pub fn from<T>(x: &[T], start: usize) -> &[T] {
+    x.get(start..).unwrap_or_default()
+}
+
+/// As [`from`], to be written.
+pub fn from_mut<T>(x: &mut [T], start: usize) -> &mut [T] {
+    x.get_mut(start..).unwrap_or_default()
+}
+
+/// The layer `index` of arrays that have `len` elements a layer.
+pub fn part<T>(all: &mut [T], len: usize, index: usize) -> &mut [T] {
+    at_mut(all, index.saturating_mul(len), len)
+}
+
+/// Copies as much as there is room for.
+pub fn copy<T: Copy>(to: &mut [T], from: &[T]) {
+    for (to, from) in to.iter_mut().zip(from) {
+        *to = *from;
+    }
+}
+
+/// The first `len` elements, or all.
+pub fn first<T>(all: &[T], len: usize) -> &[T] {
+    all.get(..len).unwrap_or(all)
+}
