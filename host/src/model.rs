@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use elapid_core::format::{Config, FormatError, Header, Layout, Section};
 use elapid_core::kernels::Team;
-use elapid_core::model::StepError;
+use elapid_core::model::{Position, StepError};
 use elapid_core::source::{LayerSource, SliceSource, slice};
 
 use crate::Error;
@@ -352,8 +352,13 @@ impl Model {
     }
 
     /// The steps over a session's buffers.
-    pub(crate) fn steps<'a>(&'a self, buffers: &'a mut Buffers) -> Result<Steps<'a>, Error> {
-        let steps = buffers.steps(self.layout(), &self.0.kernels, &self.0.pool);
+    pub(crate) fn steps<'a>(
+        &'a self,
+        buffers: &'a mut Buffers,
+        sequences: usize,
+        position: &'a mut Position,
+    ) -> Result<Steps<'a>, Error> {
+        let steps = buffers.steps(sequences, position, self.layout(), &self.0.kernels, &self.0.pool);
         steps.map_err(|cause| self.step_error(cause))
     }
 

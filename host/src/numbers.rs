@@ -4,8 +4,8 @@
 
 use elapid_core::fixed;
 use elapid_core::format::{Config, Layout};
-use elapid_core::kernels::fixed::{self as fixed_kernels, Group, Inverse, Range, SsmState as FixedSsm};
-use elapid_core::kernels::{Kernels, Scale, SsmState, Team, detect, for_each_available};
+use elapid_core::kernels::fixed::{Group, Inverse, Range, SsmState as FixedSsm};
+use elapid_core::kernels::{self, Kernels, Scale, SsmState, Team, detect, for_each_available};
 use elapid_core::model::{
     Model, Position, Rows, Scratch, ScratchSize, Session, State, StateKind, StateSize, StepError,
 };
@@ -68,21 +68,15 @@ impl Numbers {
     pub(crate) const fn scratch_bytes(self, config: &Config, tokens: usize) -> usize {
         match self {
             Self::Float(_) => ScratchSize::of(config, tokens).bytes(),
-            // Logits become floats once they are complete.
-            Self::Fixed(_) => {
-                let logits = 4 * config.padded_vocab() as usize;
-                fixed::ScratchSize::of(config, tokens).bytes().saturating_add(logits)
-            }
+            Self::Fixed(_) => fixed::ScratchSize::of(config, tokens).bytes(),
         }
     }
 
-    /// Bytes of a token's logits while they are computed.
-    pub(crate) const fn logits_bytes(self, config: &Config) -> u64 {
-        let row = 4 * config.padded_vocab() as u64;
+    /// Bytes that a token's logits take beside those that become floats: the fixed path's are integers first.
+    pub(crate) const fn integer_logits_bytes(self, config: &Config) -> usize {
         match self {
-            Self::Float(_) => row,
-            // The fixed path's logits are integers first.
-            Self::Fixed(_) => 2 * row,
+            Self::Float(_) => 0,
+            Self::Fixed(_) => 4 * config.padded_vocab() as usize,
         }
     }
 }
@@ -91,14 +85,14 @@ impl Numbers {
 #[derive(Clone, Copy)]
 pub(crate) struct KernelSet {
     float: &'static dyn Kernels,
-    fixed: &'static dyn fixed_kernels::Kernels,
+    fixed: &'static dyn kernels::fixed::Kernels,
 }
 
 impl KernelSet {
     /// Kernels by name, without regard to case, or the best. The fixed path has no variants of its own for some instruction
     /// sets: it then takes its best.
     pub(crate) fn new(name: Option<&str>) -> Result<Self, Error> {
-        let mut set = Self { float: detect(), fixed: fixed_kernels::detect() };
+        let mut set = Self { float: detect(), fixed: kernels::fixed::detect() };
         let Some(name) = name else { return Ok(set) };
         let (mut found, mut known) = (false, Vec::new());
         for_each_available(&mut |kernels| {
@@ -107,7 +101,7 @@ impl KernelSet {
                 (set.float, found) = (kernels, true);
             }
         });
-        fixed_kernels::for_each_available(&mut |kernels| {
+        kernels::fixed::for_each_available(&mut |kernels| {
             if kernels.name().eq_ignore_ascii_case(name) {
                 set.fixed = kernels;
             }
@@ -198,20 +192,17 @@ impl FixedState {
     }
 }
 
-/// State, undo copy and working memory of one sequence or several, and where their step stands.
+/// State, undo copy and working memory of some sequences, and where their step stands.
 #[derive(Debug)]
 pub(crate) enum Buffers {
     Float {
-        sequences: usize,
         state: FloatState,
         undo: FloatState,
         floats: Vec<f32>,
         ints: Vec<i8>,
         scales: Vec<Scale>,
-        position: Position,
     },
     Fixed {
-        sequences: usize,
         state: FixedState,
         undo: FixedState,
         words: Vec<i32>,
@@ -219,7 +210,6 @@ pub(crate) enum Buffers {
         groups: Vec<Group>,
         inverses: Vec<Inverse>,
         logits: Vec<i32>,
-        position: Position,
     },
 }
 
@@ -231,90 +221,87 @@ impl Buffers {
         sequences: usize,
         chunk: usize,
     ) -> Result<Self, Error> {
-        let layers = config.n_layer as usize;
+        let layers = (config.n_layer as usize).saturating_mul(sequences);
+        let tokens = chunk.max(sequences);
         Ok(match numbers {
             Numbers::Float(kind) => {
-                let scratch = ScratchSize::of(config, chunk.max(sequences));
+                let scratch = ScratchSize::of(config, tokens);
                 Self::Float {
-                    sequences,
-                    state: FloatState::new(config, layers.saturating_mul(sequences), kind)?,
+                    state: FloatState::new(config, layers, kind)?,
                     undo: FloatState::new(config, sequences, kind)?,
                     floats: zeros(WORKING, scratch.floats)?,
                     ints: zeros(WORKING, scratch.ints)?,
                     scales: zeros(WORKING, scratch.scales)?,
-                    position: Position::default(),
                 }
             }
             Numbers::Fixed(kind) => {
-                let scratch = fixed::ScratchSize::of(config, chunk.max(sequences));
+                let scratch = fixed::ScratchSize::of(config, tokens);
                 Self::Fixed {
-                    sequences,
-                    state: FixedState::new(config, layers.saturating_mul(sequences), kind)?,
+                    state: FixedState::new(config, layers, kind)?,
                     undo: FixedState::new(config, sequences, kind)?,
                     words: zeros(WORKING, scratch.words)?,
                     halves: zeros(WORKING, scratch.halves)?,
                     groups: zeros(WORKING, scratch.groups)?,
                     inverses: zeros(WORKING, scratch.tokens)?,
-                    logits: zeros(WORKING, config.padded_vocab() as usize)?,
-                    position: Position::default(),
+                    logits: zeros(WORKING, (config.padded_vocab() as usize).saturating_mul(sequences))?,
                 }
             }
         })
     }
 
-    /// The steps over these buffers, from where they stand.
+    /// The steps of `sequences` sequences over these buffers, from `position` on.
     pub(crate) fn steps<'a>(
         &'a mut self,
+        sequences: usize,
+        position: &'a mut Position,
         layout: &'a Layout,
         kernels: &KernelSet,
         team: &'a dyn Team,
     ) -> Result<Steps<'a>, StepError> {
-        match self {
-            Self::Float { sequences, state, undo, floats, ints, scales, position } => {
+        let running = match self {
+            Self::Float { state, undo, floats, ints, scales } => {
                 let model = Model::float(layout, kernels.float, team);
                 let (state, undo) = (state.borrow(), undo.borrow());
                 let scratch = Scratch { floats, ints, scales };
-                let session = Session::resume_at(&model, *sequences, state, undo, scratch, *position)?;
-                Ok(Steps::Float { model, session, position })
+                let session = Session::resume_at(&model, sequences, state, undo, scratch, *position)?;
+                Running::Float { model, session }
             }
-            Self::Fixed { sequences, state, undo, words, halves, groups, inverses, logits, position } => {
+            Self::Fixed { state, undo, words, halves, groups, inverses, logits } => {
                 let model = Model::fixed(layout, kernels.fixed, team)?;
                 let (state, undo) = (state.borrow(), undo.borrow());
                 let scratch = fixed::Scratch { words, halves, groups, inverses };
-                let session = Session::resume_at(&model, *sequences, state, undo, scratch, *position)?;
-                Ok(Steps::Fixed { model, session, position, logits })
+                let session = Session::resume_at(&model, sequences, state, undo, scratch, *position)?;
+                Running::Fixed { model, session, logits }
             }
-        }
+        };
+        Ok(Steps { running, position })
     }
 }
 
-/// A model and a session of one path. The position is kept up to date, so that the buffers can be taken up again at any time.
-pub(crate) enum Steps<'a> {
-    Float {
-        model: Model<'a>,
-        session: Session<'a>,
-        position: &'a mut Position,
-    },
-    Fixed {
-        model: fixed::Model<'a>,
-        session: fixed::Session<'a>,
-        position: &'a mut Position,
-        logits: &'a mut Vec<i32>,
-    },
+/// A model and a session of one path.
+enum Running<'a> {
+    Float { model: Model<'a>, session: Session<'a> },
+    Fixed { model: fixed::Model<'a>, session: fixed::Session<'a>, logits: &'a mut Vec<i32> },
+}
+
+/// The steps of some sequences. The position is kept up to date, so that the buffers can be taken up again at any time.
+pub(crate) struct Steps<'a> {
+    running: Running<'a>,
+    position: &'a mut Position,
 }
 
 /// The same call on either path.
 macro_rules! on_both {
     ($steps:expr, |$model:ident, $session:ident| $call:expr) => {
-        match $steps {
-            Steps::Float { model: $model, session: $session, position } => {
+        match &mut $steps.running {
+            Running::Float { model: $model, session: $session } => {
                 let outcome = $call;
-                **position = $session.position();
+                *$steps.position = $session.position();
                 outcome
             }
-            Steps::Fixed { model: $model, session: $session, position, .. } => {
+            Running::Fixed { model: $model, session: $session, .. } => {
                 let outcome = $call;
-                **position = $session.position();
+                *$steps.position = $session.position();
                 outcome
             }
         }
@@ -339,9 +326,9 @@ impl Steps<'_> {
             .map(|layer| (layer, session.suspended_tokens())))
     }
 
-    /// Begins a step.
+    /// Begins a step of the first sequence.
     pub(crate) fn begin(&mut self, source: &mut dyn LayerSource, tokens: &[u32]) -> Result<(), StepError> {
-        on_both!(self, |model, session| model.begin(session, source, tokens))
+        self.begin_sequence(source, 0, tokens)
     }
 
     /// Begins a step of one of several sequences.
@@ -381,9 +368,9 @@ impl Steps<'_> {
         rows: Rows,
         out: &mut [f32],
     ) -> Result<(), StepError> {
-        match self {
-            Self::Float { model, session, .. } => model.logits(session, source, rows, out),
-            Self::Fixed { model, session, logits, .. } => {
+        match &mut self.running {
+            Running::Float { model, session } => model.logits(session, source, rows, out),
+            Running::Fixed { model, session, logits } => {
                 if logits.len() < out.len() {
                     logits.resize(out.len(), 0);
                 }

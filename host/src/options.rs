@@ -140,7 +140,8 @@ impl SessionOptions {
 
     /// Bytes of the working memory for chunks of `tokens` tokens.
     pub(crate) fn scratch_bytes(&self, config: &Config, tokens: usize) -> usize {
-        self.numbers.scratch_bytes(config, tokens.max(self.sequences()))
+        let logits = self.numbers.integer_logits_bytes(config).saturating_mul(self.sequences());
+        self.numbers.scratch_bytes(config, tokens.max(self.sequences())).saturating_add(logits)
     }
 
     /// Bytes of the state of `layers` layers, of all sequences.

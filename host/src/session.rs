@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use elapid_core::kernels::LANES;
-use elapid_core::model::{Rows, StepError};
+use elapid_core::model::{Position, Rows, StepError};
 use elapid_core::source::SliceSource;
 
 use crate::Error;
@@ -145,6 +145,8 @@ impl Session {
 /// The memory of a session or a batch, and the steps over it. Every call gets the model that it was made for.
 pub(crate) struct Sequence {
     buffers: Buffers,
+    sequences: usize,
+    position: Position,
     /// Logits of a token each, `[sequences][padded vocab]`.
     logits: Vec<f32>,
     row: Vec<f32>,
@@ -192,6 +194,8 @@ impl Sequence {
                 }
                 (error, _) => error,
             })?,
+            sequences: options.sequences(),
+            position: Position::default(),
             logits: zeros(WORKING, options.sequences().saturating_mul(padded))?,
             row: zeros(WORKING, if options.sequences() > 1 { padded } else { row })?,
             all: zeros("logits", rows)?,
@@ -207,8 +211,8 @@ impl Sequence {
 
     /// The steps and the source of weights of a call.
     pub(crate) fn take_up<'a>(&'a mut self, model: &'a Model) -> Result<(Steps<'a>, Source<'a>), Error> {
-        let Self { buffers, checked, streamer, .. } = self;
-        Ok((model.steps(buffers)?, model.source(checked, streamer.as_mut())?))
+        let Self { buffers, sequences, position, checked, streamer, .. } = self;
+        Ok((model.steps(buffers, *sequences, position)?, model.source(checked, streamer.as_mut())?))
     }
 
     /// See [`Session::feed_watched`].
@@ -262,9 +266,9 @@ impl Sequence {
 
     /// See [`Session::logits`].
     pub(crate) fn logits(&mut self, model: &Model) -> Result<&mut [f32], Error> {
-        let Self { buffers, checked, streamer, logits, .. } = self;
+        let Self { buffers, sequences, position, checked, streamer, logits, .. } = self;
         let mut source = model.source(checked, streamer.as_mut())?;
-        let out = model.steps(buffers)?.logits(&mut source, Rows::Last, logits);
+        let out = model.steps(buffers, *sequences, position)?.logits(&mut source, Rows::Last, logits);
         out.map_err(|cause| model.step_error(cause))?;
         Ok(&mut logits[..model.config().vocab as usize])
     }
@@ -276,8 +280,9 @@ impl Sequence {
         tokens: &[(usize, u32)],
         mut each: impl FnMut(usize, &mut [f32]) -> Result<(), E>,
     ) -> Result<(), E> {
-        let Self { buffers, checked, streamer, logits, row, .. } = self;
-        let (mut steps, mut source) = (model.steps(buffers)?, model.source(checked, streamer.as_mut())?);
+        let Self { buffers, sequences, position, checked, streamer, logits, row, .. } = self;
+        let (mut steps, mut source) =
+            (model.steps(buffers, *sequences, position)?, model.source(checked, streamer.as_mut())?);
         source.expect_bare(0);
         source.begin_pass();
         let stepped = steps
@@ -297,8 +302,9 @@ impl Sequence {
 
     /// Tokens of the last call that were fed, with those of a step that is suspended: [`Session::resume`] feeds them.
     pub(crate) fn taken(&mut self, model: &Model) -> Result<usize, Error> {
-        let mut steps = model.steps(&mut self.buffers)?;
-        Ok(self.fed + steps.suspended().map_or(0, |(_, tokens)| tokens))
+        let (mut steps, _) = self.take_up(model)?;
+        let suspended = steps.suspended();
+        Ok(self.fed + suspended.map_or(0, |(_, tokens)| tokens))
     }
 
     /// Begins to feed tokens, once all of them can be fed: a bad one is known by its place in all of them, before any is fed.
@@ -314,8 +320,9 @@ impl Sequence {
     }
 
     fn call<'a>(&'a mut self, model: &'a Model) -> Result<Call<'a>, Error> {
-        let Self { buffers, checked, streamer, fed, row, all, .. } = self;
-        let (steps, source) = (model.steps(buffers)?, model.source(checked, streamer.as_mut())?);
+        let Self { buffers, sequences, position, checked, streamer, fed, row, all, .. } = self;
+        let (steps, source) =
+            (model.steps(buffers, *sequences, position)?, model.source(checked, streamer.as_mut())?);
         let count = Count { done: 0, total: 0, start: source.read_bytes() };
         Ok(Call { model, steps, source, fed, row, all, count })
     }

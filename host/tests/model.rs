@@ -90,7 +90,7 @@ fn fixed_path(float: &[Vec<u32>]) {
 
 #[test]
 fn sequences_step_together_with_the_bits_of_each_alone() {
-    for numbers in [Numbers::default(), Numbers::Fixed(fixed::StateKind::I16)] {
+    for numbers in [Numbers::Float(StateKind::F32), Numbers::Fixed(fixed::StateKind::I16)] {
         step_together(&SessionOptions::default().numbers(numbers));
     }
 }
@@ -199,7 +199,7 @@ fn sessions_share_a_cap_and_give_it_back() {
     // What fails gives its share back.
     sessions.clear();
     for _ in 0..100 {
-        assert!(matches!(model.batch(65, &options), Err(Error::Step { .. } | Error::Session { .. })));
+        assert!(model.batch(65, &options).is_err(), "64 step together at most");
     }
     assert_eq!(model.plan(&options).unwrap().unwrap(), plan);
 }

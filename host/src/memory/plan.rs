@@ -290,7 +290,7 @@ fn working_bytes(layout: &Layout, wish: &Wish, chunk: u64) -> u64 {
     let (config, options) = (layout.config(), &wish.options);
     let row = 4 * u64::from(config.padded_vocab());
     let scratch = options.scratch_bytes(config, usize::try_from(chunk).unwrap_or(usize::MAX));
-    let each = options.numbers.logits_bytes(config);
+    let each = row.saturating_add(options.numbers.integer_logits_bytes(config) as u64);
     let rows = if options.rows { row.saturating_add(each.saturating_mul(chunk)) } else { 0 };
     let sequences = options.sequences() as u64;
     // A row to take them from, where several step together.
