@@ -82,7 +82,7 @@ impl State<'_> {
 
     /// The same, for less long.
     pub(super) fn lend(&mut self) -> State<'_> {
-        State { conv: self.conv, ssm: self.ssm.lend() }
+        State { conv: self.conv, ssm: self.ssm.reborrow() }
     }
 }
 
