@@ -84,7 +84,7 @@ impl<'m> Model<'m, Float> {
         if let Some((name, have, need, _)) = fits.into_iter().find(|(.., fits)| !fits) {
             return Err(StepError::Buffer { name, have, need });
         }
-        let all = State { conv: state.conv, ssm: state.ssm.lend() };
+        let all = State { conv: state.conv, ssm: state.ssm.reborrow() };
         let undo = Undo::new(State { conv: &mut [], ssm: all.ssm.none() });
         let mut state = LayerState { all, undo, members: Members::One(0), layer: layer as usize };
         let mut buffers = Buffers { x, ..scratch.cut(config, tokens) };

@@ -96,7 +96,4 @@ impl Kernels for Perturbed {
     fn is_finite(&self, x: &[f32]) -> bool {
         Scalar.is_finite(x)
     }
-    fn bare_dots(&self, rounds: usize) -> u64 {
-        Scalar.bare_dots(rounds)
-    }
 }

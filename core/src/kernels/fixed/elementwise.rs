@@ -1,17 +1,12 @@
-//! Norms, narrowing to activations, convolution, the residual.
+//! Norms, narrowing to activations, the residual.
 
-use super::channels;
-use super::{Activations, Dot, Exponents, Group, Inverse, Wide, WideMut, place, rows, rows_mut, words};
+use super::isa::Isa;
+use super::narrow::{NARROW, narrow_one};
+use super::operands::{Activations, Exponents, Group, Inverse, WIDE, Wide, WideMut, rows, rows_mut, words};
 use crate::numbers::GROUP;
-use crate::numbers::fixed::functions::{LN_2, add as add_magnitudes, inverse_sqrt, silu};
-use crate::numbers::fixed::{
-    LOW, Num, Row, above_lowest, bits, cut, magnitude, mul_high, shift, shift_right,
-};
+use crate::numbers::fixed::functions::{LN_2, add as add_magnitudes, inverse_sqrt};
+use crate::numbers::fixed::{LOW, Num, Row, bits, magnitude, mul_high, shift};
 
-/// Bits of an activation's mantissa, without its sign.
-pub(super) const NARROW: i32 = 14;
-/// Bits of a wide mantissa, without its sign.
-pub(super) const WIDE: i32 = 30;
 /// Bits to which elements are cut before they are squared: 2^16 squares of 2^46 fit.
 const SQUARED: i32 = 23;
 
@@ -28,20 +23,8 @@ fn row_top(x: &Row, e: i32) -> i32 {
     if bits == 0 { LOW } else { bits + e }
 }
 
-impl Exponents<'_> {
-    /// Of a panel and token.
-    #[inline(always)]
-    fn of(&self, panel: usize, tokens: usize, token: usize) -> i32 {
-        let place = match self {
-            Self::Token(e) => e.get(token),
-            Self::Panel(e) => e.get(panel * tokens + token),
-        };
-        place.copied().unwrap_or(LOW)
-    }
-}
-
 #[inline(always)]
-pub(super) fn rms_inv<S: Dot>(
+pub(super) fn rms_inv<S: Isa>(
     _: S,
     x: &[i32],
     e: Exponents<'_>,
@@ -92,29 +75,15 @@ fn inverse_root_of_mean(sum: u64, e: i32, n: u32, eps: u32) -> Num {
 
 /// Two rows as a group of activations.
 #[inline(always)]
-fn narrow_group<S: Dot>(s: S, low: &Row, low_e: i32, high: &Row, high_e: i32, q: &mut Activations) -> Group {
+fn narrow_group<S: Isa>(s: S, low: &Row, low_e: i32, high: &Row, high_e: i32, q: &mut Activations) -> Group {
     let top = row_top(low, low_e).max(row_top(high, high_e));
     let exponent = (top - NARROW).max(LOW);
     let (rows, up) = ([low, high], [low_e - exponent, high_e - exponent]);
     Group { exponent, sum: s.activations(rows, up, q) }
 }
 
-/// See [`Dot::activations`].
 #[inline(always)]
-pub(super) fn activations(rows: [&Row; 2], up: [i32; 2], q: &mut Activations) -> i32 {
-    let mut sum = 0;
-    for (half, (x, up)) in rows.into_iter().zip(up).enumerate() {
-        for (i, x) in x.iter().enumerate() {
-            let x = narrow_one(*x, up);
-            q[place(half * 16 + i) & (GROUP - 1)] = x;
-            sum += i32::from(x);
-        }
-    }
-    sum
-}
-
-#[inline(always)]
-pub(super) fn narrow<S: Dot>(s: S, tokens: usize, x: Wide<'_>, q: &mut [i16], groups: &mut [Group]) {
+pub(super) fn narrow<S: Isa>(s: S, tokens: usize, x: Wide<'_>, q: &mut [i16], groups: &mut [Group]) {
     let tokens = tokens.max(1);
     let panels = rows(x.m)
         .chunks_exact(tokens.saturating_mul(2).max(1))
@@ -131,7 +100,7 @@ pub(super) fn narrow<S: Dot>(s: S, tokens: usize, x: Wide<'_>, q: &mut [i16], gr
 }
 
 #[inline(always)]
-pub(super) fn normalize<S: Dot>(
+pub(super) fn normalize<S: Isa>(
     s: S,
     x: &[i32],
     e: &[i32],
@@ -166,7 +135,7 @@ pub(super) fn normalize<S: Dot>(
 
 /// Sixteen f32 from a model file with the exponent of the largest; of smaller ones what lies below 2^-31 of it is cut.
 #[inline(always)]
-fn shared<S: Dot>(s: S, w: &[u8; 64]) -> (Row, i32) {
+fn shared<S: Isa>(s: S, w: &[u8; 64]) -> (Row, i32) {
     let w = words(w);
     let mut e = Num::weight(0).e;
     for i in 0..16 {
@@ -181,7 +150,7 @@ fn shared<S: Dot>(s: S, w: &[u8; 64]) -> (Row, i32) {
 }
 
 #[inline(always)]
-pub(super) fn rescale<S: Dot>(_: S, x: WideMut<'_>, inv: &[Inverse]) {
+pub(super) fn rescale<S: Isa>(_: S, x: WideMut<'_>, inv: &[Inverse]) {
     let tokens = inv.len().max(1);
     let panels = rows_mut(x.m).chunks_exact_mut(tokens).zip(x.e.chunks_exact_mut(tokens));
     for (x, e) in panels {
@@ -197,7 +166,7 @@ pub(super) fn rescale<S: Dot>(_: S, x: WideMut<'_>, inv: &[Inverse]) {
 
 /// Brings sixteen numbers within 2^30 to the largest of their exponents, and returns it.
 #[inline(always)]
-pub(super) fn join<S: Dot>(s: S, m: &mut Row, e: &Row) -> i32 {
+pub(super) fn join<S: Isa>(s: S, m: &mut Row, e: &Row) -> i32 {
     let mut largest = e[0];
     for i in 1..16 {
         largest = largest.max(e[i]);
@@ -209,111 +178,7 @@ pub(super) fn join<S: Dot>(s: S, m: &mut Row, e: &Row) -> i32 {
 }
 
 #[inline(always)]
-pub(super) fn conv_silu<S: Dot>(
-    s: S,
-    d_conv: usize,
-    tokens: usize,
-    range: core::ops::Range<usize>,
-    panels: &[u8],
-    state: &mut [i32],
-    exponents: &mut [u16],
-    x: Wide<'_>,
-    u: WideMut<'_>,
-) {
-    if d_conv == 0 || tokens == 0 {
-        return;
-    }
-    let kept = d_conv - 1;
-    let weights = panels.as_chunks::<64>().0.chunks_exact(d_conv.saturating_add(1));
-    let input = rows(x.m).chunks_exact(tokens).zip(x.e.chunks_exact(tokens));
-    let output = rows_mut(u.m).chunks_exact_mut(tokens).zip(u.e.chunks_exact_mut(tokens));
-    let (mut state, mut exponents) = (rows_mut(state), exponents);
-    let mut e = [0; 16];
-    let taken = range.len();
-    for (w, ((x, xe), (u, ue))) in weights.zip(input.zip(output)) {
-        let (Some(x), Some(xe)) = (x.get(range.clone()), xe.get(range.clone())) else { return };
-        let (Some(u), Some(ue)) = (u.get_mut(range.clone()), ue.get_mut(range.clone())) else { return };
-        let (Some(past), Some(past_e)) = (state.split_off_mut(..kept), exponents.split_off_mut(..kept))
-        else {
-            return;
-        };
-        for (t, (u, ue)) in u.iter_mut().zip(ue).enumerate() {
-            let tap = |k: usize| -> (&Row, i32) {
-                match (past.get(t + k), past_e.get(t + k)) {
-                    (Some(row), Some(e)) => (row, i32::from(*e) + LOW),
-                    _ => match (t + k).checked_sub(kept).and_then(|i| Some((x.get(i)?, xe.get(i)?))) {
-                        Some((row, e)) => (row, *e),
-                        None => (&[0; 16], LOW),
-                    },
-                }
-            };
-            *ue = if S::VECTORS {
-                convolve(s, w, tap, u, &mut e)
-            } else {
-                channels::convolve(s, w, tap, u, &mut e)
-            };
-        }
-        // The last inputs, oldest first.
-        for j in 0..kept {
-            let (row, e) = match (past.get(taken + j), past_e.get(taken + j)) {
-                (Some(row), Some(e)) => (*row, *e),
-                _ => match (taken + j).checked_sub(kept).and_then(|i| Some((x.get(i)?, xe.get(i)?))) {
-                    Some((row, e)) => (*row, above_lowest(*e)),
-                    None => continue,
-                },
-            };
-            if let (Some(past), Some(past_e)) = (past.get_mut(j), past_e.get_mut(j)) {
-                (*past, *past_e) = (row, e);
-            }
-        }
-    }
-}
-
-/// Bits that the sum of a bias of 31 bits and eight products of 29 bits may have above the largest: below 2^30 then.
-pub(super) const ROOM: i32 = 4;
-
-/// `silu(bias + sum of w[k] x[k])` for sixteen channels; the bias comes after the taps. `e` is room for their exponents.
-#[inline(always)]
-fn convolve<'a, S: Dot>(
-    s: S,
-    weights: &[[u8; 64]],
-    tap: impl Fn(usize) -> (&'a Row, i32),
-    u: &mut Row,
-    e: &mut Row,
-) -> i32 {
-    let Some((bias, taps)) = weights.split_last() else { return LOW };
-    let bias = words(bias);
-    let (mut top, mut sum) = ([0; 16], [0; 16]);
-    for i in 0..16 {
-        top[i] = Num::weight(bias[i]).e;
-    }
-    for (k, w) in taps.iter().enumerate() {
-        let ((_, e), w) = (tap(k), words(w));
-        for i in 0..16 {
-            top[i] = top[i].max(e + Num::weight(w[i]).e + 32);
-        }
-    }
-    for i in 0..16 {
-        let bias = Num::weight(bias[i]);
-        top[i] += ROOM;
-        sum[i] = cut(bias.m, top[i] - bias.e);
-    }
-    for (k, w) in taps.iter().enumerate() {
-        let ((x, e), w) = (tap(k), words(w));
-        for i in 0..16 {
-            let w = Num::weight(w[i]);
-            sum[i] += cut(mul_high(x[i], w.m), top[i] - (e + w.e + 32));
-        }
-    }
-    for i in 0..16 {
-        let y = silu(Num { m: sum[i], e: top[i] });
-        (u[i], e[i]) = (y.m, y.e);
-    }
-    join(s, u, e)
-}
-
-#[inline(always)]
-pub(super) fn add<S: Dot>(_: S, x: &mut [i32], from: &[i32], to: &[i32], y: Wide<'_>) {
+pub(super) fn add<S: Isa>(_: S, x: &mut [i32], from: &[i32], to: &[i32], y: Wide<'_>) {
     let tokens = to.len().max(1);
     let panels = rows_mut(x)
         .chunks_exact_mut(tokens)
@@ -360,11 +225,4 @@ pub(crate) fn narrow_vectors(tokens: usize, x: Wide<'_>, q: &mut [i16], exponent
             }
         }
     }
-}
-
-/// `x 2^s` from -16384 to 16383. To the left only what fits: the largest keeps within 2^14. Rounding may reach it.
-#[inline(always)]
-pub(super) fn narrow_one(x: i32, s: i32) -> i16 {
-    let x = if s >= 0 { x << s.min(31) } else { shift_right(x, -s) };
-    x.clamp(-1 << NARROW, (1 << NARROW) - 1) as i16
 }

@@ -2,36 +2,22 @@
 
 use core::array;
 
-use super::elementwise::WIDE;
-use super::matmul::{Packed, Panel, Q4, Q8, SCALE_EXPONENT, Sums, add_scaled, fixed, fixed_rows, scales};
-use super::{Dot, Input, LOGIT_BITS, Scalar, WideMut, rows_mut};
+use super::isa::Isa;
+use super::operands::{Input, WIDE, WideMut, rows_mut};
+use super::packed::{Packed, Q4, Q8};
+use super::panel::{
+    LOGIT_BITS, Panel, Quarter, Quarters, SCALE_EXPONENT, Sums, add_scaled, fixed, fixed_rows, scales, sums,
+};
+use super::scalar::Scalar;
 use crate::format::{MatrixShape, Quant};
 use crate::numbers::GROUP;
 use crate::numbers::fixed::{LOW, Num, Row, shift_long};
 
-/// Sums of four rows.
-#[derive(Clone, Copy)]
-#[repr(C)]
-pub(crate) struct Quarter {
-    pub sums: [i64; 4],
-    /// What code by hand keeps beside them.
-    pub beside: [u32; 2],
-}
-
-/// Sums of sixteen rows, and space for code by hand.
-pub(crate) type Quarters = [Quarter; 5];
-
 const ZERO: Quarters = [Quarter { sums: [0; 4], beside: [0; 2] }; 5];
 
-/// The sums alone, row by row.
+/// See [`super::set::Kernels::matmul`].
 #[inline(always)]
-pub(super) fn sums(all: &Quarters) -> impl Iterator<Item = i64> {
-    all.iter().take(4).flat_map(|quarter| quarter.sums)
-}
-
-/// See [`super::Kernels::matmul`].
-#[inline(always)]
-pub(super) fn matmul<S: Dot>(s: S, shape: &MatrixShape, panels: &[u8], x: &Input<'_>, y: WideMut<'_>) {
+pub(super) fn matmul<S: Isa>(s: S, shape: &MatrixShape, panels: &[u8], x: &Input<'_>, y: WideMut<'_>) {
     let tokens = x.tokens.max(1);
     let output = rows_mut(y.m).chunks_exact_mut(tokens).zip(y.e.chunks_exact_mut(tokens));
     let mut sums = ZERO;
@@ -44,9 +30,9 @@ pub(super) fn matmul<S: Dot>(s: S, shape: &MatrixShape, panels: &[u8], x: &Input
     }
 }
 
-/// See [`super::Kernels::logits`].
+/// See [`super::set::Kernels::logits`].
 #[inline(always)]
-pub(super) fn logits<S: Dot>(s: S, shape: &MatrixShape, panels: &[u8], x: &Input<'_>, y: &mut [i32]) {
+pub(super) fn logits<S: Isa>(s: S, shape: &MatrixShape, panels: &[u8], x: &Input<'_>, y: &mut [i32]) {
     let tokens = x.tokens.max(1);
     let output = rows_mut(y).chunks_exact_mut(tokens);
     let mut all = ZERO;
@@ -69,7 +55,7 @@ pub(super) fn logits<S: Dot>(s: S, shape: &MatrixShape, panels: &[u8], x: &Input
 
 /// Sums of the rows of a panel with a token.
 #[inline(always)]
-fn product<S: Dot>(s: S, quant: Quant, panel: &Panel<'_>, x: &Input<'_>, t: usize, all: &mut Quarters) {
+fn product<S: Isa>(s: S, quant: Quant, panel: &Panel<'_>, x: &Input<'_>, t: usize, all: &mut Quarters) {
     let by_hand = match quant {
         Quant::Q8 => s.sums_i8(panel, x, t, all),
         Quant::Q4 => s.sums_u4(panel, x, t, all),
@@ -102,7 +88,7 @@ fn portable<P: Packed>(panel: &Panel<'_>, x: &Input<'_>, t: usize, all: &mut Qua
 
 /// As [`super::matmul::wide`]; returns the exponent.
 #[inline(always)]
-fn wide<S: Dot>(s: S, all: &mut Quarters, mut e: i32, bias: Option<&[u8; 64]>, y: &mut Row) -> i32 {
+fn wide<S: Isa>(s: S, all: &mut Quarters, mut e: i32, bias: Option<&[u8; 64]>, y: &mut Row) -> i32 {
     if let Some(bias) = bias {
         e = add_bias(s, all, e, bias);
     }
@@ -118,7 +104,7 @@ fn wide<S: Dot>(s: S, all: &mut Quarters, mut e: i32, bias: Option<&[u8; 64]>, y
 
 /// Adds a bias to sums in units of `2^e`; returns the exponent of their units then.
 #[inline(never)]
-fn add_bias<S: Dot>(s: S, all: &mut Quarters, e: i32, bias: &[u8; 64]) -> i32 {
+fn add_bias<S: Isa>(s: S, all: &mut Quarters, e: i32, bias: &[u8; 64]) -> i32 {
     let bias = bias.as_chunks::<4>().0;
     // Magnitudes are ordered as their bits.
     let largest = bias.iter().fold(0, |largest, b| largest.max(u32::from_le_bytes(*b) << 1)) >> 1;
@@ -142,20 +128,6 @@ fn add_bias<S: Dot>(s: S, all: &mut Quarters, e: i32, bias: &[u8; 64]) -> i32 {
         }
     }
     unit
-}
-
-/// The least `b` with all of them within `2^b`: [`Dot::bits`].
-#[inline(always)]
-pub(super) fn bits(all: &Quarters) -> i32 {
-    64 - sums(all).fold(0, |all, sum| all | (sum ^ sum >> 63) as u64).leading_zeros() as i32
-}
-
-/// Sums times `2^up`, rounded half up; they fit: [`Dot::shifted`].
-#[inline(always)]
-pub(super) fn shifted(all: &Quarters, up: i32, y: &mut Row) {
-    for (y, sum) in y.iter_mut().zip(sums(all)) {
-        *y = shift_long(sum, up) as i32;
-    }
 }
 
 /// Sums times `2^up`, saturating.

@@ -6,66 +6,16 @@
 
 use core::array;
 
-use super::elementwise::WIDE;
+use super::isa::Isa;
 use super::lanes;
-use super::{Activations, Dot, Group, Input, WideMut, rows_mut, words};
+use super::operands::{Activations, Group, Input, WIDE, WideMut, rows_mut, words};
+use super::packed::{Packed, Q4, Q8};
+use super::panel::{LOGIT_BITS, Panel, SCALE_EXPONENT, Sums, fixed, fixed_rows};
 use crate::format::{MatrixShape, Quant};
-use crate::numbers::fixed::{LOW, Num, Row, saturated, shift_long, shift_right};
+use crate::numbers::fixed::{LOW, Num, Row, shift_long, shift_right};
 use crate::numbers::{GROUP, TILE, TILES};
 
-/// Sums of 16 rows.
-pub(crate) type Sums = [i64; 16];
-
-/// The exponent of a weight's scale as an integer.
-pub(super) const SCALE_EXPONENT: i32 = -24;
-/// Fraction bits of a logit.
-pub const LOGIT_BITS: i32 = 16;
-
-/// Weights that dot with activations.
-pub(super) trait Packed {
-    /// The weights of 16 rows in a group of 32 columns.
-    type Group;
-    fn groups(bytes: &[u8]) -> &[Self::Group];
-    fn dot<S: Dot, const T: usize>(
-        s: S,
-        w: &Self::Group,
-        x: &[Activations; T],
-        sums: &[Group; T],
-    ) -> [Row; T];
-}
-
-pub(super) struct Q8;
-impl Packed for Q8 {
-    type Group = [[u8; TILE]; TILES];
-    #[inline(always)]
-    fn groups(bytes: &[u8]) -> &[Self::Group] {
-        bytes.as_chunks().0.as_chunks().0
-    }
-    #[inline(always)]
-    fn dot<S: Dot, const T: usize>(s: S, w: &Self::Group, x: &[Activations; T], _: &[Group; T]) -> [Row; T] {
-        s.dot_i8(w, x)
-    }
-}
-
-pub(super) struct Q4;
-impl Packed for Q4 {
-    type Group = [[u8; TILE]; TILES / 2];
-    #[inline(always)]
-    fn groups(bytes: &[u8]) -> &[Self::Group] {
-        bytes.as_chunks().0.as_chunks().0
-    }
-    #[inline(always)]
-    fn dot<S: Dot, const T: usize>(
-        s: S,
-        w: &Self::Group,
-        x: &[Activations; T],
-        sums: &[Group; T],
-    ) -> [Row; T] {
-        s.dot_u4(w, x, sums)
-    }
-}
-
-/// The same with activations from [`Dot::split`], of one token.
+/// The same with activations from [`Isa::split`], of one token.
 struct SplitQ4;
 impl Packed for SplitQ4 {
     type Group = [[u8; TILE]; TILES / 2];
@@ -74,7 +24,7 @@ impl Packed for SplitQ4 {
         Q4::groups(bytes)
     }
     #[inline(always)]
-    fn dot<S: Dot, const T: usize>(
+    fn dot<S: Isa, const T: usize>(
         s: S,
         w: &Self::Group,
         x: &[Activations; T],
@@ -93,7 +43,7 @@ const SPLIT: usize = 64;
 
 /// Splits the activations of a single token into `to`, where they fit and that is faster.
 #[inline(always)]
-fn split_once<'a, S: Dot>(
+fn split_once<'a, S: Isa>(
     s: S,
     shape: &MatrixShape,
     x: &Input<'_>,
@@ -110,68 +60,6 @@ fn split_once<'a, S: Dot>(
     Some(to.as_flattened())
 }
 
-/// A panel and its parts.
-pub(crate) struct Panel<'a> {
-    bytes: &'a [u8],
-    /// Columns that are not padding.
-    #[cfg_attr(
-        not(all(target_arch = "arm", any(target_feature = "dsp", feature = "dsp"))),
-        allow(dead_code)
-    )]
-    pub columns: u32,
-    pub scales: &'a [[u8; 32]],
-    pub weights: &'a [u8],
-    /// Of rows without exponents.
-    pub bias: Option<&'a [u8; 64]>,
-}
-
-impl<'a> Panel<'a> {
-    #[inline(always)]
-    pub(super) fn new(shape: &MatrixShape, bytes: &'a [u8]) -> Option<Self> {
-        let (scales, rest) = bytes.split_at_checked(shape.scale_bytes() as usize)?;
-        let (weights, rest) = rest.split_at_checked(shape.weight_bytes() as usize)?;
-        Some(Self {
-            bytes,
-            columns: shape.used_cols(),
-            scales: scales.as_chunks().0,
-            weights,
-            bias: if shape.has_exponents() { None } else { rest.first_chunk() },
-        })
-    }
-}
-
-/// Sixteen scales.
-#[inline(always)]
-pub(super) fn scales(bytes: &[u8; 32]) -> Row {
-    let (bytes, _) = bytes.as_chunks::<2>();
-    let mut scales = [0; 16];
-    for i in 0..16 {
-        scales[i] = scale(u16::from_le_bytes(bytes[i]));
-    }
-    scales
-}
-
-/// Adds a group's dot products times decoded scales.
-#[inline(always)]
-pub(super) fn add_scaled(dots: &Row, scales: &Row, down: u32, sums: &mut Sums) {
-    let half = (1 << down) >> 1;
-    for r in 0..16 {
-        sums[r] += i64::from((dots[r] + half) >> down) * i64::from(scales[r]);
-    }
-}
-
-/// One scale in units of 2^-24: f16 is an integer of 11 bits, shifted. A scale of 2 or more saturates, just below 2.
-#[inline(always)]
-pub(crate) fn scale(bits: u16) -> i32 {
-    let (magnitude, sign) = (i32::from(bits & 0x7fff), i32::from(bits as i16) >> 31);
-    saturated::note(magnitude >= 16 << 10);
-    let magnitude = magnitude.min((16 << 10) - 1);
-    // Subnormal numbers have the exponent of the smallest normal ones.
-    let k = ((magnitude >> 10) - 1).max(0);
-    let s = (magnitude - (k << 10)) << k;
-    (s ^ sign) - sign
-}
-
 /// Multiplies a panel with all tokens, in blocks of some, and hands the sums of each to `$put`.
 ///
 /// A macro, because what is made by closures is not always inlined, and then lacks the instruction set's features.
@@ -182,10 +70,10 @@ macro_rules! for_each_token {
                 let x = &Input { q, ..*$x };
                 for_each_token!(@alone SplitQ4, $s, $panel, x, |$t, $sums| $put)
             }
-            (Quant::Q8, _) if S::AHEAD > 0 && $x.tokens == 1 => {
+            (Quant::Q8, _) if S::PREFETCH_DISTANCE > 0 && $x.tokens == 1 => {
                 for_each_token!(@alone Q8, $s, $panel, $x, |$t, $sums| $put)
             }
-            (Quant::Q4, _) if S::AHEAD > 0 && $x.tokens == 1 => {
+            (Quant::Q4, _) if S::PREFETCH_DISTANCE > 0 && $x.tokens == 1 => {
                 for_each_token!(@alone Q4, $s, $panel, $x, |$t, $sums| $put)
             }
             (Quant::Q8, _) => for_each_token!(@ Q8, $s, $panel, $x, |$t, $sums| $put),
@@ -220,7 +108,7 @@ macro_rules! for_each_token {
 }
 
 #[inline(always)]
-pub(super) fn matmul<S: Dot>(s: S, shape: &MatrixShape, panels: &[u8], x: &Input<'_>, y: WideMut<'_>) {
+pub(super) fn matmul<S: Isa>(s: S, shape: &MatrixShape, panels: &[u8], x: &Input<'_>, y: WideMut<'_>) {
     if !S::VECTORS {
         return lanes::matmul(s, shape, panels, x, y);
     }
@@ -240,7 +128,7 @@ pub(super) fn matmul<S: Dot>(s: S, shape: &MatrixShape, panels: &[u8], x: &Input
 }
 
 #[inline(always)]
-pub(super) fn logits<S: Dot>(s: S, shape: &MatrixShape, panels: &[u8], x: &Input<'_>, y: &mut [i32]) {
+pub(super) fn logits<S: Isa>(s: S, shape: &MatrixShape, panels: &[u8], x: &Input<'_>, y: &mut [i32]) {
     if !S::VECTORS {
         return lanes::logits(s, shape, panels, x, y);
     }
@@ -260,7 +148,7 @@ pub(super) fn logits<S: Dot>(s: S, shape: &MatrixShape, panels: &[u8], x: &Input
 
 /// The sums of a panel with `T` tokens from `first` on.
 #[inline(always)]
-fn block<S: Dot, P: Packed, const T: usize>(
+fn block<S: Isa, P: Packed, const T: usize>(
     s: S,
     panel: &Panel<'_>,
     x: &Input<'_>,
@@ -281,10 +169,10 @@ fn block<S: Dot, P: Packed, const T: usize>(
 /// Its bytes are asked for in order, as many a group as it has, and so evenly and whole: as far ahead of the weights as the
 /// scales that lie before them are long, and some.
 #[inline(always)]
-fn alone<S: Dot, P: Packed>(s: S, panel: &Panel<'_>, x: &Input<'_>) -> [Sums; 1] {
+fn alone<S: Isa, P: Packed>(s: S, panel: &Panel<'_>, x: &Input<'_>) -> [Sums; 1] {
     let bytes = const { size_of::<P::Group>() + size_of::<[u8; 32]>() };
     let mut sums = [[0i64; 16]];
-    let mut ahead = panel.scales.as_flattened().len() + S::AHEAD;
+    let mut ahead = panel.scales.as_flattened().len() + S::PREFETCH_DISTANCE;
     let activations = x.q.as_chunks::<GROUP>().0.iter().zip(x.groups);
     for ((w, ws), (q, group)) in P::groups(panel.weights).iter().zip(panel.scales).zip(activations) {
         if let Some(from) = panel.bytes.first() {
@@ -300,7 +188,7 @@ fn alone<S: Dot, P: Packed>(s: S, panel: &Panel<'_>, x: &Input<'_>) -> [Sums; 1]
 
 /// Adds a group's products with `T` tokens.
 #[inline(always)]
-fn add_group<S: Dot, P: Packed, const T: usize>(
+fn add_group<S: Isa, P: Packed, const T: usize>(
     s: S,
     (w, ws): (&P::Group, &[u8; 32]),
     (q, groups): (&[Activations; T], &[Group; T]),
@@ -314,7 +202,7 @@ fn add_group<S: Dot, P: Packed, const T: usize>(
 }
 
 #[inline(always)]
-fn in_order<S: Dot, const T: usize>(s: S, sums: &[Sums; T]) -> [Sums; T] {
+fn in_order<S: Isa, const T: usize>(s: S, sums: &[Sums; T]) -> [Sums; T] {
     let mut all = *sums;
     for t in 0..T {
         all[t] = s.in_order(&sums[t]);
@@ -392,40 +280,4 @@ fn shift_all(sums: &Sums, up: i32) -> Sums {
 fn long_bits(sums: &Sums) -> i32 {
     let all = sums.iter().fold(0, |all, sum| all | (sum ^ (sum >> 63)) as u64);
     64 - all.leading_zeros() as i32
-}
-
-/// Sums times `2^up`, saturating.
-#[inline(always)]
-pub(super) fn fixed(sums: &Sums, up: i32) -> Row {
-    let mut row = [0; 16];
-    for i in 0..16 {
-        row[i] = saturating(sums[i], up);
-    }
-    row
-}
-
-/// Sums times `2^(up + exponent)`, each row's own, saturating.
-#[inline(never)]
-pub(super) fn fixed_rows(sums: &Sums, up: i32, shape: &MatrixShape, panel: &[u8]) -> Row {
-    let mut row = [0; 16];
-    for i in 0..16 {
-        row[i] = saturating(sums[i], up + shape.exponent(panel, i as u32));
-    }
-    row
-}
-
-/// A sum times `2^up`, saturating.
-#[inline(always)]
-fn saturating(sum: i64, up: i32) -> i32 {
-    let left = up.clamp(0, 31);
-    let limit = i64::from(i32::MAX >> left);
-    let sum = if up < 0 { shift_long(sum, up) } else { sum };
-    saturated::note(sum.abs() > limit);
-    if sum > limit {
-        i32::MAX
-    } else if sum < -limit {
-        -i32::MAX
-    } else {
-        (sum << left) as i32
-    }
 }

@@ -1,6 +1,7 @@
 //! Portable code: the reference that every instruction set equals.
 
-use super::{Activations, Dot, Group, instantiate, place};
+use super::isa::Isa;
+use super::operands::{Activations, Group, place};
 use crate::numbers::fixed::Row;
 use crate::numbers::{TILE, TILES};
 
@@ -8,9 +9,8 @@ use crate::numbers::{TILE, TILES};
 #[derive(Clone, Copy, Debug)]
 pub struct Scalar;
 
-instantiate!(Scalar);
-
-impl Dot for Scalar {
+// SAFETY: portable code needs no feature.
+unsafe impl Isa for Scalar {
     const NAME: &'static str = "scalar";
     const VECTORS: bool = false;
 

@@ -1,20 +1,18 @@
 //! What a kernel needs of an instruction set: sixteen lanes and an exact int8 dot product.
 
-use super::Scale;
+use super::operands::Scale;
 use crate::numbers::float::{self, Float};
 use crate::numbers::{GROUP, LANES, TILE, TILES};
-
-/// Tokens whose int8 activations lie together; see [`Input`](super::Input). Every [`Isa::BLOCK`] divides it.
-pub const TOKEN_BLOCK: usize = 12;
 
 /// An instruction set: a zero-sized token that can only be had where the CPU supports it.
 ///
 /// `F` and `I` hold sixteen lanes. Methods compile to vector instructions only inside a function that enables the
 /// instruction set's features (see `instantiate!`), so they are always inlined.
-pub trait Isa: Float + Send + Sync + 'static {
-    /// Tokens whose sums fit the registers beside a panel's weights: 1, 2, 3, 4 or 12.
-    const BLOCK: usize;
-
+///
+/// # Safety
+/// A value of the type exists only where the CPU has every instruction that the features of its kernels allow: having a
+/// value is the proof on which all `unsafe` blocks of its methods, and `instantiate!`, rely.
+pub unsafe trait Isa: Float + Send + Sync + 'static {
     /// Exponentials of sixteen lanes that the scan computes in lockstep: 1, 2 or 4. See [`exp_each`](crate::numbers::float::exp_each).
     const LOCKSTEP: usize;
 
@@ -57,20 +55,6 @@ pub trait Isa: Float + Send + Sync + 'static {
     /// Zero in every lane.
     fn zero_bits(self) -> Self::I;
 
-    /// Prefetch distance in bytes of kernels that read weights from memory; 0 if they don't prefetch.
-    const AHEAD: usize = 0;
-    /// Loads that one token's kernel adds to each cache line of a panel, which it then reads in the order of its bytes, scales
-    /// first, and does not prefetch; 0 if it doesn't.
-    const TOUCHES: usize = 0;
-
-    /// Loads a byte and drops it.
-    #[inline(always)]
-    fn touch(self, _from: &u8) {}
-
-    /// Asks for the cache line `ahead` bytes behind the start of `from`. It need not exist.
-    #[inline(always)]
-    fn prefetch(self, _from: &u8, _ahead: usize) {}
-
     /// [`float::exp`] of sixteen lanes. This and the next two are methods so that an instruction set whose registers don't hold
     /// sixteen lanes can call a function for one of them.
     #[inline(always)]
@@ -87,6 +71,29 @@ pub trait Isa: Float + Send + Sync + 'static {
     fn silu(self, x: Self::F) -> Self::F {
         float::silu(self, x)
     }
+}
+
+/// The exact dot products of int8 of an instruction set, of which matrix products are made.
+///
+/// # Safety
+/// As of [`Isa`].
+pub unsafe trait Dot: Isa {
+    /// Tokens whose sums fit the registers beside a panel's weights: 1, 2, 3, 4 or 12.
+    const BLOCK: usize;
+
+    /// Prefetch distance in bytes of kernels that read weights from memory; 0 if they don't prefetch.
+    const PREFETCH_DISTANCE: usize = 0;
+    /// Loads that one token's kernel adds to each cache line of a panel, which it then reads in the order of its bytes, scales
+    /// first, and does not prefetch; 0 if it doesn't.
+    const TOUCHES: usize = 0;
+
+    /// Loads a byte and drops it.
+    #[inline(always)]
+    fn touch(self, _from: &u8) {}
+
+    /// Prefetches the cache line `distance` bytes behind the start of `from`. It need not exist.
+    #[inline(always)]
+    fn prefetch(self, _from: &u8, _distance: usize) {}
 
     /// Dot products of a group of 32 columns of int8 with `T` tokens: 16 rows for each token, exactly.
     ///
@@ -122,7 +129,7 @@ pub trait Isa: Float + Send + Sync + 'static {
 
     /// The same for 5-bit weights, each less 16.
     ///
-    /// `w` is four pairs of tiles with the lower four bits, as in [`Isa::dot_u4`], and a line with the fifth: bit `k` of byte
+    /// `w` is four pairs of tiles with the lower four bits, as in [`Dot::dot_u4`], and a line with the fifth: bit `k` of byte
     /// `4 r + j` of that belongs to row `r`, column `4 k + j`.
     fn dot_u5<const T: usize>(
         self,
@@ -147,10 +154,6 @@ pub trait Isa: Float + Send + Sync + 'static {
             acc[t] = self.fma(self.int_to_float(dot[t]), scale, acc[t]);
         }
     }
-
-    /// `acc[r] + sum over j of w[4 r + j] x[4 r + j]` by as few instructions as there are for it, for benchmarks: exact
-    /// where an ISA's own way of handling signs is not needed.
-    fn bare_dot(self, acc: Self::I, w: Self::I, x: Self::I) -> Self::I;
 }
 
 /// Columns `4 k .. 4 k + 4` of a group of activations.

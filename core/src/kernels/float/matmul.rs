@@ -8,8 +8,8 @@
 
 use core::ops::Range;
 
-use super::isa::{Isa, TOKEN_BLOCK};
-use super::{Input, Scale};
+use super::isa::Dot;
+use super::operands::{Input, Scale, TOKEN_BLOCK};
 use crate::format::{MatrixShape, Quant};
 use crate::numbers::{GROUP, LANES, TILE, TILES};
 
@@ -19,7 +19,7 @@ const STRETCH: usize = 1024 / GROUP;
 pub(super) const NEAR: usize = 22 * TOKEN_BLOCK;
 
 /// Weights that dot with int8 activations.
-trait Packed<S: Isa> {
+trait Packed<S: Dot> {
     /// The weights of 16 rows in a group of 32 columns.
     type Group;
     /// Its bytes and those of its scales.
@@ -33,7 +33,7 @@ trait Packed<S: Isa> {
 macro_rules! packed {
     ($name:ident, $lines:expr, $dot:ident) => {
         struct $name;
-        impl<S: Isa> Packed<S> for $name {
+        impl<S: Dot> Packed<S> for $name {
             type Group = [[u8; TILE]; $lines];
             #[inline(always)]
             fn groups(bytes: &[u8]) -> &[Self::Group] {
@@ -78,7 +78,7 @@ impl<'a> Panel<'a> {
     }
 
     #[inline(always)]
-    pub(super) fn start<S: Isa, const T: usize>(&self, s: S) -> [S::F; T] {
+    pub(super) fn start<S: Dot, const T: usize>(&self, s: S) -> [S::F; T] {
         match self.bias {
             Some(bias) => [s.load_f32_bytes(bias); T],
             None => [s.splat(0.0); T],
@@ -118,7 +118,7 @@ macro_rules! in_tiles {
 }
 
 #[inline(always)]
-pub(super) fn matmul<S: Isa>(s: S, shape: &MatrixShape, panels: &[u8], x: &Input<'_>, y: &mut [f32]) {
+pub(super) fn matmul<S: Dot>(s: S, shape: &MatrixShape, panels: &[u8], x: &Input<'_>, y: &mut [f32]) {
     if x.tokens == 0 {
         return;
     }
@@ -134,7 +134,7 @@ pub(super) fn matmul<S: Isa>(s: S, shape: &MatrixShape, panels: &[u8], x: &Input
 }
 
 #[inline(always)]
-fn int_panels<S: Isa, P: Packed<S>>(
+fn int_panels<S: Dot, P: Packed<S>>(
     s: S,
     shape: &MatrixShape,
     panels: &[u8],
@@ -201,7 +201,7 @@ impl<'a> Block<'a> {
 
 /// Loads every cache line of some bytes `times` times.
 #[inline(always)]
-fn touch<S: Isa>(s: S, bytes: &[u8], times: usize) {
+fn touch<S: Dot>(s: S, bytes: &[u8], times: usize) {
     for line in bytes.chunks(TILE) {
         for byte in line.iter().take(times) {
             s.touch(byte);
@@ -210,7 +210,7 @@ fn touch<S: Isa>(s: S, bytes: &[u8], times: usize) {
 }
 
 #[inline(always)]
-fn int_tile<S: Isa, P: Packed<S>, const T: usize>(
+fn int_tile<S: Dot, P: Packed<S>, const T: usize>(
     s: S,
     panel: &Panel<'_>,
     groups: &Range<usize>,
@@ -222,7 +222,7 @@ fn int_tile<S: Isa, P: Packed<S>, const T: usize>(
     // The first tile of a few tokens.
     let from_memory = first == 0 && x.alone;
     let in_order = from_memory && T == 1 && S::TOUCHES > 0;
-    let prefetch = from_memory && !in_order && S::AHEAD > 0;
+    let prefetch = from_memory && !in_order && S::PREFETCH_DISTANCE > 0;
     let mut acc: [S::F; T] = panel.start(s);
     if groups.start > 0 {
         for t in 0..T {
@@ -235,7 +235,7 @@ fn int_tile<S: Isa, P: Packed<S>, const T: usize>(
     // A panel's bytes in order, as many a group as it has: scales and weights are asked for evenly and whole, as far ahead of
     // the weights as the scales that lie before them are long, and some.
     let mut reading = panel.bytes.get(groups.start * P::BYTES..).unwrap_or_default().chunks(P::BYTES);
-    let ahead = panel.scales.len() + S::AHEAD;
+    let ahead = panel.scales.len() + S::PREFETCH_DISTANCE;
     if in_order {
         touch(s, scales.as_flattened(), S::TOUCHES);
     }
@@ -265,14 +265,14 @@ fn int_tile<S: Isa, P: Packed<S>, const T: usize>(
 }
 
 /// Weights kept as floats: sixteen rows of a column adjacent.
-trait Wide<S: Isa> {
+trait Wide<S: Dot> {
     const BYTES: usize;
     /// Sixteen weights from the first `BYTES` bytes.
     fn load(s: S, bytes: &[u8]) -> S::F;
 }
 
 struct WideF32;
-impl<S: Isa> Wide<S> for WideF32 {
+impl<S: Dot> Wide<S> for WideF32 {
     const BYTES: usize = 4 * LANES;
     #[inline(always)]
     fn load(s: S, bytes: &[u8]) -> S::F {
@@ -284,7 +284,7 @@ impl<S: Isa> Wide<S> for WideF32 {
 }
 
 struct WideF16;
-impl<S: Isa> Wide<S> for WideF16 {
+impl<S: Dot> Wide<S> for WideF16 {
     const BYTES: usize = 2 * LANES;
     #[inline(always)]
     fn load(s: S, bytes: &[u8]) -> S::F {
@@ -296,7 +296,7 @@ impl<S: Isa> Wide<S> for WideF16 {
 }
 
 #[inline(always)]
-fn float_panels<S: Isa, W: Wide<S>>(
+fn float_panels<S: Dot, W: Wide<S>>(
     s: S,
     shape: &MatrixShape,
     panels: &[u8],
@@ -310,7 +310,7 @@ fn float_panels<S: Isa, W: Wide<S>>(
 }
 
 #[inline(always)]
-fn float_tile<S: Isa, W: Wide<S>, const T: usize>(
+fn float_tile<S: Dot, W: Wide<S>, const T: usize>(
     s: S,
     panel: &Panel<'_>,
     x: &Input<'_>,
@@ -331,36 +331,4 @@ fn float_tile<S: Isa, W: Wide<S>, const T: usize>(
     for (acc, y) in acc.into_iter().zip(&mut y[first..]) {
         s.store(acc, y);
     }
-}
-
-/// See [`Kernels::bare_dots`](super::Kernels::bare_dots).
-#[inline(always)]
-pub(super) fn bare_dots<S: Isa>(s: S, rounds: usize) -> u64 {
-    match S::BLOCK {
-        12 => bare_tile::<S, 12>(s, rounds),
-        4 => bare_tile::<S, 4>(s, rounds),
-        3 => bare_tile::<S, 3>(s, rounds),
-        2 => bare_tile::<S, 2>(s, rounds),
-        _ => bare_tile::<S, 1>(s, rounds),
-    }
-}
-
-#[inline(always)]
-fn bare_tile<S: Isa, const T: usize>(s: S, rounds: usize) -> u64 {
-    // Weights that differ, and another operand in each round, so that no product can serve twice.
-    let w: [S::I; T] = core::array::from_fn(|t| {
-        s.to_bits(s.splat(core::hint::black_box(f32::from_bits(0x0102_0304 + t as u32))))
-    });
-    let mut x = s.to_bits(s.splat(core::hint::black_box(f32::from_bits(0x0101_0101))));
-    let step = x;
-    let mut acc = [s.zero_bits(); T];
-    for _ in 0..rounds {
-        for t in 0..T {
-            acc[t] = s.bare_dot(acc[t], w[t], x);
-        }
-        x = s.add_bits(x, step);
-    }
-    let all = acc.into_iter().fold(s.zero_bits(), |all, acc| s.add_bits(all, acc));
-    core::hint::black_box(s.max_bits(all));
-    (rounds * T * TILE) as u64
 }

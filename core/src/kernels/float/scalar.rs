@@ -1,8 +1,8 @@
 //! Sixteen lanes in portable code: the reference that every instruction set equals bit for bit.
 
-use super::Scale;
-use super::instantiate;
-use super::isa::{Isa, four};
+use super::isa::{Dot, Isa, four};
+use super::operands::Scale;
+use super::set::instantiate;
 use crate::numbers::float::{Float, One};
 use crate::numbers::{GROUP, LANES, TILE, TILES};
 
@@ -88,9 +88,9 @@ fn round_to_int(x: f32) -> i32 {
     (x + MAGIC).to_bits().wrapping_sub(MAGIC.to_bits()) as i32
 }
 
-impl Isa for Scalar {
+// SAFETY: portable code needs no feature.
+unsafe impl Isa for Scalar {
     const NAME: &'static str = "scalar";
-    const BLOCK: usize = 2;
     const LOCKSTEP: usize = 1;
 
     #[inline(always)]
@@ -139,6 +139,12 @@ impl Isa for Scalar {
     fn zero_bits(self) -> Self::I {
         [0; LANES]
     }
+}
+
+// SAFETY: as above.
+unsafe impl Dot for Scalar {
+    const BLOCK: usize = 2;
+
     #[inline(always)]
     fn dot_i8<const T: usize>(
         self,
@@ -169,15 +175,6 @@ impl Isa for Scalar {
             }
             acc.map(|x| x as u32)
         })
-    }
-    #[inline(always)]
-    fn bare_dot(self, acc: Self::I, w: Self::I, x: Self::I) -> Self::I {
-        let dot = |w: u32, x: u32| {
-            let products = w.to_le_bytes().into_iter().zip(x.to_le_bytes());
-            products
-                .fold(0u32, |sum, (w, x)| sum.wrapping_add((i32::from(w as i8) * i32::from(x as i8)) as u32))
-        };
-        lanes!(|acc, w, x| acc.wrapping_add(dot(w, x)))
     }
     #[inline(always)]
     fn dot_u3<const T: usize>(

@@ -144,7 +144,7 @@ impl Operations for Float {
     }
 
     fn reborrow<'a>(state: &'a mut State<'_>) -> State<'a> {
-        State { conv: state.conv, ssm: state.ssm.lend() }
+        State { conv: state.conv, ssm: state.ssm.reborrow() }
     }
 
     fn none<'a>(state: &State<'_>) -> State<'a> {

@@ -96,9 +96,6 @@ impl Kernels for Tap<'_> {
     fn is_finite(&self, x: &[f32]) -> bool {
         self.kernels.is_finite(x)
     }
-    fn bare_dots(&self, rounds: usize) -> u64 {
-        self.kernels.bare_dots(rounds)
-    }
 }
 
 /// A source that announces each matrix of a layer to a [`Tap`].

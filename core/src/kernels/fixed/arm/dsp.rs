@@ -3,28 +3,35 @@
 use core::arch::asm;
 use core::mem;
 
+use super::by_hand::ByHand;
+use super::dot::{Work, prepare, quarter, sums_by_hand};
 use super::functions::{silu_by_hand, softplus_by_hand};
-use super::matmul::{Work, prepare, quarter, sums_by_hand};
 use super::scan::{Pairs, pairs};
-use super::thumb2::dot_by_hand;
-use crate::kernels::fixed::channels::Tap;
-use crate::kernels::fixed::elementwise::ROOM;
-use crate::kernels::fixed::lanes::Quarters;
-use crate::kernels::fixed::matmul::Panel;
-use crate::kernels::fixed::scan::{FINE, HALF, Hold, SUMMED, Steps};
-use crate::kernels::fixed::{Activations, Dot, Group, Input, Scalar, instantiate};
+use crate::kernels::fixed::conv::ROOM;
+use crate::kernels::fixed::operands::{FINE, Input, Tap};
+use crate::kernels::fixed::panel::{Panel, Quarters};
+use crate::kernels::fixed::set::instantiate;
+use crate::kernels::fixed::steps::{HALF, SUMMED, Steps, Stored};
 use crate::numbers::fixed::functions::EXP2;
 use crate::numbers::fixed::{Num, Row};
 use crate::numbers::{GROUP, TILE, TILES};
 
-/// The DSP instructions of ARMv7E-M and ARMv8-M.
+/// The DSP instructions of ARMv7E-M and ARMv8-M. The feature `dsp` of this crate promises the CPU.
 #[derive(Clone, Copy, Debug)]
-pub struct Dsp;
+pub struct Dsp(());
+
+impl Dsp {
+    /// The token. That it can be had is decided by the crate's features.
+    #[must_use]
+    pub const fn new() -> &'static Self {
+        &Self(())
+    }
+}
 
 instantiate!(Dsp);
 
 /// Lines for tile `$k` of a group: columns 0 and 2 of four rows, then 1 and 3. Of each word of weights the bytes 0 and 2 meet the
-/// activations that lie side by side ([`place`](crate::kernels::fixed::place)). Sums begin with these registers; `a` comes last.
+/// activations that lie side by side ([`place`](crate::kernels::fixed::operands::place)). Sums begin with these registers; `a` comes last.
 macro_rules! tile {
     ($k:literal, $b:literal, $c:literal, $d:literal) => {
         concat!(
@@ -125,7 +132,7 @@ fn short(x: &Input<'_>, t: usize) -> bool {
     all == 0
 }
 
-/// [`Dot::sums_i8`].
+/// [`Isa::sums_i8`].
 #[inline(always)]
 fn sums(panel: &Panel<'_>, x: &Input<'_>, t: usize, sums: &mut Quarters) -> bool {
     if panel.columns <= SHORT && short(x, t) {
@@ -297,11 +304,11 @@ macro_rules! states {
     };
 }
 
-/// [`Dot::sixteen`] for sixteen states of 15 bits. False where states are others.
+/// [`Isa::sixteen`] for sixteen states of 15 bits. False where states are others.
 ///
 /// A function of its own: the compiler takes the repeated lines for shorter than they are, and branches over them would not reach.
 #[inline(never)]
-fn sixteen<H: Hold>(steps: &mut Steps, a: &[[u8; 64]], h: &mut [[H; 16]], b: &[i16], c: &[i16]) -> bool {
+fn sixteen<H: Stored>(steps: &mut Steps, a: &[[u8; 64]], h: &mut [[H; 16]], b: &[i16], c: &[i16]) -> bool {
     let (Ok(a), Some(h), Ok(b), Ok(c)) =
         (<&[[u8; 64]; 16]>::try_from(a), H::narrow(h), b.try_into(), c.try_into())
     else {
@@ -410,7 +417,7 @@ fn sixteen<H: Hold>(steps: &mut Steps, a: &[[u8; 64]], h: &mut [[H; 16]], b: &[i
 softplus_by_hand!(dsp);
 silu_by_hand!(dsp);
 
-/// [`Dot::mul_high`].
+/// [`Isa::mul_high`].
 #[inline(always)]
 fn mul_high(a: i32, b: i32) -> i32 {
     let high;
@@ -518,7 +525,7 @@ macro_rules! sum {
     };
 }
 
-/// [`Dot::convolve`] over four tokens.
+/// [`Isa::convolve`] over four tokens.
 #[inline(always)]
 fn convolve(weights: &[[u8; 64]], taps: &[Tap<'_>], u: &mut Row, e: &mut Row) -> bool {
     let (Ok(weights), Ok(taps)) = (<&[[u8; 64]; 5]>::try_from(weights), <&[Tap<'_>; 4]>::try_from(taps))
@@ -576,4 +583,43 @@ fn convolve(weights: &[[u8; 64]], taps: &[Tap<'_>], u: &mut Row, e: &mut Row) ->
     true
 }
 
-dot_by_hand!(Dsp, "Cortex-M DSP", sums, sums_u4, mul_high, softplus_log2, silu, sixteen, convolve);
+// SAFETY: the compiler, or the feature `dsp` of this crate, promises the CPU.
+unsafe impl ByHand for Dsp {
+    const TOKEN_NAME: &'static str = "Cortex-M DSP";
+
+    #[inline(always)]
+    fn sums_of_i8(self, panel: &Panel<'_>, x: &Input<'_>, t: usize, out: &mut Quarters) -> bool {
+        sums(panel, x, t, out)
+    }
+    #[inline(always)]
+    fn sums_of_u4(self, panel: &Panel<'_>, x: &Input<'_>, t: usize, out: &mut Quarters) -> bool {
+        sums_u4(panel, x, t, out)
+    }
+    #[inline(always)]
+    fn product_high(self, a: i32, b: i32) -> i32 {
+        mul_high(a, b)
+    }
+    #[inline(always)]
+    fn softplus(self, v: Num) -> (u32, i32) {
+        softplus_log2(v)
+    }
+    #[inline(always)]
+    fn gate(self, v: Num) -> Num {
+        silu(v)
+    }
+    #[inline(always)]
+    fn sixteen_narrow<H: Stored>(
+        self,
+        steps: &mut Steps,
+        a: &[[u8; 64]],
+        h: &mut [[H; 16]],
+        b: &[i16],
+        c: &[i16],
+    ) -> bool {
+        sixteen(steps, a, h, b, c)
+    }
+    #[inline(always)]
+    fn convolution(self, weights: &[[u8; 64]], taps: &[Tap<'_>], u: &mut Row, e: &mut Row) -> bool {
+        convolve(weights, taps, u, e)
+    }
+}

@@ -2,12 +2,12 @@
 
 use core::arch::asm;
 
-use crate::kernels::fixed::Activations;
-use crate::kernels::fixed::elementwise;
+use crate::kernels::fixed::narrow;
+use crate::kernels::fixed::operands::Activations;
 use crate::numbers::fixed::functions::{EXP2, LOG2, LOG2_E, RECIPROCAL};
 use crate::numbers::fixed::{HIGH, LOW, Num, Row};
 
-/// [`Dot::shift_right`].
+/// [`Isa::shift_right`].
 #[inline(always)]
 pub(in crate::kernels::fixed) fn shift_right(m: i32, by: i32) -> i32 {
     let shifted;
@@ -27,7 +27,7 @@ pub(in crate::kernels::fixed) fn shift_right(m: i32, by: i32) -> i32 {
     shifted
 }
 
-/// [`Dot::cut`].
+/// [`Isa::cut`].
 #[inline(always)]
 pub(in crate::kernels::fixed) fn cut(m: i32, by: i32) -> i32 {
     let cut;
@@ -62,32 +62,32 @@ macro_rules! saturating {
 
 const _: () = assert!(LOW == -(1 << 13) && HIGH == (1 << 13) - 1);
 saturating!(
-    /// [`Dot::exponent`].
+    /// [`Isa::exponent`].
     exponent,
     "ssat {x}, #14"
 );
 saturating!(
-    /// [`Dot::within_word`].
+    /// [`Isa::within_word`].
     within_word,
     "usat {x}, #5"
 );
 saturating!(
-    /// [`Dot::within_half`].
+    /// [`Isa::within_half`].
     within_half,
     "ssat {x}, #16"
 );
 saturating!(
-    /// [`Dot::within_nibble`].
+    /// [`Isa::within_nibble`].
     within_nibble,
     "usat {x}, #4"
 );
 
-/// [`Dot::activations`].
+/// [`Isa::activations`].
 #[inline(always)]
 pub(in crate::kernels::fixed) fn activations(rows: [&Row; 2], up: [i32; 2], q: &mut Activations) -> i32 {
     let [first, second] = up;
     if first >= 0 || second >= 0 {
-        return elementwise::activations(rows, up, q);
+        return narrow::activations(rows, up, q);
     }
     let (q, _) = q.as_chunks_mut();
     narrow(rows[0], -first, &mut q[0]) + narrow(rows[1], -second, &mut q[1])
@@ -122,7 +122,7 @@ fn narrow(x: &Row, by: i32, q: &mut [i16; 16]) -> i32 {
     sum
 }
 
-/// [`Dot::normal`].
+/// [`Isa::normal`].
 #[inline(always)]
 pub(in crate::kernels::fixed) fn normal(v: Num) -> Num {
     let (mut m, mut e) = (v.m, v.e);
@@ -144,7 +144,7 @@ pub(in crate::kernels::fixed) fn normal(v: Num) -> Num {
     Num { m, e }
 }
 
-/// Constants of [`Dot::silu`] and [`Dot::softplus_log2`], in the order in which they are needed.
+/// Constants of [`Isa::silu`] and [`Isa::softplus_log2`], in the order in which they are needed.
 pub(in crate::kernels::fixed) static SILU: [u32; 9] = {
     let [_, e1, e2, e3, e4] = EXP2;
     let [r0, r1, r2, r3] = RECIPROCAL;
@@ -228,7 +228,7 @@ macro_rules! exponential {
 }
 pub(in crate::kernels::fixed) use exponential;
 
-/// [`Dot::silu`] for an instruction set, with a register that its lines change.
+/// [`Isa::silu`] for an instruction set, with a register that its lines change.
 macro_rules! silu_by_hand {
     ($set:ident $(, $register:ident)?) => {
         #[inline(always)]
@@ -287,7 +287,7 @@ pub(in crate::kernels::fixed) use silu_by_hand;
 
 silu_by_hand!(thumb2, q);
 
-/// [`Dot::softplus_log2`] for an instruction set, with a register that its lines change.
+/// [`Isa::softplus_log2`] for an instruction set, with a register that its lines change.
 macro_rules! softplus_by_hand {
     ($set:ident $(, $register:ident)?) => {
         #[inline(always)]

@@ -1,9 +1,10 @@
 //! Cortex-M: Thumb-2 from the M3 on, and the DSP instructions of the M4, M7 and M33.
 
+mod by_hand;
+mod dot;
 #[cfg(any(target_feature = "dsp", feature = "dsp"))]
 mod dsp;
 mod functions;
-mod matmul;
 mod scan;
 mod thumb2;
 

@@ -2,7 +2,7 @@
 
 use core::arch::asm;
 
-use crate::kernels::fixed::scan::{Channel, HALF, Hold, Steps};
+use crate::kernels::fixed::steps::{Channel, HALF, Steps, Stored};
 use crate::numbers::fixed::functions::EXP2;
 
 /// For two states each what is left of them, and their B and C as two halves of a word.
@@ -19,11 +19,11 @@ pub(in crate::kernels::fixed) fn pairs(b: &[i16; 16], c: &[i16; 16]) -> Pairs {
     pairs
 }
 
-/// [`Dot::sixteen`] for sixteen states of 15 bits. False where states are others.
+/// [`Isa::sixteen`] for sixteen states of 15 bits. False where states are others.
 ///
 /// A function of its own: the compiler takes the repeated lines for shorter than they are, and branches over them would not reach.
 #[inline(never)]
-pub(in crate::kernels::fixed) fn sixteen<H: Hold>(
+pub(in crate::kernels::fixed) fn sixteen<H: Stored>(
     steps: &mut Steps,
     a: &[[u8; 64]],
     h: &mut [[H; 16]],

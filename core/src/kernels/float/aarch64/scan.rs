@@ -4,10 +4,12 @@
 
 use core::arch::asm;
 
+use super::float::Quads;
 use crate::kernels::float::isa::Isa;
-use crate::kernels::float::{ScanInput, SsmState};
+use crate::kernels::float::operands::{ScanInput, SsmState};
 use crate::numbers::LANES;
 use crate::numbers::float;
+use crate::numbers::float::Float as _;
 
 /// Largest finite f16.
 const F16_MAX: f32 = 65504.0;
@@ -47,14 +49,14 @@ static EXP: Exp = Exp {
 };
 
 /// How the state is stored.
-trait Hold<S: Isa> {
+trait Stored<S: Quads> {
     type Element;
     /// Calls `pass` with some states as f32, and keeps what it leaves as far as the stored type holds it.
     fn with(s: S, states: &mut [[Self::Element; LANES]], pass: impl FnOnce(&mut [Lanes]));
 }
 
-struct HoldF32;
-impl<S: Isa> Hold<S> for HoldF32 {
+struct StoredF32;
+impl<S: Quads> Stored<S> for StoredF32 {
     type Element = f32;
     #[inline(always)]
     fn with(_: S, states: &mut [Lanes], pass: impl FnOnce(&mut [Lanes])) {
@@ -62,8 +64,8 @@ impl<S: Isa> Hold<S> for HoldF32 {
     }
 }
 
-struct HoldF16;
-impl<S: Isa> Hold<S> for HoldF16 {
+struct StoredF16;
+impl<S: Quads> Stored<S> for StoredF16 {
     type Element = u16;
     #[inline(always)]
     fn with(s: S, states: &mut [[u16; LANES]], pass: impl FnOnce(&mut [Lanes])) {
@@ -82,9 +84,9 @@ impl<S: Isa> Hold<S> for HoldF16 {
     }
 }
 
-/// See [`Kernels::scan`](crate::kernels::float::Kernels::scan).
+/// See [`Kernels::scan`](crate::kernels::float::set::Kernels::scan).
 #[inline(always)]
-pub(in crate::kernels::float) fn scan<S: Isa>(
+pub(in crate::kernels::float) fn scan<S: Quads>(
     s: S,
     panels: &[u8],
     state: SsmState<'_>,
@@ -94,13 +96,13 @@ pub(in crate::kernels::float) fn scan<S: Isa>(
     u: &mut [f32],
 ) {
     match state {
-        SsmState::F32(state) => scan_panels::<S, HoldF32>(s, panels, state, input, dt, z, u),
-        SsmState::F16(state) => scan_panels::<S, HoldF16>(s, panels, state, input, dt, z, u),
+        SsmState::F32(state) => scan_panels::<S, StoredF32>(s, panels, state, input, dt, z, u),
+        SsmState::F16(state) => scan_panels::<S, StoredF16>(s, panels, state, input, dt, z, u),
     }
 }
 
 #[inline(always)]
-fn scan_panels<S: Isa, H: Hold<S>>(
+fn scan_panels<S: Quads, H: Stored<S>>(
     s: S,
     panels: &[u8],
     state: &mut [H::Element],
@@ -127,7 +129,7 @@ fn scan_panels<S: Isa, H: Hold<S>>(
 
 /// Token `t`, for sixteen channels.
 #[inline(always)]
-fn scan_token<S: Isa, H: Hold<S>>(
+fn scan_token<S: Quads, H: Stored<S>>(
     s: S,
     weights: &[[u8; 4 * LANES]],
     state: &mut [[H::Element; LANES]],
@@ -145,7 +147,7 @@ fn scan_token<S: Isa, H: Hold<S>>(
         let of_panel = |x| <[f32]>::as_chunks::<LANES>(x).0.get(panel * input.tokens + t);
         let (Some(b), Some(c)) = (of_panel(input.b), of_panel(input.c)) else { return };
         let a = weights.get(panel * LANES..).unwrap_or_default();
-        H::with(s, state, |state| token.pass(a, state, b, c));
+        H::with(s, state, |state| token.pass(s, a, state, b, c));
     }
     let Some(d) = weights.get(state.len()) else { return };
     let y = s.fma(s.load_f32_bytes(d), s.load(u), s.load(&token.y));
@@ -195,12 +197,12 @@ impl Token {
     /// Some states of each channel: `h = exp(dt A) h + dt u B`, `y += C h`. `a` has a row more than there are states, which
     /// is read and not used.
     #[inline(always)]
-    fn pass(&mut self, a: &[[u8; 4 * LANES]], state: &mut [Lanes], b: &Lanes, c: &Lanes) {
+    fn pass<S: Quads>(&mut self, _: S, a: &[[u8; 4 * LANES]], state: &mut [Lanes], b: &Lanes, c: &Lanes) {
         let states = state.len().min(LANES).min(a.len().saturating_sub(1));
         if states == 0 {
             return;
         }
-        // SAFETY: NEON is there. There are `states` rows of the state, which is alone written, and one more of A; B and C have
+        // SAFETY: the token proves NEON. There are `states` rows of the state, which is alone written, and one more of A; B and C have
         // sixteen elements, all else is as large as what is read of it.
         unsafe {
             asm!(

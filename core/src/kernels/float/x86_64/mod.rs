@@ -1,17 +1,18 @@
 //! x86-64: AVX2 with FMA and F16C, the same with AVX-VNNI, and AVX-512 with VNNI.
 
-mod avx2;
-mod avx512;
-mod avx_vnni;
-mod strips;
-mod ymm;
+mod dot;
+mod float;
+mod matmul;
+mod unpack;
 
-pub use avx_vnni::AvxVnni;
-pub use avx2::Avx2;
-pub use avx512::Avx512;
-pub(super) use strips::matmul as avx2_matmul;
+pub use float::{Avx2, Avx512, AvxVnni};
 
-use super::{Isa, Kernels};
+use super::isa::Isa;
+use super::set::{Kernels, instantiate};
+
+instantiate!(Avx2, [#[target_feature(enable = "avx2,fma,f16c")]], x86_64::matmul::matmul, scan::scan);
+instantiate!(AvxVnni, #[target_feature(enable = "avx2,fma,f16c,avxvnni")]);
+instantiate!(Avx512, #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma,f16c")]);
 
 /// The names of all kernels here, from slowest to fastest.
 pub(super) const NAMES: &[&str] = &[Avx2::NAME, AvxVnni::NAME, Avx512::NAME];

@@ -1,35 +1,24 @@
 //! Dot products of groups by `sdot`, which takes four columns of an activation by element.
 //!
 //! A group is one block of assembly: the intrinsic is unstable, and a load of four registers that moves its pointer on
-//! halves the loads. Callers' tokens prove the dot product instructions.
+//! halves the loads.
 
 use core::arch::aarch64::*;
 use core::arch::asm;
 
-use super::order::{Bytes, Nibbles, OneToken};
-use super::{five_bits, four_of, less, three_bits, unpacked};
-use crate::kernels::float::Scale;
+use super::{OneToken, PanelDot};
+use crate::kernels::float::aarch64::float::{NeonDot, op};
+use crate::kernels::float::aarch64::unpack::{
+    Bytes, Nibbles, five_bits, four_of, less, three_bits, unpacked,
+};
+use crate::kernels::float::isa::Dot;
+use crate::kernels::float::operands::Scale;
 use crate::numbers::{GROUP, TILE, TILES};
 
 /// The dot products of 16 rows.
 type Rows = [uint32x4_t; 4];
 /// Their sums.
 type Sums = [float32x4_t; 4];
-
-/// Nothing but a dot product.
-#[inline(always)]
-pub(super) fn bare(mut acc: uint32x4_t, w: int8x16_t, x: int8x16_t) -> uint32x4_t {
-    // SAFETY: the CPU has the instruction; only the named registers are touched.
-    unsafe {
-        asm!(
-            ".arch_extension dotprod",
-            "sdot {acc:v}.4s, {w:v}.16b, {x:v}.4b[0]",
-            acc = inout(vreg) acc, w = in(vreg) w, x = in(vreg) x,
-            options(pure, nomem, nostack, preserves_flags)
-        );
-    }
-    acc
-}
 
 /// A tile in four registers times four columns of a token, added to four registers or operands.
 macro_rules! tile {
@@ -50,10 +39,10 @@ macro_rules! tile {
 macro_rules! tokens {
     ($name:ident, $tokens:literal; $($x:tt $q:tt $first:literal $second:literal: $a:ident $b:ident $c:ident $d:ident),+) => {
         #[inline(always)]
-        fn $name(w: &[[u8; TILE]; TILES], x: &[[i8; GROUP]; $tokens]) -> [Rows; $tokens] {
-            let zero = four_of(0);
+        fn $name(s: NeonDot, w: &[[u8; TILE]; TILES], x: &[[i8; GROUP]; $tokens]) -> [Rows; $tokens] {
+            let zero = four_of(s, 0);
             $(let ($a, $b, $c, $d);)+
-            // SAFETY: the CPU has the instructions; the arrays have the bytes read, eight tiles and 32 of each token.
+            // SAFETY: the token proves the instructions; the arrays have the bytes read, eight tiles and 32 of each token.
             unsafe {
                 asm!(
                     ".arch_extension dotprod",
@@ -94,15 +83,15 @@ tokens!(three, 3; "v4" "q4" 0 16: a0 b0 c0 d0, "v5" "q5" 32 48: a1 b1 c1 d1, "v6
 
 /// A group of int8 with `T` tokens.
 #[inline(always)]
-pub(super) fn i8<const T: usize>(w: &[[u8; TILE]; TILES], x: &[[i8; GROUP]; T]) -> [Rows; T] {
-    let mut dots = [[four_of(0); 4]; T];
+fn i8<const T: usize>(s: NeonDot, w: &[[u8; TILE]; TILES], x: &[[i8; GROUP]; T]) -> [Rows; T] {
+    let mut dots = [[four_of(s, 0); 4]; T];
     let ((x3, x), (dots3, dots1)) = (x.as_chunks::<3>(), dots.as_chunks_mut::<3>());
     for (x, dots) in x3.iter().zip(dots3) {
-        *dots = three(w, x);
+        *dots = three(s, w, x);
     }
     match (x, dots1) {
-        ([x], [dots]) => [*dots] = one(w, &[*x]),
-        ([x0, x1], [dots0, dots1]) => [*dots0, *dots1] = two(w, &[*x0, *x1]),
+        ([x], [dots]) => [*dots] = one(s, w, &[*x]),
+        ([x0, x1], [dots0, dots1]) => [*dots0, *dots1] = two(s, w, &[*x0, *x1]),
         _ => {}
     }
     dots
@@ -129,27 +118,26 @@ macro_rules! nibbles {
 
 /// What eight less in every weight of a group comes to.
 #[inline(always)]
-fn less_eight(sum: i32) -> uint32x4_t {
-    four_of(sum.wrapping_mul(-8) as u32)
+fn less_eight(s: NeonDot, sum: i32) -> uint32x4_t {
+    four_of(s, sum.wrapping_mul(-8) as u32)
 }
 
 #[inline(always)]
-fn low_halves() -> uint8x16_t {
-    // SAFETY: NEON is there.
-    unsafe { vdupq_n_u8(15) }
+fn low_halves(s: NeonDot) -> uint8x16_t {
+    op!(s, vdupq_n_u8(15))
 }
 
 /// A group of 4-bit weights with `T` tokens.
 #[inline(always)]
-pub(super) fn u4<const T: usize>(w: &Nibbles, x: &[[i8; GROUP]; T], sums: &[Scale; T]) -> [Rows; T] {
-    core::array::from_fn(|t| one_u4(w, &x[t], sums[t].sum))
+fn u4<const T: usize>(s: NeonDot, w: &Nibbles, x: &[[i8; GROUP]; T], sums: &[Scale; T]) -> [Rows; T] {
+    core::array::from_fn(|t| one_u4(s, w, &x[t], sums[t].sum))
 }
 
 #[inline(always)]
-fn one_u4(w: &Nibbles, x: &[i8; GROUP], sum: i32) -> Rows {
-    let start = less_eight(sum);
+fn one_u4(s: NeonDot, w: &Nibbles, x: &[i8; GROUP], sum: i32) -> Rows {
+    let start = less_eight(s, sum);
     let (a, b, c, d);
-    // SAFETY: the CPU has the instructions; the arrays have the bytes read, four pairs of tiles and 32.
+    // SAFETY: the token proves the instructions; the arrays have the bytes read, four pairs of tiles and 32.
     unsafe {
         asm!(
             ".arch_extension dotprod",
@@ -158,7 +146,7 @@ fn one_u4(w: &Nibbles, x: &[i8; GROUP], sum: i32) -> Rows {
             nibbles!("w", "v16" 2 3, a b c d),
             nibbles!("w", "v17" 0 1, a b c d),
             nibbles!("w", "v17" 2 3, a b c d),
-            w = inout(reg) w.as_ptr() => _, x = in(reg) x.as_ptr(), mask = in(vreg) low_halves(),
+            w = inout(reg) w.as_ptr() => _, x = in(reg) x.as_ptr(), mask = in(vreg) low_halves(s),
             a = inout(vreg) start => a, b = inout(vreg) start => b, c = inout(vreg) start => c, d = inout(vreg) start => d,
             out("v0") _, out("v1") _, out("v2") _, out("v3") _, out("v4") _, out("v5") _, out("v6") _, out("v7") _,
             out("v16") _, out("v17") _,
@@ -177,7 +165,7 @@ macro_rules! pair_loop {
         let ([one, two], [mut a, mut b]) = ($pair, $sums);
         let groups = one.groups().min(two.groups());
         if groups > 0 {
-            // SAFETY: the CPU has the instructions; each slice has `groups` elements, and no more is read: 32 bytes of
+            // SAFETY: the token proves the instructions; each slice has `groups` elements, and no more is read: 32 bytes of
             // activations, 8 of their scale and sum, 32 of either panel's scales, and its tiles.
             unsafe {
                 asm!(
@@ -228,7 +216,7 @@ macro_rules! join {
 
 /// Two panels of int8 times one token.
 #[inline(always)]
-pub(super) fn pair_i8(pair: &[OneToken<'_, Bytes>; 2], sums: [Sums; 2]) -> [Sums; 2] {
+fn pair_i8(_: NeonDot, pair: &[OneToken<'_, Bytes>; 2], sums: [Sums; 2]) -> [Sums; 2] {
     /// A tile of each panel times four columns.
     macro_rules! both {
         ($x:tt $lane:literal) => {
@@ -266,7 +254,7 @@ pub(super) fn pair_i8(pair: &[OneToken<'_, Bytes>; 2], sums: [Sums; 2]) -> [Sums
 
 /// Two panels of 4-bit weights times one token.
 #[inline(always)]
-pub(super) fn pair_u4(pair: &[OneToken<'_, Nibbles>; 2], sums: [Sums; 2]) -> [Sums; 2] {
+fn pair_u4(s: NeonDot, pair: &[OneToken<'_, Nibbles>; 2], sums: [Sums; 2]) -> [Sums; 2] {
     /// A pair of tiles of each panel times eight columns.
     macro_rules! both {
         ($x:tt $lane:literal $next:literal) => {
@@ -284,18 +272,67 @@ pub(super) fn pair_u4(pair: &[OneToken<'_, Nibbles>; 2], sums: [Sums; 2]) -> [Su
             "mov v21.16b, v16.16b\n", "mov v22.16b, v16.16b\n", "mov v23.16b, v16.16b\n",
             both!("v24" 0 1), both!("v24" 2 3), both!("v25" 0 1), both!("v25" 2 3)
         ),
-        less = in(vreg) four_of(-8i32 as u32), mask = in(vreg) low_halves()
+        less = in(vreg) four_of(s, -8i32 as u32), mask = in(vreg) low_halves(s)
     )
 }
 
-/// A group of 3-bit weights with `T` tokens: 4 less in each is taken from the sums.
-#[inline(always)]
-pub(super) fn u3<const T: usize>(w: &[[u8; TILE]; 3], x: &[[i8; GROUP]; T], sums: &[Scale; T]) -> [Rows; T] {
-    less(i8(&unpacked(|k, q| three_bits(w, k, q)), x), sums, 4)
+// SAFETY: `detect` alone gives the token.
+unsafe impl Dot for NeonDot {
+    const BLOCK: usize = 3;
+
+    #[inline(always)]
+    fn dot_i8<const T: usize>(
+        self,
+        w: &[[u8; TILE]; TILES],
+        x: &[[i8; GROUP]; T],
+        _sums: &[Scale; T],
+    ) -> [Self::I; T] {
+        i8(self, w, x)
+    }
+    #[inline(always)]
+    fn dot_u4<const T: usize>(
+        self,
+        w: &[[u8; TILE]; TILES / 2],
+        x: &[[i8; GROUP]; T],
+        sums: &[Scale; T],
+    ) -> [Self::I; T] {
+        u4(self, w, x, sums)
+    }
+    /// 4 less in each weight is taken from the sums.
+    #[inline(always)]
+    fn dot_u3<const T: usize>(
+        self,
+        w: &[[u8; TILE]; 3],
+        x: &[[i8; GROUP]; T],
+        sums: &[Scale; T],
+    ) -> [Self::I; T] {
+        less(self, i8(self, &unpacked(self, |k, q| three_bits(self, w, k, q)), x), sums, 4)
+    }
+    /// 16 less in each weight is taken from the sums.
+    #[inline(always)]
+    fn dot_u5<const T: usize>(
+        self,
+        w: &[[u8; TILE]; 5],
+        x: &[[i8; GROUP]; T],
+        sums: &[Scale; T],
+    ) -> [Self::I; T] {
+        less(self, i8(self, &unpacked(self, |k, q| five_bits(self, w, k, q)), x), sums, 16)
+    }
 }
 
-/// A group of 5-bit weights with `T` tokens: 16 less in each is taken from the sums.
-#[inline(always)]
-pub(super) fn u5<const T: usize>(w: &[[u8; TILE]; 5], x: &[[i8; GROUP]; T], sums: &[Scale; T]) -> [Rows; T] {
-    less(i8(&unpacked(|k, q| five_bits(w, k, q)), x), sums, 16)
+// SAFETY: as above.
+unsafe impl PanelDot for NeonDot {
+    #[inline(always)]
+    fn pair_i8(self, pair: &[OneToken<'_, Bytes>; 2], sums: [Self::F; 2]) -> [Self::F; 2] {
+        pair_i8(self, pair, sums)
+    }
+    #[inline(always)]
+    fn pair_u4(self, pair: &[OneToken<'_, Nibbles>; 2], sums: [Self::F; 2]) -> [Self::F; 2] {
+        pair_u4(self, pair, sums)
+    }
+    /// Small weights are no different here.
+    #[inline(always)]
+    fn dot_small<const T: usize>(self, w: &Bytes, x: &[[i8; GROUP]; T]) -> [Self::I; T] {
+        i8(self, w, x)
+    }
 }

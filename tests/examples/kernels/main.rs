@@ -3,6 +3,8 @@
 //! `cargo run --release -p elapid-tests --example kernels [KERNELS]` prints a Markdown table; KERNELS is the name of an
 //! instruction set, the best if left out.
 
+mod peak;
+
 use std::time::{Duration, Instant};
 
 use elapid_core::format::{MatrixShape, Quant};
@@ -90,7 +92,7 @@ fn main() {
     println!("kernels: {}", kernels.name());
     let peak = {
         let mut products = 0;
-        let time = fastest(|| products = kernels.bare_dots(1 << 16));
+        let time = fastest(|| products = peak::bare_dots(kernels.name(), 1 << 16));
         products as f64 / time.as_secs_f64() / 1e9
     };
     println!("bare dot products: {peak:.1} G products/s\n");

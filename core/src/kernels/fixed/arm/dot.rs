@@ -2,9 +2,9 @@
 
 use core::arch::asm;
 
-use crate::kernels::fixed::Input;
-use crate::kernels::fixed::lanes::{self, Quarters};
-use crate::kernels::fixed::matmul::Panel;
+use crate::kernels::fixed::operands::Input;
+use crate::kernels::fixed::panel::Panel;
+use crate::kernels::fixed::panel::{self, Quarters};
 use crate::numbers::fixed::Row;
 use crate::numbers::{GROUP, TILE, TILES};
 
@@ -121,7 +121,7 @@ macro_rules! quarter {
 }
 pub(in crate::kernels::fixed) use quarter;
 
-/// The sums of the rows of a panel with a token, as [`Dot::sums_i8`] and [`Dot::sums_u4`] return them.
+/// The sums of the rows of a panel with a token, as [`Isa::sums_i8`] and [`Isa::sums_u4`] return them.
 ///
 /// `$dot` adds to `a` to `d` the dot products of four rows, of the `$bytes` bytes of a group's weights from `at` on, with 32 activations from
 /// `xs` on, and may change `x`, `y`, `v`, `w` and `e`. `$start` changes `v`, what the dot products begin with, by the activations' sum in `e`; `$same` copies that from
@@ -130,12 +130,12 @@ macro_rules! sums_by_hand {
     ($name:ident, $bytes:expr, [$($start:literal)?], [$($same:literal)?], $($dot:expr),+) => {
         #[inline(never)]
         pub(in crate::kernels::fixed) fn $name(
-            panel: &$crate::kernels::fixed::matmul::Panel<'_>,
-            x: &$crate::kernels::fixed::Input<'_>,
+            panel: &$crate::kernels::fixed::panel::Panel<'_>,
+            x: &$crate::kernels::fixed::operands::Input<'_>,
             t: usize,
-            sums: &mut $crate::kernels::fixed::lanes::Quarters,
+            sums: &mut $crate::kernels::fixed::panel::Quarters,
         ) -> bool {
-            use $crate::kernels::fixed::arm::matmul::{Work, prepare};
+            use $crate::kernels::fixed::arm::dot::{Work, prepare};
             let activations = match prepare(panel, x, t, $bytes, sums) {
                 Work::Portable => return false,
                 Work::Nothing => return true,
@@ -176,7 +176,7 @@ macro_rules! sums_by_hand {
                     $($same,)?
                     $($dot,)+
                     "ldr {e}, [{sums}, #36]",
-                    $crate::kernels::fixed::arm::matmul::quarter!(
+                    $crate::kernels::fixed::arm::dot::quarter!(
                         "ldrd {y}, {v}, [{sums}]",
                         "smlal {y}, {v}, {x}, \\dot"
                     ),
@@ -262,7 +262,7 @@ sums_by_hand!(
     "sub {xs}, {xs}, #64"
 );
 
-/// [`Dot::bits`]: where the upper halves tell, the lower ones are not looked at.
+/// [`Isa::bits`]: where the upper halves tell, the lower ones are not looked at.
 #[inline(always)]
 pub(in crate::kernels::fixed) fn bits(sums: &Quarters) -> i32 {
     let mut all = 0u32;
@@ -290,14 +290,14 @@ pub(in crate::kernels::fixed) fn bits(sums: &Quarters) -> i32 {
             options(pure, readonly, nostack, preserves_flags)
         );
     }
-    if all == 0 { lanes::bits(sums) } else { 64 - all.leading_zeros() as i32 }
+    if all == 0 { panel::bits(sums) } else { 64 - all.leading_zeros() as i32 }
 }
 
-/// [`Dot::shifted`]: shifts of 64 bits by one or two words.
+/// [`Isa::shifted`]: shifts of 64 bits by one or two words.
 #[inline(always)]
 pub(in crate::kernels::fixed) fn shifted(sums: &Quarters, up: i32, y: &mut Row) {
     if !(-32..0).contains(&up) {
-        return lanes::shifted(sums, up, y);
+        return panel::shifted(sums, up, y);
     }
     // SAFETY: reads sixteen sums and writes a row. The results fit a word, and of shifts by 1 to 32 the last bit that is shifted out
     // is the carry.

@@ -3,10 +3,13 @@
 use core::arch::aarch64::*;
 use core::arch::asm;
 
-use super::order::{Bytes, Nibbles, widen};
+use super::panels;
 use super::products::{add_pairs, eight_columns, join_pairs, multiply, sixteen};
-use super::{five_bits, less, three_bits, unpacked};
-use crate::kernels::float::Scale;
+use super::{OneToken, PanelDot, Tokens, group_by_group};
+use crate::kernels::float::aarch64::float::Neon;
+use crate::kernels::float::aarch64::unpack::{Bytes, Nibbles, five_bits, less, three_bits, unpacked, widen};
+use crate::kernels::float::isa::Dot;
+use crate::kernels::float::operands::Scale;
 use crate::numbers::{GROUP, TILE, TILES};
 
 /// The dot products of 16 rows.
@@ -16,7 +19,7 @@ type Rows = [uint32x4_t; 4];
 macro_rules! group {
     ($w:ident, $x:ident, $products:expr) => {{
         let (a, b, c, d);
-        // SAFETY: NEON is there; the arrays have the bytes read, eight tiles and 32.
+        // SAFETY: the caller has a token of NEON; the arrays have the bytes read, eight tiles and 32.
         unsafe {
             asm!(
                 "ld4r {{v28.4s-v31.4s}}, [{x}]",
@@ -39,25 +42,14 @@ macro_rules! group {
     }};
 }
 
-/// Nothing but the products, added in pairs.
-#[inline(always)]
-pub(super) fn bare(acc: uint32x4_t, w: int8x16_t, x: int8x16_t) -> uint32x4_t {
-    // SAFETY: NEON is there.
-    unsafe {
-        let sums = vreinterpretq_s32_u32(acc);
-        let low = vpadalq_s16(sums, vmull_s8(vget_low_s8(w), vget_low_s8(x)));
-        vreinterpretq_u32_s32(vpadalq_s16(low, vmull_high_s8(w, x)))
-    }
-}
-
 /// A group of int8 with `T` tokens. Two products reach 2 * 128 * 127 = 32,512, which an i16 holds.
 #[inline(always)]
-pub(super) fn i8<const T: usize>(w: &Bytes, x: &[[i8; GROUP]; T]) -> [Rows; T] {
-    core::array::from_fn(|t| group_i8(w, &x[t]))
+fn i8<const T: usize>(s: Neon, w: &Bytes, x: &[[i8; GROUP]; T]) -> [Rows; T] {
+    core::array::from_fn(|t| group_i8(s, w, &x[t]))
 }
 
 #[inline(always)]
-fn group_i8(w: &Bytes, x: &[i8; GROUP]) -> Rows {
+fn group_i8(_: Neon, w: &Bytes, x: &[i8; GROUP]) -> Rows {
     group!(
         w,
         x,
@@ -86,12 +78,12 @@ fn group_i8(w: &Bytes, x: &[i8; GROUP]) -> Rows {
 
 /// A group of int8 with `T` tokens whose products i16 add up: 8 * 31 * 128 = 31,744 with weights of 5 bits.
 #[inline(always)]
-pub(super) fn small<const T: usize>(w: &Bytes, x: &[[i8; GROUP]; T]) -> [Rows; T] {
-    core::array::from_fn(|t| group_small(w, &x[t]))
+fn small<const T: usize>(s: Neon, w: &Bytes, x: &[[i8; GROUP]; T]) -> [Rows; T] {
+    core::array::from_fn(|t| group_small(s, w, &x[t]))
 }
 
 #[inline(always)]
-fn group_small(w: &Bytes, x: &[i8; GROUP]) -> Rows {
+fn group_small(_: Neon, w: &Bytes, x: &[i8; GROUP]) -> Rows {
     group!(
         w,
         x,
@@ -124,22 +116,83 @@ fn group_small(w: &Bytes, x: &[i8; GROUP]) -> Rows {
     )
 }
 
-/// A group of 3-bit weights with `T` tokens: 4 less in each is taken from the sums.
-#[inline(always)]
-pub(super) fn u3<const T: usize>(w: &[[u8; TILE]; 3], x: &[[i8; GROUP]; T], sums: &[Scale; T]) -> [Rows; T] {
-    less(small(&unpacked(|k, q| three_bits(w, k, q)), x), sums, 4)
-}
-
 /// A group of 4-bit weights with `T` tokens.
 #[inline(always)]
-pub(super) fn u4<const T: usize>(w: &Nibbles, x: &[[i8; GROUP]; T], _sums: &[Scale; T]) -> [Rows; T] {
+fn u4<const T: usize>(s: Neon, w: &Nibbles, x: &[[i8; GROUP]; T], _sums: &[Scale; T]) -> [Rows; T] {
     let mut bytes = [[0; TILE]; TILES];
     widen(w, &mut bytes);
-    small(&bytes, x)
+    small(s, &bytes, x)
 }
 
-/// A group of 5-bit weights with `T` tokens: 16 less.
-#[inline(always)]
-pub(super) fn u5<const T: usize>(w: &[[u8; TILE]; 5], x: &[[i8; GROUP]; T], sums: &[Scale; T]) -> [Rows; T] {
-    less(small(&unpacked(|k, q| five_bits(w, k, q)), x), sums, 16)
+// SAFETY: `detect` alone gives the token.
+unsafe impl Dot for Neon {
+    const BLOCK: usize = 2;
+
+    #[inline(always)]
+    fn dot_i8<const T: usize>(
+        self,
+        w: &[[u8; TILE]; TILES],
+        x: &[[i8; GROUP]; T],
+        _sums: &[Scale; T],
+    ) -> [Self::I; T] {
+        i8(self, w, x)
+    }
+    #[inline(always)]
+    fn dot_u4<const T: usize>(
+        self,
+        w: &[[u8; TILE]; TILES / 2],
+        x: &[[i8; GROUP]; T],
+        sums: &[Scale; T],
+    ) -> [Self::I; T] {
+        u4(self, w, x, sums)
+    }
+    /// 4 less in each weight is taken from the sums.
+    #[inline(always)]
+    fn dot_u3<const T: usize>(
+        self,
+        w: &[[u8; TILE]; 3],
+        x: &[[i8; GROUP]; T],
+        sums: &[Scale; T],
+    ) -> [Self::I; T] {
+        less(self, small(self, &unpacked(self, |k, q| three_bits(self, w, k, q)), x), sums, 4)
+    }
+    /// 16 less in each weight is taken from the sums.
+    #[inline(always)]
+    fn dot_u5<const T: usize>(
+        self,
+        w: &[[u8; TILE]; 5],
+        x: &[[i8; GROUP]; T],
+        sums: &[Scale; T],
+    ) -> [Self::I; T] {
+        less(self, small(self, &unpacked(self, |k, q| five_bits(self, w, k, q)), x), sums, 16)
+    }
+}
+
+// SAFETY: as above.
+unsafe impl PanelDot for Neon {
+    #[inline(always)]
+    fn panel_i8(self, panel: &OneToken<'_, Bytes>, sums: Self::F) -> Self::F {
+        panels::panel_i8(self, panel, sums)
+    }
+    #[inline(always)]
+    fn panel_u4(self, panel: &OneToken<'_, Nibbles>, sums: Self::F) -> Self::F {
+        panels::panel_u4(self, panel, sums)
+    }
+    #[inline(always)]
+    fn dot_small<const T: usize>(self, w: &Bytes, x: &[[i8; GROUP]; T]) -> [Self::I; T] {
+        small(self, w, x)
+    }
+    #[inline(always)]
+    fn slice<const SMALL: bool, const T: usize>(
+        self,
+        slice: &Tokens<'_>,
+        mut sums: [Self::F; T],
+    ) -> [Self::F; T] {
+        match sums.as_chunks_mut() {
+            ([two], []) if SMALL => *two = panels::two_small(self, slice, *two),
+            ([two], []) => *two = panels::two_i8(self, slice, *two),
+            _ => return group_by_group::<Self, SMALL, T>(self, slice, sums),
+        }
+        sums
+    }
 }

@@ -1,12 +1,14 @@
-//! Panels times one token, and strips of a panel times two, without `sdot`: a loop over groups of columns in one block of
+//! Panels times one token, and slices of a panel times two, without `sdot`: a loop over groups of columns in one block of
 //! assembly, as [`products`](super::products) says.
 
 use core::arch::aarch64::float32x4_t;
 use core::arch::asm;
 
-use super::order::{Bytes, Nibbles, OneToken, Tokens};
 use super::products::{add_pairs, eight, eight_columns, join_pairs, multiply, sixteen};
-use crate::kernels::float::Scale;
+use super::{OneToken, Tokens};
+use crate::kernels::float::aarch64::float::Neon;
+use crate::kernels::float::aarch64::unpack::{Bytes, Nibbles};
+use crate::kernels::float::operands::Scale;
 use crate::numbers::{LANES, TILE};
 
 /// The sums of 16 rows.
@@ -52,7 +54,7 @@ macro_rules! panel_loop {
     ($panel:ident, $sums:ident, $before:expr, $pointers:expr, $products:expr, $($pointer:ident)+) => {{
         let (groups, [mut a, mut b, mut c, mut d]) = ($panel.groups(), $sums);
         if groups > 0 {
-            // SAFETY: NEON is there; each slice has `groups` elements, and no more is read: a group's weights and scales, 32 bytes
+            // SAFETY: the caller has a token of NEON; each slice has `groups` elements, and no more is read: a group's weights and scales, 32 bytes
             // of activations, 8 of their scale and sum.
             unsafe {
                 asm!(
@@ -102,7 +104,7 @@ macro_rules! panel_loop {
 
 /// Adds a panel of int8 times one token.
 #[inline(always)]
-pub(super) fn panel_i8(panel: &OneToken<'_, Bytes>, sums: Sums) -> Sums {
+pub(super) fn panel_i8(_: Neon, panel: &OneToken<'_, Bytes>, sums: Sums) -> Sums {
     panel_loop!(
         panel,
         sums,
@@ -145,7 +147,7 @@ pub(super) fn panel_i8(panel: &OneToken<'_, Bytes>, sums: Sums) -> Sums {
 
 /// Adds a panel of 4-bit weights times one token.
 #[inline(always)]
-pub(super) fn panel_u4(panel: &OneToken<'_, Nibbles>, sums: Sums) -> Sums {
+pub(super) fn panel_u4(_: Neon, panel: &OneToken<'_, Nibbles>, sums: Sums) -> Sums {
     panel_loop!(
         panel,
         sums,
@@ -183,14 +185,14 @@ pub(super) fn panel_u4(panel: &OneToken<'_, Nibbles>, sums: Sums) -> Sums {
     )
 }
 
-/// A strip times two tokens, eight rows at a time: `$products` leaves a group's dot products in `v4` to `v7`, the first token's
+/// A slice times two tokens, eight rows at a time: `$products` leaves a group's dot products in `v4` to `v7`, the first token's
 /// first.
 macro_rules! two_loop {
-    ($strip:ident, $sums:ident, $products:expr) => {{
-        let (groups, x, first, [mut a, mut b]) = ($strip.groups(2), $strip.x, $strip.first, $sums);
+    ($slice:ident, $sums:ident, $products:expr) => {{
+        let (groups, x, first, [mut a, mut b]) = ($slice.groups(2), $slice.x, $slice.first, $sums);
         let eight_rows = (0..2).filter(|_| groups > 0);
         for rows in eight_rows {
-            // SAFETY: NEON is there; there are `groups` elements of weights and scales, and as many rows of activations and their
+            // SAFETY: the caller has a token of NEON; there are `groups` elements of weights and scales, and as many rows of activations and their
             // scales with two tokens or more from the first on. No more is read: half a group's weights and scales, and in a row
             // 64 bytes of activations and 16 of their scales and sums.
             unsafe {
@@ -230,8 +232,8 @@ macro_rules! two_loop {
                     "add {xs}, {xs}, {stride}",
                     "b.ne 2b",
                     groups = inout(reg) groups => _,
-                    w = inout(reg) $strip.w.as_ptr().cast::<u8>().add(rows * TILE / 2) => _,
-                    ws = inout(reg) $strip.ws.as_ptr().cast::<f32>().add(rows * LANES / 2) => _,
+                    w = inout(reg) $slice.w.as_ptr().cast::<u8>().add(rows * TILE / 2) => _,
+                    ws = inout(reg) $slice.ws.as_ptr().cast::<f32>().add(rows * LANES / 2) => _,
                     x = inout(reg) x.q.as_ptr().add(first) => _,
                     xs = inout(reg) x.scales.as_ptr().add(first) => _,
                     stride = in(reg) x.tokens * size_of::<Scale>(),
@@ -264,11 +266,11 @@ macro_rules! eight_by_two {
     };
 }
 
-/// Adds a strip of int8 times two tokens.
+/// Adds a slice of int8 times two tokens.
 #[inline(always)]
-pub(super) fn two_i8(strip: &Tokens<'_>, sums: [Sums; 2]) -> [Sums; 2] {
+pub(super) fn two_i8(_: Neon, slice: &Tokens<'_>, sums: [Sums; 2]) -> [Sums; 2] {
     two_loop!(
-        strip,
+        slice,
         sums,
         concat!(
             eight_by_two!(
@@ -293,11 +295,11 @@ pub(super) fn two_i8(strip: &Tokens<'_>, sums: [Sums; 2]) -> [Sums; 2] {
     )
 }
 
-/// Adds a strip of int8 within -8 and 7 times two tokens.
+/// Adds a slice of int8 within -8 and 7 times two tokens.
 #[inline(always)]
-pub(super) fn two_small(strip: &Tokens<'_>, sums: [Sums; 2]) -> [Sums; 2] {
+pub(super) fn two_small(_: Neon, slice: &Tokens<'_>, sums: [Sums; 2]) -> [Sums; 2] {
     two_loop!(
-        strip,
+        slice,
         sums,
         concat!(
             eight!(dots = "smull", "v20" "v21" * "v24" "v28"),

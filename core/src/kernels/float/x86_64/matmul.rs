@@ -8,13 +8,13 @@ use core::arch::asm;
 use core::arch::x86_64::*;
 use core::ops::Range;
 
-use super::Avx2;
-use super::ymm::{halves, nibbles, op, store_tile, three_bits};
+use super::float::{Avx2, halves, op};
+use super::unpack::{nibbles, store_tile, three_bits};
 use crate::cpu::x86_64::PREFETCH_DISTANCE;
 use crate::format::{MatrixShape, Quant};
-use crate::kernels::float::isa::{Isa, TOKEN_BLOCK};
+use crate::kernels::float::isa::Isa;
 use crate::kernels::float::matmul::{self, Block, NEAR, Panel, stretches};
-use crate::kernels::float::{Input, Scale};
+use crate::kernels::float::operands::{Input, Scale, TOKEN_BLOCK};
 use crate::numbers::{GROUP, LANES, TILE, TILES};
 
 /// Groups in a strip: 8 KiB of unpacked weights, and half a KiB of activations a token.
@@ -58,19 +58,19 @@ pub(in crate::kernels::float) fn matmul(
 
 /// Nibbles are 8 too large as they are.
 #[inline(always)]
-fn unpack_q4(from: &[[u8; TILE]; TILES / 2], to: &mut Bytes) {
+fn unpack_q4(s: Avx2, from: &[[u8; TILE]; TILES / 2], to: &mut Bytes) {
     for (pair, [low, high]) in from.iter().zip(to.as_chunks_mut().0) {
-        let [a, b] = nibbles(pair);
-        store_tile(a, low);
-        store_tile(b, high);
+        let [a, b] = nibbles(s, pair);
+        store_tile(s, a, low);
+        store_tile(s, b, high);
     }
 }
 
 /// 3-bit weights are 4 too large, and made so by 4 more: both types then share what follows.
 #[inline(always)]
-fn unpack_q3(from: &[[u8; TILE]; 3], to: &mut Bytes) {
-    for (tile, to) in three_bits(from).into_iter().zip(to) {
-        store_tile(halves!(|tile| _mm256_add_epi8(tile, _mm256_set1_epi8(4))), to);
+fn unpack_q3(s: Avx2, from: &[[u8; TILE]; 3], to: &mut Bytes) {
+    for (tile, to) in three_bits(s, from).into_iter().zip(to) {
+        store_tile(s, halves!(s, |tile| _mm256_add_epi8(tile, _mm256_set1_epi8(4))), to);
     }
 }
 
@@ -84,7 +84,7 @@ fn many_tokens<const LINES: usize>(
     panels: &[u8],
     x: &Input<'_>,
     y: &mut [f32],
-    unpack: impl Fn(&[[u8; TILE]; LINES], &mut Bytes),
+    unpack: impl Fn(Avx2, &[[u8; TILE]; LINES], &mut Bytes),
 ) {
     let (all, tokens) = (shape.cols() as usize / GROUP, x.tokens);
     let mut strip = Strip { tiles: [[[0; TILE]; TILES]; STRIP], scales: [[0.0; LANES]; STRIP] };
@@ -109,7 +109,7 @@ fn many_tokens<const LINES: usize>(
                     }
                     let weights = weights.get(groups.clone()).unwrap_or_default();
                     for (from, to) in weights.iter().zip(&mut strip.tiles) {
-                        unpack(from, to);
+                        unpack(s, from, to);
                     }
                     let given = scales.len().min(weights.len());
                     // A panel's bytes in order, as many a group as it has, ahead of what is unpacked next; or, where strips
