@@ -8,12 +8,14 @@
 //! * [`sized`]: state and working memory of a size known to the compiler, for a `static`.
 //! * [`source`]: where the weights come from.
 //! * [`tokenizer`], [`sample`]: text to tokens and back, logits to a token.
+//! * [`generate`]: the loop from a prompt to a text.
 #![no_std]
 #[cfg(feature = "std")]
 extern crate std;
 
 pub mod fixed;
 pub mod format;
+pub mod generate;
 pub mod kernels;
 pub mod model;
 pub mod num;

@@ -1,0 +1,265 @@
+//! The loop from a prompt to a text, as a state machine that its driver asks what to do next.
+//!
+//! ```text
+//! let mut generation: Generation = Generation::new(settings, seed, max_tokens)?;
+//! generation.prompt(&prompt);
+//! let end = loop {
+//!     match generation.next(&prompt) {
+//!         Next::Feed(tokens) => {                      // as many of them as pass the model together
+//!             session.feed(tokens)?;
+//!             let count = tokens.len();
+//!             generation.fed(count);
+//!         }
+//!         Next::Choose => {
+//!             generation.choose(&rules, session.logits()?, &mut |text| print(text))?;
+//!         }
+//!         Next::End(end) => break end,
+//!     }
+//! };
+//! ```
+//!
+//! The driver owns the model and everything that waits: it looks for an interruption, feeds watchdogs, shows progress,
+//! adds logits to a checksum. So one loop serves an iterator, a thread pool in which several sequences step together, and
+//! a microcontroller, and nothing here is generic over a model: a program that has both number paths holds this code
+//! once. Text goes to a callback instead of out of [`Generation::next`], because a token's text need not be contiguous,
+//! and boards have no memory to join it in.
+//!
+//! The memory is the caller's choice, by two type parameters: the tokens that the repetition penalty looks back at, and
+//! the text that is held back because a stop text may begin with it. Both are empty by default and may be arrays,
+//! vectors or borrowed slices.
+
+mod prompt;
+mod stops;
+
+pub use prompt::{Prompt, PromptError};
+pub use stops::held_bytes;
+
+use crate::sample::{SampleError, Sampler, Settings};
+use crate::tokenizer::{Decoder, Tokenizer};
+use stops::Stops;
+
+/// What tokens mean, and which ones or which texts end a text. It must not change while a text is generated.
+pub trait Rules {
+    /// The model's tokenizer.
+    fn tokenizer(&self) -> &Tokenizer<'_>;
+
+    /// Whether a token ends the text.
+    fn is_end(&self, token: u32) -> bool;
+
+    /// Texts that end the text, whatever tokens they come in, special ones included. Empty ones are ignored.
+    fn stops(&self) -> impl Iterator<Item = &str> {
+        core::iter::empty()
+    }
+}
+
+/// Why a generation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// All tokens that were asked for are there.
+    Length,
+    /// The model ended the text.
+    Eos,
+    /// A stop text came.
+    Stop,
+    /// [`Generation::interrupt`] was called.
+    Interrupted,
+}
+
+/// What the driver of a [`Generation`] has to do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next<'t> {
+    /// Feed the model with some or all of these tokens, from the first on, and call [`Generation::fed`].
+    Feed(&'t [u32]),
+    /// Call [`Generation::choose`] with the logits after the last token.
+    Choose,
+    /// Nothing: the text is complete.
+    End(End),
+}
+
+/// A text that is generated.
+///
+/// `H` is memory for the tokens that the repetition penalty looks back at: as many as it holds, the prompt's included.
+/// `B` is memory for text that is held back: [`held_bytes`] of the stop texts.
+#[derive(Clone, Debug)]
+pub struct Generation<H = [u32; 0], B = [u8; 0]> {
+    sampler: Sampler,
+    decoder: Decoder,
+    stops: Stops<B>,
+    history: H,
+    /// Tokens in `history`, the newest last.
+    known: usize,
+    max_tokens: usize,
+    tokens: usize,
+    fed: usize,
+    /// Tokens of the current piece of the prompt that were fed.
+    read: usize,
+    /// The token that was chosen last, until it is fed.
+    chosen: Option<[u32; 1]>,
+    end: Option<End>,
+}
+
+impl Generation {
+    /// A text of at most `max_tokens` tokens whose choices follow from `seed`, without a repetition penalty and stop texts.
+    ///
+    /// # Errors
+    /// [`SampleError::Setting`] if a setting is out of its range.
+    pub fn new(settings: Settings, seed: u64, max_tokens: usize) -> Result<Self, SampleError> {
+        Self::with_memory(settings, seed, max_tokens, [], [])
+    }
+}
+
+impl<H, B> Generation<H, B>
+where
+    H: AsRef<[u32]> + AsMut<[u32]>,
+    B: AsRef<[u8]> + AsMut<[u8]>,
+{
+    /// As [`Generation::new`], with memory for the repetition penalty and for text that is held back. Its contents don't matter.
+    ///
+    /// # Errors
+    /// As [`Generation::new`].
+    pub fn with_memory(
+        settings: Settings,
+        seed: u64,
+        max_tokens: usize,
+        history: H,
+        held: B,
+    ) -> Result<Self, SampleError> {
+        Ok(Self {
+            sampler: Sampler::new(settings, seed)?,
+            decoder: Decoder::new(),
+            stops: Stops::new(held),
+            history,
+            known: 0,
+            max_tokens,
+            tokens: 0,
+            fed: 0,
+            read: 0,
+            chosen: None,
+            end: None,
+        })
+    }
+
+    /// Announces the prompt, or its next piece: [`Generation::next`] wants it from now on. A prompt that does not fit the driver's
+    /// buffer is read piece by piece, each one announced once the one before was fed.
+    ///
+    /// Without a prompt the text goes on from the logits that the model has.
+    pub fn prompt(&mut self, piece: &[u32]) {
+        self.read = 0;
+        let window = self.history.as_ref().len();
+        let recent = piece.get(piece.len().saturating_sub(window)..).unwrap_or_default();
+        recent.iter().for_each(|token| self.remember(*token));
+    }
+
+    /// What to do next. `prompt` is what was given to [`Generation::prompt`] last.
+    #[must_use]
+    pub fn next<'t>(&'t self, prompt: &'t [u32]) -> Next<'t> {
+        let unread = prompt.get(self.read..).unwrap_or_default();
+        match (self.end, &self.chosen) {
+            (Some(end), _) => Next::End(end),
+            (None, Some(token)) => Next::Feed(token),
+            (None, None) if !unread.is_empty() => Next::Feed(unread),
+            (None, None) if self.max_tokens == 0 => Next::End(End::Length),
+            (None, None) => Next::Choose,
+        }
+    }
+
+    /// Says how many tokens of [`Next::Feed`] the model was fed. Those of a step that was interrupted count: whoever goes on with
+    /// the sequence finishes that step first.
+    pub fn fed(&mut self, count: usize) {
+        self.fed += count;
+        if self.chosen.is_none() {
+            self.read += count;
+        } else if count > 0 {
+            self.chosen = None;
+        }
+    }
+
+    /// Chooses a token by the logits `[vocab]` after the last one, and gives `sink` the text that is certain: complete characters
+    /// that can't belong to a stop text. Special tokens are searched for stop texts and are no part of the text.
+    ///
+    /// Ids without a token are never chosen. The logits are overwritten. Returns the token, or `None` if it ends the text and is
+    /// no part of it.
+    ///
+    /// # Errors
+    /// Those of [`Sampler::sample`].
+    pub fn choose<R: Rules>(
+        &mut self,
+        rules: &R,
+        logits: &mut [f32],
+        sink: &mut dyn FnMut(&str),
+    ) -> Result<Option<u32>, SampleError> {
+        let tokenizer = rules.tokenizer();
+        tokenizer.mask(logits);
+        let history = self.history.as_ref().get(..self.known).unwrap_or_default();
+        let token = self.sampler.sample(logits, history)?;
+        if rules.is_end(token) {
+            self.finish(End::Eos, rules, sink);
+            return Ok(None);
+        }
+        self.tokens += 1;
+        self.remember(token);
+        self.chosen = Some([token]);
+        let Self { decoder, stops, .. } = self;
+        // The token has text: ids that have none are masked.
+        let bytes = tokenizer.token_bytes(token).unwrap_or_default();
+        if tokenizer.is_special(token) {
+            for chunk in bytes.utf8_chunks() {
+                stops.push(rules, chunk.valid(), false, sink);
+                if !chunk.invalid().is_empty() {
+                    stops.push(rules, "\u{fffd}", false, sink);
+                }
+            }
+        } else {
+            decoder.push_bytes(bytes, &mut |text| stops.push(rules, text, true, sink));
+        }
+        if self.stops.found() {
+            self.finish(End::Stop, rules, sink);
+        } else if self.tokens >= self.max_tokens {
+            self.finish(End::Length, rules, sink);
+        }
+        Ok(Some(token))
+    }
+
+    /// Ends the text where it is, and gives `sink` what was held back.
+    pub fn interrupt<R: Rules>(&mut self, rules: &R, sink: &mut dyn FnMut(&str)) {
+        if self.end.is_none() {
+            self.finish(End::Interrupted, rules, sink);
+        }
+    }
+
+    /// Tokens that were chosen, the one that ended the text not counted. The last of them has not been fed, unless the generation
+    /// was interrupted within it.
+    #[must_use]
+    pub const fn tokens(&self) -> usize {
+        self.tokens
+    }
+
+    /// Tokens of the prompt, and after them of the text, that the model was fed.
+    #[must_use]
+    pub const fn total_fed(&self) -> usize {
+        self.fed
+    }
+
+    fn finish<R: Rules>(&mut self, end: End, rules: &R, sink: &mut dyn FnMut(&str)) {
+        self.end = Some(end);
+        let Self { decoder, stops, .. } = self;
+        decoder.finish(&mut |text| stops.push(rules, text, true, sink));
+        stops.rest(sink);
+    }
+
+    /// Adds a token to the history, and drops the oldest one where there is no room.
+    fn remember(&mut self, token: u32) {
+        let history = self.history.as_mut();
+        if self.known == history.len() && self.known > 0 {
+            history.copy_within(1.., 0);
+            self.known -= 1;
+        }
+        if let Some(place) = history.get_mut(self.known) {
+            *place = token;
+            self.known += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
