@@ -240,6 +240,8 @@ where
         self.fed
     }
 
+    // Once in the program, not at each end: boards count bytes of code.
+    #[inline(never)]
     fn finish<R: Rules>(&mut self, end: End, rules: &R, sink: &mut dyn FnMut(&str)) {
         self.end = Some(end);
         let Self { decoder, stops, .. } = self;

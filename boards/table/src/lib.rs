@@ -97,9 +97,9 @@ pub const PICO2: Board = Board {
     data: CONVERSATION + 1184,
 };
 
-/// What `elapid_board::Shell` takes (a line, its tokens, what follows it, what the tokenizer needs for it), with the few
+/// What `elapid_console::Shell` takes (a line, its tokens, what follows it, what the tokenizer needs for it), with the few
 /// words of other data. `cargo xtask board` compares with the linker.
-const CONVERSATION: u64 = 8736;
+const CONVERSATION: u64 = 11080;
 
 /// All of them.
 pub const BOARDS: [Board; 4] = [MPS2_AN500, MPS2_AN385, MPS2_AN505, PICO2];

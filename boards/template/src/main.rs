@@ -6,7 +6,7 @@ use core::fmt;
 use core::panic::PanicInfo;
 
 use cortex_m_rt::entry;
-use elapid_board::Platform;
+use elapid_console::Platform;
 
 /// Where the packed model lies: memory-mapped flash, or RAM that a loader has filled.
 const MODEL_AT: usize = 0x0010_0000;
@@ -25,18 +25,19 @@ impl fmt::Write for Board {
 }
 
 impl Platform for Board {
-    fn read(&mut self) -> u8 {
-        // 2. Wait for a byte from the UART. Until there is one, the prompt is always empty.
-        b'\n'
+    fn poll(&mut self) -> Option<u8> {
+        // 2. A byte from the UART, if one has come. Called after every layer too: feed the watchdog here.
+        None
     }
 
     fn ticks(&mut self) -> u64 {
-        // 3. A counter that only goes up, of any unit: what the program prints as its speed.
+        // 3. A counter that only goes up.
         0
     }
 
-    fn alive(&mut self) {
-        // 4. Feed the watchdog: called after every layer.
+    fn ticks_a_second(&self) -> u32 {
+        // 4. Its rate in Hz, for the speed that the program prints; 0 prints none.
+        0
     }
 }
 

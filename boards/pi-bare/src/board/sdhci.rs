@@ -100,18 +100,24 @@ impl Fault {
             .into_iter()
             .find(|fault| fault.code() == code)
     }
-}
 
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+    /// What it is, and what to do.
+    #[must_use]
+    pub const fn text(self) -> &'static str {
+        match self {
             Self::NoAnswer => "no card answers: put it in, or look at its contacts",
             Self::NoData => "the card sends no data: was it pulled out? Put it in again",
             Self::Garbled => "the card's data arrive garbled: look at its contacts, or use another card",
             Self::Controller => "the card's controller does not react: turn the board off and on",
             Self::Kind => "a card of a kind that is not supported: use an SD, SDHC or SDXC card",
             Self::Range => "past the end of the card: its partition table or its file system is damaged",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.text())
     }
 }
 

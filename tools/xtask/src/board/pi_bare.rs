@@ -110,6 +110,8 @@ impl Board for PiBare {
             "boards/Cargo.toml",
             "-p",
             "elapid-pi-bare",
+            "-p",
+            "elapid-console",
             "--lib",
         ]);
         must(units.arg("--target-dir").arg(root().join("target/boards")))?;
