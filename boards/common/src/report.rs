@@ -79,8 +79,9 @@ impl Report<'_> {
                 format_args!("\n[prompt: {count} tokens; text: {made} tokens; seed {seed}{end}]\n"),
             );
         }
-        let read = Rate(count as f32 * a_second as f32 / (*prompt_ticks).max(1) as f32);
-        let (mean, spread) = (Rate(rates.iter().copied().mean()), Rate(rates.stddev()));
+        let read = Rate::new(count as f32 * a_second as f32 / (*prompt_ticks).max(1) as f32);
+        let mean = Rate::new(rates.iter().copied().mean());
+        let spread = Rate { value: rates.stddev(), ..mean };
         say(platform, format_args!("\n[prompt: {count} tokens, {read} tokens/s; text: {made} tokens"));
         match rates.len() {
             0 => {}
@@ -100,13 +101,23 @@ impl fmt::Display for Numbers<'_> {
     }
 }
 
-/// A number with a tenth, or with thousandths where it is small. Printing a float would take 10 KB of code.
-struct Rate(f32);
+/// A number with a tenth, or with thousandths. Printing a float takes a kilobyte of stack.
+struct Rate {
+    value: f32,
+    thousandths: bool,
+}
+
+impl Rate {
+    /// A rate, precise enough for one of its size.
+    fn new(value: f32) -> Self {
+        Self { value, thousandths: value < 1.0 }
+    }
+}
 
 impl fmt::Display for Rate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (unit, digits) = if self.0 < 1.0 { (1000, 3) } else { (10, 1) };
-        let number = (self.0 * unit as f32 + 0.5) as u32;
+        let (unit, digits) = if self.thousandths { (1000, 3) } else { (10, 1) };
+        let number = (self.value * unit as f32 + 0.5) as u32;
         write!(f, "{}.{:0digits$}", number / unit, number % unit)
     }
 }
@@ -122,7 +133,7 @@ mod tests {
         for (rate, text) in
             [(0.0, "0.000"), (0.0416, "0.042"), (1.04, "1.0"), (9.96, "10.0"), (812.25, "812.3")]
         {
-            assert_eq!(Rate(rate).to_string(), text);
+            assert_eq!(Rate::new(rate).to_string(), text);
         }
     }
 }

@@ -112,7 +112,10 @@ impl Board for PiBare {
             "elapid-pi-bare",
             "-p",
             "elapid-console",
+            "-p",
+            "elapid-tiny",
             "--lib",
+            "--tests",
         ]);
         must(units.arg("--target-dir").arg(root().join("target/boards")))?;
         checks::all(&self.emulator()?, &kernel(self.name, toolchain)?, request)
