@@ -71,11 +71,11 @@ impl<const LINE: usize, const HISTORY: usize> Editor<LINE, HISTORY> {
     /// The line as it is.
     #[must_use]
     pub fn line(&self) -> &str {
-        self.part(0, self.len)
+        self.between(0, self.len)
     }
 
-    /// A part of it, between two boundaries of characters.
-    fn part(&self, from: usize, to: usize) -> &str {
+    /// What stands between two boundaries of characters.
+    fn between(&self, from: usize, to: usize) -> &str {
         core::str::from_utf8(self.line.get(from..to).unwrap_or_default()).unwrap_or_default()
     }
 
@@ -175,8 +175,8 @@ impl<const LINE: usize, const HISTORY: usize> Editor<LINE, HISTORY> {
         self.line[at..at + text.len()].copy_from_slice(text.as_bytes());
         self.len = grown;
         self.cursor = at + text.len();
-        out.write_str(self.part(at, self.len))?;
-        back(out, self.part(self.cursor, self.len))
+        out.write_str(self.between(at, self.len))?;
+        back(out, self.between(self.cursor, self.len))
     }
 
     #[inline(never)]
@@ -187,34 +187,34 @@ impl<const LINE: usize, const HISTORY: usize> Editor<LINE, HISTORY> {
         self.go(from, out)?;
         self.line.copy_within(to..self.len, from);
         self.len -= to - from;
-        out.write_str(self.part(from, self.len))?;
+        out.write_str(self.between(from, self.len))?;
         // Erase to the end of the line.
         out.write_str("\x1b[K")?;
-        back(out, self.part(from, self.len))
+        back(out, self.between(from, self.len))
     }
 
     #[inline(never)]
     fn go(&mut self, to: usize, out: &mut dyn Write) -> fmt::Result {
         if to < self.cursor {
-            back(out, self.part(to, self.cursor))?;
+            back(out, self.between(to, self.cursor))?;
         } else {
-            out.write_str(self.part(self.cursor, to))?;
+            out.write_str(self.between(self.cursor, to))?;
         }
         self.cursor = to;
         Ok(())
     }
 
     fn before(&self, at: usize) -> usize {
-        self.part(0, at).chars().next_back().map_or(0, |c| at - c.len_utf8())
+        self.between(0, at).chars().next_back().map_or(0, |c| at - c.len_utf8())
     }
 
     fn after(&self, at: usize) -> usize {
-        self.part(at, self.len).chars().next().map_or(self.len, |c| at + c.len_utf8())
+        self.between(at, self.len).chars().next().map_or(self.len, |c| at + c.len_utf8())
     }
 
     /// The start of the word before the cursor.
     fn word(&self) -> usize {
-        let before = self.part(0, self.cursor).trim_end();
+        let before = self.between(0, self.cursor).trim_end();
         before.rfind(' ').map_or(0, |space| space + 1)
     }
 

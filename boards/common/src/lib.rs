@@ -1,8 +1,8 @@
 //! The console of all boards' programs: a prompt is typed, text follows it.
 //!
 //! A board gives a [`Platform`] (console, clock, exit), the memory in which its model file lies ([`model`]) and an
-//! [`Engine`] that computes it. [`Shell::run`] does the rest; a board with a memory of its own kind takes its parts,
-//! [`Console`] and [`Conversation`]. No allocator is needed.
+//! [`Engine`] that computes it. [`Shell::run`] does the rest; a board that sizes its memory when it runs uses [`Console`]
+//! and [`Conversation`] directly. No allocator is needed.
 #![no_std]
 #![forbid(unsafe_code)]
 

@@ -99,7 +99,7 @@ pub fn main() -> ! {
     #[allow(unsafe_code)]
     let mut regions = unsafe { free_memory(ranges) };
     let bytes = regions.iter().map(|region| region.len() as u64).sum();
-    say!(&mut terminal, "\nElapid {} on a {}", env!("CARGO_PKG_VERSION"), board::board());
+    say!(&mut terminal, "\nElapid {} on a {}", env!("CARGO_PKG_VERSION"), board::machine());
     say!(&mut terminal, "{CORES} cores at {} MHz, {} of memory", rate / 1_000_000, Size(bytes));
     let Some(mut workers) = Workers::start() else { arch::stop() };
 

@@ -13,9 +13,9 @@ const MODEL_AT: usize = 0x0010_0000;
 const MODEL_BYTES: usize = 1 << 20;
 
 /// Your board: what the program needs of it.
-struct Board;
+struct MyBoard;
 
-impl fmt::Write for Board {
+impl fmt::Write for MyBoard {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         for _byte in text.bytes() {
             // 1. Wait until the UART takes a byte, and give it this one.
@@ -24,7 +24,7 @@ impl fmt::Write for Board {
     }
 }
 
-impl Platform for Board {
+impl Platform for MyBoard {
     fn poll(&mut self) -> Option<u8> {
         // 2. A byte from the UART, if one has come. Called after every layer too: feed the watchdog here.
         None
@@ -44,7 +44,7 @@ impl Platform for Board {
 #[entry]
 fn main() -> ! {
     // 5. Clocks, memory controller, UART.
-    let mut board = Board;
+    let mut board = MyBoard;
     // SAFETY: 6. this memory is there and readable, and nothing writes to it while the program runs.
     let memory: &'static [u8] = unsafe { core::slice::from_raw_parts(MODEL_AT as *const u8, MODEL_BYTES) };
     if let Err(error) = elapid_tiny::run(&mut board, memory) {
@@ -62,6 +62,6 @@ fn stop() -> ! {
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
     // Nothing of the board can be relied on here but what is set up again.
-    let _ = fmt::Write::write_fmt(&mut Board, format_args!("error: stopped: {info}\n"));
+    let _ = fmt::Write::write_fmt(&mut MyBoard, format_args!("error: stopped: {info}\n"));
     stop()
 }

@@ -7,7 +7,7 @@ use core::fmt;
 use core::time::Duration;
 
 use super::registers::Registers;
-use super::{Board, Clock, Mailbox, board, peripheral};
+use super::{Clock, Machine, Mailbox, machine, peripheral};
 use crate::arch;
 
 /// Bytes of a block.
@@ -132,12 +132,12 @@ pub struct Host {
 /// The controllers where the board's card may be, the likeliest first: a Raspberry Pi 4 has it at the newer one, and the
 /// emulator's at the older one.
 pub fn card_hosts(mailbox: &mut Mailbox) -> [Option<Host>; 2] {
-    match board() {
-        Board::Pi3 => {
+    match machine() {
+        Machine::Pi3 => {
             connect_pins();
             [Some(Host::new("EMMC", 0x30_0000, mailbox.rate(Clock::Emmc))), None]
         }
-        Board::Pi4 => [
+        Machine::Pi4 => [
             Some(Host::new("EMMC2", 0x34_0000, mailbox.rate(Clock::Emmc2))),
             Some(Host::new("EMMC", 0x30_0000, mailbox.rate(Clock::Emmc))),
         ],
