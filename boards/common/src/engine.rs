@@ -28,22 +28,22 @@ pub trait Engine {
 
 /// The float path, over any source of weights.
 #[allow(missing_debug_implementations, reason = "a model has none")]
-pub struct Float<'m> {
+pub struct Float<'m, S> {
     model: Model<'m>,
     session: Session<'m>,
-    source: &'m mut dyn LayerSource,
+    source: &'m mut S,
     logits: &'m mut [f32],
     chunk: usize,
 }
 
-impl<'m> Float<'m> {
+impl<'m, S: LayerSource> Float<'m, S> {
     /// A new sequence. `logits` must have the padded vocabulary's length; `chunk` tokens at most pass the model together: the
     /// session must have the working memory for them.
     #[must_use]
     pub const fn new(
         model: Model<'m>,
         session: Session<'m>,
-        source: &'m mut dyn LayerSource,
+        source: &'m mut S,
         logits: &'m mut [f32],
         chunk: usize,
     ) -> Self {
@@ -51,7 +51,7 @@ impl<'m> Float<'m> {
     }
 }
 
-impl Engine for Float<'_> {
+impl<S: LayerSource> Engine for Float<'_, S> {
     fn clear(&mut self) {
         self.session.clear();
     }
@@ -89,23 +89,23 @@ impl Engine for Float<'_> {
 
 /// The fixed path, over any source of weights.
 #[allow(missing_debug_implementations, reason = "a model has none")]
-pub struct Fixed<'m> {
+pub struct Fixed<'m, S> {
     model: fixed::Model<'m>,
     session: fixed::Session<'m>,
-    source: &'m mut dyn LayerSource,
+    source: &'m mut S,
     logits: &'m mut [i32],
     sampled: &'m mut [f32],
     chunk: usize,
 }
 
-impl<'m> Fixed<'m> {
+impl<'m, S: LayerSource> Fixed<'m, S> {
     /// As [`Float::new`]. `logits` and `sampled` must have the padded vocabulary's length: the step gives integers, the
     /// sampler takes floats.
     #[must_use]
     pub const fn new(
         model: fixed::Model<'m>,
         session: fixed::Session<'m>,
-        source: &'m mut dyn LayerSource,
+        source: &'m mut S,
         logits: &'m mut [i32],
         sampled: &'m mut [f32],
         chunk: usize,
@@ -114,7 +114,7 @@ impl<'m> Fixed<'m> {
     }
 }
 
-impl Engine for Fixed<'_> {
+impl<S: LayerSource> Engine for Fixed<'_, S> {
     fn clear(&mut self) {
         self.session.clear();
     }

@@ -278,7 +278,7 @@ fn find_model(
 fn talk(
     model: &Model<'_>,
     memory: Memory<'_>,
-    source: &mut dyn LayerSource,
+    source: &mut impl LayerSource,
     team: &dyn Team,
     user: &mut User,
 ) -> Result<Request, Problem> {

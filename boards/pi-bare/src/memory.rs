@@ -63,12 +63,12 @@ impl<'a> Memory<'a> {
     ///
     /// # Errors
     /// If the memory is another model's.
-    pub fn engine(
+    pub fn engine<S: LayerSource>(
         self,
         model: &'a storage::Model<'_>,
-        source: &'a mut dyn LayerSource,
+        source: &'a mut S,
         team: &'a dyn Team,
-    ) -> Result<(Float<'a>, Buffers<'a>), Error> {
+    ) -> Result<(Float<'a, S>, Buffers<'a>), Error> {
         let model = Model::new(model.layout(), detect(), team);
         let state = State { conv: self.conv, ssm: SsmState::F32(self.ssm) };
         let undo = State { conv: self.undo_conv, ssm: SsmState::F32(self.undo_ssm) };
