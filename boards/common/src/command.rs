@@ -70,7 +70,7 @@ pub const COMMANDS: &[Usage] = &[
     ("help", "this list"),
 ];
 
-/// Commands that one board has beside [`COMMANDS`]: settings for which its model must be opened again.
+/// Commands that one board has beside those of all boards: settings for which its model must be opened again.
 pub trait Commands {
     /// What `/help` says of them.
     fn usages(&self) -> &'static [Usage];
