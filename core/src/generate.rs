@@ -1,21 +1,31 @@
 //! The loop from a prompt to a text, as a state machine that its driver asks what to do next.
 //!
-//! ```text
-//! let mut generation: Generation = Generation::new(settings, seed, max_tokens)?;
-//! generation.prompt(&prompt);
-//! let end = loop {
-//!     match generation.next(&prompt) {
-//!         Next::Feed(tokens) => {                      // as many of them as pass the model together
-//!             session.feed(tokens)?;
-//!             let count = tokens.len();
-//!             generation.fed(count);
+//! ```
+//! use elapid_core::generate::{End, Generation, Next, Rules};
+//! use elapid_core::sample::{SampleError, Settings};
+//! # struct Session;
+//! # impl Session {
+//! #     fn feed(&mut self, tokens: &[u32]) -> usize { tokens.len() }
+//! #     fn logits(&mut self) -> &mut [f32] { &mut [] }
+//! # }
+//!
+//! fn write(session: &mut Session, rules: &impl Rules, prompt: &[u32]) -> Result<End, SampleError> {
+//!     let mut generation = Generation::new(Settings::MODEL, 7, 256)?;
+//!     generation.prompt(prompt);
+//!     loop {
+//!         match generation.next(prompt) {
+//!             Next::Feed(tokens) => {
+//!                 // As many of them as pass the model together.
+//!                 let count = session.feed(tokens);
+//!                 generation.fed(count);
+//!             }
+//!             Next::Choose => {
+//!                 generation.choose(rules, session.logits(), &mut |text| print!("{text}"))?;
+//!             }
+//!             Next::End(end) => return Ok(end),
 //!         }
-//!         Next::Choose => {
-//!             generation.choose(&rules, session.logits()?, &mut |text| print(text))?;
-//!         }
-//!         Next::End(end) => break end,
 //!     }
-//! };
+//! }
 //! ```
 //!
 //! The driver owns the model and everything that waits: it looks for an interruption, feeds watchdogs, shows progress,
@@ -240,6 +250,8 @@ where
         self.fed
     }
 
+    // Once in the program, not at each end: boards count bytes of code.
+    #[inline(never)]
     fn finish<R: Rules>(&mut self, end: End, rules: &R, sink: &mut dyn FnMut(&str)) {
         self.end = Some(end);
         let Self { decoder, stops, .. } = self;

@@ -4,6 +4,7 @@ use core::fmt;
 
 use elapid_core::format::FormatError;
 use elapid_core::format::data::DataError;
+use elapid_core::generate::PromptError;
 use elapid_core::model::StepError;
 use elapid_core::sample::SampleError;
 use elapid_core::sized::SizeError;
@@ -36,7 +37,7 @@ pub enum Error {
     Source(SourceError),
     /// The model has no tokenizer.
     NoTokenizer,
-    /// The tokenizer is not valid, or a text needs more memory than there is.
+    /// The tokenizer is not valid.
     Tokenizer(TokenizerError),
     /// The generation defaults are not valid.
     Data(DataError),
@@ -44,12 +45,10 @@ pub enum Error {
     Step(StepError),
     /// A token could not be chosen.
     Sample(SampleError),
-    /// A line that is not UTF-8.
-    NotText,
-    /// A line that is longer than this many bytes.
-    Long(usize),
-    /// A command that is none, or has a value that it can't have.
-    Command,
+    /// A line can't be encoded.
+    Prompt(PromptError),
+    /// Ctrl-C, while the prompt was read.
+    Interrupted,
 }
 
 impl fmt::Display for Error {
@@ -73,11 +72,8 @@ impl fmt::Display for Error {
             Self::Data(error) => error.fmt(f),
             Self::Step(error) => error.fmt(f),
             Self::Sample(error) => error.fmt(f),
-            Self::NotText => f.write_str("the line is not UTF-8: set the terminal to it"),
-            Self::Long(most) => {
-                write!(f, "the line is longer than {most} bytes, or has too many tokens: shorten it")
-            }
-            Self::Command => f.write_str("no such command: /n N, /seed S, /temp T, /check, /exit"),
+            Self::Prompt(error) => error.fmt(f),
+            Self::Interrupted => f.write_str("interrupted"),
         }
     }
 }
@@ -94,4 +90,4 @@ macro_rules! from {
     };
 }
 from!(FormatError => Format, SizeError => Size, SourceError => Source, TokenizerError => Tokenizer,
-    DataError => Data, StepError => Step, SampleError => Sample);
+    DataError => Data, StepError => Step, SampleError => Sample, PromptError => Prompt);

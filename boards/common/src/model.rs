@@ -1,7 +1,8 @@
 //! A packed model in memory: memory-mapped flash, external RAM, a partition.
 
-use elapid_core::format::data::Generation;
+use elapid_core::format::data::{Generation, RoleTable};
 use elapid_core::format::{Header, Section};
+use elapid_core::generate::Rules;
 use elapid_core::source::{LayerSource, SliceSource};
 use elapid_core::tokenizer::Tokenizer;
 
@@ -21,45 +22,75 @@ pub fn find(memory: &[u8]) -> Result<(Header, &[u8]), Error> {
     Ok((header, file))
 }
 
-/// What is beside the weights: how texts become tokens, and which token ends one.
+/// What is beside the weights: how texts become tokens, which token ends one, and how a chat looks.
 #[derive(Debug)]
 pub struct Text<'m> {
     /// The tokenizer.
     pub tokenizer: Tokenizer<'m>,
     /// The generation defaults, where the model has them.
     pub generation: Option<Generation<'m>>,
+    /// The chat template, where the model has one.
+    pub roles: Option<RoleTable<'m>>,
+}
+
+impl<'m> Text<'m> {
+    /// Reads the sections of a model of `vocab` tokens; one that it does not have is empty.
+    ///
+    /// # Errors
+    /// Damage, or a model without a tokenizer.
+    // As above.
+    #[inline(never)]
+    pub fn parse(
+        tokenizer: &'m [u8],
+        generation: &'m [u8],
+        roles: &'m [u8],
+        vocab: u32,
+    ) -> Result<Self, Error> {
+        let there = |bytes: &'m [u8]| (!bytes.is_empty()).then_some(bytes);
+        Ok(Self {
+            tokenizer: Tokenizer::parse(there(tokenizer).ok_or(Error::NoTokenizer)?)?,
+            generation: there(generation).map(|bytes| Generation::parse(bytes, vocab)).transpose()?,
+            roles: there(roles).map(RoleTable::parse).transpose()?,
+        })
+    }
+}
+
+impl Rules for Text<'_> {
+    fn tokenizer(&self) -> &Tokenizer<'_> {
+        &self.tokenizer
+    }
+
+    fn is_end(&self, token: u32) -> bool {
+        self.generation.as_ref().is_some_and(|generation| generation.eos.contains(token))
+    }
 }
 
 /// Reads and checks what is beside the weights. `checked` is a source's bitmap, in which it marks blocks.
 ///
 /// # Errors
 /// Damage, or a model without a tokenizer.
-// As above.
-#[inline(never)]
 pub fn text<'m>(file: &'m [u8], header: &'m Header, checked: &mut [u32]) -> Result<Text<'m>, Error> {
-    let tokenizer =
-        Tokenizer::parse(section(file, header, checked, Section::Tokenizer)?.ok_or(Error::NoTokenizer)?)?;
-    let defaults = section(file, header, checked, Section::Generation)?;
-    let vocab = header.layout().config().vocab;
-    let generation = defaults.map(|bytes| Generation::parse(bytes, vocab)).transpose()?;
-    Ok(Text { tokenizer, generation })
+    let mut read = |part| section(file, header, checked, part);
+    let (tokenizer, generation) = (read(Section::Tokenizer)?, read(Section::Generation)?);
+    let roles = read(Section::RoleTable)?;
+    Text::parse(tokenizer, generation, roles, header.layout().config().vocab)
 }
 
-/// The bytes of a section, checked; `None` if the model has none.
+/// The bytes of a section, checked; none if the model does not have it.
 fn section<'m>(
     file: &'m [u8],
     header: &'m Header,
     checked: &mut [u32],
     section: Section,
-) -> Result<Option<&'m [u8]>, Error> {
+) -> Result<&'m [u8], Error> {
     let place = header.layout().section(section);
     if place.blocks == 0 {
-        return Ok(None);
+        return Ok(&[]);
     }
     let mut source = SliceSource::new(file, header, checked)?;
     for block in 0..place.blocks {
         source.lend(section, block..block + 1)?;
     }
     // What the source lends lives as long as it does; the file lives longer.
-    Ok(elapid_core::source::slice(file, place.offset..place.offset + place.length))
+    Ok(elapid_core::source::slice(file, place.offset..place.offset + place.length).unwrap_or_default())
 }

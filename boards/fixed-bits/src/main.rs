@@ -10,7 +10,7 @@ use core::fmt::Write as _;
 
 use cortex_m_rt::entry;
 use crc32fast::Hasher;
-use elapid_board::{Error, Platform, model};
+use elapid_console::{Error, Platform, model};
 use elapid_core::fixed::Model;
 use elapid_core::kernels::{Solo, fixed as kernels};
 use elapid_core::model::Rows;
@@ -21,6 +21,8 @@ use static_cell::ConstStaticCell;
 
 /// UART 0 (AN385 and AN500, table 3-1).
 const UART0: usize = 0x4000_4000;
+/// The system clock of both, in Hz.
+const CLOCK: u32 = 25_000_000;
 /// The upper half of the RAM: a packed model, then tokens, their number first.
 const MODEL_AT: usize = 0x2020_0000;
 const MODEL_BYTES: usize = 0x0018_0000;
@@ -35,7 +37,7 @@ static MEMORY: ConstStaticCell<Memory> = ConstStaticCell::new(Memory::new());
 fn main() -> ! {
     let Some(core) = cortex_m::Peripherals::take() else { halt() };
     // SAFETY: both boards have a CMSDK UART there; this is its only owner.
-    let mut board = Mps2::new(unsafe { Uart::new(UART0) }, core.SYST);
+    let mut board = Mps2::new(unsafe { Uart::new(UART0) }, core.SYST, CLOCK);
     // SAFETY: the RAM is there and readable, no part of what the linker places, and nothing writes to it.
     let (file, tokens) = unsafe {
         (

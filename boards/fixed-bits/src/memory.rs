@@ -1,8 +1,8 @@
 //! State and working memory for models of any size that the test brings, up to a limit.
 
-use elapid_core::kernels::fixed::{Group, Inverse, Range, SsmState};
 use elapid_core::fixed::{Model, Scratch, ScratchSize, Session, State, StateSize};
 use elapid_core::format::Config;
+use elapid_core::kernels::fixed::{Group, Inverse, Range, SsmState};
 use elapid_core::model::StepError;
 
 /// The state of some layers, as far as a model needs it.

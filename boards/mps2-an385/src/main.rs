@@ -6,5 +6,6 @@ elapid_mps2::program! {
     board: elapid_boards::MPS2_AN385,
     // UART 0 (AN385, table 3-1).
     uart: 0x4000_4000,
+    hz: 25_000_000,
     run: elapid_tiny::run,
 }

@@ -10,8 +10,8 @@ extern crate alloc;
 
 use alloc::vec::Vec;
 
-use elapid_board::{Error, Float, Shell, model};
 use elapid_boards::{MPS2_AN500, Memory};
+use elapid_console::{Error, Float, Shell, model};
 use elapid_core::format::Config;
 use elapid_core::kernels::{self, Scale, Solo, SsmState};
 use elapid_core::model::{Model, Scratch, ScratchSize, Session, State, StateKind, StateSize};
@@ -43,6 +43,7 @@ elapid_mps2::program! {
     board: MPS2_AN500,
     // UART 0 (AN500, table 3-1).
     uart: 0x4000_4000,
+    hz: 25_000_000,
     run: run,
 }
 
@@ -78,9 +79,9 @@ fn run(board: &mut Mps2, memory: &'static [u8]) -> Result<(), Error> {
             external.session(&model)?
         }
     };
-    let source = SliceSource::new(file, &header, &mut checked)?;
+    let mut source = SliceSource::new(file, &header, &mut checked)?;
     defmt::info!("{=usize} bytes of the heap in use, {=usize} free", HEAP.used(), HEAP.free());
-    let mut engine = Float::new(model, session, source, &mut logits);
+    let mut engine = Float::new(model, session, &mut source, &mut logits, 1);
     SHELL.take().run(board, &mut engine, &text);
     Ok(())
 }

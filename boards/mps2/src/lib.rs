@@ -18,8 +18,8 @@ use cortex_m::peripheral::SYST;
 use cortex_m::peripheral::syst::SystClkSource;
 use cortex_m_rt::ExceptionFrame;
 use cortex_m_semihosting::debug::{self, EXIT_FAILURE, EXIT_SUCCESS};
-use elapid_board::{Error, Platform};
 use elapid_boards::{Board, Memory};
+use elapid_console::{Error, Platform};
 
 /// Largest value of SysTick, a counter of 24 bits that counts down.
 const RELOAD: u32 = 0x00ff_ffff;
@@ -29,22 +29,24 @@ const RELOAD: u32 = 0x00ff_ffff;
 pub struct Mps2 {
     uart: Uart,
     _clock: SYST,
+    /// Its rate, in Hz.
+    hz: u32,
     /// What SysTick showed when it was last looked at.
     last: u32,
     ticks: u64,
 }
 
 impl Mps2 {
-    /// The board, with its clock started.
+    /// The board, with its clock of `hz` Hz started.
     #[must_use]
-    pub fn new(mut uart: Uart, mut clock: SYST) -> Self {
+    pub fn new(mut uart: Uart, mut clock: SYST, hz: u32) -> Self {
         uart.enable();
         clock.set_clock_source(SystClkSource::Core);
         clock.set_reload(RELOAD);
         clock.clear_current();
         clock.enable_counter();
         let last = SYST::get_current();
-        Self { uart, _clock: clock, last, ticks: 0 }
+        Self { uart, _clock: clock, hz, last, ticks: 0 }
     }
 
     /// Says why the program can't go on, and ends it.
@@ -69,8 +71,9 @@ impl fmt::Write for Mps2 {
 }
 
 impl Platform for Mps2 {
-    fn read(&mut self) -> u8 {
-        self.uart.read()
+    fn poll(&mut self) -> Option<u8> {
+        self.count();
+        self.uart.poll()
     }
 
     fn ticks(&mut self) -> u64 {
@@ -78,8 +81,8 @@ impl Platform for Mps2 {
         self.ticks
     }
 
-    fn alive(&mut self) {
-        self.count();
+    fn ticks_a_second(&self) -> u32 {
+        self.hz
     }
 
     fn stack_used(&self) -> Option<usize> {
@@ -93,19 +96,19 @@ impl Platform for Mps2 {
 
 /// A board's program: what runs after reset, and what ends it after a panic or a fault.
 ///
-/// `board` is the board in `elapid_boards`, `uart` the address of its CMSDK UART; `run` is called with the board and the
-/// memory in which the model lies.
+/// `board` is the board in `elapid_boards`, `uart` the address of its CMSDK UART, `hz` the rate of its system clock; `run` is
+/// called with the board and the memory in which the model lies.
 ///
 /// ```text
-/// elapid_mps2::program! { board: elapid_boards::MPS2_AN385, uart: 0x4000_4000, run: elapid_tiny::run }
+/// elapid_mps2::program! { board: elapid_boards::MPS2_AN385, uart: 0x4000_4000, hz: 25_000_000, run: elapid_tiny::run }
 /// ```
 #[macro_export]
 macro_rules! program {
-    (board: $board:expr, uart: $uart:expr, run: $run:path $(,)?) => {
+    (board: $board:expr, uart: $uart:expr, hz: $hz:expr, run: $run:path $(,)?) => {
         #[::cortex_m_rt::entry]
         fn main() -> ! {
             // SAFETY: this is the program of that board.
-            unsafe { $crate::start(&$board, $uart, |board, memory| $run(board, memory)) }
+            unsafe { $crate::start(&$board, $uart, $hz, |board, memory| $run(board, memory)) }
         }
 
         $crate::handlers!($uart);
@@ -139,12 +142,13 @@ macro_rules! handlers {
 pub unsafe fn start(
     board: &Board,
     uart: usize,
+    hz: u32,
     run: impl FnOnce(&mut Mps2, &'static [u8]) -> Result<(), Error>,
 ) -> ! {
     let Memory { start, bytes, .. } = board.model;
     let Some(core) = Peripherals::take() else { halt() };
     // SAFETY: the caller's promise, and this is the UART's only owner.
-    let mut board = Mps2::new(unsafe { Uart::new(uart) }, core.SYST);
+    let mut board = Mps2::new(unsafe { Uart::new(uart) }, core.SYST, hz);
     // SAFETY: the board has that memory, and nothing writes to it while the program runs.
     let memory: &'static [u8] = unsafe { core::slice::from_raw_parts(start as *const u8, bytes as usize) };
     match run(&mut board, memory) {

@@ -32,10 +32,10 @@ impl Uart {
         self.write_register(Register::Control, ENABLE_BOTH);
     }
 
-    /// The next byte; waits for it.
-    pub fn read(&mut self) -> u8 {
-        while self.read_register(Register::State) & RX_FULL == 0 {}
-        self.read_register(Register::Data) as u8
+    /// The next byte, if one has come.
+    pub fn poll(&mut self) -> Option<u8> {
+        let come = self.read_register(Register::State) & RX_FULL != 0;
+        come.then(|| self.read_register(Register::Data) as u8)
     }
 
     fn put(&mut self, byte: u8) {

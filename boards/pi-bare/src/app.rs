@@ -3,8 +3,11 @@
 use core::fmt;
 use core::time::Duration;
 
-use elapid_pi_bare::arena::{Arena, Size};
-use elapid_pi_bare::console::{COMMANDS, Command, Settings, parse_setting};
+use elapid_console::{Command, Console, Conversation, Error, Request, Settings, Text, obey};
+use elapid_core::kernels::Team;
+use elapid_core::source::LayerSource;
+use elapid_pi_bare::arena::{Arena, OutOfMemory, Size};
+use elapid_pi_bare::options::Options;
 use elapid_pi_bare::storage::{
     Channel, Directory, DiskError, Entry, Figures, LoadError, Model, WeightSource, Weights,
 };
@@ -12,10 +15,13 @@ use elapid_pi_bare::storage::{
 use crate::arch::{self, CORES, Cores, EventCount, Workers, free_memory};
 use crate::board::{self, Fault, Mailbox, Uart, card_hosts};
 use crate::card::Card;
-use crate::talk::{Generated, Memory, OpenError, Talk};
+use crate::memory::Memory;
 use crate::terminal::{Terminal, say};
 
-const PROMPT: &str = "elapid> ";
+const NO_MODEL: &str = "(no model; Enter looks at the card again) ";
+/// Bytes of a line, and of the lines that can be brought back.
+const LINE: usize = 2048;
+const HISTORY: usize = 4096;
 /// The file with settings, and how much of it is read.
 const SETTINGS_FILE: &str = "ELAPID.TXT";
 const SETTINGS_BYTES: usize = 4096;
@@ -29,7 +35,8 @@ enum Problem {
     /// The file that was named is not there.
     NoSuchModel,
     Load(LoadError<Fault>),
-    Open(OpenError),
+    Memory(OutOfMemory),
+    Open(Error),
 }
 
 impl fmt::Display for Problem {
@@ -44,6 +51,7 @@ impl fmt::Display for Problem {
                 f.write_str("the model that was named is not on the card: /model NAME names another")
             }
             Self::Load(error) => error.fmt(f),
+            Self::Memory(error) => error.fmt(f),
             Self::Open(error) => error.fmt(f),
         }
     }
@@ -61,10 +69,24 @@ impl From<LoadError<Fault>> for Problem {
     }
 }
 
-impl From<OpenError> for Problem {
-    fn from(error: OpenError) -> Self {
+impl From<OutOfMemory> for Problem {
+    fn from(error: OutOfMemory) -> Self {
+        Self::Memory(error)
+    }
+}
+
+impl From<Error> for Problem {
+    fn from(error: Error) -> Self {
         Self::Open(error)
     }
+}
+
+/// Where someone types, and what was set there.
+struct User {
+    terminal: Terminal,
+    console: Console<LINE, HISTORY>,
+    settings: Settings,
+    options: Options,
 }
 
 /// Runs on core 0.
@@ -77,42 +99,46 @@ pub fn main() -> ! {
     #[allow(unsafe_code)]
     let mut regions = unsafe { free_memory(ranges) };
     let bytes = regions.iter().map(|region| region.len() as u64).sum();
-    say!(&mut terminal, "\nElapid {} on a {}", env!("CARGO_PKG_VERSION"), board::board());
+    say!(&mut terminal, "\nElapid {} on a {}", env!("CARGO_PKG_VERSION"), board::machine());
     say!(&mut terminal, "{CORES} cores at {} MHz, {} of memory", rate / 1_000_000, Size(bytes));
     let Some(mut workers) = Workers::start() else { arch::stop() };
 
-    let mut settings = Settings::default();
+    let mut user = User {
+        terminal,
+        console: Console::new(),
+        settings: Settings::default(),
+        options: Options::default(),
+    };
     let mut card = None;
     let mut first = true;
     loop {
-        let arena = Arena::new(regions.each_mut().map(|region| &mut **region), settings.memory);
-        if let Err(problem) = open_and_talk(
-            &mut terminal,
-            &mut card,
-            &mut mailbox,
-            &mut workers,
-            arena,
-            &mut settings,
-            &mut first,
-        ) {
-            say!(&mut terminal, "error: {problem}");
+        let arena = Arena::new(regions.each_mut().map(|region| &mut **region), user.options.memory);
+        let opened = open_and_talk(&mut user, &mut card, &mut mailbox, &mut workers, arena, &mut first);
+        let request = opened.unwrap_or_else(|problem| {
+            say!(&mut user.terminal, "error: {problem}");
             // Whatever was wrong with it, the card may be another one next time.
             card = None;
-            without_model(&mut terminal, &mut settings);
+            let User { terminal, console, settings, options } = &mut user;
+            console.wait(terminal, NO_MODEL, settings, options)
+        });
+        if request == Request::Exit {
+            say!(&mut user.terminal, "restarting");
+            user.terminal.flush();
+            board::restart();
         }
     }
 }
 
-/// Opens a model and talks until another one is wanted.
+/// Opens a model and talks until something else is wanted.
 fn open_and_talk(
-    terminal: &mut Terminal,
+    user: &mut User,
     card: &mut Option<Card>,
     mailbox: &mut Mailbox,
     workers: &mut Workers,
     mut arena: Arena<'_>,
-    settings: &mut Settings,
     first: &mut bool,
-) -> Result<(), Problem> {
+) -> Result<Request, Problem> {
+    let terminal = &mut user.terminal;
     let card = match card {
         Some(card) => card,
         None => card.insert(Card::find(card_hosts(mailbox)).map_err(Problem::Card)?),
@@ -120,12 +146,13 @@ fn open_and_talk(
     say!(terminal, "card: {} at {}", Size(u64::from(card.blocks()) * 512), card.controller());
     let directory = Directory::open(card)?;
     if core::mem::take(first) {
-        read_settings(&directory, card, settings, terminal)?;
+        read_settings(&directory, card, user)?;
     }
-    let entry = find_model(&directory, card, settings, terminal)?;
+    let terminal = &mut user.terminal;
+    let entry = find_model(&directory, card, &user.options, terminal)?;
     let file = directory.locate(card, &entry, &mut arena)?;
     let model = Model::open(card, file, &mut arena)?;
-    let memory = Memory::take(&model, &mut arena).map_err(OpenError::Memory)?;
+    let memory = Memory::take(&model, &mut arena)?;
     let start = arch::now();
     let weights = model.weights(card, &mut arena, progress(terminal))?;
     let took = arch::now().saturating_sub(start);
@@ -139,14 +166,12 @@ fn open_and_talk(
         took.as_secs_f32()
     );
 
-    let computing = (settings.cores as usize).clamp(1, CORES);
+    let computing = (user.options.cores as usize).clamp(1, CORES);
     let workers = workers.all();
     if !plan.streams() {
         let team = Cores::new(&mut workers[..computing - 1]);
         let mut source = WeightSource::<EventCount>::new(model.layout(), held, None);
-        let mut talk = Talk::new(&model, memory, &mut source, &team)?;
-        talk_until_reload(&mut talk, settings, terminal);
-        return Ok(());
+        return talk(&model, memory, &mut source, &team, user);
     }
 
     say!(terminal, "{} are read from the card for every token, by a core of its own", Size(plan.streamed));
@@ -155,10 +180,10 @@ fn open_and_talk(
     let mut rest = buffers;
     let buffers = plan.buffers(layout).map_while(|size| rest.split_off_mut(..size));
     // With one buffer a block can be asked for when the one before is no longer used.
-    let buffers = buffers.take(if settings.ahead { usize::MAX } else { 1 });
+    let buffers = buffers.take(if user.options.ahead { usize::MAX } else { 1 });
     let (reader, stream) =
         channel.split(layout, model.checksums, |section| plan.holds(layout, section), buffers, urgent);
-    let Some((reading, others)) = workers.split_last_mut() else { return Ok(()) };
+    let Some((reading, others)) = workers.split_last_mut() else { return Ok(Request::Reload) };
     let team = Cores::new(&mut others[..computing.min(CORES - 1) - 1]);
     let retries = card.retries();
     let result = reading.beside(
@@ -169,16 +194,15 @@ fn open_and_talk(
         },
         || {
             let mut source = WeightSource::new(layout, held, Some(stream));
-            let mut talk = Talk::new(&model, memory, &mut source, &team)?;
-            talk_until_reload(&mut talk, settings, terminal);
+            let request = talk(&model, memory, &mut source, &team, user)?;
             if let Some(stream) = &source.stream {
-                streamed(&stream.figures(), settings, terminal);
+                streamed(&stream.figures(), &user.settings, &mut user.terminal);
             }
-            Ok(())
+            Ok(request)
         },
     );
     if card.retries() > retries {
-        say!(terminal, "{} transfers had to be tried again", card.retries() - retries);
+        say!(&mut user.terminal, "{} transfers had to be tried again", card.retries() - retries);
     }
     result
 }
@@ -195,12 +219,8 @@ fn progress(terminal: &mut Terminal) -> impl FnMut(u64, u64) + '_ {
 }
 
 /// Takes the settings in [`SETTINGS_FILE`], if there is one.
-fn read_settings(
-    directory: &Directory,
-    card: &mut Card,
-    settings: &mut Settings,
-    terminal: &mut Terminal,
-) -> Result<(), Problem> {
+fn read_settings(directory: &Directory, card: &mut Card, user: &mut User) -> Result<(), Problem> {
+    let User { terminal, settings, options, .. } = user;
     let mut found = None;
     directory.for_each(card, |entry| {
         if entry.name().eq_ignore_ascii_case(SETTINGS_FILE) {
@@ -220,7 +240,7 @@ fn read_settings(
     let text = core::str::from_utf8(&bytes[..length])
         .unwrap_or_else(|error| core::str::from_utf8(&bytes[..error.valid_up_to()]).unwrap_or(""));
     for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
-        match parse_setting(line, settings) {
+        match obey(line, settings, options) {
             Ok(Command::Set | Command::Reload) => say!(terminal, "{SETTINGS_FILE}: {line}"),
             Ok(_) => say!(terminal, "{SETTINGS_FILE}: `{line}` is no setting"),
             Err(refusal) => say!(terminal, "{SETTINGS_FILE}: {refusal}"),
@@ -233,7 +253,7 @@ fn read_settings(
 fn find_model(
     directory: &Directory,
     card: &mut Card,
-    settings: &Settings,
+    options: &Options,
     terminal: &mut Terminal,
 ) -> Result<Entry, Problem> {
     let (mut chosen, mut models) = (None, 0);
@@ -242,7 +262,7 @@ fn find_model(
         let is_model =
             name.rsplit_once('.').is_some_and(|(_, extension)| extension.eq_ignore_ascii_case("elp"));
         models += u32::from(is_model);
-        let wanted = settings.model().map_or(is_model, |wanted| name.eq_ignore_ascii_case(wanted));
+        let wanted = options.model().map_or(is_model, |wanted| name.eq_ignore_ascii_case(wanted));
         if wanted && chosen.is_none() {
             chosen = Some(*entry);
         }
@@ -250,87 +270,24 @@ fn find_model(
             say!(terminal, "model: {name} ({})", Size(u64::from(entry.size)));
         }
     })?;
-    let none = if settings.model().is_some() && models > 0 { Problem::NoSuchModel } else { Problem::NoModel };
+    let none = if options.model().is_some() && models > 0 { Problem::NoSuchModel } else { Problem::NoModel };
     chosen.ok_or(none)
 }
 
-/// Talks until a command asks for a model to be opened.
-fn talk_until_reload(talk: &mut Talk<'_, '_>, settings: &mut Settings, terminal: &mut Terminal) {
-    say!(
-        terminal,
-        "/help lists the commands; Ctrl-C ends a text{}",
-        if talk.can_chat() { "; this model chats" } else { "" }
-    );
-    loop {
-        let mut line = [0; 2048];
-        let typed = terminal.line(PROMPT);
-        let length = typed.len().min(line.len());
-        line[..length].copy_from_slice(&typed.as_bytes()[..length]);
-        let line = core::str::from_utf8(&line[..length]).unwrap_or("");
-        if line.is_empty() {
-            continue;
-        }
-        if let Some(command) = line.strip_prefix('/') {
-            match obey(command, settings, terminal) {
-                Some(Command::Reload) => return,
-                Some(Command::New) => talk.forget(),
-                _ => {}
-            }
-            continue;
-        }
-        if settings.check {
-            say!(terminal, "--- text");
-        }
-        match talk.say(line, settings, terminal) {
-            Ok(generated) => report(&generated, settings, terminal),
-            Err(error) => say!(terminal, "\nerror: {error}"),
-        }
-    }
-}
-
-/// Waits for a command that may bring a model.
-fn without_model(terminal: &mut Terminal, settings: &mut Settings) {
-    loop {
-        let mut line = [0; 2048];
-        let typed = terminal.line("(no model; Enter looks at the card again) ");
-        let length = typed.len().min(line.len());
-        line[..length].copy_from_slice(&typed.as_bytes()[..length]);
-        let line = core::str::from_utf8(&line[..length]).unwrap_or("");
-        match line.strip_prefix('/') {
-            Some(command) => {
-                if obey(command, settings, terminal) == Some(Command::Reload) {
-                    return;
-                }
-            }
-            None => return,
-        }
-    }
-}
-
-/// Does what a command asks for, as far as it can be done here.
-fn obey(command: &str, settings: &mut Settings, terminal: &mut Terminal) -> Option<Command> {
-    match parse_setting(command, settings) {
-        Ok(command) => {
-            match command {
-                Command::Help => {
-                    for (usage, what) in COMMANDS {
-                        say!(terminal, "  /{usage:18} {what}");
-                    }
-                }
-                Command::Restart => {
-                    say!(terminal, "restarting");
-                    terminal.flush();
-                    board::restart();
-                }
-                _ => {}
-            }
-            Some(command)
-        }
-        Err(refusal) => {
-            say!(terminal, "{refusal}");
-            None
-        }
-    }
+/// Talks about a model until a command asks for something else.
+fn talk(
+    model: &Model<'_>,
+    memory: Memory<'_>,
+    source: &mut impl LayerSource,
+    team: &dyn Team,
+    user: &mut User,
+) -> Result<Request, Problem> {
+    let User { terminal, console, settings, options } = user;
+    let vocab = model.layout().config().vocab;
+    let text = Text::parse(model.tokenizer, model.generation, model.roles, vocab)?;
+    let (mut engine, buffers) = memory.engine(model, source, team)?;
+    let mut conversation = Conversation::new(&text, &mut engine, buffers);
+    Ok(console.talk(terminal, &mut conversation, settings, options))
 }
 
 /// What reading from the card came to: for people, or for the tests.
@@ -347,40 +304,4 @@ fn streamed(figures: &Figures, settings: &Settings, terminal: &mut Terminal) {
         waited.as_secs_f32(),
         reading.as_secs_f32()
     );
-}
-
-/// What a generation did: for people, or for the tests.
-fn report(generated: &Generated<'_>, settings: &Settings, terminal: &mut Terminal) {
-    let Generated { prompt, text, prompt_time, text_time, seed, logits, end } = generated;
-    if settings.check {
-        say!(terminal, "\n--- prompt {}\n--- tokens {}", Numbers(prompt), Numbers(text));
-        let time = (*prompt_time + *text_time).as_micros();
-        say!(
-            terminal,
-            "--- logits {logits:08x}\n--- time {time}\n--- stack {}\n--- ending{end}\n--- end",
-            arch::stack_used()
-        );
-        return;
-    }
-    let rate = |tokens: usize, time: &Duration| tokens as f32 / time.as_secs_f32().max(1e-6);
-    say!(
-        terminal,
-        "\n[prompt: {} tokens, {:.1} tokens/s; text: {} tokens, {:.1} tokens/s; seed {seed}{end}]",
-        prompt.len(),
-        rate(prompt.len(), prompt_time),
-        text.len(),
-        rate(text.len(), text_time)
-    );
-}
-
-/// Numbers with spaces between.
-struct Numbers<'a>(&'a [u32]);
-
-impl fmt::Display for Numbers<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, number) in self.0.iter().enumerate() {
-            write!(f, "{}{number}", if i > 0 { " " } else { "" })?;
-        }
-        Ok(())
-    }
 }

@@ -73,22 +73,22 @@ impl Card {
     /// If it failed every time that it was tried.
     pub fn read(&mut self, first: u32, into: &mut [u8]) -> Result<(), Fault> {
         let mut at = first;
-        for run in into.chunks_mut(MOST_BLOCKS * BLOCK) {
-            let blocks = run.len() / BLOCK;
-            let run = &mut run[..blocks * BLOCK];
+        for span in into.chunks_mut(MOST_BLOCKS * BLOCK) {
+            let blocks = span.len() / BLOCK;
+            let span = &mut span[..blocks * BLOCK];
             let end = at
                 .checked_add(blocks as u32)
                 .filter(|end| *end <= self.identity.blocks)
                 .ok_or(Fault::Range)?;
             if blocks > 0 {
-                self.read_run(at, run)?;
+                self.read_span(at, span)?;
             }
             at = end;
         }
         Ok(())
     }
 
-    fn read_run(&mut self, first: u32, into: &mut [u8]) -> Result<(), Fault> {
+    fn read_span(&mut self, first: u32, into: &mut [u8]) -> Result<(), Fault> {
         let command = if into.len() > BLOCK { 18 } else { 17 };
         let mut tries = 1;
         loop {

@@ -4,5 +4,5 @@
 #![cfg_attr(not(test), no_std)]
 
 pub mod arena;
-pub mod console;
+pub mod options;
 pub mod storage;

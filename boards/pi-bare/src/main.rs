@@ -10,7 +10,7 @@ mod board;
 #[cfg(target_os = "none")]
 mod card;
 #[cfg(target_os = "none")]
-mod talk;
+mod memory;
 #[cfg(target_os = "none")]
 mod terminal;
 

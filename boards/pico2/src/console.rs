@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use elapid_board::Platform;
+use elapid_console::Platform;
 use heapless::Deque;
 use rp235x_hal::fugit::ExtU32;
 use rp235x_hal::timer::CopyableTimer0;
@@ -20,7 +20,7 @@ const PATIENCE: u64 = 500_000;
 /// A layer of the bundled model takes a few thousandths of this.
 const WATCHDOG_SECONDS: u32 = 4;
 
-/// The board as `elapid-board` wants it.
+/// The board as `elapid-console` wants it.
 pub struct Pico2 {
     device: UsbDevice<'static, UsbBus>,
     serial: SerialPort<'static, UsbBus>,
@@ -48,7 +48,7 @@ impl Pico2 {
     /// Lets USB work until a program opens the port.
     pub fn wait_for_terminal(&mut self) {
         while !self.serial.dtr() {
-            self.poll();
+            self.work();
         }
     }
 
@@ -57,7 +57,7 @@ impl Pico2 {
     }
 
     /// Lets USB work, and keeps what was typed.
-    fn poll(&mut self) {
+    fn work(&mut self) {
         self.watchdog.feed();
         if self.device.poll(&mut [&mut self.serial]) {
             let mut bytes = [0; 64];
@@ -79,7 +79,7 @@ impl Pico2 {
                 Err(UsbError::WouldBlock) => {}
                 Err(_) => return,
             }
-            self.poll();
+            self.work();
         }
     }
 }
@@ -100,13 +100,9 @@ impl fmt::Write for Pico2 {
 }
 
 impl Platform for Pico2 {
-    fn read(&mut self) -> u8 {
-        loop {
-            if let Some(byte) = self.typed.pop_front() {
-                return byte;
-            }
-            self.poll();
-        }
+    fn poll(&mut self) -> Option<u8> {
+        self.work();
+        self.typed.pop_front()
     }
 
     /// Microseconds.
@@ -114,7 +110,7 @@ impl Platform for Pico2 {
         self.now()
     }
 
-    fn alive(&mut self) {
-        self.poll();
+    fn ticks_a_second(&self) -> u32 {
+        1_000_000
     }
 }

@@ -12,8 +12,8 @@ use core::fmt::Write;
 use core::panic::PanicInfo;
 
 use cortex_m_rt::{ExceptionFrame, exception};
-use elapid_board::Platform;
 use elapid_boards::PICO2;
+use elapid_console::Platform;
 use rp235x_hal::block::ImageDef;
 use rp235x_hal::clocks::{ClocksManager, init_clocks_and_plls};
 use rp235x_hal::fugit::RateExtU32;
@@ -71,7 +71,7 @@ fn main() -> ! {
         // Said again for each key, for a terminal that was opened later.
         loop {
             let _ = writeln!(board, "error: {error}");
-            board.read();
+            while board.poll().is_none() {}
         }
     }
     // After `/exit` the watchdog starts the program anew.

@@ -3,7 +3,7 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
-/// A part of a board's memory.
+/// A memory of a board, or a range of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Memory {
     /// As it is called in messages.
@@ -14,9 +14,9 @@ pub struct Memory {
     pub bytes: u64,
 }
 
-/// How a board's program computes.
+/// Which numbers a board's program computes with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Path {
+pub enum Numbers {
     /// In floating point, state in f32.
     Float,
     /// In integers, state in 16 bits.
@@ -30,8 +30,8 @@ pub struct Board {
     pub name: &'static str,
     /// Its processor.
     pub core: &'static str,
-    /// How its program computes.
-    pub path: Path,
+    /// Which numbers its program computes with.
+    pub numbers: Numbers,
     /// Code and constants, as `memory.x` says.
     pub code: Memory,
     /// Data, with the stack in what is left of it, as `memory.x` says.
@@ -51,7 +51,7 @@ pub struct Board {
 pub const MPS2_AN500: Board = Board {
     name: "mps2-an500",
     core: "Cortex-M7 with FPU",
-    path: Path::Float,
+    numbers: Numbers::Float,
     code: Memory { name: "code memory", start: 0, bytes: 4 << 20 },
     ram: Memory { name: "RAM", start: 0x2000_0000, bytes: 4 << 20 },
     model: Memory { name: "upper half of the PSRAM", start: 0x6080_0000, bytes: 8 << 20 },
@@ -64,7 +64,7 @@ pub const MPS2_AN500: Board = Board {
 pub const MPS2_AN385: Board = Board {
     name: "mps2-an385",
     core: "Cortex-M3",
-    path: Path::Fixed,
+    numbers: Numbers::Fixed,
     code: Memory { name: "code memory", start: 0, bytes: 4 << 20 },
     ram: Memory { name: "RAM", start: 0x2000_0000, bytes: 4 << 20 },
     model: Memory { name: "PSRAM", start: 0x2100_0000, bytes: 16 << 20 },
@@ -87,7 +87,7 @@ pub const MPS2_AN505: Board = Board {
 pub const PICO2: Board = Board {
     name: "pico2",
     core: "Cortex-M33 with DSP instructions (RP2350)",
-    path: Path::Fixed,
+    numbers: Numbers::Fixed,
     code: Memory { name: "flash", start: 0x1000_0000, bytes: 1 << 20 },
     ram: Memory { name: "RAM", start: 0x2000_0000, bytes: 512 << 10 },
     model: Memory { name: "model partition", start: 0x1010_0000, bytes: 3 << 20 },
@@ -97,9 +97,9 @@ pub const PICO2: Board = Board {
     data: CONVERSATION + 1184,
 };
 
-/// What `elapid_board::Shell` takes (a line, its tokens, what follows it, what the tokenizer needs for it), with the few
-/// words of other data. `cargo xtask board` compares with the linker.
-const CONVERSATION: u64 = 8736;
+/// What `elapid_console::Shell` takes (a line and what is typed ahead of the next, tokens of prompt and text, what their speed is
+/// computed from, what the tokenizer needs for a line), with the few words of other data. `cargo xtask board` compares with the linker.
+const CONVERSATION: u64 = 11080;
 
 /// All of them.
 pub const BOARDS: [Board; 4] = [MPS2_AN500, MPS2_AN385, MPS2_AN505, PICO2];

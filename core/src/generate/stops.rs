@@ -77,7 +77,9 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Stops<B> {
         self.found
     }
 
+    // Once in the program: boards count bytes of code.
     /// Takes more of the stream, which comes out (`shown`) or is only searched, and gives `sink` what can't belong to a stop text.
+    #[inline(never)]
     pub(super) fn push<R: Rules>(&mut self, rules: &R, piece: &str, shown: bool, sink: &mut dyn FnMut(&str)) {
         if self.found {
             return;
@@ -216,6 +218,60 @@ mod tests {
         // Without a stop text it is only left out.
         let (out, rest, _) = run(&[], &["a", "[<s>]", "b", "[<e>]"]);
         assert_eq!((out.concat().as_str(), rest.as_str()), ("ab", ""));
+    }
+
+    /// What came out after each piece, and whether a stop text was found, by looking at the whole text every time.
+    fn naive(stops: &[&str], pieces: &[&str]) -> (Vec<String>, bool) {
+        let (mut all, mut shown, mut out) = (String::new(), Vec::new(), Vec::new());
+        for piece in pieces {
+            let comes_out = !piece.starts_with('[');
+            let piece = piece.trim_matches(['[', ']']);
+            all += piece;
+            shown.resize(all.len(), comes_out);
+            let found = stops.iter().filter_map(|stop| all.find(stop)).min();
+            let may_begin =
+                |at: &usize| stops.iter().any(|stop| stop.as_bytes().starts_with(&all.as_bytes()[*at..]));
+            let end = found.or((0..all.len()).find(may_begin)).unwrap_or(all.len());
+            let bytes = all.bytes().zip(&shown).take(end).filter(|(_, shown)| **shown).map(|(byte, _)| byte);
+            out.push(String::from_utf8(bytes.collect()).unwrap());
+            if found.is_some() {
+                return (out, true);
+            }
+        }
+        (out, false)
+    }
+
+    #[test]
+    fn random_streams_come_out_as_a_naive_search_says() {
+        const STOPS: [&str; 6] = ["ab", "aab", "bö", "b<s>a", "ö", "abab"];
+        const PIECES: [&str; 7] = ["a", "b", "aab", "ö", "[<s>]", "xa", "aö"];
+        let mut random = 1u64;
+        let mut below = |most: usize| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (random >> 33) as usize % most
+        };
+        let mut ended = 0;
+        for _ in 0..3000 {
+            let stops: Vec<&str> = (0..below(4)).map(|_| STOPS[below(STOPS.len())]).collect();
+            let pieces: Vec<&str> = (0..below(12)).map(|_| PIECES[below(PIECES.len())]).collect();
+            let (out, rest, found) = run(&stops, &pieces);
+            let (expected, ends) = naive(&stops, &pieces);
+            let mut before = String::new();
+            for (text, expected) in out.iter().zip(&expected) {
+                before += text;
+                assert_eq!(&before, expected, "{stops:?} {pieces:?}");
+            }
+            assert_eq!(found, ends);
+            if found {
+                ended += 1;
+                // Nothing comes out behind it.
+                assert_eq!((out.concat() + &rest).as_str(), expected.last().unwrap());
+            } else {
+                let shown = pieces.iter().filter(|piece| !piece.starts_with('['));
+                assert_eq!(out.concat() + &rest, shown.copied().collect::<String>());
+            }
+        }
+        assert!((500..2500).contains(&ended), "{ended} of 3000 ended");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use elapid::core::format::Layout;
 use elapid::core::kernels::{self, Solo};
 use elapid::core::model::{ScratchSize, StateKind, StateSize};
 use elapid::core::source::SliceSource;
-use elapid_boards::{BOARDS, Board, Path};
+use elapid_boards::{BOARDS, Board, Numbers};
 use serde::Serialize;
 
 /// The board that an argument names.
@@ -57,12 +57,12 @@ impl Fit {
     pub(super) fn new(board: &'static Board, layout: &Layout) -> Self {
         let config = layout.config();
         let layers = config.n_layer as usize;
-        let (path, state, working, element) = match board.path {
-            Path::Float => {
+        let (path, state, working, element) = match board.numbers {
+            Numbers::Float => {
                 let state = |layers| StateSize::of(config, layers).bytes(StateKind::F32);
                 ("float", state(layers).saturating_add(state(1)), ScratchSize::of(config, 1).bytes(), 4)
             }
-            Path::Fixed => {
+            Numbers::Fixed => {
                 let state = |layers| fixed::StateSize::of(config, layers).bytes(fixed::StateKind::I16);
                 let working = fixed::ScratchSize::of(config, 1).bytes();
                 ("fixed", state(layers).saturating_add(state(1)), working, 8)
@@ -88,7 +88,7 @@ impl Fit {
                     .push(format!("{memory}: {what} takes {need_bytes} bytes, and there are {have_bytes}"));
             }
         }
-        if board.path == Path::Fixed {
+        if board.numbers == Numbers::Fixed {
             // Which types of weights it takes is its own to say.
             let model = fixed::Model::fixed(layout, &kernels::fixed::Scalar, &Solo);
             obstacles.extend(model.err().map(|error| error.to_string()));

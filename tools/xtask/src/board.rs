@@ -1,6 +1,7 @@
 //! `cargo xtask board`: the boards' programs, built, run, tested against the host, and flashed.
 //!
-//! A board is an implementation of [`Board`], listed in [`BOARDS`]. What boards have in common lies beside: running an
+//! What is built for is a [`Target`], listed in [`TARGETS`]: a board, an emulated machine, or a program that is only measured. What
+//! targets have in common lies beside: running an
 //! emulator ([`qemu`]), reading what a program reports and comparing it with the host's own output ([`report`]), model
 //! files with a fault in them ([`fault`]), images of SD cards ([`sd_image`]).
 
@@ -27,10 +28,10 @@ use crate::apt::Apt;
 use crate::error::{Error, Result};
 use crate::toolchain::Toolchain;
 
-/// What the command line asks of a board.
+/// What the command line asks of a target.
 #[derive(Debug, Clone, Default)]
 pub struct Request {
-    /// The packed model; the board's own choice if left out.
+    /// The packed model; the target's own choice if left out.
     pub model: Option<PathBuf>,
     /// Renews the stored snapshot instead of comparing with it.
     pub overwrite: bool,
@@ -44,8 +45,8 @@ pub struct Request {
     pub install: bool,
 }
 
-/// A board: how its program is built, started and judged.
-pub trait Board: Sync {
+/// What a program is built for: how it is built, started and judged.
+pub trait Target: Sync {
     /// The name of its folder in `boards/`, and of its step.
     fn name(&self) -> &'static str;
 
@@ -68,8 +69,8 @@ pub trait Board: Sync {
     fn flash(&self, toolchain: Toolchain, request: &Request) -> Result<()>;
 }
 
-/// Every board.
-pub const BOARDS: &[&dyn Board] = &[
+/// Every target.
+pub const TARGETS: &[&dyn Target] = &[
     &mps2::AN500,
     &mps2::AN385,
     &mps2::AN505,
@@ -85,7 +86,7 @@ pub const BOARDS: &[&dyn Board] = &[
     &built::TEMPLATE,
 ];
 
-/// What is done with a board.
+/// What is done with a target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Action {
     /// Build its program, and check that it fits
@@ -99,26 +100,26 @@ pub enum Action {
     Flash,
 }
 
-/// The board of this name.
-pub fn find(name: &str) -> Result<&'static dyn Board> {
-    BOARDS.iter().copied().find(|board| board.name() == name).ok_or_else(|| {
-        let known = BOARDS.iter().map(|board| board.name()).collect::<Vec<_>>().join(", ");
+/// The target of this name.
+pub fn find(name: &str) -> Result<&'static dyn Target> {
+    TARGETS.iter().copied().find(|target| target.name() == name).ok_or_else(|| {
+        let known = TARGETS.iter().map(|target| target.name()).collect::<Vec<_>>().join(", ");
         Error::new(format!("no board is called `{name}`; there are {known}"))
     })
 }
 
 /// Does what the command line asks.
 pub fn board(name: &str, action: Action, request: &Request) -> Result<()> {
-    let board = find(name)?;
+    let target = find(name)?;
     if request.long && (action, name) != (Action::Test, "pi-linux") {
         return Err(Error::new("only `board pi-linux test` has a long test"));
     }
-    let toolchain = board.tools(&mut Apt::new(request.install))?;
+    let toolchain = target.tools(&mut Apt::new(request.install))?;
     match action {
-        Action::Build => board.build(toolchain, request),
-        Action::Run => board.run(toolchain, request),
-        Action::Test => board.test(toolchain, request),
-        Action::Flash => board.flash(toolchain, request),
+        Action::Build => target.build(toolchain, request),
+        Action::Run => target.run(toolchain, request),
+        Action::Test => target.test(toolchain, request),
+        Action::Flash => target.flash(toolchain, request),
     }
 }
 
@@ -128,13 +129,13 @@ mod tests {
     use crate::steps::{STEPS, Step, Work};
 
     #[test]
-    fn every_board_is_a_step() {
-        for board in BOARDS {
-            let here = |step: &Step| matches!(step.work, Work::Board { name } if name == board.name());
-            assert!(STEPS.iter().any(here), "{}", board.name());
+    fn every_target_is_a_step() {
+        for target in TARGETS {
+            let here = |step: &Step| matches!(step.work, Work::Target { name } if name == target.name());
+            assert!(STEPS.iter().any(here), "{}", target.name());
         }
         for step in STEPS {
-            if let Work::Board { name } = step.work {
+            if let Work::Target { name } = step.work {
                 assert!(find(name).is_ok(), "{name}");
             }
         }

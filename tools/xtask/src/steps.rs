@@ -30,8 +30,8 @@ pub enum Work {
     Emulated { cpu: &'static str, tests: &'static [&'static [&'static str]] },
     /// The fuzz targets, and a fault planted in each.
     Fuzz,
-    /// A board's program, against the host's own output.
-    Board { name: &'static str },
+    /// The program of a [`crate::board::Target`], against the host's own output.
+    Target { name: &'static str },
 }
 
 impl Step {
@@ -41,12 +41,12 @@ impl Step {
     pub fn resource(&self) -> Option<&'static str> {
         match self.work {
             Work::Host { .. } | Work::HostTests { .. } | Work::Fuzz => Some("host"),
-            Work::Board { name } if name.starts_with("pi-linux") => Some("pi-linux"),
+            Work::Target { name } if name.starts_with("pi-linux") => Some("pi-linux"),
             Work::Plugin { .. }
             | Work::Bare { .. }
             | Work::Integers { .. }
             | Work::Emulated { .. }
-            | Work::Board { .. } => None,
+            | Work::Target { .. } => None,
         }
     }
 }
@@ -212,91 +212,91 @@ pub const STEPS: &[Step] = &[
         group: "boards",
         shows: "Cortex-M7 with external memory: the host's tokens and logits, in the float path",
         required: true,
-        work: Work::Board { name: "mps2-an500" },
+        work: Work::Target { name: "mps2-an500" },
     },
     Step {
         name: "mps2-an385",
         group: "boards",
         shows: "Cortex-M3 without floating point or heap: the host's tokens and logits, in the fixed path",
         required: true,
-        work: Work::Board { name: "mps2-an385" },
+        work: Work::Target { name: "mps2-an385" },
     },
     Step {
         name: "mps2-an505",
         group: "boards",
         shows: "Cortex-M33 without heap, the RP2350's core: the host's tokens and logits, in the fixed path",
         required: true,
-        work: Work::Board { name: "mps2-an505" },
+        work: Work::Target { name: "mps2-an505" },
     },
     Step {
         name: "pi-linux",
         group: "boards",
         shows: "the Debian package for a Raspberry Pi, and its program on the CPUs of a Pi 3, 4 and 5: the host's text",
         required: true,
-        work: Work::Board { name: "pi-linux" },
+        work: Work::Target { name: "pi-linux" },
     },
     Step {
         name: "pi-linux-musl",
         group: "boards",
         shows: "the same program with musl: the host's text",
         required: false,
-        work: Work::Board { name: "pi-linux-musl" },
+        work: Work::Target { name: "pi-linux-musl" },
     },
     Step {
         name: "pi-linux-kernel",
         group: "boards",
         shows: "a real Linux kernel and 512 MB: the host's tokens and logits under a cap of 64 MB, and disks that fail",
         required: true,
-        work: Work::Board { name: "pi-linux-kernel" },
+        work: Work::Target { name: "pi-linux-kernel" },
     },
     Step {
         name: "fixed-m3",
         group: "boards",
         shows: "Cortex-M3: the fixed path's logits over 256 tokens, of models of all kinds",
         required: true,
-        work: Work::Board { name: "fixed-m3" },
+        work: Work::Target { name: "fixed-m3" },
     },
     Step {
         name: "fixed-m7",
         group: "boards",
         shows: "Cortex-M7: the same with its instructions for two products",
         required: true,
-        work: Work::Board { name: "fixed-m7" },
+        work: Work::Target { name: "fixed-m7" },
     },
     Step {
         name: "pico2",
         group: "boards",
         shows: "RP2350: program and model fit, and make the images for a board; no emulator runs it",
         required: false,
-        work: Work::Board { name: "pico2" },
+        work: Work::Target { name: "pico2" },
     },
     Step {
         name: "pi-bare",
         group: "boards",
         shows: "Raspberry Pi 3 without an operating system: the host's tokens and logits, faults told, four cores",
         required: true,
-        work: Work::Board { name: "pi-bare" },
+        work: Work::Target { name: "pi-bare" },
     },
     Step {
         name: "pi-bare-4",
         group: "boards",
         shows: "the same kernel on a Raspberry Pi 4, which QEMU knows from version 9 on: the host's tokens and logits",
         required: false,
-        work: Work::Board { name: "pi-bare-4" },
+        work: Work::Target { name: "pi-bare-4" },
     },
     Step {
         name: "template",
         group: "boards",
         shows: "where a new board begins builds",
         required: false,
-        work: Work::Board { name: "template" },
+        work: Work::Target { name: "template" },
     },
     Step {
         name: "step-size",
         group: "boards",
         shows: "core's step without tokenizer and sampler has at most 5% more than 48 KB of code on a Cortex-M7",
         required: true,
-        work: Work::Board { name: "step-size" },
+        work: Work::Target { name: "step-size" },
     },
 ];
 

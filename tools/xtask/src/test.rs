@@ -85,7 +85,9 @@ fn perform(step: &Step, host: &str, install: bool, apt: &mut Apt) -> Row {
         Work::Host { .. } | Work::Plugin { .. } | Work::HostTests { .. } | Work::Fuzz => host.to_owned(),
         Work::Bare { target, .. } | Work::Integers { target, .. } => (*target).to_owned(),
         Work::Emulated { cpu, .. } => format!("{AARCH64_LINUX} ({cpu})"),
-        Work::Board { name } => board::find(name).map_or_else(|_| (*name).into(), |board| board.platform()),
+        Work::Target { name } => {
+            board::find(name).map_or_else(|_| (*name).into(), |target| target.platform())
+        }
     };
     let done = match &step.work {
         Work::Host { commands, env } => on_host(commands, env),
@@ -111,8 +113,8 @@ fn perform(step: &Step, host: &str, install: bool, apt: &mut Apt) -> Row {
             Ok(toolchain) => run_tests(tests.iter().map(|test| emulated(toolchain, cpu, test))),
             Err(missing) => Ok(skipped(&missing)),
         },
-        Work::Board { name } => board::find(name).and_then(|board| {
-            prepared(board.tools(apt), |toolchain| board.test(toolchain, &board::Request::default()))
+        Work::Target { name } => board::find(name).and_then(|target| {
+            prepared(target.tools(apt), |toolchain| target.test(toolchain, &board::Request::default()))
         }),
     };
     let Done { outcome, tests } = done.unwrap_or_else(|error| Done {

@@ -18,16 +18,16 @@ pub use uart::Uart;
 use crate::arch;
 use registers::Registers;
 
-/// The boards that this kernel runs on.
+/// What this kernel can find itself on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Board {
+pub enum Machine {
     /// Raspberry Pi 3, and the Zero 2 W, which has the same chip.
     Pi3,
     /// Raspberry Pi 4, 400 and Compute Module 4.
     Pi4,
 }
 
-impl fmt::Display for Board {
+impl fmt::Display for Machine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Pi3 => "Raspberry Pi 3",
@@ -36,28 +36,28 @@ impl fmt::Display for Board {
     }
 }
 
-/// The board that the CPU tells: a Cortex-A72 is a Raspberry Pi 4's. On any other, a Raspberry Pi 3's devices are the best
+/// The machine that the CPU tells: a Cortex-A72 is a Raspberry Pi 4's. On any other, a Raspberry Pi 3's devices are the best
 /// guess.
 #[must_use]
-pub fn board() -> Board {
+pub fn machine() -> Machine {
     const CORTEX_A72: u32 = 0xd08;
-    if arch::cpu_part() == CORTEX_A72 { Board::Pi4 } else { Board::Pi3 }
+    if arch::cpu_part() == CORTEX_A72 { Machine::Pi4 } else { Machine::Pi3 }
 }
 
 /// Where devices are in memory.
 #[must_use]
 pub fn device_memory() -> Range<u64> {
-    match board() {
-        Board::Pi3 => 0x3f00_0000..0x4020_0000,
-        Board::Pi4 => 0xfc00_0000..0x1_0000_0000,
+    match machine() {
+        Machine::Pi3 => 0x3f00_0000..0x4020_0000,
+        Machine::Pi4 => 0xfc00_0000..0x1_0000_0000,
     }
 }
 
 /// The registers of a peripheral, by its offset.
 fn peripheral(offset: usize, length: usize) -> Registers {
-    let base = match board() {
-        Board::Pi3 => 0x3f00_0000,
-        Board::Pi4 => 0xfe00_0000,
+    let base = match machine() {
+        Machine::Pi3 => 0x3f00_0000,
+        Machine::Pi4 => 0xfe00_0000,
     };
     // SAFETY: in the board's device memory, which is mapped as such; the callers below name devices of both boards.
     unsafe { Registers::new(base + offset, length) }
@@ -70,8 +70,8 @@ pub fn memory(mailbox: &mut Mailbox) -> [Range<u64>; 2] {
     let all = mailbox.board_memory().unwrap_or(low);
     // The GPU has the end of the first gigabyte. A Raspberry Pi 4 has more behind it, up to the devices.
     let low = low.min(device_memory().start).min(1 << 30);
-    match board() {
-        Board::Pi3 => [0..low, 0..0],
-        Board::Pi4 => [0..low, 1 << 30..all.min(device_memory().start)],
+    match machine() {
+        Machine::Pi3 => [0..low, 0..0],
+        Machine::Pi4 => [0..low, 1 << 30..all.min(device_memory().start)],
     }
 }

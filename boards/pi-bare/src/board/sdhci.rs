@@ -7,7 +7,7 @@ use core::fmt;
 use core::time::Duration;
 
 use super::registers::Registers;
-use super::{Board, Clock, Mailbox, board, peripheral};
+use super::{Clock, Machine, Mailbox, machine, peripheral};
 use crate::arch;
 
 /// Bytes of a block.
@@ -100,18 +100,24 @@ impl Fault {
             .into_iter()
             .find(|fault| fault.code() == code)
     }
-}
 
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+    /// What it is, and what to do.
+    #[must_use]
+    pub const fn text(self) -> &'static str {
+        match self {
             Self::NoAnswer => "no card answers: put it in, or look at its contacts",
             Self::NoData => "the card sends no data: was it pulled out? Put it in again",
             Self::Garbled => "the card's data arrive garbled: look at its contacts, or use another card",
             Self::Controller => "the card's controller does not react: turn the board off and on",
             Self::Kind => "a card of a kind that is not supported: use an SD, SDHC or SDXC card",
             Self::Range => "past the end of the card: its partition table or its file system is damaged",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.text())
     }
 }
 
@@ -126,12 +132,12 @@ pub struct Host {
 /// The controllers where the board's card may be, the likeliest first: a Raspberry Pi 4 has it at the newer one, and the
 /// emulator's at the older one.
 pub fn card_hosts(mailbox: &mut Mailbox) -> [Option<Host>; 2] {
-    match board() {
-        Board::Pi3 => {
+    match machine() {
+        Machine::Pi3 => {
             connect_pins();
             [Some(Host::new("EMMC", 0x30_0000, mailbox.rate(Clock::Emmc))), None]
         }
-        Board::Pi4 => [
+        Machine::Pi4 => [
             Some(Host::new("EMMC2", 0x34_0000, mailbox.rate(Clock::Emmc2))),
             Some(Host::new("EMMC", 0x30_0000, mailbox.rate(Clock::Emmc))),
         ],

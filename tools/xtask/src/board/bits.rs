@@ -11,7 +11,7 @@ use elapid_boards::Memory;
 use super::mcu::{LLD, QEMU, build, scratch, sizes};
 use super::qemu::emulate;
 use super::report::{field, measured};
-use super::{Board, Request, fault};
+use super::{Request, Target, fault};
 use crate::apt::{Apt, emulator};
 use crate::error::{Context, Error, Result};
 use crate::programs::{Built, Program, pack};
@@ -44,7 +44,7 @@ const FIXTURES: [&str; 4] = ["falcon-odd", "mamba-bias", "falcon-state24", "mamb
 #[derive(Debug)]
 pub struct Bits {
     name: &'static str,
-    target: &'static str,
+    triple: &'static str,
     cpu: &'static str,
     /// QEMU's name of the board.
     machine: &'static str,
@@ -57,7 +57,7 @@ pub struct Bits {
 /// Cortex-M3: no floating point, one product an instruction.
 pub const M3: Bits = Bits {
     name: "fixed-m3",
-    target: "thumbv7m-none-eabi",
+    triple: "thumbv7m-none-eabi",
     cpu: "cortex-m3",
     machine: "mps2-an385",
     kernels: "Thumb-2",
@@ -67,7 +67,7 @@ pub const M3: Bits = Bits {
 /// Cortex-M7: two products an instruction.
 pub const M7: Bits = Bits {
     name: "fixed-m7",
-    target: "thumbv7em-none-eabihf",
+    triple: "thumbv7em-none-eabihf",
     cpu: "cortex-m7",
     machine: "mps2-an500",
     kernels: "Cortex-M DSP",
@@ -83,7 +83,7 @@ struct Ran {
 
 impl Bits {
     fn program(&self, toolchain: Toolchain) -> PathBuf {
-        toolchain.target_dir().join(self.target).join("release").join(PROGRAM)
+        toolchain.target_dir().join(self.triple).join("release").join(PROGRAM)
     }
 
     fn run(&self, toolchain: Toolchain, model: &Path, tokens: &[u32]) -> Result<Ran> {
@@ -126,21 +126,21 @@ impl Bits {
     }
 }
 
-impl Board for Bits {
+impl Target for Bits {
     fn name(&self) -> &'static str {
         self.name
     }
 
     fn platform(&self) -> String {
-        format!("{} (QEMU {})", self.target, self.machine)
+        format!("{} (QEMU {})", self.triple, self.machine)
     }
 
     fn tools(&self, apt: &mut Apt) -> Result<Toolchain> {
-        Toolchain::for_target(self.target, &[QEMU, LLD], apt)
+        Toolchain::for_target(self.triple, &[QEMU, LLD], apt)
     }
 
     fn build(&self, toolchain: Toolchain, _request: &Request) -> Result<()> {
-        build(toolchain, (self.target, self.cpu), "core,alloc", "release", PROGRAM)?;
+        build(toolchain, (self.triple, self.cpu), "core,alloc", "release", PROGRAM)?;
         sizes(&self.program(toolchain), self.name, &MEMORIES, STACK)
     }
 

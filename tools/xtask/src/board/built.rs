@@ -4,7 +4,7 @@ use elapid_boards::Memory;
 
 use super::elf;
 use super::mcu::{LLD, build, sizes};
-use super::{Board, Request};
+use super::{Request, Target};
 use crate::apt::Apt;
 use crate::error::{Error, Result};
 use crate::toolchain::Toolchain;
@@ -13,7 +13,7 @@ use crate::toolchain::Toolchain;
 #[derive(Debug)]
 pub struct Built {
     pub name: &'static str,
-    pub target: &'static str,
+    pub triple: &'static str,
     pub cpu: &'static str,
     /// The linker's regions, no larger than the program may be.
     pub memories: [Memory; 2],
@@ -33,7 +33,7 @@ const STEP_AIM: u64 = 48 << 10;
 /// `core`'s step with everything that it links, but no tokenizer and no sampler. 5% above the aim fail.
 pub const STEP_SIZE: Built = Built {
     name: "step-size",
-    target: "thumbv7em-none-eabihf",
+    triple: "thumbv7em-none-eabihf",
     cpu: "cortex-m7",
     memories: [
         Memory { name: "flash", start: 0, bytes: 1 << 20 },
@@ -48,7 +48,7 @@ pub const STEP_SIZE: Built = Built {
 /// Where a new board begins.
 pub const TEMPLATE: Built = Built {
     name: "template",
-    target: "thumbv7m-none-eabi",
+    triple: "thumbv7m-none-eabi",
     cpu: "cortex-m3",
     memories: [
         Memory { name: "flash", start: 0, bytes: 256 << 10 },
@@ -60,22 +60,22 @@ pub const TEMPLATE: Built = Built {
     why: "it is for no board in particular: docs/porting.md says how to make it one",
 };
 
-impl Board for Built {
+impl Target for Built {
     fn name(&self) -> &'static str {
         self.name
     }
 
     fn platform(&self) -> String {
-        format!("{} (built only)", self.target)
+        format!("{} (built only)", self.triple)
     }
 
     fn tools(&self, apt: &mut Apt) -> Result<Toolchain> {
-        Toolchain::for_target(self.target, &[LLD], apt)
+        Toolchain::for_target(self.triple, &[LLD], apt)
     }
 
     fn build(&self, toolchain: Toolchain, _request: &Request) -> Result<()> {
-        build(toolchain, (self.target, self.cpu), "core,alloc", self.profile, self.name)?;
-        let program = toolchain.target_dir().join(self.target).join(self.profile).join(self.name);
+        build(toolchain, (self.triple, self.cpu), "core,alloc", self.profile, self.name)?;
+        let program = toolchain.target_dir().join(self.triple).join(self.profile).join(self.name);
         sizes(&program, self.name, &self.memories, 4 << 10)?;
         let Self { name, aim, limit, .. } = self;
         let code = elf::code(&program)?;

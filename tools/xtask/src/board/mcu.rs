@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::elf;
 use super::qemu::{Emulated, emulate};
 use super::report::{Case, Report, measured};
-use super::{Board, Request, fault};
+use super::{Request, Target, fault};
 use crate::apt::{Apt, Package, emulator};
 use crate::error::{Context, Error, Result};
 use crate::exec::{capture, must, shown};
@@ -33,7 +33,7 @@ const LIMIT: Duration = Duration::from_secs(420);
 pub struct Mcu {
     /// Its memories, and how much of them the program may take.
     pub board: &'static table::Board,
-    pub target: &'static str,
+    pub triple: &'static str,
     /// The CPU as the compiler knows it.
     pub cpu: &'static str,
     /// The model that the program is made for, in `models/`.
@@ -52,7 +52,7 @@ pub struct Mcu {
 
 impl Mcu {
     fn program(&self, toolchain: Toolchain) -> PathBuf {
-        toolchain.target_dir().join(self.target).join("release").join(self.board.name)
+        toolchain.target_dir().join(self.triple).join("release").join(self.board.name)
     }
 
     fn model<'a>(&self, request: &'a Request) -> std::borrow::Cow<'a, Path> {
@@ -159,21 +159,21 @@ impl Mcu {
     }
 }
 
-impl Board for Mcu {
+impl Target for Mcu {
     fn name(&self) -> &'static str {
         self.board.name
     }
 
     fn platform(&self) -> String {
-        format!("{} (QEMU {})", self.target, self.board.name)
+        format!("{} (QEMU {})", self.triple, self.board.name)
     }
 
     fn tools(&self, apt: &mut Apt) -> Result<Toolchain> {
-        Toolchain::for_target(self.target, &[QEMU, LLD], apt)
+        Toolchain::for_target(self.triple, &[QEMU, LLD], apt)
     }
 
     fn build(&self, toolchain: Toolchain, _request: &Request) -> Result<()> {
-        build(toolchain, (self.target, self.cpu), self.build_std, "release", self.board.name)?;
+        build(toolchain, (self.triple, self.cpu), self.build_std, "release", self.board.name)?;
         let table::Board { name, code, ram, stack, .. } = *self.board;
         sizes(&self.program(toolchain), name, &[code, ram], stack)
     }
@@ -193,9 +193,9 @@ impl Board for Mcu {
     fn test(&self, toolchain: Toolchain, request: &Request) -> Result<()> {
         self.build(toolchain, request)?;
         let file = self.model(request);
-        let compute: &[&str] = match self.board.path {
-            table::Path::Float => &[],
-            table::Path::Fixed => &["--path", "fixed"],
+        let compute: &[&str] = match self.board.numbers {
+            table::Numbers::Float => &[],
+            table::Numbers::Fixed => &["--path", "fixed"],
         };
         let case = Case { model: &file, prompt: PROMPT, tokens: TOKENS, seed: 1, compute };
         let script = case.script();
@@ -245,13 +245,13 @@ impl Board for Mcu {
 /// Builds the program of a board's crate for a CPU as the compiler knows it, perhaps followed by flags.
 pub fn build(
     toolchain: Toolchain,
-    (target, cpu): (&str, &str),
+    (triple, cpu): (&str, &str),
     build_std: &str,
     profile: &str,
     name: &str,
 ) -> Result<()> {
     let flags = format!("-C target-cpu={cpu} -C linker=ld.lld");
-    let mut command = toolchain.cargo_for("build", target, &flags, build_std);
+    let mut command = toolchain.cargo_for("build", triple, &flags, build_std);
     command
         .args(["--profile", profile, "--manifest-path", "boards/Cargo.toml", "-p"])
         .arg(format!("elapid-{name}"));

@@ -7,7 +7,7 @@ use super::mcu::Mcu;
 /// Cortex-M7 with FPU, 16 MB of external memory: the float path.
 pub const AN500: Mcu = Mcu {
     board: &table::MPS2_AN500,
-    target: "thumbv7em-none-eabihf",
+    triple: "thumbv7em-none-eabihf",
     cpu: "cortex-m7",
     model: "address-4m.elp",
     other_size: None,
@@ -21,7 +21,7 @@ pub const AN500: Mcu = Mcu {
 /// Cortex-M3 without FPU and DSP instructions: the fixed path, no heap.
 pub const AN385: Mcu = Mcu {
     board: &table::MPS2_AN385,
-    target: "thumbv7m-none-eabi",
+    triple: "thumbv7m-none-eabi",
     cpu: "cortex-m3",
     model: "address-300k.elp",
     other_size: Some("address-4m.elp"),
@@ -35,7 +35,7 @@ pub const AN385: Mcu = Mcu {
 /// Cortex-M33, the RP2350's core: the same program with the DSP instructions.
 pub const AN505: Mcu = Mcu {
     board: &table::MPS2_AN505,
-    target: "thumbv8m.main-none-eabihf",
+    triple: "thumbv8m.main-none-eabihf",
     cpu: "cortex-m33",
     // SysTick at 20 MHz.
     instructions_a_tick: 50,

@@ -12,7 +12,7 @@ use elapid_boards::Memory;
 use super::elf;
 use super::mcu::{self, LLD, scratch};
 use super::sd_image::{self, Item};
-use super::{Board, Request};
+use super::{Request, Target};
 use crate::apt::{Apt, QEMU_SYSTEM, emulator};
 use crate::counter;
 use crate::error::{Context, Error, Result};
@@ -67,7 +67,7 @@ impl PiBare {
     }
 }
 
-impl Board for PiBare {
+impl Target for PiBare {
     fn name(&self) -> &'static str {
         self.name
     }
@@ -110,7 +110,12 @@ impl Board for PiBare {
             "boards/Cargo.toml",
             "-p",
             "elapid-pi-bare",
+            "-p",
+            "elapid-console",
+            "-p",
+            "elapid-tiny",
             "--lib",
+            "--tests",
         ]);
         must(units.arg("--target-dir").arg(root().join("target/boards")))?;
         checks::all(&self.emulator()?, &kernel(self.name, toolchain)?, request)

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::mcu::scratch;
-use super::{Board, Request};
+use super::{Request, Target};
 use crate::apt::{Apt, Package, QEMU_USER};
 use crate::cross;
 use crate::error::{Context, Error, Result};
@@ -46,7 +46,7 @@ const STRIP: &str = "aarch64-linux-gnu-strip";
 const MODEL: &str = "models/address-4m.elp";
 const PROMPT: &str = "My fellow citizens";
 
-impl Board for PiLinux {
+impl Target for PiLinux {
     fn name(&self) -> &'static str {
         self.name
     }

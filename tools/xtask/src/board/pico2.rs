@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use elapid_boards::PICO2;
 
 use super::mcu::{LLD, build, predicted, scratch, sizes};
-use super::{Board, Request, elf, uf2};
+use super::{Request, Target, elf, uf2};
 use crate::apt::Apt;
 use crate::error::{Context, Error, Result};
 use crate::toolchain::{Toolchain, root};
@@ -78,7 +78,7 @@ fn write(rest: &str, bytes: &[u8]) -> Result<PathBuf> {
     Ok(file)
 }
 
-impl Board for Pico2 {
+impl Target for Pico2 {
     fn name(&self) -> &'static str {
         PICO2.name
     }

@@ -14,7 +14,7 @@ use super::{EXT4, MODEL, PROMPT, download, work};
 use crate::apt::{Apt, QEMU_SYSTEM, emulator};
 use crate::board::qemu::emulate;
 use crate::board::report::{field, measured};
-use crate::board::{Board, Request};
+use crate::board::{Request, Target};
 use crate::cross;
 use crate::error::{Context, Error, Result};
 use crate::exec::{capture, must};
@@ -67,7 +67,7 @@ pub(super) const LONG: Large = Large {
 #[derive(Debug)]
 pub struct Kernel;
 
-impl Board for Kernel {
+impl Target for Kernel {
     fn name(&self) -> &'static str {
         "pi-linux-kernel"
     }

@@ -2,11 +2,6 @@
 
 use core::fmt::{self, Write};
 
-/// Bytes of a line.
-const LENGTH: usize = 2048;
-/// Bytes of the lines that can be brought back.
-const HISTORY: usize = 4096;
-
 /// What a key did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -27,10 +22,12 @@ enum Escape {
     Bracket(u16),
 }
 
-/// The editor of a line, with the lines before.
+/// The editor of a line of at most `LINE` bytes. `HISTORY` bytes hold the lines before, which can be brought back: 0 for none.
+///
+/// A new one is all zeros.
 #[derive(Debug)]
-pub struct Editor {
-    line: [u8; LENGTH],
+pub struct Editor<const LINE: usize, const HISTORY: usize> {
+    line: [u8; LINE],
     len: usize,
     /// Where the next character goes: the start of one.
     cursor: usize,
@@ -47,18 +44,18 @@ pub struct Editor {
     returned: bool,
 }
 
-impl Default for Editor {
+impl<const LINE: usize, const HISTORY: usize> Default for Editor<LINE, HISTORY> {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl Editor {
+impl<const LINE: usize, const HISTORY: usize> Editor<LINE, HISTORY> {
     /// An empty line, with no lines before.
     #[must_use]
     pub const fn new() -> Self {
         Self {
-            line: [0; LENGTH],
+            line: [0; LINE],
             len: 0,
             cursor: 0,
             escape: Escape::None,
@@ -74,7 +71,12 @@ impl Editor {
     /// The line as it is.
     #[must_use]
     pub fn line(&self) -> &str {
-        core::str::from_utf8(&self.line[..self.len]).unwrap_or("")
+        self.between(0, self.len)
+    }
+
+    /// What stands between two boundaries of characters.
+    fn between(&self, from: usize, to: usize) -> &str {
+        core::str::from_utf8(self.line.get(from..to).unwrap_or_default()).unwrap_or_default()
     }
 
     /// Forgets the line, after it was used.
@@ -146,6 +148,7 @@ impl Editor {
     }
 
     /// A byte of text: inserted when its character is complete. What is no UTF-8 is dropped.
+    #[inline(never)]
     fn character(&mut self, byte: u8, out: &mut dyn Write) -> fmt::Result {
         if byte & 0xc0 != 0x80 {
             self.partial_len = 0;
@@ -164,7 +167,7 @@ impl Editor {
 
     fn insert(&mut self, text: &str, out: &mut dyn Write) -> fmt::Result {
         let (at, grown) = (self.cursor, self.len + text.len());
-        if grown > LENGTH {
+        if grown > LINE {
             // A bell: the line is full.
             return out.write_str("\x07");
         }
@@ -172,10 +175,11 @@ impl Editor {
         self.line[at..at + text.len()].copy_from_slice(text.as_bytes());
         self.len = grown;
         self.cursor = at + text.len();
-        out.write_str(&self.line()[at..])?;
-        back(out, columns(&self.line()[self.cursor..]))
+        out.write_str(self.between(at, self.len))?;
+        back(out, self.between(self.cursor, self.len))
     }
 
+    #[inline(never)]
     fn delete(&mut self, from: usize, to: usize, out: &mut dyn Write) -> fmt::Result {
         if from >= to {
             return Ok(());
@@ -183,40 +187,43 @@ impl Editor {
         self.go(from, out)?;
         self.line.copy_within(to..self.len, from);
         self.len -= to - from;
-        out.write_str(&self.line()[from..])?;
+        out.write_str(self.between(from, self.len))?;
         // Erase to the end of the line.
         out.write_str("\x1b[K")?;
-        back(out, columns(&self.line()[from..]))
+        back(out, self.between(from, self.len))
     }
 
+    #[inline(never)]
     fn go(&mut self, to: usize, out: &mut dyn Write) -> fmt::Result {
         if to < self.cursor {
-            back(out, columns(&self.line()[to..self.cursor]))?;
+            back(out, self.between(to, self.cursor))?;
         } else {
-            out.write_str(&self.line()[self.cursor..to])?;
+            out.write_str(self.between(self.cursor, to))?;
         }
         self.cursor = to;
         Ok(())
     }
 
     fn before(&self, at: usize) -> usize {
-        self.line()[..at].char_indices().next_back().map_or(0, |(start, _)| start)
+        self.between(0, at).chars().next_back().map_or(0, |c| at - c.len_utf8())
     }
 
     fn after(&self, at: usize) -> usize {
-        self.line()[at..].chars().next().map_or(self.len, |c| at + c.len_utf8())
+        self.between(at, self.len).chars().next().map_or(self.len, |c| at + c.len_utf8())
     }
 
     /// The start of the word before the cursor.
     fn word(&self) -> usize {
-        let before = self.line()[..self.cursor].trim_end();
+        let before = self.between(0, self.cursor).trim_end();
         before.rfind(' ').map_or(0, |space| space + 1)
     }
 
     /// Keeps the line, and drops the oldest ones where there is no room.
     fn remember(&mut self) {
         let need = self.len + 1;
-        if self.len == 0 || self.nth_back(1).is_some_and(|range| self.history[range] == self.line[..self.len])
+        if self.len == 0
+            || need > HISTORY
+            || self.nth_back(1).is_some_and(|range| self.history[range] == self.line[..self.len])
         {
             return;
         }
@@ -240,6 +247,7 @@ impl Editor {
         Some(start..start + line.len())
     }
 
+    #[inline(never)]
     fn recall(&mut self, n: usize, out: &mut dyn Write) -> fmt::Result {
         let range = self.nth_back(n).unwrap_or(0..0);
         if n == self.back || (n > 0 && range.is_empty()) {
@@ -255,18 +263,26 @@ impl Editor {
     }
 }
 
-/// Columns that a text takes on a terminal, where every character takes one.
-fn columns(text: &str) -> usize {
-    text.chars().count()
-}
-
-fn back(out: &mut dyn Write, columns: usize) -> fmt::Result {
+/// Moves the cursor back over a text, of which every character takes one column.
+// Not inlined, as others here: boards count bytes of code, and nobody types fast.
+#[inline(never)]
+fn back(out: &mut dyn Write, over: &str) -> fmt::Result {
+    let columns = over.chars().count();
     if columns > 0 { write!(out, "\x1b[{columns}D") } else { Ok(()) }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Editor, Event, HISTORY, LENGTH};
+    extern crate std;
+    use super::Event;
+    use std::borrow::ToOwned;
+    use std::format;
+    use std::string::String;
+    use std::vec::Vec;
+
+    const LENGTH: usize = 2048;
+    const HISTORY: usize = 4096;
+    type Editor = super::Editor<LENGTH, HISTORY>;
 
     /// A terminal's line: what is shown, and where the cursor is.
     fn screen(output: &str) -> (String, usize) {
@@ -381,6 +397,17 @@ mod tests {
         type_in(&mut editor, &"é".repeat(LENGTH), &mut output);
         assert_eq!(editor.line().len(), LENGTH);
         assert!(output.contains('\x07'));
+    }
+
+    #[test]
+    fn without_a_history_no_line_comes_back() {
+        let (mut editor, mut output) = (super::Editor::<8, 0>::new(), String::new());
+        for byte in b"first\r\x1b[A\x10" {
+            if editor.key(*byte, &mut output).unwrap() == Event::Line {
+                editor.clear();
+            }
+        }
+        assert_eq!(editor.line(), "");
     }
 
     #[test]
