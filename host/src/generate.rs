@@ -3,13 +3,14 @@
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use elapid_core::sample::{Sampler, Settings};
-use elapid_core::tokenizer::{Decoder, Tokenizer};
+pub use elapid_core::generate::End;
+use elapid_core::generate::{Generation as Text, Next, Rules, held_bytes};
+use elapid_core::sample::Settings;
+use elapid_core::tokenizer::Tokenizer;
 
 use crate::Error;
 use crate::model::Model;
 use crate::session::{Progress, Sequence, Session};
-use crate::stops::Stops;
 
 /// Tokens that the repetition penalty looks back at.
 const PENALTY_WINDOW: usize = 256;
@@ -65,20 +66,6 @@ impl GenerateOptions {
     }
 }
 
-/// Why a generation ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum End {
-    /// All tokens that were asked for are there.
-    Length,
-    /// The model ended the text.
-    Eos,
-    /// A stop text came.
-    Stop,
-    /// The caller wanted no more.
-    Interrupted,
-}
-
 /// What a generation has done.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
@@ -123,6 +110,25 @@ pub enum Event<'e> {
 /// What is told of events; it breaks to interrupt the generation.
 type Listen<'l> = dyn FnMut(Event<'_>) -> ControlFlow<()> + 'l;
 
+/// What tokens mean, and what ends a text.
+struct Meaning<'s> {
+    tokenizer: Tokenizer<'s>,
+    eos: Vec<u32>,
+    stop: Vec<String>,
+}
+
+impl Rules for Meaning<'_> {
+    fn tokenizer(&self) -> &Tokenizer<'_> {
+        &self.tokenizer
+    }
+    fn is_end(&self, token: u32) -> bool {
+        self.eos.contains(&token)
+    }
+    fn stops(&self) -> impl Iterator<Item = &str> {
+        self.stop.iter().map(String::as_str)
+    }
+}
+
 /// A text being made after a prompt: an iterator of its pieces. [`Generation::run`] is the same with a callback, which can
 /// interrupt it within a token.
 ///
@@ -131,65 +137,53 @@ type Listen<'l> = dyn FnMut(Event<'_>) -> ControlFlow<()> + 'l;
 pub struct Generation<'s> {
     model: &'s Model,
     sequence: &'s mut Sequence,
-    tokenizer: Tokenizer<'s>,
+    meaning: Meaning<'s>,
     prompt: Vec<u32>,
-    max_tokens: usize,
-    eos: Vec<u32>,
-    sampler: Sampler,
-    decoder: Decoder,
-    stops: Stops,
-    /// The last tokens that were fed.
-    history: Vec<u32>,
-    next: Next,
-    done: Generated,
+    text: Text<Vec<u32>, Vec<u8>>,
+    /// The prompt has not been read.
+    reading: bool,
     /// When the prompt was begun, then when it was read.
     start: Instant,
-}
-
-/// What comes next.
-#[derive(Clone, Copy)]
-enum Next {
-    Prompt,
-    /// Feed a token.
-    Feed(u32),
-    Nothing,
+    prompt_time: Duration,
+    /// When it ended, or failed, after the prompt.
+    time: Option<Duration>,
 }
 
 impl std::fmt::Debug for Generation<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Generation").field("done", &self.done).finish_non_exhaustive()
+        f.debug_struct("Generation").field("generated", &self.generated()).finish_non_exhaustive()
     }
 }
 
 impl Session {
     /// Generates text after `prompt`, which goes on from what the session was fed before; a step that was interrupted is
-    /// finished first. Nothing is computed before the first piece is asked for.
+    /// finished first. Without a prompt, the text goes on from the logits that the session has. Nothing is computed before the
+    /// first piece is asked for.
     ///
     /// # Errors
     /// A setting that is out of its range, and what [`Model::tokenizer`] and [`Model::generation`] return.
     pub fn generate(&mut self, prompt: &[u32], options: &GenerateOptions) -> Result<Generation<'_>, Error> {
         let Self { sequence, lease } = self;
         let model = lease.model();
-        let eos = match &options.eos {
+        let GenerateOptions { max_tokens, settings, seed, eos, stop } = options;
+        let eos = match eos {
             Some(eos) => eos.clone(),
             None => model.generation()?.map_or(Vec::new(), |defaults| defaults.eos.iter().collect()),
         };
-        let sampler = Sampler::new(options.settings, options.seed);
-        let zero = Duration::ZERO;
+        let held = vec![0; held_bytes(stop.iter().map(String::as_str))];
+        let text = Text::with_memory(*settings, *seed, *max_tokens, vec![0; PENALTY_WINDOW], held);
+        let mut text = text.map_err(|cause| Error::Sample { cause })?;
+        text.prompt(prompt);
         Ok(Generation {
             model,
             sequence,
-            tokenizer: model.tokenizer()?,
+            meaning: Meaning { tokenizer: model.tokenizer()?, eos, stop: stop.clone() },
             prompt: prompt.to_vec(),
-            max_tokens: options.max_tokens,
-            eos,
-            sampler: sampler.map_err(|cause| Error::Sample { cause })?,
-            decoder: Decoder::new(),
-            stops: Stops::new(&options.stop),
-            history: prompt[prompt.len().saturating_sub(PENALTY_WINDOW)..].to_vec(),
-            next: Next::Prompt,
-            done: Generated { tokens: 0, fed: 0, prompt_time: zero, time: zero, end: None },
+            text,
+            reading: true,
             start: Instant::now(),
+            prompt_time: Duration::ZERO,
+            time: None,
         })
     }
 }
@@ -198,9 +192,14 @@ impl Generation<'_> {
     /// What has been done so far.
     #[must_use]
     pub fn generated(&self) -> Generated {
-        match (self.next, self.done.end) {
-            (Next::Feed(_), None) => Generated { time: self.start.elapsed(), ..self.done },
-            _ => self.done,
+        let so_far = if self.reading { Duration::ZERO } else { self.start.elapsed() };
+        let end = if let Next::End(end) = self.text.next(&self.prompt) { Some(end) } else { None };
+        Generated {
+            tokens: self.text.tokens(),
+            fed: self.text.total_fed(),
+            prompt_time: self.prompt_time,
+            time: self.time.unwrap_or(so_far),
+            end: end.filter(|_| self.time.is_some()),
         }
     }
 
@@ -208,13 +207,13 @@ impl Generation<'_> {
     /// What was made until then is told whole.
     ///
     /// # Errors
-    /// An empty prompt, what [`Session::feed`] returns, and what `each` returns, which ends it at once.
+    /// What [`Session::feed`] and [`Session::logits`] return, and what `each` returns, which ends it at once.
     pub fn run<E: From<Error>>(
         mut self,
         mut each: impl FnMut(Event<'_>) -> Result<ControlFlow<()>, E>,
     ) -> Result<Generated, E> {
         let mut failed = None;
-        while !matches!(self.next, Next::Nothing) {
+        while self.time.is_none() {
             let more = self.advance(&mut |event| {
                 if failed.is_some() {
                     return ControlFlow::Break(());
@@ -229,104 +228,67 @@ impl Generation<'_> {
             }
             more?;
         }
-        Ok(self.done)
+        Ok(self.generated())
     }
 
-    /// Reads the prompt, or feeds the last token; then chooses one.
+    /// Feeds what is to be fed, then chooses a token, or ends the text.
     fn advance(&mut self, each: &mut Listen<'_>) -> Result<(), Error> {
-        let next = std::mem::replace(&mut self.next, Next::Nothing);
-        let end = match next {
-            Next::Nothing => return Ok(()),
-            Next::Prompt => {
-                self.start = Instant::now();
-                let read = self.read(each);
-                self.done.prompt_time = self.start.elapsed();
-                self.start = Instant::now();
-                match read {
-                    Ok(()) if self.max_tokens == 0 => Some(End::Length),
-                    Err(Error::Interrupted) => Some(End::Interrupted),
-                    read => read.map(|()| None)?,
-                }
-            }
-            Next::Feed(token) => {
-                let mut watch = |progress| each(Event::Layer(progress));
-                let outcome = self.sequence.feed(self.model, &[token], &mut watch);
-                self.done.fed += self.sequence.taken(self.model)?;
-                match outcome {
-                    Err(Error::Interrupted) => Some(End::Interrupted),
-                    outcome => outcome.map(|()| None)?,
-                }
+        let fed = self.feed(each);
+        if self.reading {
+            (self.reading, self.prompt_time, self.start) = (false, self.start.elapsed(), Instant::now());
+        }
+        let mut piece = String::new();
+        let outcome = fed.and_then(|()| self.choose(&mut piece));
+        if !piece.is_empty() {
+            // Whoever breaks here is asked again after the token.
+            let _ = each(Event::Text(&piece));
+        }
+        let interrupted = match outcome {
+            Ok(Some(token)) => each(Event::Token(token)).is_break(),
+            Ok(None) => false,
+            Err(Error::Interrupted) => true,
+            Err(error) => {
+                self.time = Some(self.start.elapsed());
+                return Err(error);
             }
         };
-        let end = match end {
-            None => {
-                if let Next::Feed(token) = next {
-                    if self.history.len() == PENALTY_WINDOW {
-                        self.history.remove(0);
-                    }
-                    self.history.push(token);
-                }
-                self.choose(each)?
+        if interrupted {
+            piece.clear();
+            self.text.interrupt(&self.meaning, &mut |rest| piece.push_str(rest));
+            if !piece.is_empty() {
+                let _ = each(Event::Text(&piece));
             }
-            end => end,
-        };
-        if end.is_some() {
-            self.decoder.finish(&mut |text| self.stops.push(text, true));
-            let rest = self.stops.rest();
-            self.done.end = end;
-            self.next = Next::Nothing;
-            self.done.time = self.start.elapsed();
-            tell(&rest, each);
+        }
+        if let Next::End(_) = self.text.next(&self.prompt) {
+            self.time = Some(self.start.elapsed());
         }
         Ok(())
     }
 
-    /// Finishes a step that was interrupted, then feeds the prompt and counts how much of it was fed.
-    fn read(&mut self, each: &mut Listen<'_>) -> Result<(), Error> {
-        let mut watch = |progress| each(Event::Prompt(progress));
-        self.sequence.resume(self.model, &mut watch)?;
-        let outcome = self.sequence.feed(self.model, &self.prompt, &mut watch);
-        self.done.fed = self.sequence.taken(self.model)?;
-        outcome
+    /// Finishes a step that was interrupted, then feeds the prompt, or the token that was chosen last.
+    fn feed(&mut self, each: &mut Listen<'_>) -> Result<(), Error> {
+        let Self { model, sequence, text, prompt, reading, .. } = self;
+        let mut watch =
+            |progress| each(if *reading { Event::Prompt(progress) } else { Event::Layer(progress) });
+        if *reading {
+            sequence.resume(model, &mut watch)?;
+        }
+        while let Next::Feed(tokens) = text.next(prompt) {
+            let outcome = sequence.feed(model, tokens, &mut watch);
+            text.fed(sequence.taken(model)?);
+            outcome?;
+        }
+        Ok(())
     }
 
-    /// Chooses a token, and tells its text.
-    fn choose(&mut self, each: &mut Listen<'_>) -> Result<Option<End>, Error> {
-        let Self { tokenizer, decoder, stops, .. } = self;
-        let logits = self.sequence.logits(self.model)?;
-        tokenizer.mask(logits);
-        let token = self.sampler.sample(logits, &self.history).map_err(|cause| Error::Sample { cause })?;
-        if self.eos.contains(&token) {
-            return Ok(Some(End::Eos));
+    /// Chooses a token, and adds the text that is certain to `piece`.
+    fn choose(&mut self, piece: &mut String) -> Result<Option<u32>, Error> {
+        if let Next::Choose = self.text.next(&self.prompt) {
+            let logits = self.sequence.logits(self.model)?;
+            let token = self.text.choose(&self.meaning, logits, &mut |text| piece.push_str(text));
+            return token.map_err(|cause| Error::Sample { cause });
         }
-        self.done.tokens += 1;
-        if tokenizer.is_special(token) {
-            let text = tokenizer.token_bytes(token).unwrap_or_default();
-            stops.push(&String::from_utf8_lossy(text), false);
-        } else {
-            // The token has text: ids that have none are masked.
-            let _ = decoder.push(tokenizer, token, &mut |text| stops.push(text, true));
-        }
-        let text = stops.ready();
-        self.next = Next::Feed(token);
-        tell(&text, each);
-        let told = each(Event::Token(token));
-        Ok(if self.stops.found {
-            Some(End::Stop)
-        } else if self.done.tokens >= self.max_tokens {
-            Some(End::Length)
-        } else if told.is_break() {
-            Some(End::Interrupted)
-        } else {
-            None
-        })
-    }
-}
-
-/// Tells of a text, if there is any. Whoever breaks here is asked again after the token.
-fn tell(text: &str, each: &mut Listen<'_>) {
-    if !text.is_empty() {
-        let _ = each(Event::Text(text));
+        Ok(None)
     }
 }
 
@@ -335,7 +297,7 @@ impl Iterator for Generation<'_> {
 
     fn next(&mut self) -> Option<Self::Item> {
         let mut piece = Piece::default();
-        while piece.text.is_empty() && !matches!(self.next, Next::Nothing) {
+        while piece.text.is_empty() && self.time.is_none() {
             let advanced = self.advance(&mut |event| {
                 match event {
                     Event::Text(text) => piece.text.push_str(text),

@@ -32,7 +32,6 @@ mod model;
 mod numbers;
 mod options;
 mod session;
-mod stops;
 mod text;
 mod threads;
 mod verify;
