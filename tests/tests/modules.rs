@@ -19,7 +19,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("host/cli", &[]),
     ("tests", &[]),
     ("tests/support", &[]),
-    ("tools/pack", &["", "tokenizer"]),
+    ("tools/pack", &[]),
     ("tools/pack/cli", &[]),
 ];
 
