@@ -19,15 +19,18 @@
 //! at a time (calibration on text takes more, see [`calibrate`]), and the file is written under a temporary name that is replaced by its own when it is complete.
 #![forbid(unsafe_code)]
 
+mod block;
 pub mod calibrate;
 pub mod chat;
 pub mod checkpoint;
 pub mod error;
 mod findings;
 pub mod pack;
+mod progress;
 pub mod quantize;
 pub mod random;
 mod sections;
+mod threads;
 pub mod tokenizer;
 pub mod weights;
 pub mod write;

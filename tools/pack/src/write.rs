@@ -8,18 +8,17 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::thread;
 
-use elapid_core::format::{
-    Config, Fields, Layout, MatrixShape, Part, Section, checksum, emit_header, emit_table_entry,
-};
-use elapid_core::kernels::LANES;
+use elapid_core::format::{Config, Fields, Layout, Part, Section, checksum, emit_header, emit_table_entry};
 use elapid_files::Output;
 
 use crate::PackError;
-use crate::calibrate::{Objective, Objectives, Walk};
-use crate::checkpoint::{LayerTensor, TensorKind};
+use crate::block::{Job, Made, Scratch, expect, make_block};
+use crate::calibrate::{Objectives, Walk};
+use crate::checkpoint::TensorKind;
 use crate::findings::{Findings, logit_exponent};
-use crate::quantize::{Unfit, exponents, write_panel};
-use crate::weights::{MatrixSource, Weights};
+pub use crate::progress::Progress;
+use crate::quantize::Objective;
+use crate::weights::Weights;
 
 /// The bytes of the sections that are not weights.
 #[derive(Debug, Clone, Default)]
@@ -32,30 +31,6 @@ pub struct DataSections {
     pub role_table: Vec<u8>,
     /// Generation defaults.
     pub generation: Vec<u8>,
-}
-
-/// How packing goes on, and whether it should.
-pub trait Progress: Sync {
-    /// `bytes` more bytes of the file are written.
-    fn advance(&self, bytes: u64);
-    /// All is packed once more, into a file of so many bytes.
-    fn restart(&self, _bytes: u64) {}
-    /// Whether to give up.
-    fn cancelled(&self) -> bool {
-        false
-    }
-}
-
-/// Says nothing.
-impl Progress for () {
-    fn advance(&self, _bytes: u64) {}
-}
-
-/// One block to be written.
-pub(crate) struct Job {
-    pub(crate) section: Section,
-    pub(crate) part: Part,
-    pub(crate) block: u32,
 }
 
 /// The file that is being written.
@@ -291,24 +266,6 @@ fn jobs(layout: &Layout, sections: &mut dyn Iterator<Item = Section>) -> Vec<Job
     jobs
 }
 
-/// Buffers of a thread.
-#[derive(Default)]
-pub(crate) struct Scratch {
-    /// The block that was made.
-    pub(crate) block: Vec<u8>,
-    rows: Vec<f32>,
-    bias: [f32; LANES],
-}
-
-/// What becomes of a block.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Made {
-    /// It is in the scratch.
-    Block,
-    /// It has a row that needs an exponent, and its matrix has none.
-    NeedsExponents,
-}
-
 /// Writes a block, or only looks at it where the file is to be packed again anyway. Returns how many bytes were written.
 fn write_block(
     common: &Common<'_>,
@@ -334,157 +291,4 @@ fn write_block(
     out.write(&scratch.block, place.offset)?;
     checksums[place.checksum as usize].store(checksum(&scratch.block), Ordering::Relaxed);
     Ok(place.length)
-}
-
-/// Makes a block, which the layout must have, in `scratch.block`. `look` is shown the rows of a matrix that are read, and says whether
-/// they are to be stored, rather than only be looked at.
-pub(crate) fn make_block(
-    layout: &Layout,
-    weights: &dyn Weights,
-    job: &Job,
-    objective: Option<&Objective>,
-    look: &dyn Fn(&[f32]) -> bool,
-    scratch: &mut Scratch,
-) -> Result<Made, PackError> {
-    let Some(place) = layout.block(job.section, job.block) else { return Ok(Made::Block) };
-    let geometry = layout.part(job.part);
-    let first = geometry.first_panel(job.block) as usize;
-    scratch.block.clear();
-    scratch.block.resize(place.length as usize, 0);
-    let Scratch { block, rows, bias } = scratch;
-    let panels = block.chunks_exact_mut(geometry.panel_bytes as usize);
-    for (i, panel) in panels.take(geometry.panels_in(job.block) as usize).enumerate() {
-        let made = make_panel(layout.config(), weights, job, objective, look, first + i, rows, bias, panel)?;
-        if made == Made::NeedsExponents {
-            return Ok(made);
-        }
-    }
-    Ok(Made::Block)
-}
-
-/// Says which rows a block will need.
-fn expect(layout: &Layout, weights: &dyn Weights, job: &Job) {
-    let Some(source) = MatrixSource::of(layout.config(), job.section, job.part) else { return };
-    let geometry = layout.part(job.part);
-    let first = geometry.first_panel(job.block) as usize;
-    let rows = source.rows(first);
-    let end = source.rows(first + geometry.panels_in(job.block) as usize - 1).end;
-    if rows.start < end {
-        weights.expect(source.weight, rows.start..end);
-    }
-}
-
-/// The storage of the matrix in a part.
-fn shape(config: &Config, part: Part) -> MatrixShape {
-    match part {
-        Part::InProj => config.in_proj(),
-        Part::XProj => config.x_proj(),
-        Part::DtProj => config.dt_proj(),
-        Part::OutProj => config.out_proj(),
-        Part::Head => config.head(),
-        _ => config.embedding(),
-    }
-}
-
-fn make_panel(
-    config: &Config,
-    weights: &dyn Weights,
-    job: &Job,
-    objective: Option<&Objective>,
-    look: &dyn Fn(&[f32]) -> bool,
-    index: usize,
-    rows: &mut Vec<f32>,
-    bias: &mut [f32; LANES],
-    panel: &mut [u8],
-) -> Result<Made, PackError> {
-    let Some(source) = MatrixSource::of(config, job.section, job.part) else {
-        make_channels(config, weights, job, index, rows, panel)?;
-        return Ok(Made::Block);
-    };
-    let range = source.rows(index);
-    rows.clear();
-    rows.resize(range.len() * source.columns, 0.0);
-    if !range.is_empty() {
-        weights.read(source.weight, range.clone(), source.columns, rows)?;
-    }
-    bias.fill(0.0);
-    if let Some(kind) = source.bias.filter(|kind| weights.has(*kind) && !range.is_empty()) {
-        weights.read(kind, range.clone(), 1, &mut bias[..range.len()])?;
-    }
-    let shape = shape(config, job.part);
-    let made = if look(rows) {
-        write_panel(&shape, rows, source.columns, bias, objective, panel)
-    } else {
-        exponents(&shape, rows, source.columns, bias).map(|_| ())
-    };
-    match made {
-        Ok(()) => Ok(Made::Block),
-        Err(Unfit::NeedsExponents) => Ok(Made::NeedsExponents),
-        Err(Unfit::TooLarge { row, col, value }) => {
-            let (tensor, row) = (weights.name(source.weight), range.start + row);
-            Err(PackError::TooLarge { tensor, row, col, value, quant: shape.quant().name() })
-        }
-    }
-}
-
-/// A panel of values for sixteen channels: norm weights, the convolution with its bias, or A with D.
-fn make_channels(
-    config: &Config,
-    weights: &dyn Weights,
-    job: &Job,
-    index: usize,
-    rows: &mut Vec<f32>,
-    panel: &mut [u8],
-) -> Result<(), PackError> {
-    let layer = |tensor| TensorKind::Layer(job.section.index() as usize, tensor);
-    let (main, columns, last, width) = match job.part {
-        Part::Conv => {
-            (layer(LayerTensor::Conv), config.d_conv, Some(layer(LayerTensor::ConvBias)), config.d_inner)
-        }
-        Part::Scan => (layer(LayerTensor::ALog), config.d_state, Some(layer(LayerTensor::D)), config.d_inner),
-        Part::Norm => (layer(LayerTensor::Norm), 1, None, config.d_model),
-        _ => (TensorKind::FinalNorm, 1, None, config.d_model),
-    };
-    let (columns, width) = (columns as usize, width as usize);
-    let range = (index * LANES).min(width)..((index + 1) * LANES).min(width);
-    let count = range.len();
-    if count == 0 {
-        return Ok(());
-    }
-    let mut put = |at: usize, lane: usize, x: f32| {
-        panel[(at * LANES + lane) * 4..][..4].copy_from_slice(&x.to_le_bytes());
-    };
-    rows.clear();
-    rows.resize(count * columns, 0.0);
-    weights.read(main, range.clone(), columns, rows)?;
-    for (lane, row) in rows.chunks_exact(columns).enumerate() {
-        for (at, &x) in row.iter().enumerate() {
-            let stored = if job.part == Part::Scan { a_from_log(x) } else { x };
-            if !stored.is_finite() {
-                let (row, value) = (range.start + lane, stored);
-                return Err(PackError::TooLarge {
-                    tensor: weights.name(main),
-                    row,
-                    col: at,
-                    value,
-                    quant: "f32",
-                });
-            }
-            put(at, lane, stored);
-        }
-    }
-    if let Some(last) = last.filter(|last| weights.has(*last)) {
-        rows.truncate(count);
-        rows.resize(count, 0.0);
-        weights.read(last, range, 1, rows)?;
-        for (lane, &x) in rows.iter().enumerate() {
-            put(columns, lane, x);
-        }
-    }
-    Ok(())
-}
-
-/// `A = -exp(A_log)`, rounded once from f64; libm's, so that a file's bytes depend on no machine.
-fn a_from_log(a_log: f32) -> f32 {
-    -libm::exp(f64::from(a_log)) as f32
 }

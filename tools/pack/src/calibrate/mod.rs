@@ -11,11 +11,8 @@
 //! 1.5 GB for a 7B of d_inner 8192, beside 0.5 GB for 32,768 tokens. Files are the same bytes on every machine and with any
 //! number of threads.
 
-mod gram;
-mod objective;
 mod source;
 mod tap;
-mod team;
 mod text;
 
 use std::fs::File;
@@ -26,16 +23,13 @@ use elapid_core::model::{Model, Scratch, ScratchSize, State, StateSize};
 
 use crate::PackError;
 use crate::checkpoint::TensorKind;
+use crate::progress::Progress;
+use crate::quantize::{Gram, Objective};
+use crate::threads::Threads;
 use crate::weights::Weights;
-use crate::write::Progress;
 
-pub(crate) use gram::Gram;
-#[cfg(test)]
-pub(crate) use gram::tests;
-pub use objective::Objective;
 use source::{CheckpointSource, FileSource};
 use tap::{Tap, TapSource};
-use team::Threads;
 pub(crate) use text::pieces;
 
 /// The objectives of the matrices of a layer, or of the head.

@@ -8,8 +8,8 @@ use elapid_core::format::{Layout, Part, Section};
 use elapid_core::source::{Fault, LayerSource, SourceError};
 
 use crate::PackError;
+use crate::block::{Job, Scratch, make_block};
 use crate::weights::Weights;
-use crate::write::{Job, Scratch, make_block};
 
 /// Packs a checkpoint's blocks when they are asked for, one at a time.
 pub(super) struct CheckpointSource<'a> {

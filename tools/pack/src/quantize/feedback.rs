@@ -7,8 +7,8 @@
 use elapid_core::kernels::{GROUP, LANES};
 use half::f16;
 
+use super::objective::Objective;
 use super::range::{Range, round};
-use crate::calibrate::Objective;
 
 /// A column of a panel: 16 rows, which are quantized side by side.
 type Lanes = [f32; LANES];
@@ -264,9 +264,9 @@ impl<'a> Descent<'a> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::gram::{Gram, tests::activations};
     use super::super::range::{Q3, Q4, Q5};
     use super::*;
-    use crate::calibrate::{Gram, tests::activations};
     use elapid_core::kernels::{Scalar, Solo};
 
     const COLUMNS: usize = 128;

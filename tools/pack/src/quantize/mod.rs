@@ -2,15 +2,18 @@
 
 mod exponent;
 mod feedback;
+mod gram;
+mod objective;
 mod range;
 
 use elapid_core::format::{MatrixShape, Quant};
 use elapid_core::kernels::{GROUP, LANES};
 use half::f16;
 
-use crate::calibrate::Objective;
 use exponent::Row;
 pub(crate) use exponent::exponent_of;
+pub(crate) use gram::Gram;
+pub use objective::Objective;
 use range::{Q3, Q4, Q5, Q8};
 
 /// Why a panel can't be stored.

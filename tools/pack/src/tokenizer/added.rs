@@ -6,7 +6,7 @@ use elapid_core::tokenizer::nfc::{normalize_segment, segment_end};
 use serde::Deserialize;
 
 use super::CompileError;
-use super::json::{Added, Token, invalid, unsupported};
+use super::tokens::{Added, Token, invalid, unsupported};
 
 /// Where a token is declared, for messages.
 #[derive(Debug, Clone, Default)]

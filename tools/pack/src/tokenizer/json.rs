@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::CompileError;
 use super::added::{AddedToken, add};
 use super::auto::{self, Auto, Beside, Class};
+use super::tokens::{Token, invalid, unsupported};
 
 /// A tokenizer as its file describes it, checked and in bytes.
 pub struct Description {
@@ -22,23 +23,6 @@ pub struct Description {
     pub merges: Vec<[u32; 3]>,
     /// Tokens before and after a text.
     pub template: [Vec<u32>; 2],
-}
-
-/// One token.
-#[derive(Default)]
-pub struct Token {
-    pub bytes: Vec<u8>,
-    /// It is in the vocabulary, spelt in the letters that stand for bytes: a text's word may be this token.
-    pub word: bool,
-    pub added: Option<Added>,
-}
-
-/// What is particular to an added token.
-#[derive(Clone, Copy)]
-pub struct Added {
-    pub special: bool,
-    /// Matched in the normalised text.
-    pub normalized: bool,
 }
 
 #[derive(Deserialize)]
@@ -75,14 +59,6 @@ struct Bpe {
 enum Merges {
     Pairs(Vec<(String, String)>),
     Lines(Vec<String>),
-}
-
-pub fn unsupported<T>(what: impl Into<String>) -> Result<T, CompileError> {
-    Err(CompileError::Unsupported(what.into()))
-}
-
-pub fn invalid<T>(what: impl Into<String>) -> Result<T, CompileError> {
-    Err(CompileError::Invalid(what.into()))
 }
 
 /// Reads a `tokenizer.json`, alone or with the files beside it.

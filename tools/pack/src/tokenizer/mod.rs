@@ -8,6 +8,7 @@ mod added;
 mod auto;
 mod json;
 mod table;
+mod tokens;
 
 use elapid_core::tokenizer::{Tokenizer, TokenizerError};
 

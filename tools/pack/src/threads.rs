@@ -5,7 +5,7 @@ use std::thread;
 use elapid_core::kernels::Team;
 
 /// A team whose threads live as long as one job: what they work on here takes milliseconds.
-pub(super) struct Threads(pub(super) usize);
+pub(crate) struct Threads(pub(crate) usize);
 
 impl Team for Threads {
     fn size(&self) -> usize {

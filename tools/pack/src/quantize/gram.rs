@@ -87,7 +87,7 @@ pub(crate) mod tests {
         let at = |t: usize, c: usize| f64::from(x[(c / LANES * tokens + t) * LANES + c % LANES]);
         let mut gram = Gram::new(n);
         gram.add(&Scalar, &Solo, &x, tokens);
-        gram.add(elapid_core::kernels::detect(), &crate::calibrate::Threads(2), &x, tokens);
+        gram.add(elapid_core::kernels::detect(), &crate::threads::Threads(2), &x, tokens);
         for row in 0..n {
             for col in 0..n {
                 let wanted: f64 = 2.0 * (0..tokens).map(|t| at(t, row) * at(t, col)).sum::<f64>();

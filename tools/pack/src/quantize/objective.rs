@@ -102,7 +102,7 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::calibrate::gram::tests::activations;
+    use crate::quantize::gram::tests::activations;
     use elapid_core::kernels::{LANES, Scalar, Solo};
 
     #[test]
@@ -110,7 +110,7 @@ mod tests {
         let (n, tokens) = (64, 96);
         let mut gram = Gram::new(n);
         gram.add(&Scalar, &Solo, &activations(n / LANES, tokens), tokens);
-        for team in [&Solo as &dyn Team, &crate::calibrate::Threads(3)] {
+        for team in [&Solo as &dyn Team, &crate::threads::Threads(3)] {
             let o = Objective::new(&gram, 0.01, team);
             let u = |j: usize, k: usize| if j == k { 1.0 } else { f64::from(o.u(j)[k]) };
             for i in 0..n {

@@ -1,0 +1,28 @@
+//! Tokens as the files describe them, and what may be wrong with a description.
+
+use super::CompileError;
+
+/// One token.
+#[derive(Default)]
+pub struct Token {
+    pub bytes: Vec<u8>,
+    /// It is in the vocabulary, spelt in the letters that stand for bytes: a text's word may be this token.
+    pub word: bool,
+    pub added: Option<Added>,
+}
+
+/// What is particular to an added token.
+#[derive(Clone, Copy)]
+pub struct Added {
+    pub special: bool,
+    /// Matched in the normalised text.
+    pub normalized: bool,
+}
+
+pub fn unsupported<T>(what: impl Into<String>) -> Result<T, CompileError> {
+    Err(CompileError::Unsupported(what.into()))
+}
+
+pub fn invalid<T>(what: impl Into<String>) -> Result<T, CompileError> {
+    Err(CompileError::Invalid(what.into()))
+}
