@@ -2,6 +2,37 @@
 //!
 //! ```
 //! use elapid_core::format::Header;
+//! use elapid_core::kernels::{self, Solo};
+//! use elapid_core::model::{Model, Rows};
+//! use elapid_core::source::SliceSource;
+//!
+//! # const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/address-300k.elp");
+//! elapid_core::model! {
+//!     // The sizes of a packed file, at compile time.
+//!     mod tiny = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/address-300k.elp");
+//! }
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let file = std::fs::read(FILE)?; // on a board: a slice of flash
+//! let header = Header::parse(&file)?;
+//! let mut checked = [0; tiny::CHECKED];
+//! let mut source = SliceSource::new(&file, &header, &mut checked)?;
+//!
+//! let model = Model::float(header.layout(), kernels::detect(), &Solo);
+//! let (mut state, mut scratch) = (tiny::State::<f32>::new(), tiny::Scratch::new());
+//! let mut session = state.session(&model, &mut scratch)?;
+//! for token in [60, 61, 62] {
+//!     model.forward(&mut session, &mut source, &[token])?;
+//! }
+//! let mut logits = [0.0; tiny::VOCAB];
+//! model.logits(&mut session, &mut source, Rows::Last, &mut logits)?;
+//! # assert!(logits.iter().all(|logit| logit.is_finite()) && logits.iter().any(|logit| *logit != 0.0));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! ```
+//! use elapid_core::format::Header;
 //! use elapid_core::kernels::{Solo, detect};
 //! use elapid_core::model::{Model, Rows};
 //! use elapid_core::source::SliceSource;
