@@ -91,7 +91,7 @@ impl Batch {
         Ok(())
     }
 
-    /// The logits `[vocab]` after the last token that [`Batch::feed`] fed, for the caller to use up.
+    /// The logits `[vocab]` after the last token that [`Batch::feed`] fed, which the caller may overwrite.
     ///
     /// # Errors
     /// As [`Session::logits`](crate::Session::logits).
@@ -100,7 +100,7 @@ impl Batch {
     }
 
     /// Feeds one token to each of several sequences, in ascending order of the sequences, and calls `each` with the logits
-    /// `[vocab]` of every one, to use up (and to mask first, see [`Session::logits`](crate::Session::logits)).
+    /// `[vocab]` of every one, which it may overwrite (mask them first, see [`Session::logits`](crate::Session::logits)).
     ///
     /// # Errors
     /// [`Error::Step`]: sequences that are not there or out of order, a token that the model does not know, damaged weights,

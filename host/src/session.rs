@@ -110,7 +110,7 @@ impl Session {
         self.sequence.feed_each(self.lease.model(), tokens, watch, each)
     }
 
-    /// The logits `[vocab]` after the last token, for the caller to use up. A vocabulary may be padded: mask ids without a token
+    /// The logits `[vocab]` after the last token, which the caller may overwrite. A vocabulary may be padded: mask ids without a token
     /// ([`Tokenizer::mask`](elapid_core::tokenizer::Tokenizer::mask)) before one is chosen.
     ///
     /// # Errors
