@@ -250,7 +250,7 @@ where
         self.fed
     }
 
-    // Once in the program, not at each end: boards count bytes of code.
+    // Not inlined at each of its calls: code size matters on boards.
     #[inline(never)]
     fn finish<R: Rules>(&mut self, end: End, rules: &R, sink: &mut dyn FnMut(&str)) {
         self.end = Some(end);

@@ -228,7 +228,7 @@ impl Team for Pool {
 
     /// Less than a core reads in two microseconds: a second core has caches and misses of its own, so that a convolution or
     /// dt_proj of mamba-130m pays, too.
-    fn worth(&self) -> usize {
+    fn grain(&self) -> usize {
         24 << 10
     }
 

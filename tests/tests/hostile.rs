@@ -36,7 +36,7 @@ impl Team for Three {
             }
         });
     }
-    fn worth(&self) -> usize {
+    fn grain(&self) -> usize {
         1
     }
 }

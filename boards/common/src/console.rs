@@ -25,7 +25,7 @@ pub enum Request {
 
 /// A console with an editor for lines of `LINE` bytes, and `HISTORY` bytes of lines that can be brought back.
 ///
-/// As much as a line can be typed while a text is generated. A new one is all zeros: in a `static` it takes no space in flash.
+/// Up to `LINE` bytes can be typed while a text is generated. A new console is all zeros: in a `static` it takes no space in flash.
 #[derive(Debug)]
 pub struct Console<const LINE: usize, const HISTORY: usize> {
     editor: Editor<LINE, HISTORY>,
@@ -80,7 +80,7 @@ impl<const LINE: usize, const HISTORY: usize> Console<LINE, HISTORY> {
         }
     }
 
-    /// Waits, without a model, for a command that may bring one, or for a line that is none.
+    /// Waits, without a model, for a command that may lead to one, or for a line that is not a command.
     pub fn wait(
         &mut self,
         platform: &mut dyn Platform,
@@ -132,7 +132,7 @@ fn interrupted(typed: &mut DequeView<u8>, platform: &mut dyn Platform) -> bool {
             typed.clear();
             interrupted = true;
         } else {
-            // What is typed behind a full line is lost.
+            // If the buffer is full, what is typed is lost.
             let _ = typed.push_back(byte);
         }
     }

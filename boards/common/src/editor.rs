@@ -264,7 +264,7 @@ impl<const LINE: usize, const HISTORY: usize> Editor<LINE, HISTORY> {
 }
 
 /// Moves the cursor back over a text, of which every character takes one column.
-// Not inlined, as others here: boards count bytes of code, and nobody types fast.
+// Not inlined, like others here: code size matters more than speed.
 #[inline(never)]
 fn back(out: &mut dyn Write, over: &str) -> fmt::Result {
     let columns = over.chars().count();

@@ -13,7 +13,7 @@ use crate::{Platform, say};
 pub struct Checksum(Hasher);
 
 impl Checksum {
-    /// Adds the logits of a token, some at once: a call costs more than what it does for four bytes.
+    /// Adds the logits of a token, several at a time: a call for four bytes would cost more than its work.
     pub fn add(&mut self, logits: &[f32]) {
         for row in logits.chunks(LANES) {
             let mut bytes = [[0; 4]; LANES];

@@ -77,8 +77,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Stops<B> {
         self.found
     }
 
-    // Once in the program: boards count bytes of code.
     /// Takes more of the stream, which comes out (`shown`) or is only searched, and gives `sink` what can't belong to a stop text.
+    // Not inlined at each of its calls: code size matters on boards.
     #[inline(never)]
     pub(super) fn push<R: Rules>(&mut self, rules: &R, piece: &str, shown: bool, sink: &mut dyn FnMut(&str)) {
         if self.found {

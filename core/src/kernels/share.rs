@@ -1,30 +1,30 @@
-//! Work split among the cores of a team, each writing its own part of the output.
+//! Work split among the threads of a team, each writing its own part of the output.
 
 use core::marker::PhantomData;
 use core::mem::MaybeUninit;
 use core::ops::Range;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-/// The most members a team can have. On a microcontroller one core computes, and the code that hands work out, a few kilobytes,
-/// is left out.
+/// The most threads a team can have. On a microcontroller one core computes, and the code that hands work out, a few
+/// kilobytes, is left out.
 pub const MAX_TEAM: usize = if cfg!(all(target_arch = "arm", target_os = "none")) { 1 } else { 64 };
 
-/// Cores that run the same job side by side.
+/// Threads that run the same job side by side, each on a core.
 pub trait Team: Sync {
-    /// Members, at least 1.
+    /// Threads, at least 1.
     fn size(&self) -> usize;
 
     /// Calls `job(0)` to `job(size - 1)`, once each, and returns when all have returned.
     fn run(&self, job: &(dyn Fn(usize) + Sync));
 
-    /// Work that a member must get for the hand-over to it to pay, in the unit of [`share`]'s cost: bytes of weights times
-    /// tokens. What is said here is about a microsecond of a desktop's core.
-    fn worth(&self) -> usize {
+    /// The grain: the least work for which handing some of it to one more thread pays, in the unit of [`share`]'s cost, bytes
+    /// of weights times tokens. The default is about a microsecond of a desktop's core.
+    fn grain(&self) -> usize {
         64 << 10
     }
 
-    /// Whether a member does its own range and no more. Right where cores are alike and nothing else runs on them: each is
-    /// done when the others are. Otherwise those that are done first help.
+    /// Whether a thread does its own range and steals no work. Right where cores are alike and nothing else runs on them: each
+    /// is done when the others are. Otherwise threads that are done first steal from the others.
     fn fixed_ranges(&self) -> bool {
         false
     }
@@ -45,7 +45,7 @@ impl Team for Solo {
 
 /// Something that can be cut into disjoint parts, one a range of items.
 pub trait Share: Sync {
-    /// What a member gets for a range of items.
+    /// What a thread gets for a range of items.
     type Part;
 
     /// The part of `items`. A range past the end is cut short; one that ends before it starts is empty.
@@ -55,7 +55,7 @@ pub trait Share: Sync {
     unsafe fn part(&self, items: &Range<usize>) -> Self::Part;
 }
 
-/// A slice shared out in runs of `stride` elements an item. See [`split`].
+/// A slice shared out in pieces of `stride` elements an item. See [`split`].
 #[derive(Debug)]
 pub struct Split<'a, T> {
     start: *mut T,
@@ -83,7 +83,7 @@ impl<'a, T: Send> Share for Split<'a, T> {
     }
 }
 
-/// A slice of several rows, each shared out in runs of `stride` elements an item. See [`split_rows`].
+/// A slice of several rows, each shared out in pieces of `stride` elements an item. See [`split_rows`].
 #[derive(Debug)]
 pub struct SplitRows<'a, T> {
     slice: Split<'a, T>,
@@ -91,14 +91,14 @@ pub struct SplitRows<'a, T> {
     within: Range<usize>,
 }
 
-/// Shares out the elements `within` each row of `row` elements, `stride` of them an item: a member gets its items of every
+/// Shares out the elements `within` each row of `row` elements, `stride` of them an item: a thread gets its items of every
 /// row.
 pub fn split_rows<T>(slice: &mut [T], row: usize, within: Range<usize>, stride: usize) -> SplitRows<'_, T> {
     let within = within.start.min(row)..within.end.min(row);
     SplitRows { slice: split(slice, stride), row, within }
 }
 
-/// A member's items of every row.
+/// A thread's items of every row.
 #[derive(Debug)]
 pub struct RowsPart<'a, T> {
     start: *mut T,
@@ -120,7 +120,7 @@ impl<T> RowsPart<'_, T> {
         if range.end > self.len {
             return &mut [];
         }
-        // SAFETY: in bounds by the lines above; `self` is borrowed, so no other row is lent, and other members have
+        // SAFETY: in bounds by the lines above; `self` is borrowed, so no other row is borrowed, and other threads have
         // other ranges within the rows.
         unsafe { core::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
     }
@@ -153,61 +153,61 @@ impl<A: Share, B: Share> Share for (A, B) {
     }
 }
 
-/// Pieces of a member's range at most: what is left to wait for at the end, when others have helped, is one of them.
-const PIECES: usize = 16;
+/// Chunks of a thread's range at most: after stealing, one of them is all that is left to wait for at the end.
+const CHUNKS: usize = 16;
 
 /// A counter in a cache line of its own.
 #[repr(align(64))]
 struct Next(AtomicUsize);
 
-/// How items are cut: a contiguous range a member, and each range into pieces in order.
+/// How items are cut: a contiguous range a thread, and each range into chunks in order.
 #[derive(Clone, Copy, Debug)]
 struct Cut {
     items: usize,
-    members: usize,
-    /// Items of a piece.
-    grain: usize,
+    threads: usize,
+    /// Items of a chunk.
+    chunk: usize,
 }
 
 impl Cut {
-    /// For a team of `team` members, of which each shall get work of `worth`.
-    fn new(items: usize, cost: usize, team: usize, worth: usize) -> Self {
-        let worth = items.saturating_mul(cost) / worth.max(1);
-        let members = team.clamp(1, MAX_TEAM).min(items).min(worth).max(1);
-        let pieces = (worth / members).clamp(1, PIECES);
+    /// For a team of `team` threads, of which each shall get work of a `grain` at least.
+    fn new(items: usize, cost: usize, team: usize, grain: usize) -> Self {
+        let grains = items.saturating_mul(cost) / grain.max(1);
+        let threads = team.clamp(1, MAX_TEAM).min(items).min(grains).max(1);
+        let chunks = (grains / threads).clamp(1, CHUNKS);
         // Even, because some kernels take items in pairs.
-        let grain = (items / members).div_ceil(pieces).checked_next_multiple_of(2).unwrap_or(usize::MAX);
-        Self { items, members, grain }
+        let chunk = (items / threads).div_ceil(chunks).checked_next_multiple_of(2).unwrap_or(usize::MAX);
+        Self { items, threads, chunk }
     }
 
     fn for_team(items: usize, cost: usize, team: &dyn Team) -> Self {
         // Without a call where there is nobody else.
-        let (size, worth) = if MAX_TEAM == 1 { (1, 1) } else { (team.size(), team.worth()) };
-        Self::new(items, cost, size, worth)
+        let (size, grain) = if MAX_TEAM == 1 { (1, 1) } else { (team.size(), team.grain()) };
+        Self::new(items, cost, size, grain)
     }
 
-    /// Where a member's range starts, without products that could wrap: ranges must not overlap, however many items there
+    /// Where a thread's range starts, without products that could wrap: ranges must not overlap, however many items there
     /// are.
-    fn start(&self, member: usize) -> usize {
-        self.items / self.members * member + (self.items % self.members).min(member)
+    fn start(&self, thread: usize) -> usize {
+        self.items / self.threads * thread + (self.items % self.threads).min(thread)
     }
 
-    /// A piece of a member's range, none behind its last.
-    fn piece(&self, member: usize, piece: usize) -> Option<Range<usize>> {
-        let (start, end) = (self.start(member), self.start(member + 1));
-        let from = start.checked_add(piece.checked_mul(self.grain)?).filter(|from| *from < end)?;
-        Some(from..from.saturating_add(self.grain).min(end))
+    /// A chunk of a thread's range, none behind its last.
+    fn chunk(&self, thread: usize, chunk: usize) -> Option<Range<usize>> {
+        let (start, end) = (self.start(thread), self.start(thread + 1));
+        let from = start.checked_add(chunk.checked_mul(self.chunk)?).filter(|from| *from < end)?;
+        Some(from..from.saturating_add(self.chunk).min(end))
     }
 }
 
-/// Cuts `items` into one contiguous range a member, in order, and lets the team work on all of them.
+/// Cuts `items` into one contiguous range a thread, in order, and lets the team work on all of them.
 ///
-/// A member takes its range piece by piece, and then pieces of those that are not done with theirs: a slow core, or one that
-/// another program holds, keeps the rest waiting for the piece that it has begun, no more. Where the team says that this
-/// can't be, a member takes its range as a whole ([`Team::fixed_ranges`]).
+/// A thread works through its own range chunk by chunk, then steals chunks from threads that have not finished: a slow core,
+/// or one that another program uses, delays the rest by one chunk at most. A team may rule stealing out
+/// ([`Team::fixed_ranges`]).
 ///
 /// `cost` is what an item costs, in the time that a byte of weights takes to be read and multiplied: with little to do,
-/// fewer members take part. Results can't depend on how many do: `work` is given whole items, and what it does for an item
+/// fewer threads take part. Results can't depend on how many do: `work` is given whole items, and what it does for an item
 /// may not depend on which other items it was given.
 pub fn share<P: Share>(
     team: &dyn Team,
@@ -217,18 +217,18 @@ pub fn share<P: Share>(
     work: impl Fn(Range<usize>, P::Part) + Sync,
 ) {
     let cut = Cut::for_team(items, cost, team);
-    if cut.members == 1 {
+    if cut.threads == 1 {
         // SAFETY: the only part.
         return work(0..items, unsafe { parts.part(&(0..items)) });
     }
     if team.fixed_ranges() {
         in_ranges(team, &cut, &parts, &work);
     } else {
-        in_pieces(team, &cut, &parts, &work);
+        in_chunks(team, &cut, &parts, &work);
     }
 }
 
-/// Every member does its own range.
+/// Every thread does its own range.
 #[inline(never)]
 fn in_ranges<P: Share>(
     team: &dyn Team,
@@ -237,10 +237,10 @@ fn in_ranges<P: Share>(
     work: &(impl Fn(Range<usize>, P::Part) + Sync),
 ) {
     let taken = [const { AtomicBool::new(false) }; MAX_TEAM];
-    team.run(&|member| {
-        let mine = taken.get(member).filter(|_| member < cut.members);
+    team.run(&|thread| {
+        let mine = taken.get(thread).filter(|_| thread < cut.threads);
         if mine.is_some_and(|taken| !taken.swap(true, Ordering::Relaxed)) {
-            let range = cut.start(member)..cut.start(member + 1);
+            let range = cut.start(thread)..cut.start(thread + 1);
             // SAFETY: ranges are disjoint, and each is taken once, whatever the team does.
             let part = unsafe { parts.part(&range) };
             work(range, part);
@@ -250,33 +250,33 @@ fn in_ranges<P: Share>(
 
 /// Apart from its caller, so that a team of one needs no stack for the counters.
 #[inline(never)]
-fn in_pieces<P: Share>(
+fn in_chunks<P: Share>(
     team: &dyn Team,
     cut: &Cut,
     parts: &P,
     work: &(impl Fn(Range<usize>, P::Part) + Sync),
 ) {
     let mut next = [const { MaybeUninit::<Next>::uninit() }; MAX_TEAM];
-    // Those of the members only: all would be 4 KiB for every job.
-    let next = next.get_mut(..cut.members).unwrap_or_default();
+    // Those of the threads that take part only: all would be 4 KiB for every job.
+    let next = next.get_mut(..cut.threads).unwrap_or_default();
     next.iter_mut().for_each(|next| {
         next.write(Next(AtomicUsize::new(0)));
     });
     // SAFETY: all of these were written.
     let next = unsafe { &*(core::ptr::from_ref(next) as *const [Next]) };
-    let take = |member: usize| {
-        let next = &next.get(member)?.0;
+    let take = |thread: usize| {
+        let next = &next.get(thread)?.0;
         // Looked at first, so that the counter stays near its end however often it is asked.
-        cut.piece(member, next.load(Ordering::Relaxed))?;
-        cut.piece(member, next.fetch_add(1, Ordering::Relaxed))
+        cut.chunk(thread, next.load(Ordering::Relaxed))?;
+        cut.chunk(thread, next.fetch_add(1, Ordering::Relaxed))
     };
-    team.run(&|member| {
-        if member >= cut.members {
+    team.run(&|thread| {
+        if thread >= cut.threads {
             return;
         }
-        for owner in (member..cut.members).chain(0..member) {
+        for owner in (thread..cut.threads).chain(0..thread) {
             while let Some(range) = take(owner) {
-                // SAFETY: pieces are disjoint, and `take` hands each out once, whatever the team does.
+                // SAFETY: chunks are disjoint, and `take` hands each out once, whatever the team does.
                 let part = unsafe { parts.part(&range) };
                 work(range, part);
             }
@@ -288,9 +288,9 @@ fn in_pieces<P: Share>(
 mod tests {
     use super::*;
 
-    const WORTH: usize = 64 << 10;
+    const GRAIN: usize = 64 << 10;
 
-    /// Calls every member several times, in some order, from one thread.
+    /// Calls every thread's job several times, in some order, from one thread.
     struct Odd {
         calls: &'static [usize],
         fixed: bool,
@@ -301,7 +301,7 @@ mod tests {
             4
         }
         fn run(&self, job: &(dyn Fn(usize) + Sync)) {
-            self.calls.iter().for_each(|member| job(*member));
+            self.calls.iter().for_each(|thread| job(*thread));
         }
         fn fixed_ranges(&self) -> bool {
             self.fixed
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn in_fixed_ranges_a_member_does_its_own_and_nobody_does_one_twice() {
+    fn in_fixed_ranges_a_thread_does_its_own_and_nobody_does_one_twice() {
         for calls in [&[0, 1, 2, 3][..], &[3, 3, 0, 1, 1, 2], &[2, 70, 0, 3, 1, usize::MAX]] {
             for items in [1, 2, 3, 7, 64, 65, 100] {
                 for cost in [0, 1, 1 << 12, 1 << 16, 1 << 20, usize::MAX] {
@@ -364,29 +364,29 @@ mod tests {
     }
 
     #[test]
-    fn pieces_cover_the_items_in_order_and_little_work_stays_whole() {
+    fn chunks_cover_the_items_in_order_and_little_work_stays_whole() {
         for items in (0..300).chain([usize::MAX - 1, usize::MAX]) {
             for (team, cost) in
                 [(1, 0), (1, 1 << 16), (2, 1 << 16), (3, 1 << 16), (64, 1 << 20), (100, 1 << 16)]
             {
-                let cut = Cut::new(items, cost, team, WORTH);
-                assert_eq!((cut.start(0), cut.start(cut.members)), (0, items), "{cut:?}");
+                let cut = Cut::new(items, cost, team, GRAIN);
+                assert_eq!((cut.start(0), cut.start(cut.threads)), (0, items), "{cut:?}");
                 let mut at = 0;
-                for member in 0..cut.members {
-                    assert_eq!(cut.start(member), at, "{cut:?}");
-                    let mut pieces = 0;
-                    while let Some(piece) = cut.piece(member, pieces) {
-                        assert_eq!(piece.start, at, "{cut:?}");
-                        assert!(!piece.is_empty(), "{cut:?}");
-                        (at, pieces) = (piece.end, pieces + 1);
+                for thread in 0..cut.threads {
+                    assert_eq!(cut.start(thread), at, "{cut:?}");
+                    let mut chunks = 0;
+                    while let Some(chunk) = cut.chunk(thread, chunks) {
+                        assert_eq!(chunk.start, at, "{cut:?}");
+                        assert!(!chunk.is_empty(), "{cut:?}");
+                        (at, chunks) = (chunk.end, chunks + 1);
                     }
-                    assert!(pieces <= PIECES + 1, "{cut:?}");
-                    assert_eq!(cut.piece(member, usize::MAX), None);
+                    assert!(chunks <= CHUNKS + 1, "{cut:?}");
+                    assert_eq!(cut.chunk(thread, usize::MAX), None);
                 }
                 assert_eq!(at, items, "{cut:?}");
             }
         }
-        let small = Cut::new(4, WORTH / 2, 2, WORTH);
-        assert_eq!((small.members, small.piece(0, 0), small.piece(0, 1)), (2, Some(0..2), None));
+        let small = Cut::new(4, GRAIN / 2, 2, GRAIN);
+        assert_eq!((small.threads, small.chunk(0, 0), small.chunk(0, 1)), (2, Some(0..2), None));
     }
 }

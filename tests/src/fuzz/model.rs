@@ -141,7 +141,7 @@ impl Team for Eager {
             Self::Turns(members) => (0..*members).rev().for_each(job),
         }
     }
-    fn worth(&self) -> usize {
+    fn grain(&self) -> usize {
         1
     }
     fn fixed_ranges(&self) -> bool {

@@ -41,7 +41,7 @@ const DYN: [&str; 4] = [STEP, PARTS, "elapid_core::kernels::share::", "elapid_co
 /// Parts of names that are no part of the step though they match: finding kernels, formatting.
 const NOT_ROOTS: [&str; 5] =
     ["for_each_available", "kernels::fixed::detect", "::fmt", "SliceSource>::new", TEAM_OF_SEVERAL];
-/// Begin of the names of what `share` calls for a team of several (`in_pieces`, `in_ranges`), whose counters need stack: a
+/// Begin of the names of what `share` calls for a team of several (`in_chunks`, `in_ranges`), whose counters need stack: a
 /// microcontroller's has one.
 const TEAM_OF_SEVERAL: &str = "elapid_core::kernels::share::in_";
 

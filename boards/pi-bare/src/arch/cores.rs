@@ -237,7 +237,7 @@ impl Team for Cores<'_> {
 
     /// A hand-over is some two hundred instructions, with no operating system in between; this many bytes of weights are three
     /// hundred.
-    fn worth(&self) -> usize {
+    fn grain(&self) -> usize {
         1 << 10
     }
 

@@ -86,7 +86,7 @@ fn portable<P: Packed>(panel: &Panel<'_>, x: &Input<'_>, t: usize, all: &mut Qua
     }
 }
 
-/// As [`super::matmul::wide`]; returns the exponent.
+/// Sums in units of `2^e`, with a bias, as a row of 30 bits; returns its exponent.
 #[inline(always)]
 fn wide<S: Isa>(s: S, all: &mut Quarters, mut e: i32, bias: Option<&[u8; 64]>, y: &mut Row) -> i32 {
     if let Some(bias) = bias {

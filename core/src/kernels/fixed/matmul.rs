@@ -166,21 +166,21 @@ fn block<S: Isa, P: Packed, const T: usize>(
 
 /// The sums of a panel with the only token, for which the panel comes from memory.
 ///
-/// Its bytes are asked for in order, as many a group as it has, and so evenly and whole: as far ahead of the weights as the
-/// scales that lie before them are long, and some.
+/// Its bytes are prefetched in order, as many with each group as it has, and so evenly and whole: at a distance of the
+/// scales, which lie before the weights, and some.
 #[inline(always)]
 fn alone<S: Isa, P: Packed>(s: S, panel: &Panel<'_>, x: &Input<'_>) -> [Sums; 1] {
     let bytes = const { size_of::<P::Group>() + size_of::<[u8; 32]>() };
     let mut sums = [[0i64; 16]];
-    let mut ahead = panel.scales.as_flattened().len() + S::PREFETCH_DISTANCE;
+    let mut distance = panel.scales.as_flattened().len() + S::PREFETCH_DISTANCE;
     let activations = x.q.as_chunks::<GROUP>().0.iter().zip(x.groups);
     for ((w, ws), (q, group)) in P::groups(panel.weights).iter().zip(panel.scales).zip(activations) {
         if let Some(from) = panel.bytes.first() {
             for line in 0..bytes.div_ceil(TILE) {
-                s.prefetch(from, ahead + line * TILE);
+                s.prefetch(from, distance + line * TILE);
             }
         }
-        ahead += bytes;
+        distance += bytes;
         add_group::<S, P, 1>(s, (w, ws), (array::from_ref(q), array::from_ref(group)), &mut sums);
     }
     in_order(s, &sums)

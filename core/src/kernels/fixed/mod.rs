@@ -1,6 +1,6 @@
 //! The inner loops of the fixed path, for each instruction set, behind one trait.
 //!
-//! Sums of integers do not depend on their order, so every instance gives the same bits by construction. What is worth it is written
+//! Sums of integers do not depend on their order, so every instance gives the same bits by construction. What pays is written
 //! for each instruction set by hand; the rest is left to the compiler, which has one body for all and each time an
 //! instruction set's features.
 

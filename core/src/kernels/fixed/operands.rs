@@ -79,7 +79,11 @@ impl Range {
     /// That of a channel whose states are 0.
     pub const ZERO: Self = Self { unit: 0, top: 0 };
 
-    /// Of states of so many bits in a unit not below the lowest there is.
+    /// Of states of `bits` bits in a unit of `2^unit`.
+    ///
+    /// # Correctness
+    /// The caller ensures that `unit` is from [`LOW`] to [`MOST_UNIT`]. Only debug builds check it; in others the exponents
+    /// that are kept wrap.
     #[inline(always)]
     pub(super) fn new(unit: i32, bits: i32) -> Self {
         debug_assert!((LOW..=MOST_UNIT).contains(&unit));

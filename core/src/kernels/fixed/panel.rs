@@ -91,13 +91,13 @@ pub(crate) fn scale(bits: u16) -> i32 {
     (s ^ sign) - sign
 }
 
-/// The least `b` with all of them within `2^b`: [`Isa::bits`].
+/// The least `b` with all of them within `2^b`: [`Isa::bits`](super::isa::Isa::bits).
 #[inline(always)]
 pub(super) fn bits(all: &Quarters) -> i32 {
     64 - sums(all).fold(0, |all, sum| all | (sum ^ sum >> 63) as u64).leading_zeros() as i32
 }
 
-/// Sums times `2^up`, rounded half up; they fit: [`Isa::shifted`].
+/// Sums times `2^up`, rounded half up; they fit: [`Isa::shifted`](super::isa::Isa::shifted).
 #[inline(always)]
 pub(super) fn shifted(all: &Quarters, up: i32, y: &mut Row) {
     for (y, sum) in y.iter_mut().zip(sums(all)) {

@@ -15,6 +15,9 @@ pub(crate) trait Stored: Copy {
     const CUT: i32;
     fn get(self) -> i32;
     /// From a state and the same rounded to 15 bits.
+    ///
+    /// # Correctness
+    /// The caller ensures that the rounded state fits an i16. Only debug builds check it; in others its upper bits are lost.
     fn put(h: i32, rounded: i32) -> Self;
     /// Sixteen states of sixteen channels as [`Isa::sixteen`](super::isa::Isa::sixteen) by hand takes them.
     #[cfg_attr(not(target_arch = "arm"), allow(dead_code))]

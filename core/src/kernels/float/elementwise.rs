@@ -42,7 +42,7 @@ fn sum_lanes(mut v: Lanes) -> f32 {
     v[0]
 }
 
-/// Tokens whose sums [`rms_inv`] keeps beside each other: what it reads of a row of panels is then one stretch of memory.
+/// Tokens whose sums [`rms_inv`] keeps beside each other: what it reads of a row of panels is then contiguous.
 const SUMS: usize = 16;
 
 #[inline(always)]

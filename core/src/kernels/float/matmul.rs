@@ -1,10 +1,11 @@
 //! Matrix times a chunk of tokens, from packed panels.
 //!
-//! Integer dots over a group of 32 columns are exact; groups are joined by fma in their order. A tile of tokens
-//! stays in registers while a panel's weights pass by, and its size changes no bit of any result.
+//! Integer dots over a group of 32 columns are exact; groups are joined by fma in their order. The micro-kernel keeps the
+//! sums of a register tile, 16 rows by some tokens, in registers while a panel's weights pass by. The number of tokens
+//! changes no bit of any result.
 //!
-//! Many tokens are worked on in stretches of columns: a panel's weights for a stretch stay in the first cache while all
-//! tiles of tokens pass by, and the activations of all tokens in the second.
+//! Many tokens are multiplied with a block of columns at a time: a panel's weights for it stay in the first cache while
+//! all tokens pass by, and the activations of all tokens in the second.
 
 use core::ops::Range;
 
@@ -13,10 +14,10 @@ use super::operands::{Input, Scale, TOKEN_BLOCK};
 use crate::format::{MatrixShape, Quant};
 use crate::numbers::{GROUP, LANES, TILE, TILES};
 
-/// Groups of columns in a stretch: 1024 columns are 16 KiB of int8 for a panel.
-const STRETCH: usize = 1024 / GROUP;
-/// Tokens whose activations for a stretch stay in the second cache: 264 KiB, more than a chunk of a prompt.
-pub(super) const NEAR: usize = 22 * TOKEN_BLOCK;
+/// Groups of columns in a block: 1024 columns are 16 KiB of int8 for a panel.
+const COLUMN_BLOCK: usize = 1024 / GROUP;
+/// Tokens whose activations for a block of columns stay in the second cache: 264 KiB, more than a chunk of a prompt.
+pub(super) const CACHED_TOKENS: usize = 22 * TOKEN_BLOCK;
 
 /// Weights that dot with int8 activations.
 trait Packed<S: Dot> {
@@ -86,7 +87,7 @@ impl<'a> Panel<'a> {
     }
 }
 
-/// Calls a function for all of some tokens, in tiles as large as the registers allow.
+/// Calls a micro-kernel for all of some tokens, in tiles as large as the registers allow.
 macro_rules! in_tiles {
     ($tokens:expr, |$first:ident| $tile:ident::<$($generic:ty),+>($($arg:expr),*)) => {{
         let mut $first = 0;
@@ -145,23 +146,23 @@ fn int_panels<S: Dot, P: Packed<S>>(
     let panels = panels.chunks_exact(shape.panel_bytes() as usize);
     if S::BLOCK > 1 && tokens <= TOKEN_BLOCK {
         // Weights come from memory, in order and once.
-        let stretch = if tokens <= S::BLOCK { all } else { STRETCH };
+        let columns = if tokens <= S::BLOCK { all } else { COLUMN_BLOCK };
         for (bytes, y) in panels.zip(y.chunks_exact_mut(tokens)) {
             let panel = Panel::new(shape, bytes);
-            for groups in stretches(0..all, stretch) {
+            for groups in blocks(0..all, columns) {
                 let Some(block) = Block::new(x, 0, all, &groups) else { return };
                 in_tiles!(tokens, |t| int_tile::<S, P>(s, &panel, &groups, &block, t, y));
             }
         }
         return;
     }
-    // Where tokens share no registers, stretches gain nothing, and this loop does for one token too.
-    let stretch = if S::BLOCK > 1 { STRETCH } else { all };
-    for groups in stretches(0..all, stretch) {
-        for near in stretches(0..tokens, NEAR) {
+    // Where tokens share no registers, blocks of columns gain nothing, and this loop does for one token too.
+    let columns = if S::BLOCK > 1 { COLUMN_BLOCK } else { all };
+    for groups in blocks(0..all, columns) {
+        for cached in blocks(0..tokens, CACHED_TOKENS) {
             for (bytes, y) in panels.clone().zip(y.chunks_exact_mut(tokens)) {
                 let panel = Panel::new(shape, bytes);
-                for start in near.clone().step_by(TOKEN_BLOCK) {
+                for start in cached.clone().step_by(TOKEN_BLOCK) {
                     let Some(block) = Block::new(x, start, all, &groups) else { return };
                     let y = &mut y[start..start + block.tokens];
                     in_tiles!(block.tokens, |t| int_tile::<S, P>(s, &panel, &groups, &block, t, y));
@@ -171,10 +172,10 @@ fn int_panels<S: Dot, P: Packed<S>>(
     }
 }
 
-/// Cuts groups of columns, or tokens, into stretches.
+/// Cuts groups of columns, or tokens, into blocks of `size`.
 #[inline(always)]
-pub(super) fn stretches(all: Range<usize>, stretch: usize) -> impl Iterator<Item = Range<usize>> {
-    all.clone().step_by(stretch.max(1)).map(move |first| first..(first + stretch).min(all.end))
+pub(super) fn blocks(all: Range<usize>, size: usize) -> impl Iterator<Item = Range<usize>> {
+    all.clone().step_by(size.max(1)).map(move |first| first..(first + size).min(all.end))
 }
 
 /// The int8 activations of a block of tokens, for some groups of columns.
@@ -209,6 +210,7 @@ fn touch<S: Dot>(s: S, bytes: &[u8], times: usize) {
     }
 }
 
+/// The micro-kernel of integers: a register tile of 16 rows by `T` tokens.
 #[inline(always)]
 fn int_tile<S: Dot, P: Packed<S>, const T: usize>(
     s: S,
@@ -232,10 +234,10 @@ fn int_tile<S: Dot, P: Packed<S>, const T: usize>(
     let scales = panel.scales.as_chunks::<{ 2 * LANES }>().0.get(groups.clone()).unwrap_or_default();
     let weights = P::groups(panel.weights).get(groups.clone()).unwrap_or_default();
     let activations = x.q.chunks_exact(x.tokens).zip(x.scales.chunks_exact(x.tokens));
-    // A panel's bytes in order, as many a group as it has: scales and weights are asked for evenly and whole, as far ahead of
-    // the weights as the scales that lie before them are long, and some.
+    // A panel's bytes in order, as many with each group as it has: scales and weights are prefetched evenly and whole, at a
+    // distance of the scales, which lie before the weights, and some.
     let mut reading = panel.bytes.get(groups.start * P::BYTES..).unwrap_or_default().chunks(P::BYTES);
-    let ahead = panel.scales.len() + S::PREFETCH_DISTANCE;
+    let distance = panel.scales.len() + S::PREFETCH_DISTANCE;
     if in_order {
         touch(s, scales.as_flattened(), S::TOUCHES);
     }
@@ -253,7 +255,7 @@ fn int_tile<S: Dot, P: Packed<S>, const T: usize>(
             // A fixed number of lines, for no loop.
             if let Some(start) = bytes.first() {
                 for line in 0..P::BYTES.div_ceil(TILE) {
-                    s.prefetch(start, ahead + line * TILE);
+                    s.prefetch(start, distance + line * TILE);
                 }
             }
         }
@@ -309,6 +311,7 @@ fn float_panels<S: Dot, W: Wide<S>>(
     }
 }
 
+/// The micro-kernel of floats.
 #[inline(always)]
 fn float_tile<S: Dot, W: Wide<S>, const T: usize>(
     s: S,

@@ -201,7 +201,7 @@ impl Operations for Float {
         let (tokens, shape, team) = (p.tokens, p.config().embedding(), p.model.team);
         let panels = p.config().padded_model() as usize / LANES;
         let panel = p.embedding_panel(token)?;
-        share(team, panels, cost::ELEMENTS, split(&mut **x, tokens * LANES), |range, x| {
+        share(team, panels, cost::ELEMENTS, split(x, tokens * LANES), |range, x| {
             for (p, x) in range.zip(x.as_chunks_mut::<LANES>().0.chunks_exact_mut(tokens)) {
                 for (i, x) in x[t].iter_mut().enumerate() {
                     *x = shape.element(panel, token, (p * LANES + i) as u32);

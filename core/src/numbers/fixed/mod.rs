@@ -114,13 +114,19 @@ pub(crate) const fn magnitude(m: i32) -> u32 {
 }
 
 /// `m 2^-s`, rounded half up, for `s >= 1`; from 32 on the result is 0 or, of what is -2^31, as for 32.
+///
+/// # Correctness
+/// The caller ensures `s >= 1`. Only debug builds check it; in others the result is unspecified.
 #[inline(always)]
 pub(crate) fn shift_right(m: i32, s: i32) -> i32 {
     debug_assert!(s >= 1);
     ((m >> ((s - 1).min(31) as u32 & 31)) + 1) >> 1
 }
 
-/// `m 2^s`, to the right rounded half up. To the left the caller knows that the result fits.
+/// `m 2^s`, to the right rounded half up.
+///
+/// # Correctness
+/// The caller ensures that the result fits. Only debug builds check it; in others its upper bits are lost.
 #[inline(always)]
 pub(crate) fn shift(m: i32, s: i32) -> i32 {
     if s >= 0 {
@@ -132,7 +138,7 @@ pub(crate) fn shift(m: i32, s: i32) -> i32 {
     }
 }
 
-/// The same for 64 bits.
+/// [`shift`] for 64 bits, under the same condition.
 #[inline(always)]
 pub(crate) fn shift_long(m: i64, s: i32) -> i64 {
     if s >= 0 {

@@ -1,5 +1,6 @@
 //! [`Isa`] by code by hand: what the instructions of Thumb-2 do better than the compiler, which runs out of registers.
 
+use super::token::Thumb;
 use super::{dot, functions};
 use crate::kernels::fixed::isa::Isa;
 use crate::kernels::fixed::operands::{Activations, Group, Input, Tap};
@@ -12,10 +13,8 @@ use crate::numbers::{TILE, TILES};
 /// What differs between Thumb-2 alone and with the DSP instructions.
 ///
 /// # Safety
-/// A value of the type exists only where the CPU has Thumb-2 and the instructions that the methods use.
-pub(in crate::kernels::fixed) unsafe trait ByHand:
-    Copy + Send + Sync + 'static
-{
+/// A value of the type exists only where the CPU has the instructions that the methods use.
+pub(in crate::kernels::fixed) unsafe trait ByHand: Thumb {
     /// [`Isa::NAME`].
     const TOKEN_NAME: &'static str;
     /// [`Isa::sums_i8`].
@@ -76,12 +75,12 @@ unsafe impl<S: ByHand> Isa for S {
 
     #[inline(always)]
     fn bits(self, sums: &Quarters) -> i32 {
-        dot::bits(sums)
+        dot::bits(self, sums)
     }
 
     #[inline(always)]
     fn shifted(self, sums: &Quarters, up: i32, y: &mut Row) {
-        dot::shifted(sums, up, y);
+        dot::shifted(self, sums, up, y);
     }
 
     #[inline(always)]
@@ -91,17 +90,17 @@ unsafe impl<S: ByHand> Isa for S {
 
     #[inline(always)]
     fn shift_right(self, m: i32, by: i32) -> i32 {
-        functions::shift_right(m, by)
+        functions::shift_right(self, m, by)
     }
 
     #[inline(always)]
     fn cut(self, m: i32, by: i32) -> i32 {
-        functions::cut(m, by)
+        functions::cut(self, m, by)
     }
 
     #[inline(always)]
     fn activations(self, rows: [&Row; 2], up: [i32; 2], q: &mut Activations) -> i32 {
-        functions::activations(rows, up, q)
+        functions::activations(self, rows, up, q)
     }
 
     #[inline(always)]
@@ -111,27 +110,27 @@ unsafe impl<S: ByHand> Isa for S {
 
     #[inline(always)]
     fn within_half(self, x: i32) -> i32 {
-        functions::within_half(x)
+        functions::within_half(self, x)
     }
 
     #[inline(always)]
     fn within_nibble(self, x: i32) -> i32 {
-        functions::within_nibble(x)
+        functions::within_nibble(self, x)
     }
 
     #[inline(always)]
     fn exponent(self, e: i32) -> i32 {
-        functions::exponent(e)
+        functions::exponent(self, e)
     }
 
     #[inline(always)]
     fn within_word(self, by: i32) -> i32 {
-        functions::within_word(by)
+        functions::within_word(self, by)
     }
 
     #[inline(always)]
     fn normal(self, v: Num) -> Num {
-        functions::normal(v)
+        functions::normal(self, v)
     }
 
     #[inline(always)]

@@ -2,6 +2,7 @@
 
 use core::arch::asm;
 
+use super::token::{Thumb, Thumb2};
 use crate::kernels::fixed::operands::Input;
 use crate::kernels::fixed::panel::Panel;
 use crate::kernels::fixed::panel::{self, Quarters};
@@ -10,7 +11,7 @@ use crate::numbers::{GROUP, TILE, TILES};
 
 /// All scales, which lie at words, joined by two.
 #[inline(always)]
-fn joined(panel: &Panel<'_>) -> u32 {
+fn joined<S: Thumb>(_: S, panel: &Panel<'_>) -> u32 {
     let mut all = 0;
     for ws in panel.scales {
         // SAFETY: reads sixteen scales, which lie at a word.
@@ -52,7 +53,8 @@ pub(in crate::kernels::fixed) enum Work {
 /// What is to be done for the sums of a panel with token `t`, whose groups have `bytes` bytes of weights. What a loop has in memory beside
 /// the sums is then in their last part.
 #[inline(always)]
-pub(in crate::kernels::fixed) fn prepare(
+pub(in crate::kernels::fixed) fn prepare<S: Thumb>(
+    s: S,
     panel: &Panel<'_>,
     x: &Input<'_>,
     t: usize,
@@ -62,7 +64,7 @@ pub(in crate::kernels::fixed) fn prepare(
     if (panel.scales.as_ptr() as usize | panel.weights.as_ptr() as usize | x.q.as_ptr() as usize) & 3 != 0 {
         return Work::Portable;
     }
-    let scales = joined(panel);
+    let scales = joined(s, panel);
     if scales & 0x7fff_7fff == 0 {
         for quarter in sums.iter_mut().take(4) {
             quarter.sums = [0; 4];
@@ -127,16 +129,17 @@ pub(in crate::kernels::fixed) use quarter;
 /// `xs` on, and may change `x`, `y`, `v`, `w` and `e`. `$start` changes `v`, what the dot products begin with, by the activations' sum in `e`; `$same` copies that from
 /// `a` to the others, unless `$dot` does.
 macro_rules! sums_by_hand {
-    ($name:ident, $bytes:expr, [$($start:literal)?], [$($same:literal)?], $($dot:expr),+) => {
+    ($token:ident, $name:ident, $bytes:expr, [$($start:literal)?], [$($same:literal)?], $($dot:expr),+) => {
         #[inline(never)]
         pub(in crate::kernels::fixed) fn $name(
+            s: $token,
             panel: &$crate::kernels::fixed::panel::Panel<'_>,
             x: &$crate::kernels::fixed::operands::Input<'_>,
             t: usize,
             sums: &mut $crate::kernels::fixed::panel::Quarters,
         ) -> bool {
             use $crate::kernels::fixed::arm::dot::{Work, prepare};
-            let activations = match prepare(panel, x, t, $bytes, sums) {
+            let activations = match prepare(s, panel, x, t, $bytes, sums) {
                 Work::Portable => return false,
                 Work::Nothing => return true,
                 Work::Loop(activations) => activations,
@@ -213,6 +216,7 @@ macro_rules! sums_by_hand {
 pub(in crate::kernels::fixed) use sums_by_hand;
 
 sums_by_hand!(
+    Thumb2,
     sums_i8,
     TILE * TILES,
     [],
@@ -236,6 +240,7 @@ sums_by_hand!(
 
 // Nibbles in the order of the activations: those of the low tile, then those of the high one.
 sums_by_hand!(
+    Thumb2,
     sums_u4,
     TILE * TILES / 2,
     ["sub {v}, {v}, {e}, lsl #3"],
@@ -264,7 +269,7 @@ sums_by_hand!(
 
 /// [`Isa::bits`]: where the upper halves tell, the lower ones are not looked at.
 #[inline(always)]
-pub(in crate::kernels::fixed) fn bits(sums: &Quarters) -> i32 {
+pub(in crate::kernels::fixed) fn bits<S: Thumb>(_: S, sums: &Quarters) -> i32 {
     let mut all = 0u32;
     // SAFETY: reads the sums' upper halves.
     unsafe {
@@ -295,7 +300,7 @@ pub(in crate::kernels::fixed) fn bits(sums: &Quarters) -> i32 {
 
 /// [`Isa::shifted`]: shifts of 64 bits by one or two words.
 #[inline(always)]
-pub(in crate::kernels::fixed) fn shifted(sums: &Quarters, up: i32, y: &mut Row) {
+pub(in crate::kernels::fixed) fn shifted<S: Thumb>(_: S, sums: &Quarters, up: i32, y: &mut Row) {
     if !(-32..0).contains(&up) {
         return panel::shifted(sums, up, y);
     }

@@ -7,6 +7,7 @@ use super::by_hand::ByHand;
 use super::dot::{Work, prepare, quarter, sums_by_hand};
 use super::functions::{silu_by_hand, softplus_by_hand};
 use super::scan::{Pairs, pairs};
+use super::token::Dsp;
 use crate::kernels::fixed::conv::ROOM;
 use crate::kernels::fixed::operands::{FINE, Input, Tap};
 use crate::kernels::fixed::panel::{Panel, Quarters};
@@ -15,18 +16,6 @@ use crate::kernels::fixed::steps::{HALF, SUMMED, Steps, Stored};
 use crate::numbers::fixed::functions::EXP2;
 use crate::numbers::fixed::{Num, Row};
 use crate::numbers::{GROUP, TILE, TILES};
-
-/// The DSP instructions of ARMv7E-M and ARMv8-M. The feature `dsp` of this crate promises the CPU.
-#[derive(Clone, Copy, Debug)]
-pub struct Dsp(());
-
-impl Dsp {
-    /// The token. That it can be had is decided by the crate's features.
-    #[must_use]
-    pub const fn new() -> &'static Self {
-        &Self(())
-    }
-}
 
 instantiate!(Dsp);
 
@@ -74,6 +63,7 @@ macro_rules! tile {
 }
 
 sums_by_hand!(
+    Dsp,
     sums_i8,
     TILE * TILES,
     [],
@@ -93,7 +83,7 @@ const SHORT: u32 = 8;
 
 /// Whether the activations of token `t` behind the first [`SHORT`] are 0, as those of padding are, unless a file says otherwise.
 #[inline(always)]
-fn short(x: &Input<'_>, t: usize) -> bool {
+fn short(_: Dsp, x: &Input<'_>, t: usize) -> bool {
     let Some(q) = x.q.as_chunks::<GROUP>().0.get(t) else { return false };
     let mut all = 0u32;
     // SAFETY: reads 24 of 32 activations; words may lie at half words.
@@ -134,18 +124,18 @@ fn short(x: &Input<'_>, t: usize) -> bool {
 
 /// [`Isa::sums_i8`].
 #[inline(always)]
-fn sums(panel: &Panel<'_>, x: &Input<'_>, t: usize, sums: &mut Quarters) -> bool {
-    if panel.columns <= SHORT && short(x, t) {
-        short_i8(panel, x, t, sums)
+fn sums(s: Dsp, panel: &Panel<'_>, x: &Input<'_>, t: usize, sums: &mut Quarters) -> bool {
+    if panel.columns <= SHORT && short(s, x, t) {
+        short_i8(s, panel, x, t, sums)
     } else {
-        sums_i8(panel, x, t, sums)
+        sums_i8(s, panel, x, t, sums)
     }
 }
 
 /// The same for a short panel.
 #[inline(never)]
-fn short_i8(panel: &Panel<'_>, x: &Input<'_>, t: usize, sums: &mut Quarters) -> bool {
-    let activations = match prepare(panel, x, t, TILE * TILES, sums) {
+fn short_i8(s: Dsp, panel: &Panel<'_>, x: &Input<'_>, t: usize, sums: &mut Quarters) -> bool {
+    let activations = match prepare(s, panel, x, t, TILE * TILES, sums) {
         Work::Portable => return false,
         Work::Nothing => return true,
         Work::Loop(activations) => activations,
@@ -189,6 +179,7 @@ fn short_i8(panel: &Panel<'_>, x: &Input<'_>, t: usize, sums: &mut Quarters) -> 
 
 // A word's nibbles are taken by fours, two columns of the low tile and two of the high one at a time.
 sums_by_hand!(
+    Dsp,
     sums_u4,
     TILE * TILES / 2,
     ["sub {v}, {v}, {e}, lsl #3"],
@@ -308,7 +299,14 @@ macro_rules! states {
 ///
 /// A function of its own: the compiler takes the repeated lines for shorter than they are, and branches over them would not reach.
 #[inline(never)]
-fn sixteen<H: Stored>(steps: &mut Steps, a: &[[u8; 64]], h: &mut [[H; 16]], b: &[i16], c: &[i16]) -> bool {
+fn sixteen<H: Stored>(
+    _: Dsp,
+    steps: &mut Steps,
+    a: &[[u8; 64]],
+    h: &mut [[H; 16]],
+    b: &[i16],
+    c: &[i16],
+) -> bool {
     let (Ok(a), Some(h), Ok(b), Ok(c)) =
         (<&[[u8; 64]; 16]>::try_from(a), H::narrow(h), b.try_into(), c.try_into())
     else {
@@ -414,12 +412,12 @@ fn sixteen<H: Stored>(steps: &mut Steps, a: &[[u8; 64]], h: &mut [[H; 16]], b: &
     true
 }
 
-softplus_by_hand!(dsp);
-silu_by_hand!(dsp);
+softplus_by_hand!(Dsp, dsp);
+silu_by_hand!(Dsp, dsp);
 
 /// [`Isa::mul_high`].
 #[inline(always)]
-fn mul_high(a: i32, b: i32) -> i32 {
+fn mul_high(_: Dsp, a: i32, b: i32) -> i32 {
     let high;
     // SAFETY: only a register changes. The compiler, where it knows one sign, makes more of it.
     unsafe {
@@ -527,7 +525,7 @@ macro_rules! sum {
 
 /// [`Isa::convolve`] over four tokens.
 #[inline(always)]
-fn convolve(weights: &[[u8; 64]], taps: &[Tap<'_>], u: &mut Row, e: &mut Row) -> bool {
+fn convolve(s: Dsp, weights: &[[u8; 64]], taps: &[Tap<'_>], u: &mut Row, e: &mut Row) -> bool {
     let (Ok(weights), Ok(taps)) = (<&[[u8; 64]; 5]>::try_from(weights), <&[Tap<'_>; 4]>::try_from(taps))
     else {
         return false;
@@ -577,7 +575,7 @@ fn convolve(weights: &[[u8; 64]], taps: &[Tap<'_>], u: &mut Row, e: &mut Row) ->
                 options(pure, readonly, nostack)
             );
         }
-        let y = silu(Num { m: sum, e: top });
+        let y = silu(s, Num { m: sum, e: top });
         (u[i], e[i]) = (y.m, y.e);
     }
     true
@@ -589,23 +587,23 @@ unsafe impl ByHand for Dsp {
 
     #[inline(always)]
     fn sums_of_i8(self, panel: &Panel<'_>, x: &Input<'_>, t: usize, out: &mut Quarters) -> bool {
-        sums(panel, x, t, out)
+        sums(self, panel, x, t, out)
     }
     #[inline(always)]
     fn sums_of_u4(self, panel: &Panel<'_>, x: &Input<'_>, t: usize, out: &mut Quarters) -> bool {
-        sums_u4(panel, x, t, out)
+        sums_u4(self, panel, x, t, out)
     }
     #[inline(always)]
     fn product_high(self, a: i32, b: i32) -> i32 {
-        mul_high(a, b)
+        mul_high(self, a, b)
     }
     #[inline(always)]
     fn softplus(self, v: Num) -> (u32, i32) {
-        softplus_log2(v)
+        softplus_log2(self, v)
     }
     #[inline(always)]
     fn gate(self, v: Num) -> Num {
-        silu(v)
+        silu(self, v)
     }
     #[inline(always)]
     fn sixteen_narrow<H: Stored>(
@@ -616,10 +614,10 @@ unsafe impl ByHand for Dsp {
         b: &[i16],
         c: &[i16],
     ) -> bool {
-        sixteen(steps, a, h, b, c)
+        sixteen(self, steps, a, h, b, c)
     }
     #[inline(always)]
     fn convolution(self, weights: &[[u8; 64]], taps: &[Tap<'_>], u: &mut Row, e: &mut Row) -> bool {
-        convolve(weights, taps, u, e)
+        convolve(self, weights, taps, u, e)
     }
 }

@@ -2,6 +2,7 @@
 
 use core::arch::asm;
 
+use super::token::{Thumb, Thumb2};
 use crate::kernels::fixed::narrow;
 use crate::kernels::fixed::operands::Activations;
 use crate::numbers::fixed::functions::{EXP2, LOG2, LOG2_E, RECIPROCAL};
@@ -9,9 +10,9 @@ use crate::numbers::fixed::{HIGH, LOW, Num, Row};
 
 /// [`Isa::shift_right`].
 #[inline(always)]
-pub(in crate::kernels::fixed) fn shift_right(m: i32, by: i32) -> i32 {
+pub(in crate::kernels::fixed) fn shift_right<S: Thumb>(_: S, m: i32, by: i32) -> i32 {
     let shifted;
-    // SAFETY: only registers change, and a flag that nothing reads.
+    // SAFETY: the token proves the instructions; only registers change, and a flag that nothing reads.
     unsafe {
         asm!(
             "sub {by}, {by}, #1",
@@ -29,9 +30,9 @@ pub(in crate::kernels::fixed) fn shift_right(m: i32, by: i32) -> i32 {
 
 /// [`Isa::cut`].
 #[inline(always)]
-pub(in crate::kernels::fixed) fn cut(m: i32, by: i32) -> i32 {
+pub(in crate::kernels::fixed) fn cut<S: Thumb>(_: S, m: i32, by: i32) -> i32 {
     let cut;
-    // SAFETY: only registers change, and a flag that nothing reads.
+    // SAFETY: the token proves the instructions; only registers change, and a flag that nothing reads.
     unsafe {
         asm!(
             "usat {by}, #5, {by}",
@@ -49,9 +50,9 @@ macro_rules! saturating {
     ($(#[$doc:meta])+ $name:ident, $instruction:literal) => {
         $(#[$doc])+
         #[inline(always)]
-        pub(in crate::kernels::fixed) fn $name(x: i32) -> i32 {
+        pub(in crate::kernels::fixed) fn $name<S: Thumb>(_: S, x: i32) -> i32 {
             let within;
-            // SAFETY: only a register changes, and a flag that nothing reads.
+            // SAFETY: the token proves the instructions; only a register changes, and a flag that nothing reads.
             unsafe {
                 asm!(concat!($instruction, ", {x}"), x = inout(reg) x => within, options(pure, nomem, nostack));
             }
@@ -84,18 +85,23 @@ saturating!(
 
 /// [`Isa::activations`].
 #[inline(always)]
-pub(in crate::kernels::fixed) fn activations(rows: [&Row; 2], up: [i32; 2], q: &mut Activations) -> i32 {
+pub(in crate::kernels::fixed) fn activations<S: Thumb>(
+    s: S,
+    rows: [&Row; 2],
+    up: [i32; 2],
+    q: &mut Activations,
+) -> i32 {
     let [first, second] = up;
     if first >= 0 || second >= 0 {
         return narrow::activations(rows, up, q);
     }
     let (q, _) = q.as_chunks_mut();
-    narrow(rows[0], -first, &mut q[0]) + narrow(rows[1], -second, &mut q[1])
+    narrow(s, rows[0], -first, &mut q[0]) + narrow(s, rows[1], -second, &mut q[1])
 }
 
 /// `x 2^-by`, for `by` from 1 on, as half a group of activations; returns their sum.
 #[inline(always)]
-fn narrow(x: &Row, by: i32, q: &mut [i16; 16]) -> i32 {
+fn narrow<S: Thumb>(_: S, x: &Row, by: i32, q: &mut [i16; 16]) -> i32 {
     let mut sum = 0;
     // SAFETY: reads a row and writes half a group.
     unsafe {
@@ -124,9 +130,9 @@ fn narrow(x: &Row, by: i32, q: &mut [i16; 16]) -> i32 {
 
 /// [`Isa::normal`].
 #[inline(always)]
-pub(in crate::kernels::fixed) fn normal(v: Num) -> Num {
+pub(in crate::kernels::fixed) fn normal<S: Thumb>(_: S, v: Num) -> Num {
     let (mut m, mut e) = (v.m, v.e);
-    // SAFETY: only registers change.
+    // SAFETY: the token proves the instructions; only registers change.
     unsafe {
         asm!(
             "eor {k}, {m}, {m}, asr #31",
@@ -230,14 +236,14 @@ pub(in crate::kernels::fixed) use exponential;
 
 /// [`Isa::silu`] for an instruction set, with a register that its lines change.
 macro_rules! silu_by_hand {
-    ($set:ident $(, $register:ident)?) => {
+    ($token:ident, $set:ident $(, $register:ident)?) => {
         #[inline(always)]
-        pub(in crate::kernels::fixed) fn silu(v: $crate::numbers::fixed::Num) -> $crate::numbers::fixed::Num {
+        pub(in crate::kernels::fixed) fn silu(_: $token, v: $crate::numbers::fixed::Num) -> $crate::numbers::fixed::Num {
             // They are in scope where they are defined.
             #[allow(unused_imports)]
             use $crate::kernels::fixed::arm::functions::{SILU, exponential, high, plus, rounded};
             let (mut m, mut e) = (v.m, v.e);
-            // SAFETY: reads the nine constants.
+            // SAFETY: the token proves the instructions. Reads the nine constants.
             unsafe {
                 core::arch::asm!(
                     exponential!($set),
@@ -285,17 +291,17 @@ macro_rules! silu_by_hand {
 #[cfg(any(target_feature = "dsp", feature = "dsp"))]
 pub(in crate::kernels::fixed) use silu_by_hand;
 
-silu_by_hand!(thumb2, q);
+silu_by_hand!(Thumb2, thumb2, q);
 
 /// [`Isa::softplus_log2`] for an instruction set, with a register that its lines change.
 macro_rules! softplus_by_hand {
-    ($set:ident $(, $register:ident)?) => {
+    ($token:ident, $set:ident $(, $register:ident)?) => {
         #[inline(always)]
-        pub(in crate::kernels::fixed) fn softplus_log2(v: $crate::numbers::fixed::Num) -> (u32, i32) {
+        pub(in crate::kernels::fixed) fn softplus_log2(_: $token, v: $crate::numbers::fixed::Num) -> (u32, i32) {
             #[allow(unused_imports)]
             use $crate::kernels::fixed::arm::functions::{SOFTPLUS, exponential, high, plus};
             let (mut m, mut e) = (v.m, v.e);
-            // SAFETY: reads the twelve constants.
+            // SAFETY: the token proves the instructions. Reads the twelve constants.
             unsafe {
                 core::arch::asm!(
                     exponential!($set),
@@ -358,4 +364,4 @@ macro_rules! softplus_by_hand {
 #[cfg(any(target_feature = "dsp", feature = "dsp"))]
 pub(in crate::kernels::fixed) use softplus_by_hand;
 
-softplus_by_hand!(thumb2, q);
+softplus_by_hand!(Thumb2, thumb2, q);

@@ -7,7 +7,8 @@ mod dsp;
 mod functions;
 mod scan;
 mod thumb2;
+mod token;
 
 #[cfg(any(target_feature = "dsp", feature = "dsp"))]
-pub use dsp::Dsp;
-pub use thumb2::Thumb2;
+pub use token::Dsp;
+pub use token::Thumb2;

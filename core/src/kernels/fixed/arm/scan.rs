@@ -2,6 +2,7 @@
 
 use core::arch::asm;
 
+use super::token::Thumb2;
 use crate::kernels::fixed::steps::{Channel, HALF, Steps, Stored};
 use crate::numbers::fixed::functions::EXP2;
 
@@ -24,6 +25,7 @@ pub(in crate::kernels::fixed) fn pairs(b: &[i16; 16], c: &[i16; 16]) -> Pairs {
 /// A function of its own: the compiler takes the repeated lines for shorter than they are, and branches over them would not reach.
 #[inline(never)]
 pub(in crate::kernels::fixed) fn sixteen<H: Stored>(
+    s: Thumb2,
     steps: &mut Steps,
     a: &[[u8; 64]],
     h: &mut [[H; 16]],
@@ -36,11 +38,11 @@ pub(in crate::kernels::fixed) fn sixteen<H: Stored>(
     let mut pairs = pairs(b, c);
     for lane in 0..16 {
         let channel = steps.channel(lane);
-        decays(&channel, lane, a, &mut pairs);
+        decays(s, &channel, lane, a, &mut pairs);
         let (sum, all) = if channel.cut == 0 {
-            states_up(&channel, channel.up, lane, h, &mut pairs)
+            states_up(s, &channel, channel.up, lane, h, &mut pairs)
         } else {
-            states_cut(&channel, channel.cut, lane, h, &mut pairs)
+            states_cut(s, &channel, channel.cut, lane, h, &mut pairs)
         };
         steps.y[lane] += sum;
         steps.largest[lane] |= all;
@@ -52,7 +54,7 @@ pub(in crate::kernels::fixed) fn sixteen<H: Stored>(
 macro_rules! states {
     ($name:ident, $shift:literal) => {
         #[inline(always)]
-        fn $name(channel: &Channel, by: i32, lane: usize, h: &mut [[i16; 16]; 16], pairs: &mut Pairs) -> (i32, u32) {
+        fn $name(_: Thumb2, channel: &Channel, by: i32, lane: usize, h: &mut [[i16; 16]; 16], pairs: &mut Pairs) -> (i32, u32) {
             let (mut y, mut largest) = (0, 0);
             // SAFETY: reads all pairs and writes their first word; reads and writes a lane of sixteen rows of states, 32 bytes apart.
             unsafe {
@@ -109,7 +111,7 @@ states!(states_cut, "asr");
 
 /// What is left of sixteen states of a channel, in Q30: [`Channel::decay`] for each, the first half of every pair.
 #[inline(always)]
-fn decays(channel: &Channel, lane: usize, a: &[[u8; 64]; 16], pairs: &mut Pairs) {
+fn decays(_: Thumb2, channel: &Channel, lane: usize, a: &[[u8; 64]; 16], pairs: &mut Pairs) {
     let [_, c1, c2, c3, c4] = EXP2;
     // SAFETY: reads a word of each of sixteen rows of A, 64 bytes apart, and writes sixteen decays.
     unsafe {

@@ -4,23 +4,12 @@ use super::by_hand::ByHand;
 use super::dot::{sums_i8, sums_u4};
 use super::functions::{silu, softplus_log2};
 use super::scan::sixteen;
+use super::token::Thumb2;
 use crate::kernels::fixed::operands::Input;
 use crate::kernels::fixed::panel::{Panel, Quarters};
 use crate::kernels::fixed::set::instantiate;
 use crate::kernels::fixed::steps::{Steps, Stored};
 use crate::numbers::fixed::{Num, mul_high};
-
-/// The instructions of ARMv7-M and ARMv8-M Mainline. The feature `thumb2` of this crate promises the CPU.
-#[derive(Clone, Copy, Debug)]
-pub struct Thumb2(());
-
-impl Thumb2 {
-    /// The token. That it can be had is decided by the crate's features.
-    #[must_use]
-    pub const fn new() -> &'static Self {
-        &Self(())
-    }
-}
 
 instantiate!(Thumb2);
 
@@ -30,11 +19,11 @@ unsafe impl ByHand for Thumb2 {
 
     #[inline(always)]
     fn sums_of_i8(self, panel: &Panel<'_>, x: &Input<'_>, t: usize, out: &mut Quarters) -> bool {
-        sums_i8(panel, x, t, out)
+        sums_i8(self, panel, x, t, out)
     }
     #[inline(always)]
     fn sums_of_u4(self, panel: &Panel<'_>, x: &Input<'_>, t: usize, out: &mut Quarters) -> bool {
-        sums_u4(panel, x, t, out)
+        sums_u4(self, panel, x, t, out)
     }
     #[inline(always)]
     fn product_high(self, a: i32, b: i32) -> i32 {
@@ -42,11 +31,11 @@ unsafe impl ByHand for Thumb2 {
     }
     #[inline(always)]
     fn softplus(self, v: Num) -> (u32, i32) {
-        softplus_log2(v)
+        softplus_log2(self, v)
     }
     #[inline(always)]
     fn gate(self, v: Num) -> Num {
-        silu(v)
+        silu(self, v)
     }
     #[inline(always)]
     fn sixteen_narrow<H: Stored>(
@@ -57,6 +46,6 @@ unsafe impl ByHand for Thumb2 {
         b: &[i16],
         c: &[i16],
     ) -> bool {
-        sixteen(steps, a, h, b, c)
+        sixteen(self, steps, a, h, b, c)
     }
 }

@@ -129,23 +129,23 @@ fn all_blocks<S: PanelDot, const SMALL: bool>(
         let mut first = 0;
         if S::BLOCK == 3 {
             while first + 3 <= tokens {
-                tile::<S, SMALL, 3>(s, tiles, scales, &x, first, y);
+                micro_kernel::<S, SMALL, 3>(s, tiles, scales, &x, first, y);
                 first += 3;
             }
         }
         while first + 2 <= tokens {
-            tile::<S, SMALL, 2>(s, tiles, scales, &x, first, y);
+            micro_kernel::<S, SMALL, 2>(s, tiles, scales, &x, first, y);
             first += 2;
         }
         if first < tokens {
-            tile::<S, SMALL, 1>(s, tiles, scales, &x, first, y);
+            micro_kernel::<S, SMALL, 1>(s, tiles, scales, &x, first, y);
         }
     }
 }
 
 /// Adds a slice times `T` tokens to their sums.
 #[inline(always)]
-fn tile<S: PanelDot, const SMALL: bool, const T: usize>(
+fn micro_kernel<S: PanelDot, const SMALL: bool, const T: usize>(
     s: S,
     tiles: &[Bytes],
     scales: &[[f32; LANES]],

@@ -1,6 +1,6 @@
 //! Matrices of at most four bits times several tokens with AVX2, in an order for 16 registers of 32 bytes.
 //!
-//! A strip of a panel at a time: its weights are unpacked to bytes and its scales to floats, once for all tokens. The sums of all
+//! A slice of a panel, 16 groups of columns, at a time: its weights are unpacked to bytes and its scales to floats, once for all tokens. The sums of all
 //! tokens lie in `y` between groups of columns, so that the registers are left to the dot products of six tokens. No order
 //! changes a bit: groups are still joined in theirs.
 
@@ -13,23 +13,23 @@ use super::unpack::{nibbles, store_tile, three_bits};
 use crate::cpu::x86_64::PREFETCH_DISTANCE;
 use crate::format::{MatrixShape, Quant};
 use crate::kernels::float::isa::Isa;
-use crate::kernels::float::matmul::{self, Block, NEAR, Panel, stretches};
+use crate::kernels::float::matmul::{self, Block, CACHED_TOKENS, Panel, blocks};
 use crate::kernels::float::operands::{Input, Scale, TOKEN_BLOCK};
 use crate::numbers::{GROUP, LANES, TILE, TILES};
 
-/// Groups in a strip: 8 KiB of unpacked weights, and half a KiB of activations a token.
-const STRIP: usize = 16;
+/// Groups in a slice: 8 KiB of unpacked weights, and half a KiB of activations a token.
+const SLICE: usize = 16;
 /// Fewer tokens than this don't pay for unpacking.
 const FEWEST: usize = 4;
 
 /// A group of 16 rows, each weight a byte that is 8 too large.
 type Bytes = [[u8; TILE]; TILES];
 
-/// What is prepared of a strip before the tokens pass. Tiles come first: they are read as aligned registers.
+/// What is prepared of a slice before the tokens pass. Tiles come first: they are read as aligned registers.
 #[repr(C, align(64))]
-struct Strip {
-    tiles: [Bytes; STRIP],
-    scales: [[f32; LANES]; STRIP],
+struct Slice {
+    tiles: [Bytes; SLICE],
+    scales: [[f32; LANES]; SLICE],
 }
 
 /// `y = W x + bias` for some panels.
@@ -75,7 +75,7 @@ fn unpack_q3(s: Avx2, from: &[[u8; TILE]; 3], to: &mut Bytes) {
 }
 
 /// `unpack` widens a group, whose weights lie in `LINES` lines. The activations are whole. On its own, so that one token has no
-/// part in the strip's stack.
+/// part in the slice's stack.
 #[inline(never)]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn many_tokens<const LINES: usize>(
@@ -87,62 +87,62 @@ fn many_tokens<const LINES: usize>(
     unpack: impl Fn(Avx2, &[[u8; TILE]; LINES], &mut Bytes),
 ) {
     let (all, tokens) = (shape.cols() as usize / GROUP, x.tokens);
-    let mut strip = Strip { tiles: [[[0; TILE]; TILES]; STRIP], scales: [[0.0; LANES]; STRIP] };
+    let mut slice = Slice { tiles: [[[0; TILE]; TILES]; SLICE], scales: [[0.0; LANES]; SLICE] };
     let y = y.as_chunks_mut::<LANES>().0;
-    // Few tokens take a panel whole, as it comes from memory; many a strip of all panels.
+    // Few tokens take a panel whole, as it comes from memory; many a slice of all panels.
     let few = tokens <= TOKEN_BLOCK;
-    for stretch in stretches(0..all, if few { all } else { STRIP }) {
-        for near in stretches(0..tokens, NEAR) {
+    for columns in blocks(0..all, if few { all } else { SLICE }) {
+        for cached in blocks(0..tokens, CACHED_TOKENS) {
             let panels = panels.chunks_exact(shape.panel_bytes() as usize);
             for (bytes, y) in panels.zip(y.chunks_exact_mut(tokens)) {
-                let (panel, y) = (Panel::new(shape, bytes), &mut y[near.clone()]);
-                if stretch.start == 0 {
+                let (panel, y) = (Panel::new(shape, bytes), &mut y[cached.clone()]);
+                if columns.start == 0 {
                     let [start] = panel.start(s);
                     y.iter_mut().for_each(|y| s.store(start, y));
                 }
                 let scales: &[[u8; 2 * LANES]] = panel.scales.as_chunks().0;
                 let weights: &[[[u8; TILE]; LINES]] = panel.weights.as_chunks().0.as_chunks().0;
-                for groups in stretches(stretch.clone(), STRIP) {
+                for groups in blocks(columns.clone(), SLICE) {
                     let scales = scales.get(groups.clone()).unwrap_or_default();
-                    for (from, to) in scales.iter().zip(&mut strip.scales) {
+                    for (from, to) in scales.iter().zip(&mut slice.scales) {
                         s.store(s.load_f16_bytes(from), to);
                     }
                     let weights = weights.get(groups.clone()).unwrap_or_default();
-                    for (from, to) in weights.iter().zip(&mut strip.tiles) {
+                    for (from, to) in weights.iter().zip(&mut slice.tiles) {
                         unpack(s, from, to);
                     }
                     let given = scales.len().min(weights.len());
-                    // A panel's bytes in order, as many a group as it has, ahead of what is unpacked next; or, where strips
+                    // A panel's bytes in order, as many a group as it has, ahead of what is unpacked next; or, where slices
                     // are taken of many panels, the weights of the next one's.
                     let (weights, whole) = (TILE * LINES, TILE * LINES + 2 * LANES);
-                    let (ahead, step) = if few {
+                    let (distance, step) = if few {
                         (
-                            groups.start * whole + panel.scales.len() + weights * STRIP + PREFETCH_DISTANCE,
+                            groups.start * whole + panel.scales.len() + weights * SLICE + PREFETCH_DISTANCE,
                             whole,
                         )
                     } else {
                         (bytes.len() + panel.scales.len() + groups.start * weights, weights)
                     };
-                    let later = Later { at: bytes.as_ptr().wrapping_add(ahead), step };
-                    all_blocks(s, &strip, given, &later, x, (all, &groups, near.start), y);
+                    let later = Later { at: bytes.as_ptr().wrapping_add(distance), step };
+                    all_blocks(s, &slice, given, &later, x, (all, &groups, cached.start), y);
                 }
             }
         }
     }
 }
 
-/// What is read from memory later. With each group five lines are asked for, as many as one needs at most, a step further on.
+/// What is read from memory later. Each group prefetches five lines, as many as one needs at most, a step further on.
 /// The address need not exist.
 struct Later {
     at: *const u8,
     step: usize,
 }
 
-/// The first `given` groups of a strip times the tokens that `y` has sums of, from token `start` on.
+/// The first `given` groups of a slice times the tokens that `y` has sums of, from token `start` on.
 #[inline(always)]
 fn all_blocks(
     s: Avx2,
-    strip: &Strip,
+    slice: &Slice,
     given: usize,
     later: &Later,
     x: &Input<'_>,
@@ -156,7 +156,7 @@ fn all_blocks(
             let later = Some(later).filter(|_| first == 0 && i == 0);
             macro_rules! tile_of {
                 ($tokens:literal) => {{
-                    tile::<$tokens>(s, strip, given, later, &x, first, y);
+                    micro_kernel::<$tokens>(s, slice, given, later, &x, first, y);
                     first += $tokens;
                 }};
             }
@@ -205,13 +205,13 @@ macro_rules! columns {
     };
 }
 
-/// The groups of a strip times some tokens, whose two registers of dot products are named.
+/// The groups of a slice times some tokens, whose two registers of dot products are named.
 ///
 /// One loop in assembly: the compiler would take more registers than there are, and reach two thirds of the speed. The upper
 /// halves of registers are cleared at its end, because the compiler does not know of them.
 macro_rules! groups {
-    ($strip:ident, $groups:ident, $x:ident, $first:ident, $y:ident, $([$t:literal $a:literal $b:literal])+; $($later:ident)?) => {
-        // SAFETY: the caller has the token of AVX2 with FMA, and has seen to it that there are so many groups in the strip and
+    ($slice:ident, $groups:ident, $x:ident, $first:ident, $y:ident, $([$t:literal $a:literal $b:literal])+; $($later:ident)?) => {
+        // SAFETY: the caller has the token of AVX2 with FMA, and has seen to it that there are so many groups in the slice and
         // in both slices of the block, whose tokens end behind `first` and the last of these, and a row of `y` for each.
         unsafe {
             asm!(
@@ -257,8 +257,8 @@ macro_rules! groups {
                 "dec {groups}",
                 "jnz 2b",
                 "vzeroupper",
-                w = inout(reg) $strip.tiles.as_ptr() => _,
-                ws = inout(reg) $strip.scales.as_ptr() => _,
+                w = inout(reg) $slice.tiles.as_ptr() => _,
+                ws = inout(reg) $slice.scales.as_ptr() => _,
                 x = inout(reg) $x.q.as_ptr().add($first) => _,
                 xs = inout(reg) $x.scales.as_ptr().add($first) => _,
                 stride = in(reg) size_of::<Scale>() * $x.tokens,
@@ -275,18 +275,18 @@ macro_rules! groups {
     };
 }
 
-/// Adds `given` groups of a strip times `T` tokens (6, 4, 2 or 1), from a block's token `first` on, to their sums.
+/// Adds `given` groups of a slice times `T` tokens (6, 4, 2 or 1), from a block's token `first` on, to their sums.
 #[inline(never)]
-fn tile<const T: usize>(
+fn micro_kernel<const T: usize>(
     _: Avx2,
-    strip: &Strip,
+    slice: &Slice,
     given: usize,
     later: Option<&Later>,
     x: &Block<'_>,
     first: usize,
     y: &mut [[f32; LANES]],
 ) {
-    let (groups, activations) = (given.min(STRIP), x.q.len().min(x.scales.len()));
+    let (groups, activations) = (given.min(SLICE), x.q.len().min(x.scales.len()));
     let Some(y) = y.get_mut(first..).and_then(|y| y.first_chunk_mut::<T>()) else { return };
     if groups == 0 || first + T > x.tokens || groups * x.tokens > activations {
         return;
@@ -294,8 +294,8 @@ fn tile<const T: usize>(
     macro_rules! tokens {
         ($([$t:literal $a:literal $b:literal])+) => {
             match later {
-                Some(later) => groups!(strip, groups, x, first, y, $([$t $a $b])+; later),
-                None => groups!(strip, groups, x, first, y, $([$t $a $b])+;),
+                Some(later) => groups!(slice, groups, x, first, y, $([$t $a $b])+; later),
+                None => groups!(slice, groups, x, first, y, $([$t $a $b])+;),
             }
         };
     }
