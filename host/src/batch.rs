@@ -84,8 +84,9 @@ impl Batch {
         source.expect_bare((tokens.len() - 1) / chunk);
         for tokens in tokens.chunks(chunk) {
             source.begin_pass();
-            let fed =
-                steps.begin_sequence(&mut source, sequence, tokens).and_then(|()| steps.finish(&mut source));
+            let fed = steps
+                .begin_sequence(source.blocks(), sequence, tokens)
+                .and_then(|()| steps.finish(source.blocks()));
             fed.map_err(|cause| model.step_error(cause))?;
         }
         Ok(())
