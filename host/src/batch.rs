@@ -84,14 +84,15 @@ impl Batch {
         source.expect_bare((tokens.len() - 1) / chunk);
         for tokens in tokens.chunks(chunk) {
             source.begin_pass();
-            let fed =
-                steps.begin_sequence(&mut source, sequence, tokens).and_then(|()| steps.finish(&mut source));
+            let fed = steps
+                .begin_sequence(source.blocks(), sequence, tokens)
+                .and_then(|()| steps.finish(source.blocks()));
             fed.map_err(|cause| model.step_error(cause))?;
         }
         Ok(())
     }
 
-    /// The logits `[vocab]` after the last token that [`Batch::feed`] fed, for the caller to use up.
+    /// The logits `[vocab]` after the last token that [`Batch::feed`] fed, which the caller may overwrite.
     ///
     /// # Errors
     /// As [`Session::logits`](crate::Session::logits).
@@ -100,7 +101,7 @@ impl Batch {
     }
 
     /// Feeds one token to each of several sequences, in ascending order of the sequences, and calls `each` with the logits
-    /// `[vocab]` of every one, to use up (and to mask first, see [`Session::logits`](crate::Session::logits)).
+    /// `[vocab]` of every one, which it may overwrite (mask them first, see [`Session::logits`](crate::Session::logits)).
     ///
     /// # Errors
     /// [`Error::Step`]: sequences that are not there or out of order, a token that the model does not know, damaged weights,

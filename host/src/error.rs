@@ -14,14 +14,14 @@ pub(crate) const NO_CODE: i32 = 0;
 /// The code of a [`Fault::Storage`] whose reader panicked: no system's.
 pub(crate) const PANICKED: i32 = i32::MIN;
 
-/// What a caller, or the shell, should make of an error. The numbers are the exit codes of the program `elapid`.
+/// What kind of failure an error is. The numbers are the exit codes of the program `elapid`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 #[repr(u8)]
 pub enum ExitClass {
     /// The task failed.
     Failure = 1,
-    /// The program was asked for something that does not exist or makes no sense.
+    /// A request that can't be met or makes no sense.
     Usage = 2,
     /// The model file is damaged, of another version, or not a model.
     BadModel = 3,
@@ -167,10 +167,10 @@ pub enum Error {
         most: usize,
     },
     /// The system refused a thread.
-    #[error("cannot start thread {member} of {threads}: {cause}: give fewer")]
+    #[error("cannot start thread {thread} of {threads}: {cause}: give fewer")]
     StartThread {
         /// Which.
-        member: usize,
+        thread: usize,
         /// How many were wanted.
         threads: usize,
         /// The system's reason.

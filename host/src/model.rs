@@ -1,4 +1,4 @@
-//! A model, opened: its checked header, its bytes, and what computes it.
+//! An opened model: its verified header, its bytes, and what computes it.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,7 +20,7 @@ use crate::threads::{Pool, default_threads};
 /// The bundled model's name in messages.
 const BUNDLED: &str = "the bundled model";
 
-/// A model, opened. Clones are cheap and share everything; any number of sessions can use it, from any thread.
+/// An opened model. Clones are cheap and share everything; any number of sessions can use it, from any thread.
 ///
 /// ```no_run
 /// # fn main() -> Result<(), elapid::Error> {
@@ -100,7 +100,7 @@ impl Model {
     /// it by renaming another over it, never by writing into it.
     ///
     /// # Errors
-    /// If the file can't be read, its header is not that of a model, or the options ask for what there is not.
+    /// If the file can't be read or is not a model, or if there are no such kernels or threads.
     pub fn open(path: &Path, options: &ModelOptions) -> Result<Self, Error> {
         let name = path.display().to_string();
         if options.ram.is_some() {
@@ -193,7 +193,7 @@ impl Model {
         Ok(Self(Arc::new(Opened { name, bytes, header, kernels, pool, cap, options, held })))
     }
 
-    /// The file's path, or what stands for it in messages.
+    /// The file's path, or another name for messages.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.0.name
@@ -299,7 +299,7 @@ impl Model {
         Ok((lease, streamer, chunk))
     }
 
-    /// What reading the weights had to put up with so far.
+    /// What went wrong while weights were read, so far.
     #[must_use]
     pub fn incidents(&self) -> Incidents {
         match &self.0.bytes {
@@ -325,7 +325,7 @@ impl Model {
         for block in 0..place.blocks {
             source.lend(section, block..block + 1).map_err(|cause| self.step_error(cause))?;
         }
-        // The source lends only as long as it lives; the file lives as long as the model.
+        // The source's borrow ends with it; the file lives as long as the model.
         let whole = self.0.bytes.whole().unwrap_or_default();
         Ok(slice(whole, place.offset..place.offset + place.length).unwrap_or_default())
     }

@@ -110,7 +110,7 @@ impl Session {
         self.sequence.feed_each(self.lease.model(), tokens, watch, each)
     }
 
-    /// The logits `[vocab]` after the last token, for the caller to use up. A vocabulary may be padded: mask ids without a token
+    /// The logits `[vocab]` after the last token, which the caller may overwrite. A vocabulary may be padded: mask ids without a token
     /// ([`Tokenizer::mask`](elapid_core::tokenizer::Tokenizer::mask)) before one is chosen.
     ///
     /// # Errors
@@ -252,7 +252,7 @@ impl Sequence {
         for tokens in tokens.chunks(chunk) {
             call.pass(tokens, watch)?;
             let all = &mut call.all[..padded * tokens.len()];
-            let out = call.steps.logits(&mut call.source, Rows::All, all);
+            let out = call.steps.logits(call.source.blocks(), Rows::All, all);
             out.map_err(|cause| model.step_error(cause))?;
             let panels = all.as_chunks::<LANES>().0;
             for t in 0..tokens.len() {
@@ -268,7 +268,7 @@ impl Sequence {
     pub(crate) fn logits(&mut self, model: &Model) -> Result<&mut [f32], Error> {
         let Self { buffers, sequences, position, checked, streamer, logits, .. } = self;
         let mut source = model.source(checked, streamer.as_mut())?;
-        let out = model.steps(buffers, *sequences, position)?.logits(&mut source, Rows::Last, logits);
+        let out = model.steps(buffers, *sequences, position)?.logits(source.blocks(), Rows::Last, logits);
         out.map_err(|cause| model.step_error(cause))?;
         Ok(&mut logits[..model.config().vocab as usize])
     }
@@ -286,9 +286,9 @@ impl Sequence {
         source.expect_bare(0);
         source.begin_pass();
         let stepped = steps
-            .begin_each(&mut source, tokens)
-            .and_then(|()| steps.finish(&mut source))
-            .and_then(|()| steps.logits(&mut source, Rows::All, logits));
+            .begin_each(source.blocks(), tokens)
+            .and_then(|()| steps.finish(source.blocks()))
+            .and_then(|()| steps.logits(source.blocks(), Rows::All, logits));
         stepped.map_err(|cause| model.step_error(cause))?;
         let (vocab, padded) = (model.config().vocab as usize, model.config().padded_vocab() as usize);
         row.resize(padded, 0.0);
@@ -369,7 +369,7 @@ impl Call<'_> {
     /// One chunk through all layers.
     fn pass(&mut self, tokens: &[u32], watch: &mut Watch<'_>) -> Result<(), Error> {
         self.source.begin_pass();
-        let begun = self.steps.begin(&mut self.source, tokens).map(|()| true);
+        let begun = self.steps.begin(self.source.blocks(), tokens).map(|()| true);
         self.advance(tokens.len(), watch, begun)
     }
 
@@ -382,7 +382,7 @@ impl Call<'_> {
     ) -> Result<(), Error> {
         let Self { model, steps, source, fed, count, .. } = self;
         while more.map_err(|cause| model.step_error(cause))? {
-            more = steps.advance(source);
+            more = steps.advance(source.blocks());
             if let Ok(layers_left) = more {
                 **fed += if layers_left { 0 } else { tokens };
                 count.done += tokens as u64;

@@ -1,7 +1,7 @@
-//! Threads that run a job side by side.
+//! A pool of threads that run a job in parallel.
 //!
-//! A decode step shares out some dozens of jobs of about 50 microseconds, so handing one over must cost about one: a
-//! worker looks at an atomic counter for a moment before it sleeps, and sleeps for as long as nobody calls.
+//! A decode step has some dozens of jobs of about 50 microseconds, so handing one over must cost about one: a worker spins on an
+//! atomic counter for a moment before it sleeps.
 #![allow(unsafe_code)]
 
 use std::any::Any;
@@ -19,45 +19,46 @@ use crate::Error;
 /// Threads that a pool can have.
 pub const MAX_THREADS: usize = 64;
 
-/// How long a worker looks for the next job before it sleeps: longer than what lies between two jobs of a step.
-const LOOK: Duration = Duration::from_micros(100);
+/// How long a worker spins, waiting for the next job, before it sleeps: longer than the time between two jobs of a step.
+const SPIN: Duration = Duration::from_micros(100);
 
 /// A job as the workers see it. It is valid while `pending` is not 0.
 type Job = *const (dyn Fn(usize) + Sync);
 
 /// A value with cache lines of its own (two of 64 bytes: CPUs fetch them in pairs).
 #[repr(align(128))]
-struct Alone<T>(T);
+struct CachePadded<T>(T);
 
 struct Shared {
     /// Counts jobs.
-    number: Alone<AtomicUsize>,
+    number: CachePadded<AtomicUsize>,
     /// For each worker the last job whose share of it was begun, by the worker itself or by the caller for it.
-    begun: Vec<Alone<AtomicUsize>>,
+    begun: Vec<CachePadded<AtomicUsize>>,
     /// Shares of the job that are not finished, the caller's not counted.
-    pending: Alone<AtomicUsize>,
+    pending: CachePadded<AtomicUsize>,
     /// Workers that sleep, or are about to.
-    asleep: Alone<AtomicUsize>,
+    asleep: CachePadded<AtomicUsize>,
     /// Written by the caller while `pending` is 0, read while it is not.
     job: UnsafeCell<Option<Job>>,
     /// The first panic in a share of this job.
     panic: Mutex<Option<Box<dyn Any + Send>>>,
     stop: AtomicBool,
-    look: Duration,
+    /// How long a worker spins before it sleeps.
+    spin: Duration,
 }
 
 // SAFETY: `job` is written only in `Pool::run`, under the pool's lock and while `pending` is 0. It is read only in
 // `Shared::share`, by a thread that has begun a share of the current job and not yet finished it: `pending` is not 0.
 unsafe impl Sync for Shared {}
-// SAFETY: the pointer in `job` is to something `Sync`, and is used only while the call that lent it waits.
+// SAFETY: the pointer in `job` is to something `Sync`, and is used only while the call that it comes from waits.
 unsafe impl Send for Shared {}
 
-/// A team of threads: the caller and its workers.
+/// A pool of threads: the caller and its workers.
 ///
-/// A share that its worker has not begun when the caller is done with its own, because the worker sleeps or another program
-/// has its core, the caller does too.
+/// When the caller has finished its own share, it takes over the shares that no worker has begun, because the worker sleeps or
+/// another program has its core.
 ///
-/// Two callers at the same time are safe: the one that comes second does its job alone.
+/// Two threads may call it at the same time: the second one runs its job alone.
 pub struct Pool {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
@@ -90,17 +91,17 @@ impl Pool {
         if threads == 0 || threads > MAX_THREADS {
             return Err(Error::Threads { given: threads, most: MAX_THREADS });
         }
-        // With more threads than cores, one that looks for work only keeps another from its own.
+        // With more threads than cores, one that spins only keeps another from its core.
         let crowded = threads > default_threads();
         let shared = Arc::new(Shared {
-            number: Alone(AtomicUsize::new(0)),
-            begun: (1..threads).map(|_| Alone(AtomicUsize::new(0))).collect(),
-            pending: Alone(AtomicUsize::new(0)),
-            asleep: Alone(AtomicUsize::new(0)),
+            number: CachePadded(AtomicUsize::new(0)),
+            begun: (1..threads).map(|_| CachePadded(AtomicUsize::new(0))).collect(),
+            pending: CachePadded(AtomicUsize::new(0)),
+            asleep: CachePadded(AtomicUsize::new(0)),
             job: UnsafeCell::new(None),
             panic: Mutex::new(None),
             stop: AtomicBool::new(false),
-            look: if crowded { Duration::ZERO } else { LOOK },
+            spin: if crowded { Duration::ZERO } else { SPIN },
         });
         let mut pool = Self { shared, workers: Vec::with_capacity(threads - 1), busy: Mutex::new(()) };
         for worker in 0..threads - 1 {
@@ -108,15 +109,19 @@ impl Pool {
             let thread = thread::Builder::new().name(format!("elapid-{worker}"));
             let thread = thread.spawn(move || shared.work(worker));
             // The workers started so far end when `pool` is dropped.
-            let member = worker + 2;
-            pool.workers.push(thread.map_err(|cause| Error::StartThread { member, threads, cause })?);
+            let number = worker + 2;
+            pool.workers.push(thread.map_err(|cause| Error::StartThread {
+                thread: number,
+                threads,
+                cause,
+            })?);
         }
         Ok(pool)
     }
 }
 
 impl Shared {
-    /// A worker's life.
+    /// What a worker runs until the pool is dropped.
     fn work(&self, worker: usize) {
         let mut number = 0;
         loop {
@@ -154,7 +159,7 @@ impl Shared {
     fn next(&self, done: usize) -> usize {
         let seen = || Some(self.number.0.load(Ordering::SeqCst)).filter(|number| *number != done);
         let start = Instant::now();
-        while start.elapsed() < self.look {
+        while start.elapsed() < self.spin {
             for _ in 0..64 {
                 if let Some(number) = seen() {
                     return number;
@@ -177,7 +182,7 @@ impl Shared {
 }
 
 impl Pool {
-    /// Gives the workers a new number to look at.
+    /// Announces a new job.
     fn call(&self) -> usize {
         let number = self.shared.number.0.fetch_add(1, Ordering::SeqCst).wrapping_add(1);
         if self.shared.asleep.0.load(Ordering::SeqCst) > 0 {
@@ -201,7 +206,7 @@ impl Drop for Finish<'_> {
         let (start, mut round) = (Instant::now(), 0u32);
         while self.shared.pending.0.load(Ordering::Acquire) != 0 {
             round = round.wrapping_add(1);
-            if round.is_multiple_of(64) && start.elapsed() >= self.shared.look {
+            if round.is_multiple_of(64) && start.elapsed() >= self.shared.spin {
                 // A worker that takes this long may be waiting for this core.
                 round = round.wrapping_sub(1);
                 thread::yield_now();
@@ -227,7 +232,7 @@ impl Team for Pool {
         24 << 10
     }
 
-    /// A panic of any member goes on in the caller when all have finished.
+    /// A panic in any thread is resumed in the caller when all have finished.
     fn run(&self, job: &(dyn Fn(usize) + Sync)) {
         let _busy = match self.busy.try_lock() {
             Ok(guard) => guard,
@@ -279,14 +284,14 @@ mod tests {
     use elapid_core::kernels::{share, split};
 
     #[test]
-    fn every_member_runs_every_job_once() {
+    fn every_thread_runs_every_job_once() {
         for threads in [1, 2, 3, 8] {
             let pool = Pool::new(threads).unwrap();
             let counts: Vec<AtomicUsize> = (0..threads).map(|_| AtomicUsize::new(0)).collect();
             let jobs = if threads <= default_threads() { 100_000 } else { 2_000 };
             for _ in 0..jobs {
-                pool.run(&|member| {
-                    counts[member].fetch_add(1, Ordering::Relaxed);
+                pool.run(&|thread| {
+                    counts[thread].fetch_add(1, Ordering::Relaxed);
                 });
             }
             assert!(counts.iter().all(|c| c.load(Ordering::Relaxed) == jobs), "{threads} threads");
@@ -306,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slow_member_is_helped() {
+    fn a_slow_thread_is_helped() {
         const ITEMS: usize = 128;
         let pool = Pool::new(3).unwrap();
         let names = ["the caller", "elapid-0", "elapid-1"];
@@ -340,7 +345,7 @@ mod tests {
         let pool = Pool::new(3).unwrap();
         let count = AtomicUsize::new(0);
         for _ in 0..20 {
-            thread::sleep(3 * LOOK);
+            thread::sleep(3 * SPIN);
             pool.run(&|_| {
                 count.fetch_add(1, Ordering::Relaxed);
             });
@@ -354,8 +359,8 @@ mod tests {
         for victim in [0, 2, 1, 0] {
             let finished = AtomicUsize::new(0);
             let result = catch_unwind(AssertUnwindSafe(|| {
-                pool.run(&|member| {
-                    assert_ne!(member, victim, "as the test wants it");
+                pool.run(&|thread| {
+                    assert_ne!(thread, victim, "as the test wants it");
                     finished.fetch_add(1, Ordering::Relaxed);
                 });
             }));
@@ -375,7 +380,7 @@ mod tests {
         impl Drop for AtTheEnd<'_> {
             fn drop(&mut self) {
                 for victim in [1, 0] {
-                    let job = |member| assert_ne!(member, victim, "as the test wants it");
+                    let job = |thread| assert_ne!(thread, victim, "as the test wants it");
                     let result = catch_unwind(AssertUnwindSafe(|| self.0.run(&job)));
                     self.1.fetch_add(usize::from(result.is_err()), Ordering::Relaxed);
                 }

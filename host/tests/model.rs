@@ -144,6 +144,12 @@ fn a_session_serves_one_sequence_after_the_other() {
 /// Sessions own what they need: they go to other threads, and keep the model open.
 #[test]
 fn sessions_run_side_by_side_in_threads() {
+    fn shared<T: Clone + Send + Sync + 'static>() {}
+    fn owned<T: Send + 'static>() {}
+    shared::<Model>();
+    owned::<elapid::Session>();
+    owned::<elapid::Batch>();
+    owned::<Error>();
     let model = open(1, None);
     let mut expected = model.session(&SessionOptions::default()).unwrap();
     expected.feed(&TOKENS).unwrap();

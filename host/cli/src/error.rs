@@ -112,7 +112,7 @@ mod tests {
         let model = || "m.elp".to_owned();
         let cap = |smaller_state| LibraryError::Cap { model: model(), cap: 1, least: 5 << 20, smaller_state };
         let start =
-            |kind: io::ErrorKind| LibraryError::StartThread { member: 2, threads: 3, cause: kind.into() };
+            |kind: io::ErrorKind| LibraryError::StartThread { thread: 2, threads: 3, cause: kind.into() };
         for (error, says) in [
             (
                 LibraryError::Folder { path: "d".into() },

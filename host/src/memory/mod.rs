@@ -23,10 +23,8 @@ pub use stream::ReadBy;
 pub(crate) use stream::Streamer;
 pub(crate) use streamed::Streamed;
 
-use std::ops::Range;
-
-use elapid_core::format::{Layout, Section};
-use elapid_core::source::{LayerSource, Lent, SliceSource, SourceError};
+use elapid_core::format::Layout;
+use elapid_core::source::{LayerSource, SliceSource, SourceError};
 
 use crate::options::Verify;
 
@@ -63,7 +61,7 @@ impl Bytes {
     }
 }
 
-/// Either source of a sequence's weights.
+/// Either source of a session's weights.
 pub(crate) enum Source<'a> {
     /// A whole file in memory, with its blocks checked once, or in every pass.
     Slice(SliceSource<'a>, Verify),
@@ -72,6 +70,14 @@ pub(crate) enum Source<'a> {
 }
 
 impl Source<'_> {
+    /// The blocks.
+    pub(crate) fn blocks(&mut self) -> &mut dyn LayerSource {
+        match self {
+            Self::Slice(slice, _) => slice,
+            Self::Stream(streamer) => *streamer,
+        }
+    }
+
     /// A pass over the weights begins.
     pub(crate) fn begin_pass(&mut self) {
         if let Self::Slice(slice, Verify::Always) = self {
@@ -96,7 +102,7 @@ impl Source<'_> {
             let blocks = layout.section(section).blocks;
             let mut next = 0;
             while next < blocks && more() {
-                let mut lent = self.lend(section, next..blocks)?.len() as u64;
+                let mut lent = self.blocks().lend(section, next..blocks)?.len() as u64;
                 while let Some(block) = layout.block(section, next).filter(|block| block.length <= lent) {
                     lent -= block.length;
                     next += 1;
@@ -109,48 +115,6 @@ impl Source<'_> {
     /// Bytes that came from storage so far.
     pub(crate) fn read_bytes(&self) -> u64 {
         if let Self::Stream(streamer) = self { streamer.read_bytes() } else { 0 }
-    }
-}
-
-impl LayerSource for Source<'_> {
-    fn lend(&mut self, section: Section, blocks: Range<u32>) -> Result<&[u8], SourceError> {
-        match self {
-            Self::Slice(slice, _) => slice.lend(section, blocks),
-            Self::Stream(streamer) => streamer.lend(section, blocks),
-        }
-    }
-
-    fn lend_to_check(&mut self, section: Section, blocks: Range<u32>) -> Result<Lent<'_>, SourceError> {
-        match self {
-            Self::Slice(slice, _) => slice.lend_to_check(section, blocks),
-            Self::Stream(streamer) => streamer.lend_to_check(section, blocks),
-        }
-    }
-
-    fn confirm(&mut self, section: Section, blocks: Range<u32>) {
-        match self {
-            Self::Slice(slice, _) => slice.confirm(section, blocks),
-            Self::Stream(streamer) => streamer.confirm(section, blocks),
-        }
-    }
-
-    fn lend_within(
-        &mut self,
-        section: Section,
-        block: u32,
-        bytes: Range<usize>,
-    ) -> Result<&[u8], SourceError> {
-        match self {
-            Self::Slice(slice, _) => slice.lend_within(section, block, bytes),
-            Self::Stream(streamer) => streamer.lend_within(section, block, bytes),
-        }
-    }
-
-    fn settled(&self, section: Section) -> bool {
-        match self {
-            Self::Slice(slice, _) => slice.settled(section),
-            Self::Stream(streamer) => streamer.settled(section),
-        }
     }
 }
 

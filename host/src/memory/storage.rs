@@ -14,7 +14,7 @@ use crate::error::{Error, NO_CODE};
 
 /// Where a model file is read from, when it is streamed.
 ///
-/// Address, offset and length of every read that the engine asks for are multiples of 4096, as direct I/O wants them; in a
+/// Address, offset and length of every read are multiples of 4096, as direct I/O wants them; in a
 /// compact file, offset and length are multiples of 512.
 pub trait Storage: Send + Sync {
     /// Bytes that the file has.
@@ -29,7 +29,7 @@ pub trait Storage: Send + Sync {
     /// The system's reason. [`io::ErrorKind::Interrupted`] is tried again at once, anything else a moment later.
     ///
     /// # Panics
-    /// It should not. If it does, the session gets [`Error::Storage`], and no more is read.
+    /// It should not. If it does, the session gets [`Error::Storage`], and nothing more is read.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
 
     /// The open file whose bytes these are, if it is one that the system can read by itself (io_uring).
@@ -38,7 +38,7 @@ pub trait Storage: Send + Sync {
     }
 }
 
-/// What a reader had to put up with. Counted since the model was opened.
+/// What went wrong while weights were read, counted since the model was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Incidents {
     /// Reads that the system interrupted, or that gave fewer bytes than asked for.

@@ -124,8 +124,8 @@ impl Streamer {
         let shared = Arc::clone(&self.shared);
         let thread = thread::Builder::new().name(format!("elapid-read-{reader}")).stack_size(STACK);
         let thread = thread.spawn(move || read(&shared));
-        let member = reader + 1;
-        self.readers.push(thread.map_err(|cause| Error::StartThread { member, threads, cause })?);
+        let number = reader + 1;
+        self.readers.push(thread.map_err(|cause| Error::StartThread { thread: number, threads, cause })?);
         Ok(())
     }
 
