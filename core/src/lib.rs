@@ -1,8 +1,8 @@
 //! The part of Elapid that runs everywhere: `no_std`, no allocator.
 //!
-//! * [`format`]: the packed file, read in place.
 //! * [`cpu`]: what the CPU has.
 //! * [`numbers`]: the functions of either path, sizes that formats and kernels share, the checksum.
+//! * [`format`]: the packed file, read in place.
 //! * [`kernels`]: the inner loops, for each instruction set, with the same bits.
 //! * [`mod@model`]: the Mamba step over borrowed weights, state and scratch.
 //! * [`fixed`]: the same step in integers.
