@@ -428,7 +428,7 @@ mod tests {
     #[test]
     fn an_object_without_the_step_is_no_success() {
         assert!(judge(&disassembled("00000000 <other>:\n   0:      \tbx\tlr\n"), KERNELS).is_err());
-        let other = judge(&listing("memcpy", "nop", "nop"), "elapid_core::kernels::fixed::arm::dsp");
+        let other = judge(&listing("memcpy", "nop", "nop"), "elapid_core::kernels::fixed::arm::token::Dsp");
         assert!(other.unwrap_err().to_string().contains("looks at nothing"));
     }
 }

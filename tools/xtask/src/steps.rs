@@ -179,7 +179,7 @@ pub const STEPS: &[Step] = &[
         work: Work::Integers {
             target: "thumbv7m-none-eabi",
             cpu: "cortex-m3",
-            kernels: "elapid_core::kernels::fixed::arm::thumb2",
+            kernels: "elapid_core::kernels::fixed::arm::token::Thumb2",
         },
     },
     Step {
@@ -190,7 +190,7 @@ pub const STEPS: &[Step] = &[
         work: Work::Integers {
             target: "thumbv7em-none-eabihf",
             cpu: "cortex-m7",
-            kernels: "elapid_core::kernels::fixed::arm::dsp",
+            kernels: "elapid_core::kernels::fixed::arm::token::Dsp",
         },
     },
     Step {
