@@ -1,7 +1,7 @@
 //! What computes a model on a board.
 
-use elapid_core::fixed;
-use elapid_core::model::{Model, Numbers, Rows, Session};
+use elapid_core::format::Config;
+use elapid_core::model::{Fixed, Float, Model, Numbers, Rows, Session};
 use elapid_core::source::LayerSource;
 
 use crate::Error;
@@ -26,57 +26,31 @@ pub trait Engine {
     fn logits(&mut self) -> Result<&mut [f32], Error>;
 }
 
-/// What [`Engine::feed`] does, for either kind of numbers and tokens that fit.
-fn feed<N: Numbers>(
-    model: &Model<'_, N>,
-    session: &mut Session<'_, N>,
-    source: &mut dyn LayerSource,
-    tokens: &[u32],
-    interrupted: &mut dyn FnMut() -> bool,
-) -> Result<Option<usize>, Error> {
-    let mut begun = session.suspended_at().is_none();
-    loop {
-        if begun {
-            model.begin(session, source, tokens)?;
-        }
-        while model.advance(session, source)? {
-            if interrupted() {
-                return Ok(None);
-            }
-        }
-        if begun {
-            return Ok(Some(tokens.len()));
-        }
-        begun = true;
-    }
-}
-
-/// The float path, over any source of weights.
+/// A model in either kind of numbers, with a session of it, over any source of weights.
 #[allow(missing_debug_implementations, reason = "a model has none")]
-pub struct Float<'m, S> {
-    model: Model<'m>,
-    session: Session<'m>,
+pub struct Computed<'m, N: Numbers, S, L> {
+    model: Model<'m, N>,
+    session: Session<'m, N>,
     source: &'m mut S,
-    logits: &'m mut [f32],
+    logits: L,
     chunk: usize,
 }
 
-impl<'m, S: LayerSource> Float<'m, S> {
-    /// A new sequence. `logits` must have the padded vocabulary's length; `chunk` tokens at most pass the model together: the
-    /// session must have the working memory for them.
+impl<'m, N: Numbers, S: LayerSource, L: Logits<N>> Computed<'m, N, S, L> {
+    /// A new sequence. `chunk` tokens at most pass the model together: the session must have the working memory for them.
     #[must_use]
     pub const fn new(
-        model: Model<'m>,
-        session: Session<'m>,
+        model: Model<'m, N>,
+        session: Session<'m, N>,
         source: &'m mut S,
-        logits: &'m mut [f32],
+        logits: L,
         chunk: usize,
     ) -> Self {
         Self { model, session, source, logits, chunk }
     }
 }
 
-impl<S: LayerSource> Engine for Float<'_, S> {
+impl<N: Numbers, S: LayerSource, L: Logits<N>> Engine for Computed<'_, N, S, L> {
     fn clear(&mut self) {
         self.session.clear();
     }
@@ -86,66 +60,72 @@ impl<S: LayerSource> Engine for Float<'_, S> {
         tokens: &[u32],
         interrupted: &mut dyn FnMut() -> bool,
     ) -> Result<Option<usize>, Error> {
-        let tokens = tokens.get(..self.chunk).unwrap_or(tokens);
-        feed(&self.model, &mut self.session, self.source, tokens, interrupted)
-    }
-
-    fn logits(&mut self) -> Result<&mut [f32], Error> {
-        self.model.logits(&mut self.session, self.source, Rows::Last, self.logits)?;
-        let vocab = self.model.config().vocab as usize;
-        Ok(self.logits.get_mut(..vocab).unwrap_or_default())
-    }
-}
-
-/// The fixed path, over any source of weights.
-#[allow(missing_debug_implementations, reason = "a model has none")]
-pub struct Fixed<'m, S> {
-    model: fixed::Model<'m>,
-    session: fixed::Session<'m>,
-    source: &'m mut S,
-    logits: &'m mut [i32],
-    sampled: &'m mut [f32],
-    chunk: usize,
-}
-
-impl<'m, S: LayerSource> Fixed<'m, S> {
-    /// As [`Float::new`]. `logits` and `sampled` must have the padded vocabulary's length: the step gives integers, the
-    /// sampler takes floats.
-    #[must_use]
-    pub const fn new(
-        model: fixed::Model<'m>,
-        session: fixed::Session<'m>,
-        source: &'m mut S,
-        logits: &'m mut [i32],
-        sampled: &'m mut [f32],
-        chunk: usize,
-    ) -> Self {
-        Self { model, session, source, logits, sampled, chunk }
-    }
-}
-
-impl<S: LayerSource> Engine for Fixed<'_, S> {
-    fn clear(&mut self) {
-        self.session.clear();
-    }
-
-    fn feed(
-        &mut self,
-        tokens: &[u32],
-        interrupted: &mut dyn FnMut() -> bool,
-    ) -> Result<Option<usize>, Error> {
-        let tokens = tokens.get(..self.chunk).unwrap_or(tokens);
-        feed(&self.model, &mut self.session, self.source, tokens, interrupted)
-    }
-
-    fn logits(&mut self) -> Result<&mut [f32], Error> {
-        self.model.logits(&mut self.session, self.source, Rows::Last, self.logits)?;
-        // An integer is rounded to a float, then scaled exactly: the same bits with and without an FPU.
-        let unit = self.model.config().logit_unit();
-        for (sampled, logit) in self.sampled.iter_mut().zip(&*self.logits) {
-            *sampled = *logit as f32 * unit;
+        let Self { model, session, source, chunk, .. } = self;
+        let tokens = tokens.get(..*chunk).unwrap_or(tokens);
+        let mut begun = session.suspended_at().is_none();
+        loop {
+            if begun {
+                model.begin(session, *source, tokens)?;
+            }
+            while model.advance(session, *source)? {
+                if interrupted() {
+                    return Ok(None);
+                }
+            }
+            if begun {
+                return Ok(Some(tokens.len()));
+            }
+            begun = true;
         }
-        let vocab = self.model.config().vocab as usize;
-        Ok(self.sampled.get_mut(..vocab).unwrap_or_default())
+    }
+
+    fn logits(&mut self) -> Result<&mut [f32], Error> {
+        let Self { model, session, source, logits, .. } = self;
+        model.logits(session, *source, Rows::Last, logits.computed())?;
+        let vocab = model.config().vocab as usize;
+        Ok(logits.sampled(model.config()).get_mut(..vocab).unwrap_or_default())
+    }
+}
+
+/// Memory for the logits of a token, each part of the padded vocabulary's length.
+pub trait Logits<N: Numbers> {
+    /// Where the step leaves them.
+    fn computed(&mut self) -> &mut [N::Logit];
+
+    /// The same as the sampler takes them.
+    fn sampled(&mut self, config: &Config) -> &mut [f32];
+}
+
+impl Logits<Float> for &mut [f32] {
+    fn computed(&mut self) -> &mut [f32] {
+        self
+    }
+
+    fn sampled(&mut self, _config: &Config) -> &mut [f32] {
+        self
+    }
+}
+
+/// The step of the fixed path gives integers, the sampler takes floats.
+#[derive(Debug)]
+pub struct FixedLogits<'l> {
+    /// The step's.
+    pub integers: &'l mut [i32],
+    /// The sampler's.
+    pub floats: &'l mut [f32],
+}
+
+impl Logits<Fixed> for FixedLogits<'_> {
+    fn computed(&mut self) -> &mut [i32] {
+        self.integers
+    }
+
+    fn sampled(&mut self, config: &Config) -> &mut [f32] {
+        // An integer is rounded to a float, then scaled exactly: the same bits with and without an FPU.
+        let unit = config.logit_unit();
+        for (float, integer) in self.floats.iter_mut().zip(&*self.integers) {
+            *float = *integer as f32 * unit;
+        }
+        self.floats
     }
 }

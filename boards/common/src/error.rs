@@ -71,6 +71,8 @@ impl fmt::Display for Error {
             Self::Tokenizer(error) => error.fmt(f),
             Self::Data(error) => error.fmt(f),
             Self::Step(error) => error.fmt(f),
+            // Commands refuse such values.
+            Self::Sample(SampleError::Setting { name, range, .. }) => write!(f, "{name} must be {range}"),
             Self::Sample(error) => error.fmt(f),
             Self::Prompt(error) => error.fmt(f),
             Self::Interrupted => f.write_str("interrupted"),

@@ -11,7 +11,7 @@ extern crate alloc;
 use alloc::vec::Vec;
 
 use elapid_boards::{MPS2_AN500, Memory};
-use elapid_console::{Error, Float, Shell, model};
+use elapid_console::{Computed, Error, Shell, model};
 use elapid_core::format::Config;
 use elapid_core::kernels::{self, Scale, Solo, SsmState};
 use elapid_core::model::{Model, Scratch, ScratchSize, Session, State, StateKind, StateSize};
@@ -81,7 +81,7 @@ fn run(board: &mut Mps2, memory: &'static [u8]) -> Result<(), Error> {
     };
     let mut source = SliceSource::new(file, &header, &mut checked)?;
     defmt::info!("{=usize} bytes of the heap in use, {=usize} free", HEAP.used(), HEAP.free());
-    let mut engine = Float::new(model, session, &mut source, &mut logits, 1);
+    let mut engine = Computed::new(model, session, &mut source, &mut logits[..], 1);
     SHELL.take().run(board, &mut engine, &text);
     Ok(())
 }

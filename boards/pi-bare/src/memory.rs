@@ -1,6 +1,6 @@
 //! The memory of a model that is talked to.
 
-use elapid_console::{Buffers, Error, Float, WINDOW};
+use elapid_console::{Buffers, Computed, Engine, Error, WINDOW};
 use elapid_core::kernels::{Scale, SsmState, Team, detect};
 use elapid_core::model::{Model, Scratch, ScratchSize, Session, State, StateSize};
 use elapid_core::source::LayerSource;
@@ -68,12 +68,12 @@ impl<'a> Memory<'a> {
         model: &'a storage::Model<'_>,
         source: &'a mut S,
         team: &'a dyn Team,
-    ) -> Result<(Float<'a, S>, Buffers<'a>), Error> {
+    ) -> Result<(impl Engine, Buffers<'a>), Error> {
         let model = Model::float(model.layout(), detect(), team);
         let state = State { conv: self.conv, ssm: SsmState::F32(self.ssm) };
         let undo = State { conv: self.undo_conv, ssm: SsmState::F32(self.undo_ssm) };
         let scratch = Scratch { floats: self.floats, ints: self.ints, scales: self.scales };
         let session = Session::new(&model, state, undo, scratch)?;
-        Ok((Float::new(model, session, source, self.logits, self.chunk), self.buffers))
+        Ok((Computed::new(model, session, source, self.logits, self.chunk), self.buffers))
     }
 }

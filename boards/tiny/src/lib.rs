@@ -4,7 +4,7 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
-use elapid_console::{Error, Fixed, Platform, Shell, model};
+use elapid_console::{Computed, Error, FixedLogits, Platform, Shell, model};
 use elapid_core::fixed::Model;
 use elapid_core::kernels::{Solo, fixed as kernels};
 use elapid_core::source::SliceSource;
@@ -40,7 +40,8 @@ pub fn run(platform: &mut dyn Platform, memory: &'static [u8]) -> Result<(), Err
     let checked = CHECKED.take();
     let text = model::text(file, &header, checked)?;
     let mut source = SliceSource::new(file, &header, checked)?;
-    let mut engine = Fixed::new(model, session, &mut source, LOGITS.take(), SAMPLED.take(), 1);
+    let logits = FixedLogits { integers: LOGITS.take(), floats: SAMPLED.take() };
+    let mut engine = Computed::new(model, session, &mut source, logits, 1);
     SHELL.take().run(platform, &mut engine, &text);
     Ok(())
 }
