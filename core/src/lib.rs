@@ -31,34 +31,6 @@
 //! # }
 //! ```
 //!
-//! ```
-//! use elapid_core::format::Header;
-//! use elapid_core::kernels::{Solo, detect};
-//! use elapid_core::model::{Model, Rows};
-//! use elapid_core::source::SliceSource;
-//!
-//! elapid_core::model! {
-//!     /// A model whose sizes are known at compile time: all memory can lie in `static`s.
-//!     mod tiny = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/address-300k.elp");
-//! }
-//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! # let file: &[u8] = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/../models/address-300k.elp"));
-//!
-//! let header = Header::parse(file)?; // `file` in flash, or mapped
-//! let model = Model::float(header.layout(), detect(), &Solo);
-//! let (mut state, mut scratch) = (tiny::State::<f32>::new(), tiny::Scratch::new());
-//! let mut session = state.session(&model, &mut scratch)?;
-//! let mut source = SliceSource::new(file, &header, &mut [])?;
-//! let mut logits = [0.0; 1024];
-//! for token in [5, 900, 33] {
-//!     model.forward(&mut session, &mut source, &[token])?;
-//!     model.logits(&mut session, &mut source, Rows::Last, &mut logits)?;
-//! }
-//! assert!(logits.iter().all(|logit| logit.is_finite()));
-//! # Ok(())
-//! # }
-//! ```
-//!
 //! * [`format`]: the packed file, read in place.
 //! * [`cpu`]: what the CPU has.
 //! * [`numbers`]: the functions of either path, sizes that formats and kernels share, the checksum.
