@@ -1,6 +1,6 @@
 //! Tokens a second of sequences that step together, beside one alone, in turn.
 //!
-//! `cargo run --release -p elapid-tests --example batch MODEL [SEQUENCES [ROUNDS]]` prints a Markdown table of medians.
+//! `cargo run --release -p elapid-tests --example batch_speed MODEL [SEQUENCES [ROUNDS]]` prints a Markdown table of medians.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
