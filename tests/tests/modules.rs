@@ -13,7 +13,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("boards/common", &[]),
     ("boards/mps2", &[]),
     ("boards/table", &[]),
-    ("core", &["format", "model", "tokenizer"]),
+    ("core", &["format", "tokenizer"]),
     ("files", &[]),
     ("host", &[]),
     ("host/cli", &[]),

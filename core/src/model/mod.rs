@@ -10,33 +10,29 @@
 //! A chunk of tokens gives the same bits as its tokens one by one.
 //!
 //! The equations are in `step.rs`, once for both kinds of [`Numbers`]: [`Float`], and [`Fixed`], whose state and working memory are
-//! in [`fixed`]. `numbers.rs` names the operations that each of them gives.
+//! in [`fixed`]. `operations.rs` names the operations that each of them gives.
 
 mod error;
 pub mod fixed;
 mod float;
-mod numbers;
+mod operations;
 mod session;
 mod span;
 mod spread;
-mod state;
 mod step;
 
 pub use error::StepError;
-pub use fixed::Fixed;
-pub use float::{Float, Scratch, ScratchSize, State, StateKind, StateSize};
-pub use session::{MAX_SLOTS, Position, Rows, Session};
-pub use step::Model;
+pub use float::{Scratch, ScratchSize, State, StateKind, StateSize};
+pub use operations::{Fixed, Float, MAX_SLOTS, Model, Rows};
+pub use session::{Position, Session};
 
 use crate::format::{Layout, Quant, Section};
 use crate::kernels::Team;
 use crate::source::LayerSource;
-use numbers::{Buffers, Pass};
-use session::Members;
-use state::{LayerState, Undo};
+use operations::{Buffers, LayerState, Members, Operations, Pass, Undo};
 
 /// The numbers that a model is computed with: [`Float`] or [`Fixed`].
-pub trait Numbers: numbers::Operations {}
+pub trait Numbers: Operations {}
 impl Numbers for Float {}
 impl Numbers for Fixed {}
 

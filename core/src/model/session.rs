@@ -1,46 +1,10 @@
 //! Sequences that step together: where their step stands, and how it goes on.
 
-use core::ops::Range;
-
-use super::numbers::{Operations, Pass};
-use super::state::{LayerState, Undo};
+use super::StepError;
+use super::operations::{Float, LayerState, MAX_SLOTS, Members, Model, Operations, Pass, Rows, Undo};
 use super::step::{head, layer};
-use super::{Float, Model, StepError};
 use crate::format::{Config, Section};
 use crate::source::LayerSource;
-
-/// The most sequences that a session can have.
-pub const MAX_SLOTS: usize = 64;
-
-/// Which tokens of the last chunk logits are wanted for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rows {
-    /// The last one: `[vocab]`, padded to 16.
-    Last,
-    /// All `T`: `[vocab/16][T][16]`.
-    All,
-}
-
-/// Whose the tokens of a step are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Members {
-    /// All of one slot's sequence, in order.
-    One(usize),
-    /// One each of the sequences in the slots whose bits are set, in the order of the slots.
-    Each(u64),
-}
-
-impl Members {
-    /// The slots that take part, and which of the `tokens` tokens are theirs.
-    pub fn of(self, tokens: usize) -> impl Iterator<Item = (usize, Range<usize>)> + Clone {
-        let (slots, each) = match self {
-            Self::One(slot) => (1 << (slot % MAX_SLOTS), tokens),
-            Self::Each(slots) => (slots, 1),
-        };
-        let taking_part = (0..MAX_SLOTS).filter(move |slot| slots >> slot & 1 == 1);
-        taking_part.enumerate().map(move |(i, slot)| (slot, i * each..(i + 1) * each))
-    }
-}
 
 /// Where a step stands: layers before `layer` have committed their state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,18 +37,6 @@ pub struct Session<'s, N: Operations = Float> {
     undo: N::State<'s>,
     scratch: N::Scratch<'s>,
     cursor: Cursor,
-}
-
-/// The first buffer whose size is not that (`exact`) or is below it (`least`): its name, what it has and what it needs.
-pub(super) fn wrong_size(
-    exact: &[(&'static str, usize, usize)],
-    least: &[(&'static str, usize, usize)],
-) -> Result<(), StepError> {
-    let wrong = exact.iter().find(|(_, have, need)| have != need);
-    match wrong.or(least.iter().find(|(_, have, need)| have < need)) {
-        Some(&(name, have, need)) => Err(StepError::Buffer { name, have, need }),
-        None => Ok(()),
-    }
 }
 
 impl<'s, N: Operations> Session<'s, N> {

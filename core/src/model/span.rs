@@ -2,7 +2,7 @@
 
 use core::ops::Range;
 
-use super::numbers::{Operations, Pass};
+use super::operations::{Operations, Pass};
 use crate::format::{Layout, Part, PartGeometry, Section};
 use crate::kernels::LANES;
 use crate::source::{Fault, Lent, SourceError};

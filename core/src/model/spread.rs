@@ -3,7 +3,7 @@
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use super::StepError;
-use super::numbers::{Operations, Panels, Pass};
+use super::operations::{Operations, Panels, Pass};
 use super::span::spans;
 use crate::format::Part;
 use crate::kernels::{MAX_TEAM, TOKEN_BLOCK, share};

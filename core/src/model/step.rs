@@ -1,40 +1,9 @@
 //! The equations of Mamba, in order, over any kind of numbers.
 
-use super::numbers::{Buffers, Operand, Operations, Pass, ScanVectors};
-use super::state::LayerState;
-use super::{Float, Rows, StepError};
-use crate::format::{Config, Layout, Part, Section};
-use crate::kernels::{LANES, Team};
-
-/// A model: how its file is laid out, which numbers it is computed with, and what computes it.
-pub struct Model<'m, N: Operations = Float> {
-    pub(super) layout: &'m Layout,
-    pub(super) kernels: &'m N::Kernels,
-    pub(super) team: &'m dyn Team,
-}
-
-impl<N: Operations> Copy for Model<'_, N> {}
-
-impl<N: Operations> Clone for Model<'_, N> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<'m, N: Operations> Model<'m, N> {
-    /// The model's configuration.
-    #[must_use]
-    pub const fn config(&self) -> &'m Config {
-        self.layout.config()
-    }
-}
-
-impl<'p, N: Operations> Pass<'p, N> {
-    /// The model's configuration.
-    pub const fn config(&self) -> &'p Config {
-        self.model.config()
-    }
-}
+use super::StepError;
+use super::operations::{Buffers, LayerState, Operand, Operations, Pass, Rows, ScanVectors};
+use crate::format::{Config, Part, Section};
+use crate::kernels::LANES;
 
 /// What a layer does between its norm and its residual.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

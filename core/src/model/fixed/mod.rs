@@ -17,14 +17,13 @@ pub use crate::kernels::fixed::LOGIT_BITS;
 use core::ops::Range;
 
 use super::StepError;
-use super::numbers::{
-    Buffers, Operand, Operations, Panels, Pass, ScanVectors, Slices, at, at_mut, copy, first, from, from_mut,
-    part,
+pub use super::operations::Fixed;
+use super::operations::{
+    self, Buffers, LayerState, Operand, Operations, Panels, Pass, ScanVectors, Slices, at, at_mut, copy,
+    first, from, from_mut, part, wrong_size,
 };
-use super::session::wrong_size;
 use super::span::for_each_span;
 use super::spread::{cost, multiply};
-use super::state::LayerState;
 use crate::format::{Config, MatrixShape, Part};
 use crate::kernels::fixed::{
     Exponents, Group, Input, Kernels, ScanInput, SsmState, Wide, WideMut, narrow_vectors, scale, times_ln_2,
@@ -34,13 +33,9 @@ use crate::numbers::fixed::{LOW, Num, shift_long, shift_right};
 use scratch::{Residual, Vectors, Work};
 
 /// A model in integers: [`Model::fixed`](crate::model::Model::fixed).
-pub type Model<'m> = super::Model<'m, Fixed>;
+pub type Model<'m> = operations::Model<'m, Fixed>;
 /// Sequences of a model in integers.
 pub type Session<'s> = super::Session<'s, Fixed>;
-
-/// Integers: mantissas with shared exponents.
-#[derive(Clone, Copy, Debug)]
-pub struct Fixed;
 
 /// What a panel and token cost where that differs from the float path, in the unit of [`share`]: about what a core with AVX2 would
 /// do in bytes of weights meanwhile.

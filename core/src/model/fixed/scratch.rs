@@ -4,7 +4,7 @@ use super::Fixed;
 use crate::format::Config;
 use crate::kernels::GROUP;
 use crate::kernels::fixed::{Group, Inverse};
-use crate::model::numbers::Buffers;
+use crate::model::operations::Buffers;
 
 /// Elements of the working memory for chunks of up to some number of tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,7 +105,7 @@ pub struct Residual<'a> {
     pub m: &'a mut [i32],
     /// `[T]`.
     pub e: &'a mut [i32],
-    /// Exponents of bounds on the elements, `[T]`: [`Operations::norm`](crate::model::numbers::Operations::norm) finds them.
+    /// Exponents of bounds on the elements, `[T]`: [`Operations::norm`](crate::model::operations::Operations::norm) finds them.
     pub top: &'a mut [i32],
 }
 

@@ -9,22 +9,17 @@ pub use state::{State, StateKind, StateSize};
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use super::StepError;
-use super::numbers::{
-    Buffers, Operand, Operations, Pass, ScanVectors, Slices, Vector, at, copy, first, from_mut, part,
+use super::operations::{
+    Buffers, Float, LayerState, Operand, Operations, Pass, ScanVectors, Slices, Vector, at, copy, first,
+    from_mut, part, wrong_size,
 };
-use super::session::wrong_size;
 use super::span::for_each_span;
 use super::spread::{cost, multiply};
-use super::state::LayerState;
 use crate::format::{Config, MatrixShape, Part, power_of_two};
 use crate::kernels::{
     GROUP, Input, Kernels, LANES, ScanInput, SsmState, TOKEN_BLOCK, share, split, split_rows,
 };
 use scratch::Work;
-
-/// Floating point: f32 vectors, int8 activations where matrices are quantized, and a state in f32 or f16.
-#[derive(Clone, Copy, Debug)]
-pub struct Float;
 
 /// Multiplies what some panels gave for each token by two to the power of the rows' exponents: exactly, unless the product is
 /// too large or too small for an f32.

@@ -3,7 +3,7 @@
 use super::Float;
 use crate::format::Config;
 use crate::kernels::{GROUP, Scale};
-use crate::model::numbers::Buffers;
+use crate::model::operations::Buffers;
 
 /// Elements of the working memory for chunks of up to some number of tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

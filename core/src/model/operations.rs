@@ -1,14 +1,45 @@
-//! The operations of a layer, which each kind of numbers gives in its own way.
+//! What a step is made of: a model, where it stands, and the operations of a layer, which each kind of numbers gives in its own
+//! way.
 
 use core::fmt;
 use core::marker::PhantomData;
 use core::ops::Range;
 
-use super::state::LayerState;
-use super::{Model, StepError};
-use crate::format::{Config, MatrixShape, Part, Section};
-use crate::kernels::{LANES, Share, Split, split};
+use super::StepError;
+use crate::format::{Config, Layout, MatrixShape, Part, Section};
+use crate::kernels::{LANES, Share, Split, Team, split};
 use crate::source::LayerSource;
+
+/// Floating point: f32 vectors, int8 activations where matrices are quantized, and a state in f32 or f16.
+#[derive(Clone, Copy, Debug)]
+pub struct Float;
+
+/// Integers: mantissas with shared exponents.
+#[derive(Clone, Copy, Debug)]
+pub struct Fixed;
+
+/// A model: how its file is laid out, which numbers it is computed with, and what computes it.
+pub struct Model<'m, N: Operations = Float> {
+    pub(super) layout: &'m Layout,
+    pub(super) kernels: &'m N::Kernels,
+    pub(super) team: &'m dyn Team,
+}
+
+impl<N: Operations> Copy for Model<'_, N> {}
+
+impl<N: Operations> Clone for Model<'_, N> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<'m, N: Operations> Model<'m, N> {
+    /// The model's configuration.
+    #[must_use]
+    pub const fn config(&self) -> &'m Config {
+        self.layout.config()
+    }
+}
 
 /// Vectors of a chunk of `T` tokens, `[d/16][T][16]`.
 pub type Vector<'a, N> = <<N as Operations>::Vectors as Panels>::Of<'a>;
@@ -21,6 +52,92 @@ pub struct Pass<'p, N: Operations> {
     pub section: Section,
     /// Tokens of the chunk, `T`.
     pub tokens: usize,
+}
+
+impl<'p, N: Operations> Pass<'p, N> {
+    /// The model's configuration.
+    pub const fn config(&self) -> &'p Config {
+        self.model.config()
+    }
+}
+
+/// The most sequences that a session can have.
+pub const MAX_SLOTS: usize = 64;
+
+/// Which tokens of the last chunk logits are wanted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rows {
+    /// The last one: `[vocab]`, padded to 16.
+    Last,
+    /// All `T`: `[vocab/16][T][16]`.
+    All,
+}
+
+/// Whose the tokens of a step are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Members {
+    /// All of one slot's sequence, in order.
+    One(usize),
+    /// One each of the sequences in the slots whose bits are set, in the order of the slots.
+    Each(u64),
+}
+
+impl Members {
+    /// The slots that take part, and which of the `tokens` tokens are theirs.
+    pub fn of(self, tokens: usize) -> impl Iterator<Item = (usize, Range<usize>)> + Clone {
+        let (slots, each) = match self {
+            Self::One(slot) => (1 << (slot % MAX_SLOTS), tokens),
+            Self::Each(slots) => (slots, 1),
+        };
+        let taking_part = (0..MAX_SLOTS).filter(move |slot| slots >> slot & 1 == 1);
+        taking_part.enumerate().map(move |(i, slot)| (slot, i * each..(i + 1) * each))
+    }
+}
+
+/// What one layer's state was before a step, as far as the step has overwritten it: a layer that fails leaves no trace.
+pub struct Undo<'u, N: Operations> {
+    /// Of one layer, that of the sequences that take part one behind the other; empty where nothing need be undone.
+    pub state: N::State<'u>,
+    /// Panels of the convolution's state that are copied.
+    pub conv: usize,
+    /// Panels of the recurrent state that are copied.
+    pub ssm: usize,
+}
+
+impl<'u, N: Operations> Undo<'u, N> {
+    /// Nothing is copied yet.
+    pub const fn new(state: N::State<'u>) -> Self {
+        Self { state, conv: 0, ssm: 0 }
+    }
+}
+
+/// A layer's part of the state of all sequences.
+pub struct LayerState<'r, N: Operations> {
+    /// Of all layers and all sequences.
+    pub all: N::State<'r>,
+    /// Where operations keep what they are about to overwrite.
+    pub undo: Undo<'r, N>,
+    /// The sequences that take part.
+    pub members: Members,
+    pub layer: usize,
+}
+
+impl<N: Operations> LayerState<'_, N> {
+    /// Elements of a sequence's state of all layers, and which of them are this layer's, where a layer has `len`.
+    pub fn of_layer(&self, config: &Config, len: usize) -> (usize, Range<usize>) {
+        let start = self.layer.saturating_mul(len);
+        ((config.n_layer as usize).saturating_mul(len), start..start.saturating_add(len))
+    }
+
+    /// Gives all that was overwritten back.
+    pub fn restore(&mut self, config: &Config, tokens: usize) {
+        let copied = (self.undo.conv, self.undo.ssm);
+        for (i, (sequence, _)) in self.members.of(tokens).enumerate() {
+            let layer = sequence.saturating_mul(config.n_layer as usize).saturating_add(self.layer);
+            let saved = N::layer(config, &mut self.undo.state, i);
+            N::copy(config, copied, &saved, &mut N::layer(config, &mut self.all, layer));
+        }
+    }
 }
 
 /// What a matrix is multiplied with.
@@ -244,4 +361,16 @@ pub fn copy<T: Copy>(to: &mut [T], from: &[T]) {
 /// The first `len` elements, or all.
 pub fn first<T>(all: &[T], len: usize) -> &[T] {
     all.get(..len).unwrap_or(all)
+}
+
+/// The first buffer whose size is not that (`exact`) or is below it (`least`): its name, what it has and what it needs.
+pub(super) fn wrong_size(
+    exact: &[(&'static str, usize, usize)],
+    least: &[(&'static str, usize, usize)],
+) -> Result<(), StepError> {
+    let wrong = exact.iter().find(|(_, have, need)| have != need);
+    match wrong.or(least.iter().find(|(_, have, need)| have < need)) {
+        Some(&(name, have, need)) => Err(StepError::Buffer { name, have, need }),
+        None => Ok(()),
+    }
 }
