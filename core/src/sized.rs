@@ -8,7 +8,7 @@
 //! }
 //! # use elapid_core::{format::Header, kernels::{self, Solo}, model::Model};
 //! # fn f(file: &'static [u8]) -> Result<(), Box<dyn std::error::Error>> {
-//! // On a board: two `static`s of static_cell's `ConstStaticCell`, which lend them once.
+//! // On a board: two `static`s of static_cell's `ConstStaticCell`, which give them out once.
 //! let (mut state, mut scratch) = (tiny::State::<u16>::new(), tiny::Scratch::new());
 //! let header = Header::parse(file)?;
 //! let model = Model::float(header.layout(), kernels::detect(), &Solo);
@@ -37,19 +37,19 @@ pub trait Element: Copy + sealed::Sealed {
     /// Zero.
     const ZERO: Self;
     /// The elements as the step takes them.
-    fn lend(elements: &mut [Self]) -> SsmState<'_>;
+    fn borrow(elements: &mut [Self]) -> SsmState<'_>;
 }
 
 impl Element for f32 {
     const ZERO: Self = 0.0;
-    fn lend(elements: &mut [Self]) -> SsmState<'_> {
+    fn borrow(elements: &mut [Self]) -> SsmState<'_> {
         SsmState::F32(elements)
     }
 }
 
 impl Element for u16 {
     const ZERO: Self = 0;
-    fn lend(elements: &mut [Self]) -> SsmState<'_> {
+    fn borrow(elements: &mut [Self]) -> SsmState<'_> {
         SsmState::F16(elements)
     }
 }
@@ -178,17 +178,17 @@ impl<const LAYERS: usize, const INNER: usize, const STATE: usize, const CONV: us
         }
         let mut state = model::State {
             conv: self.conv.as_flattened_mut().as_flattened_mut(),
-            ssm: T::lend(self.ssm.as_flattened_mut().as_flattened_mut()),
+            ssm: T::borrow(self.ssm.as_flattened_mut().as_flattened_mut()),
         };
         state.clear();
         let undo = model::State {
             conv: self.undo_conv.as_flattened_mut(),
-            ssm: T::lend(self.undo_ssm.as_flattened_mut()),
+            ssm: T::borrow(self.undo_ssm.as_flattened_mut()),
         };
         debug_assert_eq!(state.size(), StateSize::of(model.config(), LAYERS));
         let (have, need) = (scratch.size().bytes(), ScratchSize::of(model.config(), 1).bytes());
         // The state fits: what can still be refused is the working memory.
-        Session::new(model, state, undo, scratch.lend())
+        Session::new(model, state, undo, scratch.borrow())
             .map_err(|_: StepError| SizeError::Scratch { have, need })
     }
 }
@@ -224,7 +224,7 @@ impl<const FLOATS: usize, const INTS: usize, const SCALES: usize> Scratch<FLOATS
     }
 
     /// As the step takes it.
-    pub fn lend(&mut self) -> model::Scratch<'_> {
+    pub fn borrow(&mut self) -> model::Scratch<'_> {
         model::Scratch { floats: &mut self.floats, ints: &mut self.ints, scales: &mut self.scales }
     }
 }

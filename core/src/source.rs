@@ -13,69 +13,73 @@ mod flash;
 #[cfg(feature = "embedded-storage")]
 pub use flash::{FlashError, FlashSource, read_header};
 
-/// Lends the blocks of a file in order.
+/// Gives the blocks of a file, in order, as borrowed bytes.
 ///
-/// The step doesn't know which source it has; a source checks what it lends, or has the borrower check it, so that no weight is
+/// The step doesn't know which source it has; a source checks what it gives, or has the borrower check it, so that no weight is
 /// used unverified.
 pub trait LayerSource {
-    /// Lends blocks of a section, from `blocks.start` on: at least one, at most up to `blocks.end`.
+    /// Borrows blocks of a section, from `blocks.start` on: at least one, at most up to `blocks.end`.
     ///
     /// The bytes are as they lie in the file, whole blocks with their padding, and stay valid until the next call.
     ///
     /// # Errors
     /// Says which block could not be had, and why. The call may be repeated.
-    fn lend(&mut self, section: Section, blocks: Range<u32>) -> Result<&[u8], SourceError>;
+    fn borrow(&mut self, section: Section, blocks: Range<u32>) -> Result<&[u8], SourceError>;
 
-    /// Lends blocks as [`LayerSource::lend`] does, but may leave it to the borrower to check each with [`Lent::is_sound`] before it
-    /// is used: on the core that uses it, whose caches hold it then. [`LayerSource::confirm`] says that they were sound.
+    /// Borrows blocks as [`LayerSource::borrow`] does, but may leave it to the borrower to check each with [`Borrowed::is_sound`] before it
+    /// is used: on the core that uses it, whose caches hold it then. [`LayerSource::mark_verified`] says that they were sound.
     ///
     /// # Errors
-    /// As [`LayerSource::lend`].
-    fn lend_to_check(&mut self, section: Section, blocks: Range<u32>) -> Result<Lent<'_>, SourceError> {
-        Ok(Lent { bytes: self.lend(section, blocks)?, checksums: None })
+    /// As [`LayerSource::borrow`].
+    fn borrow_unverified(
+        &mut self,
+        section: Section,
+        blocks: Range<u32>,
+    ) -> Result<Borrowed<'_>, SourceError> {
+        Ok(Borrowed { bytes: self.borrow(section, blocks)?, checksums: None })
     }
 
     /// Told that the borrower has checked these blocks and found all of them sound.
-    fn confirm(&mut self, _section: Section, _blocks: Range<u32>) {}
+    fn mark_verified(&mut self, _section: Section, _blocks: Range<u32>) {}
 
-    /// Lends some bytes of one block. A source that reads may read less than the block for it.
+    /// Borrows some bytes of one block. A source that reads may read less than the block for it.
     ///
     /// # Errors
-    /// As [`LayerSource::lend`]; [`Fault::NoSuchBlock`] if the block ends before the bytes do.
-    fn lend_within(
+    /// As [`LayerSource::borrow`]; [`Fault::NoSuchBlock`] if the block ends before the bytes do.
+    fn borrow_within(
         &mut self,
         section: Section,
         block: u32,
         bytes: Range<usize>,
     ) -> Result<&[u8], SourceError> {
-        let lent = self.lend(section, block..block + 1)?;
-        lent.get(bytes).ok_or(SourceError { section, block, offset: 0, fault: Fault::NoSuchBlock })
+        let borrowed = self.borrow(section, block..block + 1)?;
+        borrowed.get(bytes).ok_or(SourceError { section, block, offset: 0, fault: Fault::NoSuchBlock })
     }
 
     /// Whether no block of a section can fail any more. A step then keeps no copy of the state that it overwrites.
-    fn settled(&self, _section: Section) -> bool {
+    fn is_verified(&self, _section: Section) -> bool {
         false
     }
 }
 
-/// Blocks as a source lends them.
+/// Blocks as a source gives them.
 #[derive(Clone, Copy, Debug)]
-pub struct Lent<'a> {
+pub struct Borrowed<'a> {
     /// Whole blocks with their padding.
     pub bytes: &'a [u8],
     /// The stored checksums of these blocks, if it is left to the borrower to check them.
     pub checksums: Option<&'a [[u8; 4]]>,
 }
 
-impl Lent<'_> {
-    /// Whether the bytes of a block, counted from the first one lent, have its checksum.
+impl Borrowed<'_> {
+    /// Whether the bytes of a block, counted from the first one borrowed, have its checksum.
     #[must_use]
     pub fn is_sound(&self, block: usize, bytes: &[u8]) -> bool {
         self.checksums.is_none_or(|stored| stored.get(block) == Some(&checksum(bytes).to_le_bytes()))
     }
 }
 
-/// A block that could not be lent.
+/// A block that could not be borrowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SourceError {
     /// The section.
@@ -88,7 +92,7 @@ pub struct SourceError {
     pub fault: Fault,
 }
 
-/// Why a block could not be lent.
+/// Why a block could not be borrowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fault {
@@ -124,7 +128,7 @@ const CHECK_BYTES: u32 = 1 << 20;
 
 /// A whole file in memory: a memory map, or memory-mapped flash.
 ///
-/// Each block is checked when it is first lent, by the source or by the step ([`LayerSource::lend_to_check`]), and marked in
+/// Each block is checked when it is first borrowed, by the source or by the step ([`LayerSource::borrow_unverified`]), and marked in
 /// `checked`, a bitmap that the caller gives.
 pub struct SliceSource<'a> {
     file: &'a [u8],
@@ -147,7 +151,7 @@ impl<'a> SliceSource<'a> {
         layout.block_count().div_ceil(32) as usize
     }
 
-    /// Lends from `file`, whose header is `header`. Blocks whose bit in `checked` is set, or that have none, are taken as
+    /// Borrows from `file`, whose header is `header`. Blocks whose bit in `checked` is set, or that have none, are taken as
     /// checked: an empty bitmap trusts the file.
     ///
     /// # Errors
@@ -175,14 +179,14 @@ impl<'a> SliceSource<'a> {
         Ok(Self { file, layout, checksums, checked, team: &Solo })
     }
 
-    /// Lets a team check blocks, and lends those that were not checked before a few at a time, so that they are used while
+    /// Lets a team check blocks, and gives those that were not checked before a few at a time, so that they are used while
     /// caches hold them.
     #[must_use]
     pub fn checked_by(self, team: &'a dyn Team) -> Self {
         Self { team, ..self }
     }
 
-    /// Forgets what was checked: every block is checked again when it is lent next.
+    /// Forgets what was checked: every block is checked again when it is borrowed next.
     pub fn forget(&mut self) {
         self.checked.fill(0);
     }
@@ -223,13 +227,13 @@ impl<'a> SliceSource<'a> {
             }
         });
         let damaged = damaged.into_inner();
-        self.confirm(section, blocks.start..blocks.end.min(damaged));
+        self.mark_verified(section, blocks.start..blocks.end.min(damaged));
         if damaged == u32::MAX { Ok(()) } else { self.check(section, damaged) }
     }
 }
 
 impl LayerSource for SliceSource<'_> {
-    fn lend(&mut self, section: Section, blocks: Range<u32>) -> Result<&[u8], SourceError> {
+    fn borrow(&mut self, section: Section, blocks: Range<u32>) -> Result<&[u8], SourceError> {
         let mut blocks = blocks;
         if blocks.clone().any(|block| self.unchecked(section, block).is_some()) {
             // Never 0 in a layout; said here so that no panic is compiled for it.
@@ -241,22 +245,26 @@ impl LayerSource for SliceSource<'_> {
         self.bytes(section, blocks)
     }
 
-    fn lend_to_check(&mut self, section: Section, blocks: Range<u32>) -> Result<Lent<'_>, SourceError> {
+    fn borrow_unverified(
+        &mut self,
+        section: Section,
+        blocks: Range<u32>,
+    ) -> Result<Borrowed<'_>, SourceError> {
         // A team of one that can't grow has no use for the code.
         if MAX_TEAM == 1 {
-            return Ok(Lent { bytes: self.lend(section, blocks)?, checksums: None });
+            return Ok(Borrowed { bytes: self.borrow(section, blocks)?, checksums: None });
         }
         let bytes = self.bytes(section, blocks.clone())?;
         if blocks.clone().all(|block| self.unchecked(section, block).is_none()) {
-            return Ok(Lent { bytes, checksums: None });
+            return Ok(Borrowed { bytes, checksums: None });
         }
         let first = self.layout.section(section).first_checksum;
         let numbers = blocks.start.saturating_add(first) as usize..blocks.end.saturating_add(first) as usize;
         let checksums = self.checksums.as_chunks().0.get(numbers).ok_or(missing(section, blocks.start))?;
-        Ok(Lent { bytes, checksums: Some(checksums) })
+        Ok(Borrowed { bytes, checksums: Some(checksums) })
     }
 
-    fn confirm(&mut self, section: Section, blocks: Range<u32>) {
+    fn mark_verified(&mut self, section: Section, blocks: Range<u32>) {
         for block in blocks {
             if let Some((word, bit)) = self.unchecked(section, block)
                 && let Some(word) = self.checked.get_mut(word)
@@ -266,7 +274,7 @@ impl LayerSource for SliceSource<'_> {
         }
     }
 
-    fn settled(&self, section: Section) -> bool {
+    fn is_verified(&self, section: Section) -> bool {
         (0..self.layout.section(section).blocks).all(|block| self.unchecked(section, block).is_none())
     }
 }

@@ -323,7 +323,7 @@ impl Model {
         let mut checked = vec![0; SliceSource::checked_words(self.layout())];
         let mut source = self.slice(&mut checked)?;
         for block in 0..place.blocks {
-            source.lend(section, block..block + 1).map_err(|cause| self.step_error(cause))?;
+            source.borrow(section, block..block + 1).map_err(|cause| self.step_error(cause))?;
         }
         // The source's borrow ends with it; the file lives as long as the model.
         let whole = self.0.bytes.whole().unwrap_or_default();

@@ -52,8 +52,8 @@ impl OwnedState {
         conv.chain(halves).chain(i16s).chain(ranges.map(i32::cast_unsigned)).collect()
     }
 
-    /// Lends it.
-    pub fn lend(&mut self) -> State<'_> {
+    /// Borrows it.
+    pub fn borrow(&mut self) -> State<'_> {
         State {
             conv: &mut self.conv,
             conv_exponents: &mut self.conv_exponents,
@@ -127,7 +127,8 @@ impl FixedRunner {
         let mut inverses = vec![Inverse::default(); size.tokens];
         let scratch =
             Scratch { words: &mut words, halves: &mut halves, groups: &mut groups, inverses: &mut inverses };
-        let mut session = Session::with_slots(&model, self.slots, self.state.lend(), undo.lend(), scratch)?;
+        let mut session =
+            Session::with_slots(&model, self.slots, self.state.borrow(), undo.borrow(), scratch)?;
         let mut source =
             SliceSource::new(&self.file, &self.header, &mut self.checked).expect("the file is whole");
         Ok(work(&model, &mut session, &mut source))

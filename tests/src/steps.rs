@@ -81,7 +81,7 @@ where
     }
 }
 
-/// Lends one block at a time, and fails once, at the `fail_at`-th call.
+/// Gives one block at a time, and fails once, at the `fail_at`-th call.
 struct FailsOnce<'a> {
     inner: &'a mut dyn LayerSource,
     calls: usize,
@@ -89,12 +89,12 @@ struct FailsOnce<'a> {
 }
 
 impl LayerSource for FailsOnce<'_> {
-    fn lend(&mut self, section: Section, blocks: Range<u32>) -> Result<&[u8], SourceError> {
+    fn borrow(&mut self, section: Section, blocks: Range<u32>) -> Result<&[u8], SourceError> {
         self.calls += 1;
         if self.calls == self.fail_at {
             return Err(SourceError { section, block: blocks.start, offset: 0, fault: Fault::Storage(5) });
         }
-        self.inner.lend(section, blocks.start..blocks.start + 1)
+        self.inner.borrow(section, blocks.start..blocks.start + 1)
     }
 }
 
@@ -142,7 +142,7 @@ pub fn feed(mut steps: impl Steps, inner: &mut dyn LayerSource, fail_at: usize) 
 pub fn failures_change_nothing(name: &str, mut run: impl FnMut(usize) -> Fed) {
     let wanted = run(0);
     assert_eq!(wanted.failures, 0);
-    assert!(wanted.calls > 60, "{name}: only {} blocks were lent", wanted.calls);
+    assert!(wanted.calls > 60, "{name}: only {} blocks were borrowed", wanted.calls);
     for fail_at in 1..=wanted.calls {
         let fed = run(fail_at);
         assert_eq!(fed.failures, 1, "{name}: the failure at call {fail_at} was not seen");

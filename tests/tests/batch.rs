@@ -32,13 +32,13 @@ struct Flaky<'a> {
 }
 
 impl LayerSource for Flaky<'_> {
-    fn lend(&mut self, section: Section, blocks: Range<u32>) -> Result<&[u8], SourceError> {
+    fn borrow(&mut self, section: Section, blocks: Range<u32>) -> Result<&[u8], SourceError> {
         if blocks.start > 2 && !self.failed.contains(&section) {
             self.failed.push(section);
             self.failures += 1;
             return Err(SourceError { section, block: blocks.start, offset: 0, fault: Fault::Storage(5) });
         }
-        self.inner.lend(section, blocks.start..blocks.start + 1)
+        self.inner.borrow(section, blocks.start..blocks.start + 1)
     }
 }
 

@@ -89,8 +89,8 @@ fn section<'m>(
     }
     let mut source = SliceSource::new(file, header, checked)?;
     for block in 0..place.blocks {
-        source.lend(section, block..block + 1)?;
+        source.borrow(section, block..block + 1)?;
     }
-    // What the source lends lives as long as it does; the file lives longer.
+    // What the source gives lives as long as it does; the file lives longer.
     Ok(elapid_core::source::slice(file, place.offset..place.offset + place.length).unwrap_or_default())
 }

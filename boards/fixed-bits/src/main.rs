@@ -59,7 +59,7 @@ fn run(board: &mut Mps2, file: &'static [u8], tokens: &[u32]) -> Result<(), Erro
     let kernels = kernels::detect();
     let model = Model::fixed(header.layout(), kernels, &Solo)?;
     let memory = MEMORY.take();
-    let (mut session, checked, logits) = memory.lend(&model)?;
+    let (mut session, checked, logits) = memory.borrow(&model)?;
     let mut source = SliceSource::new(file, &header, checked)?;
     let (mut sum, mut ticks) = (Hasher::new(), 0);
     for token in tokens {

@@ -18,8 +18,8 @@ impl<const CONV: usize, const SSM: usize, const RANGES: usize> Layers<CONV, SSM,
         Self { conv: [0; CONV], exponents: [0; CONV], ssm: [0; SSM], ranges: [Range::ZERO; RANGES] }
     }
 
-    /// The state of `layers` layers; what is too small is lent short, and refused by the session.
-    fn lend(&mut self, config: &Config, layers: usize) -> State<'_> {
+    /// The state of `layers` layers; what is too small is borrowed short, and refused by the session.
+    fn borrow(&mut self, config: &Config, layers: usize) -> State<'_> {
         let size = StateSize::of(config, layers);
         State {
             conv: first(&mut self.conv, size.conv),
@@ -60,7 +60,7 @@ impl Memory {
     ///
     /// # Errors
     /// If the model is too large; the buffer is named.
-    pub fn lend(&mut self, model: &Model<'_>) -> Result<(Session<'_>, &mut [u32], &mut [i32]), StepError> {
+    pub fn borrow(&mut self, model: &Model<'_>) -> Result<(Session<'_>, &mut [u32], &mut [i32]), StepError> {
         let config = model.config();
         let size = ScratchSize::of(config, 1);
         let scratch = Scratch {
@@ -69,8 +69,8 @@ impl Memory {
             groups: first(&mut self.groups, size.groups),
             inverses: &mut self.inverses,
         };
-        let state = self.all.lend(config, config.n_layer as usize);
-        let session = Session::new(model, state, self.undo.lend(config, 1), scratch)?;
+        let state = self.all.borrow(config, config.n_layer as usize);
+        let session = Session::new(model, state, self.undo.borrow(config, 1), scratch)?;
         Ok((session, &mut self.checked, &mut self.logits))
     }
 }

@@ -322,7 +322,7 @@ impl<N: Operations> Model<'_, N> {
         let section = Section::Layer(at);
         // What can't fail in the middle needs no way back; after a value that is not finite there is none.
         let copy =
-            if source.settled(section) { N::none(&session.undo) } else { N::reborrow(&mut session.undo) };
+            if source.is_verified(section) { N::none(&session.undo) } else { N::reborrow(&mut session.undo) };
         let all = N::reborrow(&mut session.state);
         let mut state = LayerState { all, undo: Undo::new(copy), members, layer: at as usize };
         let mut buffers = N::cut(config, tokens, &mut session.scratch);

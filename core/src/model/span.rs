@@ -1,16 +1,16 @@
-//! Panels of a part as a source lends them.
+//! Panels of a part as a source gives them.
 
 use core::ops::Range;
 
 use super::operations::{Operations, Pass};
 use crate::format::{Layout, Part, PartGeometry, Section};
 use crate::kernels::LANES;
-use crate::source::{Fault, Lent, SourceError};
+use crate::source::{Borrowed, Fault, SourceError};
 
-/// Consecutive panels of a part, lent together.
+/// Consecutive panels of a part, borrowed together.
 pub struct Span<'a> {
     geometry: &'a PartGeometry,
-    lent: Lent<'a>,
+    borrowed: Borrowed<'a>,
     /// The first block, counted within the section.
     block: u32,
     /// The first panel, counted within the part.
@@ -22,31 +22,31 @@ pub struct Span<'a> {
 }
 
 impl<'a> Span<'a> {
-    /// The whole blocks of what was lent, which start at `block`, and how many there are.
-    fn new(geometry: &'a PartGeometry, block: u32, lent: Lent<'a>) -> (Self, u32) {
+    /// The whole blocks of what was borrowed, which start at `block`, and how many there are.
+    fn new(geometry: &'a PartGeometry, block: u32, borrowed: Borrowed<'a>) -> (Self, u32) {
         let stride = u64::from(geometry.block_stride);
         let (mut blocks, mut panels) = (0, 0);
         while block + blocks < geometry.block_range().end
-            && u64::from(blocks) * stride + geometry.block_len(block + blocks) <= lent.bytes.len() as u64
+            && u64::from(blocks) * stride + geometry.block_len(block + blocks) <= borrowed.bytes.len() as u64
         {
             panels += geometry.panels_in(block + blocks) as usize;
             blocks += 1;
         }
         let first = geometry.first_panel(block) as usize;
-        (Self { geometry, lent, block, first, panels, blocks: blocks as usize }, blocks)
+        (Self { geometry, borrowed, block, first, panels, blocks: blocks as usize }, blocks)
     }
 
     /// Panels of a whole block, where the borrower must check blocks before it keeps what comes of them.
     pub fn block_to_check(&self) -> Option<usize> {
-        self.lent.checksums.map(|_| self.geometry.panels_per_block as usize)
+        self.borrowed.checksums.map(|_| self.geometry.panels_per_block as usize)
     }
 
     /// Whether a block, counted within the span, has its checksum.
     pub fn is_sound(&self, block: usize) -> bool {
         let start = block.saturating_mul(self.geometry.block_stride as usize);
         let length = self.geometry.block_len(self.block.saturating_add(block as u32)) as usize;
-        let bytes = self.lent.bytes.get(start..start.saturating_add(length));
-        bytes.is_some_and(|bytes| self.lent.is_sound(block, bytes))
+        let bytes = self.borrowed.bytes.get(start..start.saturating_add(length));
+        bytes.is_some_and(|bytes| self.borrowed.is_sound(block, bytes))
     }
 
     /// The bytes of some panels, counted within the span: stretches of panels that lie together, each with the range it
@@ -54,7 +54,7 @@ impl<'a> Span<'a> {
     pub fn pieces(&self, panels: Range<usize>) -> impl Iterator<Item = (Range<usize>, &'a [u8])> + use<'a> {
         let per_block = (self.geometry.panels_per_block as usize).max(1);
         let (stride, size) = (self.geometry.block_stride as usize, self.geometry.panel_bytes as usize);
-        let (bytes, start) = (self.lent.bytes, panels.start);
+        let (bytes, start) = (self.borrowed.bytes, panels.start);
         let mut at = start;
         core::iter::from_fn(move || {
             if at >= panels.end {
@@ -79,7 +79,7 @@ impl<N: Operations> Pass<'_, N> {
         let per_block = geometry.panels_per_block.max(1);
         let (block, within) = (panel / per_block, panel % per_block);
         let start = (within * geometry.panel_bytes) as usize;
-        self.source.lend_within(Section::Embedding, block, start..start + geometry.panel_bytes as usize)
+        self.source.borrow_within(Section::Embedding, block, start..start + geometry.panel_bytes as usize)
     }
 }
 
@@ -108,18 +108,18 @@ pub fn spans<N: Operations>(
     let geometry = layout.part(part);
     let mut blocks = geometry.block_range();
     while blocks.start < blocks.end {
-        let lent = if to_check {
-            p.source.lend_to_check(section, blocks.clone())?
+        let borrowed = if to_check {
+            p.source.borrow_unverified(section, blocks.clone())?
         } else {
-            Lent { bytes: p.source.lend(section, blocks.clone())?, checksums: None }
+            Borrowed { bytes: p.source.borrow(section, blocks.clone())?, checksums: None }
         };
-        let (span, count) = Span::new(geometry, blocks.start, lent);
+        let (span, count) = Span::new(geometry, blocks.start, borrowed);
         if count == 0 {
             return Err(failed(layout, section, blocks.start, Fault::NoSuchBlock));
         }
         let (left_to_check, damaged) = (span.block_to_check().is_some(), work(&span));
         if left_to_check {
-            p.source.confirm(section, blocks.start..blocks.start + damaged.unwrap_or(count).min(count));
+            p.source.mark_verified(section, blocks.start..blocks.start + damaged.unwrap_or(count).min(count));
         }
         if let Some(damaged) = damaged {
             return Err(failed(layout, section, blocks.start.saturating_add(damaged), Fault::Checksum));

@@ -1,4 +1,4 @@
-//! A matrix, spread over the spans that a source lends and the threads of a team.
+//! A matrix, spread over the spans that a source gives and the threads of a team.
 
 use core::sync::atomic::{AtomicU32, Ordering};
 

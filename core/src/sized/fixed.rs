@@ -17,19 +17,19 @@ pub trait Mantissa: Copy + sealed::Sealed {
     /// Zero.
     const ZERO: Self;
     /// The mantissas as the step takes them.
-    fn lend(mantissas: &mut [Self]) -> SsmState<'_>;
+    fn borrow(mantissas: &mut [Self]) -> SsmState<'_>;
 }
 
 impl Mantissa for i16 {
     const ZERO: Self = 0;
-    fn lend(mantissas: &mut [Self]) -> SsmState<'_> {
+    fn borrow(mantissas: &mut [Self]) -> SsmState<'_> {
         SsmState::I16(mantissas)
     }
 }
 
 impl Mantissa for i32 {
     const ZERO: Self = 0;
-    fn lend(mantissas: &mut [Self]) -> SsmState<'_> {
+    fn borrow(mantissas: &mut [Self]) -> SsmState<'_> {
         SsmState::I32(mantissas)
     }
 }
@@ -68,11 +68,11 @@ impl<
         }
     }
 
-    fn lend(&mut self) -> fixed::State<'_> {
+    fn borrow(&mut self) -> fixed::State<'_> {
         fixed::State {
             conv: self.conv.as_flattened_mut().as_flattened_mut(),
             conv_exponents: self.conv_exponents.as_flattened_mut().as_flattened_mut(),
-            ssm: T::lend(self.ssm.as_flattened_mut().as_flattened_mut()),
+            ssm: T::borrow(self.ssm.as_flattened_mut().as_flattened_mut()),
             ranges: self.ranges.as_flattened_mut(),
         }
     }
@@ -128,12 +128,12 @@ impl<
         if have != need {
             return Err(SizeError::State { have, need });
         }
-        let mut state = self.all.lend();
+        let mut state = self.all.borrow();
         state.clear();
         debug_assert_eq!(state.size(), StateSize::of(model.config(), LAYERS));
         let (have, need) = (scratch.size().bytes(), ScratchSize::of(model.config(), 1).bytes());
         // The state fits and is clear: what can still be refused is the working memory.
-        Session::new(model, state, self.undo.lend(), scratch.lend())
+        Session::new(model, state, self.undo.borrow(), scratch.borrow())
             .map_err(|_: StepError| SizeError::Scratch { have, need })
     }
 }
@@ -180,7 +180,7 @@ impl<const WORDS: usize, const HALVES: usize, const GROUPS: usize> FixedScratch<
     }
 
     /// As the step takes it.
-    pub fn lend(&mut self) -> fixed::Scratch<'_> {
+    pub fn borrow(&mut self) -> fixed::Scratch<'_> {
         let Self { words, halves, groups, inverses } = self;
         fixed::Scratch { words, halves, groups, inverses }
     }

@@ -129,7 +129,7 @@ impl<'a, S: ReadStorage> FlashSource<'a, S> {
 }
 
 impl<S: ReadStorage> LayerSource for FlashSource<'_, S> {
-    fn lend(&mut self, section: Section, blocks: Range<u32>) -> Result<&[u8], SourceError> {
+    fn borrow(&mut self, section: Section, blocks: Range<u32>) -> Result<&[u8], SourceError> {
         let error = |block, offset, fault| SourceError { section, block, offset, fault };
         let missing = error(blocks.start, 0, Fault::NoSuchBlock);
         let first = self.layout.block(section, blocks.start).ok_or(missing)?;

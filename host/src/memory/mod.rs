@@ -92,7 +92,7 @@ impl Source<'_> {
         }
     }
 
-    /// Lends all blocks of a pass, while `more` wants them.
+    /// Gives all blocks of a pass, while `more` wants them.
     pub(crate) fn skim(
         &mut self,
         layout: &Layout,
@@ -102,9 +102,9 @@ impl Source<'_> {
             let blocks = layout.section(section).blocks;
             let mut next = 0;
             while next < blocks && more() {
-                let mut lent = self.blocks().lend(section, next..blocks)?.len() as u64;
-                while let Some(block) = layout.block(section, next).filter(|block| block.length <= lent) {
-                    lent -= block.length;
+                let mut borrowed = self.blocks().borrow(section, next..blocks)?.len() as u64;
+                while let Some(block) = layout.block(section, next).filter(|block| block.length <= borrowed) {
+                    borrowed -= block.length;
                     next += 1;
                 }
             }

@@ -67,7 +67,7 @@ impl Shared {
         })
     }
 
-    /// Whether blocks may be lent as they are.
+    /// Whether blocks may be borrowed as they are.
     pub(super) fn sound(&self, section: Section, blocks: Range<u32>, bytes: &[u8]) -> bool {
         self.verify == Verify::Never || self.damaged(section, blocks, bytes).is_none()
     }

@@ -5,7 +5,7 @@ use elapid_core::format::{Layout, Section};
 /// Bytes that are read at once, where blocks are smaller: enough that a drive does not notice the gaps.
 pub(crate) const READ: u64 = 1 << 20;
 
-/// Blocks that lie together, are read together and lent together.
+/// Blocks that lie together, are read together and borrowed together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Segment {
     pub section: Section,

@@ -41,17 +41,17 @@ impl ReadBy {
     }
 }
 
-/// Lends the blocks of a file that readers bring, and of those that stay in memory.
+/// Gives the blocks of a file that readers bring, and of those that stay in memory.
 pub(crate) struct Streamer {
     shared: Arc<Shared>,
     readers: Vec<JoinHandle<()>>,
     /// How reads are made.
     by: ReadBy,
-    /// The segment of the ring that is lent, and its bytes.
+    /// The segment of the ring that is borrowed, and its bytes.
     held: Option<(usize, Buffer)>,
     /// Pinned segments that were read, by segment.
     pinned: Vec<Option<Buffer>>,
-    /// The segment lent last.
+    /// The segment borrowed last.
     at: usize,
     panels: Panels,
     /// Bytes that came from storage.
@@ -196,7 +196,7 @@ impl Streamer {
     }
 
     /// Blocks of a segment that [`Streamer::get`] has brought.
-    fn lent(&self, at: usize, blocks: Range<u32>) -> Option<&[u8]> {
+    fn borrowed(&self, at: usize, blocks: Range<u32>) -> Option<&[u8]> {
         let segment = self.shared.schedule.segments.get(at)?;
         let held = || self.held.as_ref().filter(|(held, _)| *held == at).map(|(_, buffer)| buffer);
         let bytes = self.pinned.get(at)?.as_ref().or_else(held)?;
@@ -231,7 +231,7 @@ impl Streamer {
 }
 
 impl LayerSource for Streamer {
-    fn lend(&mut self, section: Section, blocks: Range<u32>) -> Result<&[u8], SourceError> {
+    fn borrow(&mut self, section: Section, blocks: Range<u32>) -> Result<&[u8], SourceError> {
         let missing = self.shared.error(section, blocks.start, Fault::NoSuchBlock);
         let Some(at) = self.find(section, blocks.start) else {
             // Not part of a pass: the embedding of a model with a head of its own.
@@ -243,10 +243,10 @@ impl LayerSource for Streamer {
         if self.shared.verify == Verify::Always && self.pinned[at].is_some() {
             self.recheck(at)?;
         }
-        self.lent(at, blocks).ok_or(missing)
+        self.borrowed(at, blocks).ok_or(missing)
     }
 
-    fn lend_within(
+    fn borrow_within(
         &mut self,
         section: Section,
         block: u32,
@@ -260,7 +260,7 @@ impl LayerSource for Streamer {
             let read = read.map_err(|(block, fault)| self.shared.error(section, block, fault));
             return read.inspect(|(_, read)| self.read_bytes += read).map(|(bytes, _)| bytes);
         }
-        self.lend(section, block..block + 1)?.get(bytes).ok_or(missing)
+        self.borrow(section, block..block + 1)?.get(bytes).ok_or(missing)
     }
 }
 

@@ -387,7 +387,7 @@ fn check_packed(path: &Path) {
     let mut source = SliceSource::new(&file, &header, &mut checked).expect("a whole file");
     for section in layout.sections() {
         for block in 0..layout.section(section).blocks {
-            source.lend(section, block..block + 1).expect("a block with its checksum");
+            source.borrow(section, block..block + 1).expect("a block with its checksum");
         }
     }
     let data = |section| {

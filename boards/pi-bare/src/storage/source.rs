@@ -136,7 +136,7 @@ impl<'a, B: Bell> Channel<'a, B> {
             under_way: 0,
             free: Vec::new(),
             number: 0,
-            lent: None,
+            borrowed: None,
             urgent_buffer: urgent,
             early: 0,
             late: 0,
@@ -260,7 +260,7 @@ impl Streamed {
     }
 }
 
-/// The end of a channel that asks for blocks, and lends them.
+/// The end of a channel that asks for blocks, and gives them.
 pub struct StreamSource<'a, 'c, B: Bell> {
     layout: &'c Layout,
     checksums: &'c [u8],
@@ -278,8 +278,8 @@ pub struct StreamSource<'a, 'c, B: Bell> {
     /// Buffers that nothing was asked for into.
     free: Vec<&'a mut [u8], MOST_BUFFERS>,
     number: u64,
-    /// What was lent last.
-    lent: Option<Answer<'a>>,
+    /// What was borrowed last.
+    borrowed: Option<Answer<'a>>,
     urgent_buffer: Option<&'a mut [u8]>,
     early: u64,
     late: u64,
@@ -410,14 +410,14 @@ impl<'a, B: Bell> StreamSource<'a, '_, B> {
         buffer.get(..length).ok_or(missing)
     }
 
-    /// Lends the first of `blocks` of a section that is not held.
+    /// Gives the first of `blocks` of a section that is not held.
     ///
     /// # Errors
-    /// As [`LayerSource::lend`].
-    pub fn lend(&mut self, section: Section, blocks: Range<u32>) -> Result<&[u8], SourceError> {
+    /// As [`LayerSource::borrow`].
+    pub fn borrow(&mut self, section: Section, blocks: Range<u32>) -> Result<&[u8], SourceError> {
         let wanted = (section, blocks.start);
-        // What was lent before is no longer used.
-        if let Some(answer) = self.lent.take() {
+        // What was borrowed before is no longer used.
+        if let Some(answer) = self.borrowed.take() {
             self.free_again(answer.request.buffer);
             self.ask();
         }
@@ -433,7 +433,7 @@ impl<'a, B: Bell> StreamSource<'a, '_, B> {
         let length = answer.request.place.length as usize;
         let (found, result) = ((answer.request.section, answer.request.index), answer.result);
         self.read = Duration::from_nanos(self.shared.reading.load(Ordering::Relaxed));
-        let answer = self.lent.insert(answer);
+        let answer = self.borrowed.insert(answer);
         result.map_err(|fault| SourceError { section, block: blocks.start, offset, fault })?;
         if found != wanted {
             return Err(missing);
@@ -452,7 +452,7 @@ pub struct WeightSource<'a, 'c, B: Bell> {
 }
 
 impl<'a, 'c, B: Bell> WeightSource<'a, 'c, B> {
-    /// Lends `held` sections, and the others from `stream`.
+    /// Gives `held` sections, and the others from `stream`.
     #[must_use]
     pub const fn new(
         layout: &'c Layout,
@@ -479,7 +479,7 @@ pub(super) fn place_of(layout: &Layout, section: Section) -> Option<usize> {
 }
 
 impl<B: Bell> LayerSource for WeightSource<'_, '_, B> {
-    fn lend(&mut self, section: Section, blocks: Range<u32>) -> Result<&[u8], SourceError> {
+    fn borrow(&mut self, section: Section, blocks: Range<u32>) -> Result<&[u8], SourceError> {
         let missing = SourceError { section, block: blocks.start, offset: 0, fault: Fault::NoSuchBlock };
         let place = place_of(self.layout, section);
         if let Some(bytes) = place.and_then(|place| self.held.get(place).copied().flatten()) {
@@ -488,13 +488,13 @@ impl<B: Bell> LayerSource for WeightSource<'_, '_, B> {
             return slice(bytes, range.start - start..range.end - start).ok_or(missing);
         }
         match &mut self.stream {
-            Some(stream) => stream.lend(section, blocks),
+            Some(stream) => stream.borrow(section, blocks),
             None => Err(missing),
         }
     }
 
     /// What is held was checked when it was read.
-    fn settled(&self, section: Section) -> bool {
+    fn is_verified(&self, section: Section) -> bool {
         place_of(self.layout, section).is_some_and(|place| self.held.get(place).is_some_and(Option::is_some))
     }
 }

@@ -92,12 +92,12 @@ fn token(
     head: bool,
 ) -> Result<Vec<u8>, super::SourceError> {
     let layout = header.layout();
-    let mut all = source.lend(Section::Embedding, row..row + 1)?.to_vec();
+    let mut all = source.borrow(Section::Embedding, row..row + 1)?.to_vec();
     let layers = (0..layout.config().n_layer).map(Section::Layer);
     let rest = if head { vec![Section::FinalNorm, layout.head().0] } else { Vec::new() };
     for section in layers.chain(rest) {
         for block in 0..layout.section(section).blocks {
-            all.extend_from_slice(source.lend(section, block..block + 1)?);
+            all.extend_from_slice(source.borrow(section, block..block + 1)?);
         }
     }
     Ok(all)
@@ -177,19 +177,19 @@ fn the_card_is_read_while_others_compute() {
         None
     };
     with_source(&file, least, count, |source| {
-        let mut lent = 0;
+        let mut borrowed = 0;
         for section in (0..layout.config().n_layer).map(Section::Layer) {
             for block in 0..layout.section(section).blocks {
-                source.lend(section, block..block + 1).unwrap();
-                lent += 1;
+                source.borrow(section, block..block + 1).unwrap();
+                borrowed += 1;
                 // The computation: for as long as it takes, the next block must come by itself.
                 let start = now();
-                while reads.load(Ordering::SeqCst) <= lent {
-                    assert!(now() - start < Duration::from_secs(60), "block {lent} is not read ahead");
+                while reads.load(Ordering::SeqCst) <= borrowed {
+                    assert!(now() - start < Duration::from_secs(60), "block {borrowed} is not read ahead");
                     std::thread::yield_now();
                 }
             }
         }
-        assert!(lent > 20);
+        assert!(borrowed > 20);
     });
 }

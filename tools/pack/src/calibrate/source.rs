@@ -16,7 +16,7 @@ pub(super) struct CheckpointSource<'a> {
     layout: &'a Layout,
     weights: &'a dyn Weights,
     scratch: Scratch,
-    /// Why a block could not be lent.
+    /// Why a block could not be borrowed.
     pub(super) failure: Option<PackError>,
 }
 
@@ -40,7 +40,7 @@ impl<'a> CheckpointSource<'a> {
 }
 
 impl LayerSource for CheckpointSource<'_> {
-    fn lend(&mut self, section: Section, blocks: Range<u32>) -> Result<&[u8], SourceError> {
+    fn borrow(&mut self, section: Section, blocks: Range<u32>) -> Result<&[u8], SourceError> {
         let error = SourceError { section, block: blocks.start, offset: 0, fault: Fault::NoSuchBlock };
         let holds = |part: &&Part| self.layout.part(**part).block_range().contains(&blocks.start);
         let part = *Part::LAYER.iter().find(holds).ok_or(error)?;
@@ -60,7 +60,7 @@ pub(super) struct FileSource<'a> {
 }
 
 impl LayerSource for FileSource<'_> {
-    fn lend(&mut self, section: Section, blocks: Range<u32>) -> Result<&[u8], SourceError> {
+    fn borrow(&mut self, section: Section, blocks: Range<u32>) -> Result<&[u8], SourceError> {
         let error = SourceError { section, block: blocks.start, offset: 0, fault: Fault::NoSuchBlock };
         let place = self.layout.block(section, blocks.start).ok_or(error)?;
         self.block.resize(place.length as usize, 0);

@@ -15,7 +15,7 @@ const NONE: usize = usize::MAX;
 
 /// The kernels of some instruction set, watched.
 ///
-/// A kernel does not know which matrix it multiplies; the source that lends the matrix does. So a [`TapSource`] announces
+/// A kernel does not know which matrix it multiplies; the source that gives the matrix does. So a [`TapSource`] announces
 /// each matrix, and the first product after that is the one whose input is copied.
 pub(super) struct Tap<'k> {
     kernels: &'k dyn Kernels,
@@ -106,11 +106,11 @@ pub(super) struct TapSource<'t, 'k, S> {
 }
 
 impl<S: LayerSource> LayerSource for TapSource<'_, '_, S> {
-    fn lend(&mut self, section: Section, blocks: Range<u32>) -> Result<&[u8], SourceError> {
+    fn borrow(&mut self, section: Section, blocks: Range<u32>) -> Result<&[u8], SourceError> {
         let begins = |part: &Part| self.layout.part(*part).first_block == blocks.start;
         if let Some(matrix) = MATRICES.iter().position(begins) {
             self.tap.announced.store(matrix, Ordering::Relaxed);
         }
-        self.source.lend(section, blocks)
+        self.source.borrow(section, blocks)
     }
 }

@@ -59,8 +59,8 @@ mod tests {
         let mut source = SliceSource::new(&made, &header, &mut checked).unwrap();
         for section in header.layout().sections() {
             let blocks = header.layout().section(section).blocks;
-            assert!(blocks == 0 || source.lend(section, 0..blocks).is_ok(), "{section}");
+            assert!(blocks == 0 || source.borrow(section, 0..blocks).is_ok(), "{section}");
         }
-        assert_eq!(RoleTable::parse(source.lend(Section::RoleTable, 0..1).unwrap()), Ok(roles));
+        assert_eq!(RoleTable::parse(source.borrow(Section::RoleTable, 0..1).unwrap()), Ok(roles));
     }
 }

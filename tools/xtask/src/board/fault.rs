@@ -74,7 +74,7 @@ mod tests {
         let section = Section::Layer(layout.config().n_layer - 1);
         let mut blocks = 0..layout.section(section).blocks;
         SliceSource::new(file, &header, &mut checked)
-            .is_ok_and(|mut s| blocks.all(|block| s.lend(section, block..block + 1).is_ok()))
+            .is_ok_and(|mut s| blocks.all(|block| s.borrow(section, block..block + 1).is_ok()))
     }
 
     #[test]
