@@ -250,7 +250,7 @@ fn what_no_exponent_holds_is_refused() {
         let error = packed.expect_err("too large");
         assert!(matches!(error, PackError::TooLarge { .. }), "{error}");
         let text = error.to_string();
-        assert!(text.contains("layers.1.mixer.in_proj.weight") && text.contains("--quant f32"), "{text}");
+        assert!(text.contains("layers.1.mixer.in_proj.weight") && text.contains("pack it as f32"), "{text}");
         assert!(!target.exists());
     }
 }
