@@ -33,7 +33,7 @@ pub use arm::Thumb2;
 pub(crate) use elementwise::{narrow_vectors, times_ln_2};
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use isa::Isa;
-pub use operands::{Exponents, Group, Input, Inverse, Range, ScanInput, SsmState, Wide, WideMut};
+pub use operands::{Exponents, Group, Input, Inverse, Range, ScanInput, SharedWide, SsmState, Wide, WideMut};
 pub use panel::LOGIT_BITS;
 pub(crate) use panel::scale;
 pub use scalar::Scalar;

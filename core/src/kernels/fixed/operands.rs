@@ -1,7 +1,8 @@
 //! What kernels compute with: mantissas, exponents, activations, states.
 
-use crate::numbers::GROUP;
+use crate::kernels::share::{Share, Split, split};
 use crate::numbers::fixed::{HIGH, LOW, Row};
+use crate::numbers::{GROUP, LANES};
 
 /// Bits of a wide mantissa, without its sign.
 pub(super) const WIDE: i32 = 30;
@@ -166,6 +167,40 @@ pub struct WideMut<'a> {
     pub m: &'a mut [i32],
     /// Exponents.
     pub e: &'a mut [i32],
+}
+
+impl WideMut<'_> {
+    /// To be read.
+    pub(crate) const fn get(&self) -> Wide<'_> {
+        Wide { m: self.m, e: self.e }
+    }
+
+    /// Reborrows for a shorter lifetime.
+    pub(crate) const fn get_mut(&mut self) -> WideMut<'_> {
+        WideMut { m: self.m, e: self.e }
+    }
+}
+
+/// Vectors that threads share.
+pub struct SharedWide<'a> {
+    m: Split<'a, i32>,
+    e: Split<'a, i32>,
+}
+
+impl<'a> SharedWide<'a> {
+    /// Shares vectors that have `rows` rows of sixteen an item.
+    pub(crate) fn new(m: &'a mut [i32], e: &'a mut [i32], rows: usize) -> Self {
+        Self { m: split(m, rows * LANES), e: split(e, rows) }
+    }
+}
+
+impl<'a> Share for SharedWide<'a> {
+    type Part = WideMut<'a>;
+
+    unsafe fn part(&self, items: &core::ops::Range<usize>) -> WideMut<'a> {
+        // SAFETY: handed on to the caller.
+        unsafe { WideMut { m: self.m.part(items), e: self.e.part(items) } }
+    }
 }
 
 impl Exponents<'_> {

@@ -26,11 +26,12 @@ use super::span::for_each_span;
 use super::spread::{cost, multiply};
 use crate::format::{Config, MatrixShape, Part};
 use crate::kernels::fixed::{
-    Exponents, Group, Input, Kernels, ScanInput, SsmState, Wide, WideMut, narrow_vectors, scale, times_ln_2,
+    Exponents, Group, Input, Kernels, ScanInput, SharedWide, SsmState, Wide, WideMut, narrow_vectors, scale,
+    times_ln_2,
 };
-use crate::kernels::{LANES, Share, Split, share, split, split_rows};
+use crate::kernels::{LANES, share, split, split_rows};
 use crate::numbers::fixed::{LOW, Num, shift_long, shift_right};
-use scratch::{Residual, Vectors, Work};
+use scratch::{Residual, Work};
 
 /// A model in integers: [`Model::fixed`](crate::model::Model::fixed).
 pub type Model<'m> = operations::Model<'m, Fixed>;
@@ -50,45 +51,18 @@ mod panel {
 pub struct Wides;
 
 impl Panels for Wides {
-    type Of<'a> = Vectors<'a>;
-    type Shared<'a> = SharedVectors<'a>;
+    type Of<'a> = WideMut<'a>;
+    type Shared<'a> = SharedWide<'a>;
 
-    fn share<'a>(v: &'a mut Vectors<'_>, first: usize, each: usize, tokens: usize) -> SharedVectors<'a> {
-        SharedVectors {
-            m: split(from_mut(v.m, first * tokens * LANES), each * tokens * LANES),
-            e: split(from_mut(v.e, first * tokens), each * tokens),
-        }
+    fn share<'a>(v: &'a mut WideMut<'_>, first: usize, each: usize, tokens: usize) -> SharedWide<'a> {
+        SharedWide::new(from_mut(v.m, first * tokens * LANES), from_mut(v.e, first * tokens), each * tokens)
     }
 
-    fn part<'a>(v: &'a mut Vectors<'_>, panels: Range<usize>, tokens: usize) -> Vectors<'a> {
-        Vectors {
+    fn part<'a>(v: &'a mut WideMut<'_>, panels: Range<usize>, tokens: usize) -> WideMut<'a> {
+        WideMut {
             m: at_mut(v.m, panels.start * tokens * LANES, panels.len() * tokens * LANES),
             e: at_mut(v.e, panels.start * tokens, panels.len() * tokens),
         }
-    }
-}
-
-/// Vectors that threads share.
-pub struct SharedVectors<'a> {
-    m: Split<'a, i32>,
-    e: Split<'a, i32>,
-}
-
-impl<'a> Share for SharedVectors<'a> {
-    type Part = Vectors<'a>;
-
-    unsafe fn part(&self, items: &Range<usize>) -> Vectors<'a> {
-        // SAFETY: handed on to the caller.
-        unsafe { Vectors { m: self.m.part(items), e: self.e.part(items) } }
-    }
-}
-
-impl Vectors<'_> {
-    const fn get(&self) -> Wide<'_> {
-        Wide { m: self.m, e: self.e }
-    }
-    const fn get_mut(&mut self) -> WideMut<'_> {
-        WideMut { m: self.m, e: self.e }
     }
 }
 
@@ -215,17 +189,17 @@ impl Operations for Fixed {
         copy(to.ranges, first(from.ranges, channels));
     }
 
-    fn split<'a>(v: &'a mut Vectors<'_>, panels: usize, tokens: usize) -> [Vectors<'a>; 2] {
+    fn split<'a>(v: &'a mut WideMut<'_>, panels: usize, tokens: usize) -> [WideMut<'a>; 2] {
         let (m, rest_m) = v.m.split_at_mut_checked(panels * tokens * LANES).unwrap_or_default();
         let (e, rest_e) = v.e.split_at_mut_checked(panels * tokens).unwrap_or_default();
-        [Vectors { m, e }, Vectors { m: rest_m, e: rest_e }]
+        [WideMut { m, e }, WideMut { m: rest_m, e: rest_e }]
     }
 
     fn last<'a>(
         x: &'a mut Residual<'_>,
         tokens: usize,
         wanted: usize,
-        room: &'a mut Vectors<'_>,
+        room: &'a mut WideMut<'_>,
     ) -> Residual<'a> {
         let Residual { m, e, top } = x;
         if wanted == tokens {
@@ -279,7 +253,7 @@ impl Operations for Fixed {
         part: Part,
         x: &mut Residual<'_>,
         work: &mut Work<'_>,
-        _: &mut Vectors<'_>,
+        _: &mut WideMut<'_>,
     ) -> Result<(), StepError> {
         let (config, kernels, team, tokens) = (p.config(), p.model.kernels, p.model.team, p.tokens);
         let Work { inv, q, groups, qe, .. } = work;
@@ -321,7 +295,7 @@ impl Operations for Fixed {
         w: &MatrixShape,
         x: Operand<'_, '_, Self>,
         work: &mut Work<'_>,
-        y: &mut Vectors<'_>,
+        y: &mut WideMut<'_>,
     ) -> Result<(), StepError> {
         let (kernels, tokens) = (p.model.kernels, p.tokens);
         let input = input(p, &x, work);
@@ -337,8 +311,8 @@ impl Operations for Fixed {
     fn conv(
         p: &mut Pass<'_, Self>,
         state: &mut LayerState<'_, Self>,
-        x: &Vectors<'_>,
-        u: &mut Vectors<'_>,
+        x: &WideMut<'_>,
+        u: &mut WideMut<'_>,
     ) -> Result<(), StepError> {
         let (config, kernels, team, tokens) = (p.config(), p.model.kernels, p.model.team, p.tokens);
         let d_conv = config.d_conv as usize;
@@ -383,7 +357,7 @@ impl Operations for Fixed {
         Ok(())
     }
 
-    fn rescale(p: &Pass<'_, Self>, n: u32, eps: f32, work: &mut Work<'_>, v: &mut Vectors<'_>) {
+    fn rescale(p: &Pass<'_, Self>, n: u32, eps: f32, work: &mut Work<'_>, v: &mut WideMut<'_>) {
         let (kernels, inv) = (p.model.kernels, at_mut(work.inv, 0, p.tokens));
         kernels.rms_inv(v.m, Exponents::Panel(v.e), p.tokens, 0, n, eps.to_bits(), inv);
         kernels.rescale(v.get_mut(), inv);
@@ -394,7 +368,7 @@ impl Operations for Fixed {
         state: &mut LayerState<'_, Self>,
         v: ScanVectors<'_, '_, '_, Self>,
         work: &mut Work<'_>,
-        u: &mut Vectors<'_>,
+        u: &mut WideMut<'_>,
     ) -> Result<(), StepError> {
         let (config, kernels, team, tokens) = (p.config(), p.model.kernels, p.model.team, p.tokens);
         let ScanVectors { dt, b, c, z } = v;
@@ -469,7 +443,7 @@ impl Operations for Fixed {
         Ok(())
     }
 
-    fn add(p: &Pass<'_, Self>, x: &mut Residual<'_>, y: &Vectors<'_>) -> Result<(), StepError> {
+    fn add(p: &Pass<'_, Self>, x: &mut Residual<'_>, y: &WideMut<'_>) -> Result<(), StepError> {
         let (tokens, y) = (p.tokens, y.get());
         for (t, top) in x.top.iter_mut().enumerate() {
             // Both within 2^29: the sum within 2^30.

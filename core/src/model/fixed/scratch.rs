@@ -3,7 +3,7 @@
 use super::Fixed;
 use crate::format::Config;
 use crate::kernels::GROUP;
-use crate::kernels::fixed::{Group, Inverse};
+use crate::kernels::fixed::{Group, Inverse, WideMut};
 use crate::model::operations::Buffers;
 
 /// Elements of the working memory for chunks of up to some number of tokens.
@@ -93,12 +93,6 @@ pub struct Scratch<'a> {
     pub inverses: &'a mut [Inverse],
 }
 
-/// Wide vectors of a chunk: mantissas `[d/16][T][16]` and exponents `[d/16][T]`.
-pub struct Vectors<'a> {
-    pub m: &'a mut [i32],
-    pub e: &'a mut [i32],
-}
-
 /// The residual stream of a chunk, which has one exponent a token.
 pub struct Residual<'a> {
     /// `[d_model/16][T][16]`.
@@ -150,7 +144,7 @@ impl Scratch<'_> {
         let mut take = |len: usize| rest.split_off_mut(..len).unwrap_or_default();
         let x = Residual { m: take(n.wide[0]), e: take(tokens), top: take(tokens) };
         let (qe, bce) = (take(tokens), take(2 * tokens));
-        let mut vectors = |len: usize| Vectors { m: take(len), e: take(len / 16) };
+        let mut vectors = |len: usize| WideMut { m: take(len), e: take(len / 16) };
         let (xn, xz) = (vectors(n.wide[1]), vectors(n.wide[2]));
         let (u, dbc) = (vectors(n.wide[3]), vectors(n.wide[4]));
         let (bc, q) = self.halves.split_at_mut_checked(n.bc).unwrap_or_default();
