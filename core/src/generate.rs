@@ -237,8 +237,8 @@ where
         }
     }
 
-    /// Tokens that were chosen, the one that ended the text not counted. The last of them has not been fed, unless the generation
-    /// was interrupted within it.
+    /// Tokens that were chosen, the one that ended the text not counted. Where a limit or a stop text ended it, the last of them has
+    /// not been fed; where an end token or an interruption within a token did, it has: [`Generation::total_fed`] says.
     #[must_use]
     pub const fn tokens(&self) -> usize {
         self.tokens

@@ -11,19 +11,21 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let mut session = model.session(&SessionOptions::default())?;
     let options = GenerateOptions::default().max_tokens(60).stop("\n");
-    // The last token of an answer has not been fed: the next prompt begins with it.
+    // Where the last token of an answer has not been fed, the next prompt begins with it.
     let mut prompt = Vec::new();
     for line in stdin().lines() {
         prompt.extend(model.encode(&format!("{}\n", line?))?);
-        for piece in session.generate(&std::mem::take(&mut prompt), &options)? {
+        let mut last = None;
+        let mut answer = session.generate(&prompt, &options)?;
+        for piece in &mut answer {
             let piece = piece?;
             print!("{}", piece.text);
             stdout().flush()?;
-            if let Some(last) = piece.tokens.last() {
-                prompt = vec![*last];
-            }
+            last = piece.tokens.last().copied().or(last);
         }
         println!();
+        let made = answer.generated();
+        prompt = last.into_iter().filter(|_| made.fed < prompt.len() + made.tokens).collect();
     }
     Ok(())
 }

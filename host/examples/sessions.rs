@@ -23,16 +23,18 @@ struct Job {
     text: String,
 }
 
-/// Generates a few tokens. The last one is not fed yet: it is the next turn's prompt.
+/// Generates a few tokens. Where the last one has not been fed, it is the next turn's prompt.
 fn turn(job: &mut Job) -> Result<(), Error> {
     let options = GenerateOptions::default().max_tokens(TOKENS).seed((job.number * TURNS + job.turns) as u64);
     let mut last = None;
-    for piece in job.session.generate(&job.next, &options)? {
+    let mut generation = job.session.generate(&job.next, &options)?;
+    for piece in &mut generation {
         let piece = piece?;
         job.text.push_str(&piece.text);
         last = piece.tokens.last().copied().or(last);
     }
-    job.next = last.into_iter().collect();
+    let made = generation.generated();
+    job.next = last.into_iter().filter(|_| made.fed < job.next.len() + made.tokens).collect();
     job.turns -= 1;
     Ok(())
 }

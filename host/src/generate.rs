@@ -132,8 +132,8 @@ impl Rules for Meaning<'_> {
 /// A text being made after a prompt: an iterator of its pieces. [`Generation::run`] is the same with a callback, which can
 /// interrupt it within a token.
 ///
-/// A token is fed when the one after it is asked for. So the last token that was chosen has not been fed, unless the generation was
-/// interrupted within it: [`Generated::fed`] says where the session stands.
+/// A token is fed when the one after it is asked for. So where a limit or a stop text ended the text, the last token that was chosen has
+/// not been fed; where an end token or an interruption within a token did, it has: [`Generated::fed`] says where the session stands.
 pub struct Generation<'s> {
     model: &'s Model,
     sequence: &'s mut Sequence,

@@ -64,6 +64,7 @@ impl Session {
 
     /// Forgets everything, an interrupted computation too: the next token is the first of a new sequence.
     pub fn clear(&mut self) {
+        self.sequence.fed = 0;
         // The steps fail only if they failed when the session was made.
         if let Ok((mut steps, _)) = self.sequence.take_up(self.lease.model()) {
             steps.clear();
@@ -313,8 +314,8 @@ impl Sequence {
         if call.steps.suspended().is_some() {
             return Err(model.step_error(StepError::Suspended));
         }
-        check_tokens(model, tokens)?;
         *call.fed = 0;
+        check_tokens(model, tokens)?;
         call.count.total = call.work(tokens.len());
         Ok(call)
     }

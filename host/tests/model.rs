@@ -10,7 +10,9 @@ use elapid::core::format::{
 };
 use elapid::core::kernels::for_each_available;
 use elapid::core::model::{StateKind, StepError};
-use elapid::{Damage, Error, ExitClass, Model, ModelOptions, Numbers, Ram, SessionOptions, verify};
+use elapid::{
+    Damage, Error, ExitClass, GenerateOptions, Model, ModelOptions, Numbers, Ram, SessionOptions, verify,
+};
 
 const TOKENS: [u32; 11] = [5, 900, 0, 33, 33, 1023, 7, 512, 4, 18, 256];
 
@@ -124,6 +126,20 @@ fn step_together(options: &SessionOptions) {
         assert!(bits(one.logits().unwrap()) == bits(logits), "sequence {number} after {tokens:?}");
     }
     assert_eq!(got.len(), alone.len());
+}
+
+#[test]
+fn a_call_that_is_refused_has_fed_nothing() {
+    let model = open(2, None);
+    let mut session = model.session(&SessionOptions::default()).unwrap();
+    session.feed(&TOKENS[..3]).unwrap();
+    assert!(matches!(session.feed(&[1, 1 << 20]), Err(Error::Step { .. })));
+    assert_eq!(session.resume(&mut |_| ControlFlow::Continue(())).unwrap(), 0);
+    session.feed(&TOKENS[..3]).unwrap();
+    let options = GenerateOptions::default();
+    let mut generation = session.generate(&[1 << 20], &options).unwrap();
+    assert!(generation.next().unwrap().is_err());
+    assert_eq!(generation.generated().fed, 0);
 }
 
 #[test]
