@@ -76,6 +76,13 @@ impl Drop for Lease {
         let mut held = self.model.held();
         held.bytes = held.bytes.saturating_sub(self.held.bytes);
         held.mapped = held.mapped.saturating_sub(self.held.mapped);
+        // The next session may spend the cap on something else than the mapped file.
+        if self.held.mapped > 0
+            && held.mapped == 0
+            && let Bytes::Streamed(streamed) = &self.model.0.bytes
+        {
+            streamed.map().into_iter().for_each(Map::release);
+        }
     }
 }
 

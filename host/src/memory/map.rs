@@ -40,6 +40,13 @@ impl Map {
         #[cfg(target_os = "linux")]
         let _ = self.0.advise(Advice::HugePage);
     }
+
+    /// Gives its pages back to the system: the next use reads them from the file again.
+    pub(crate) fn release(&self) {
+        // SAFETY: the mapping is only read, so what a page is read as again is what it was, as the file stays as it is.
+        #[cfg(unix)]
+        let _ = unsafe { self.0.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
+    }
 }
 
 impl Deref for Map {
