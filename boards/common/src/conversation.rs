@@ -163,7 +163,7 @@ impl<'c> Conversation<'c> {
             made,
             logits: logits_sum.finish(),
             step: step.checked_div(made.saturating_sub(1) as u64),
-            prompt_ticks: read - start,
+            prompt_ticks: read.saturating_sub(start),
             ticks: platform.ticks() - start,
             rates: rates.get(..intervals).unwrap_or(rates),
             seed,
