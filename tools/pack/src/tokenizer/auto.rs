@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 
 use super::CompileError;
 use super::added::{AddedToken, Origin};
+use crate::line::one_line;
 
 const CLASS: &str = "tokenizer_class";
 const CONFIG: &str = "tokenizer_config.json";
@@ -126,7 +127,8 @@ fn refuse<T>(
     key: impl Into<String>,
     reason: impl Into<String>,
 ) -> Result<T, CompileError> {
-    Err(CompileError::Beside { file, key: key.into(), reason: reason.into() })
+    let (key, reason) = (one_line(&key.into()), one_line(&reason.into()));
+    Err(CompileError::Beside { file, key, reason })
 }
 
 /// Reads the files beside a tokenizer.json, whose own added tokens, vocabulary and token for padding are given.
@@ -466,4 +468,16 @@ fn declared(
         }
     }
     Ok(declared)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_class_that_is_not_known_is_told_on_one_line() {
+        let config = Map::from_iter([(CLASS.to_owned(), Value::from("Mine\nand more"))]);
+        let error = class(&Beside { config, ..Beside::default() }).unwrap_err().to_string();
+        assert!(error.contains("is Mine\\nand more, and what") && !error.contains('\n'), "{error}");
+    }
 }
