@@ -27,7 +27,6 @@ use crate::session::{Sequence, check_tokens};
 #[derive(Debug)]
 pub struct Batch {
     sequence: Sequence,
-    sequences: usize,
     // Dropped last: memory is given back when it is free.
     lease: Lease,
 }
@@ -44,7 +43,7 @@ impl Model {
         let options = SessionOptions { sequences, ..*options };
         let (lease, streamer, chunk) = self.lease(&options)?;
         let sequence = Sequence::new(self, &options, streamer, chunk)?;
-        Ok(Batch { sequence, sequences: options.sequences(), lease })
+        Ok(Batch { sequence, lease })
     }
 }
 
@@ -52,7 +51,7 @@ impl Batch {
     /// How many sequences there are.
     #[must_use]
     pub fn sequences(&self) -> usize {
-        self.sequences
+        self.sequence.memory.sequences
     }
 
     /// The model.
@@ -68,7 +67,7 @@ impl Batch {
     /// [`Error::Step`] if there is no such sequence.
     pub fn clear(&mut self, sequence: usize) -> Result<(), Error> {
         let model = self.lease.model();
-        let (mut steps, _) = self.sequence.take_up(model)?;
+        let (mut steps, _) = self.sequence.memory.take_up(model)?;
         steps.clear_sequence(sequence).map_err(|cause| model.step_error(cause))
     }
 
@@ -80,7 +79,7 @@ impl Batch {
     pub fn feed(&mut self, sequence: usize, tokens: &[u32]) -> Result<(), Error> {
         let (model, chunk) = (self.lease.model(), self.sequence.chunk);
         check_tokens(model, tokens)?;
-        let (mut steps, mut source) = self.sequence.take_up(model)?;
+        let (mut steps, mut source) = self.sequence.memory.take_up(model)?;
         source.expect_bare((tokens.len() - 1) / chunk);
         for tokens in tokens.chunks(chunk) {
             source.begin_pass();

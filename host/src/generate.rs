@@ -275,7 +275,7 @@ impl Generation<'_> {
         }
         while let Next::Feed(tokens) = text.next(prompt) {
             let outcome = sequence.feed(model, tokens, &mut watch);
-            text.fed(sequence.taken(model)?);
+            text.fed(sequence.taken());
             outcome?;
         }
         Ok(())

@@ -319,13 +319,6 @@ impl Steps<'_> {
         on_both!(self, |_model, session| session.clear_slot(sequence))
     }
 
-    /// The layer that a suspended step goes on from, and its tokens.
-    pub(crate) fn suspended(&mut self) -> Option<(u32, usize)> {
-        on_both!(self, |_model, session| session
-            .suspended_at()
-            .map(|layer| (layer, session.suspended_tokens())))
-    }
-
     /// Begins a step of the first sequence.
     pub(crate) fn begin(&mut self, source: &mut dyn LayerSource, tokens: &[u32]) -> Result<(), StepError> {
         self.begin_sequence(source, 0, tokens)

@@ -59,14 +59,14 @@ impl Session {
     /// How the weights are read, where they are streamed.
     #[must_use]
     pub fn read_by(&self) -> Option<ReadBy> {
-        self.sequence.streamer.as_ref().map(Streamer::read_by)
+        self.sequence.memory.streamer.as_ref().map(Streamer::read_by)
     }
 
     /// Forgets everything, an interrupted computation too: the next token is the first of a new sequence.
     pub fn clear(&mut self) {
         self.sequence.fed = 0;
         // The steps fail only if they failed when the session was made.
-        if let Ok((mut steps, _)) = self.sequence.take_up(self.lease.model()) {
+        if let Ok((mut steps, _)) = self.sequence.memory.take_up(self.lease.model()) {
             steps.clear();
         }
     }
@@ -123,7 +123,7 @@ impl Session {
     /// Bytes of weights that came from storage since the session was made; 0 where they are in memory.
     #[must_use]
     pub fn read_bytes(&self) -> u64 {
-        self.sequence.streamer.as_ref().map_or(0, Streamer::read_bytes)
+        self.sequence.memory.streamer.as_ref().map_or(0, Streamer::read_bytes)
     }
 
     /// Only reads the weights, as a token's computation would, for at least `time` or once through. Returns bytes that came from
@@ -133,8 +133,7 @@ impl Session {
     /// [`Error::Storage`], or damage.
     pub fn skim(&mut self, time: Duration) -> Result<(u64, Duration), Error> {
         let model = self.lease.model();
-        let Sequence { checked, streamer, .. } = &mut self.sequence;
-        let mut source = model.source(checked, streamer.as_mut())?;
+        let (_, mut source) = self.sequence.memory.take_up(model)?;
         let (start, before) = (Instant::now(), source.read_bytes());
         source.expect_bare(0);
         let skimmed = source.skim(model.layout(), &mut || start.elapsed() < time);
@@ -143,20 +142,34 @@ impl Session {
     }
 }
 
+/// What steps and their source of weights borrow during a call.
+pub(crate) struct Memory {
+    buffers: Buffers,
+    pub sequences: usize,
+    /// Where the step of the last call stands.
+    position: Position,
+    /// What reads the weights, where they are streamed.
+    streamer: Option<Streamer>,
+    /// Blocks of the model's file that were verified.
+    checked: Vec<u32>,
+}
+
+impl Memory {
+    /// The steps and the source of weights of a call.
+    pub fn take_up<'a>(&'a mut self, model: &'a Model) -> Result<(Steps<'a>, Source<'a>), Error> {
+        let Self { buffers, sequences, position, checked, streamer } = self;
+        Ok((model.steps(buffers, *sequences, position)?, model.source(checked, streamer.as_mut())?))
+    }
+}
+
 /// The memory of a session or a batch, and the steps over it. Every call gets the model that it was made for.
 pub(crate) struct Sequence {
-    buffers: Buffers,
-    sequences: usize,
-    position: Position,
+    pub memory: Memory,
     /// Logits of a token each, `[sequences][padded vocab]`.
     logits: Vec<f32>,
     row: Vec<f32>,
     /// Logits of a chunk's tokens.
     all: Vec<f32>,
-    /// What reads the weights, where they are streamed.
-    streamer: Option<Streamer>,
-    /// Blocks of the model's file that were verified.
-    checked: Vec<u32>,
     pub chunk: usize,
     /// Tokens of the last call that were fed.
     fed: usize,
@@ -188,7 +201,7 @@ impl Sequence {
         let padded = config.padded_vocab() as usize;
         let (row, rows) = if options.rows { (padded, rows_chunk(chunk, padded) * padded) } else { (0, 0) };
         let buffers = Buffers::new(config, options.numbers, options.sequences(), chunk);
-        let mut sequence = Self {
+        let memory = Memory {
             buffers: buffers.map_err(|error| match (error, options.numbers.smaller()) {
                 (Error::Memory { what, bytes, .. }, Some(smaller)) => {
                     Error::Memory { what, bytes, smaller_state: Some(Numbers::state_name(smaller)) }
@@ -197,23 +210,20 @@ impl Sequence {
             })?,
             sequences: options.sequences(),
             position: Position::default(),
+            streamer,
+            checked: zeros(WORKING, SliceSource::checked_words(layout))?,
+        };
+        let mut sequence = Self {
+            memory,
             logits: zeros(WORKING, options.sequences().saturating_mul(padded))?,
             row: zeros(WORKING, if options.sequences() > 1 { padded } else { row })?,
             all: zeros("logits", rows)?,
-            streamer,
-            checked: zeros(WORKING, SliceSource::checked_words(layout))?,
             chunk,
             fed: 0,
         };
         // Pages are written before any is read.
-        sequence.take_up(model)?.0.clear();
+        sequence.memory.take_up(model)?.0.clear();
         Ok(sequence)
-    }
-
-    /// The steps and the source of weights of a call.
-    pub(crate) fn take_up<'a>(&'a mut self, model: &'a Model) -> Result<(Steps<'a>, Source<'a>), Error> {
-        let Self { buffers, sequences, position, checked, streamer, .. } = self;
-        Ok((model.steps(buffers, *sequences, position)?, model.source(checked, streamer.as_mut())?))
     }
 
     /// See [`Session::feed_watched`].
@@ -225,8 +235,8 @@ impl Sequence {
 
     /// See [`Session::resume`].
     pub(crate) fn resume(&mut self, model: &Model, watch: &mut Watch<'_>) -> Result<usize, Error> {
+        let Some((layer, tokens)) = self.memory.position.suspended() else { return Ok(self.fed) };
         let mut call = self.call(model)?;
-        let Some((layer, tokens)) = call.steps.suspended() else { return Ok(*call.fed) };
         call.count.done = tokens as u64 * u64::from(layer);
         call.count.total = call.work(tokens);
         call.advance(tokens, watch, Ok(true))?;
@@ -267,9 +277,9 @@ impl Sequence {
 
     /// See [`Session::logits`].
     pub(crate) fn logits(&mut self, model: &Model) -> Result<&mut [f32], Error> {
-        let Self { buffers, sequences, position, checked, streamer, logits, .. } = self;
-        let mut source = model.source(checked, streamer.as_mut())?;
-        let out = model.steps(buffers, *sequences, position)?.logits(source.blocks(), Rows::Last, logits);
+        let Self { memory, logits, .. } = self;
+        let (mut steps, mut source) = memory.take_up(model)?;
+        let out = steps.logits(source.blocks(), Rows::Last, logits);
         out.map_err(|cause| model.step_error(cause))?;
         Ok(&mut logits[..model.config().vocab as usize])
     }
@@ -281,9 +291,8 @@ impl Sequence {
         tokens: &[(usize, u32)],
         mut each: impl FnMut(usize, &mut [f32]) -> Result<(), E>,
     ) -> Result<(), E> {
-        let Self { buffers, sequences, position, checked, streamer, logits, row, .. } = self;
-        let (mut steps, mut source) =
-            (model.steps(buffers, *sequences, position)?, model.source(checked, streamer.as_mut())?);
+        let Self { memory, logits, row, .. } = self;
+        let (mut steps, mut source) = memory.take_up(model)?;
         source.expect_bare(0);
         source.begin_pass();
         let stepped = steps
@@ -302,28 +311,25 @@ impl Sequence {
     }
 
     /// Tokens of the last call that were fed, with those of a step that is suspended: [`Session::resume`] feeds them.
-    pub(crate) fn taken(&mut self, model: &Model) -> Result<usize, Error> {
-        let (mut steps, _) = self.take_up(model)?;
-        let suspended = steps.suspended();
-        Ok(self.fed + suspended.map_or(0, |(_, tokens)| tokens))
+    pub(crate) fn taken(&self) -> usize {
+        self.fed + self.memory.position.suspended().map_or(0, |(_, tokens)| tokens)
     }
 
     /// Begins to feed tokens, once all of them can be fed: a bad one is known by its place in all of them, before any is fed.
     fn begin<'a>(&'a mut self, model: &'a Model, tokens: &[u32]) -> Result<Call<'a>, Error> {
-        let mut call = self.call(model)?;
-        if call.steps.suspended().is_some() {
+        if self.memory.position.suspended().is_some() {
             return Err(model.step_error(StepError::Suspended));
         }
-        *call.fed = 0;
+        self.fed = 0;
         check_tokens(model, tokens)?;
+        let mut call = self.call(model)?;
         call.count.total = call.work(tokens.len());
         Ok(call)
     }
 
     fn call<'a>(&'a mut self, model: &'a Model) -> Result<Call<'a>, Error> {
-        let Self { buffers, sequences, position, checked, streamer, fed, row, all, .. } = self;
-        let (steps, source) =
-            (model.steps(buffers, *sequences, position)?, model.source(checked, streamer.as_mut())?);
+        let Self { memory, fed, row, all, .. } = self;
+        let (steps, source) = memory.take_up(model)?;
         let count = Count { done: 0, total: 0, start: source.read_bytes() };
         Ok(Call { model, steps, source, fed, row, all, count })
     }

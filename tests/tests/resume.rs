@@ -130,7 +130,7 @@ fn a_session_that_is_put_together_again_goes_on_with_the_same_bits() {
     assert_eq!(small.with(&model, |_| ()), Err(StepError::OtherModel));
     for layer in 0..config.n_layer {
         let more = apart.with(&model, |session| {
-            assert_eq!((session.suspended_at(), session.suspended_tokens()), (Some(layer), 3));
+            assert_eq!(session.position().suspended(), Some((layer, 3)));
             model.advance(session, &mut source)
         });
         assert_eq!(more, Ok(Ok(layer + 1 < config.n_layer)));

@@ -27,6 +27,14 @@ impl Default for Position {
     }
 }
 
+impl Position {
+    /// The layer that a suspended step goes on from, and the step's tokens; `None` if no step is suspended.
+    #[must_use]
+    pub const fn suspended(self) -> Option<(u32, usize)> {
+        if let Cursor::Layer { layer, tokens, .. } = self.0 { Some((layer, tokens)) } else { None }
+    }
+}
+
 /// One sequence, or several that step together: their state, their working memory, and where their step stands.
 #[derive(Debug)]
 pub struct Session<'s, N: Operations = Float> {
@@ -174,13 +182,7 @@ impl<'s, N: Operations> Session<'s, N> {
     /// The layer that a suspended step goes on from; `None` if no step is suspended.
     #[must_use]
     pub const fn suspended_at(&self) -> Option<u32> {
-        if let Cursor::Layer { layer, .. } = self.cursor { Some(layer) } else { None }
-    }
-
-    /// The tokens of a suspended step; 0 if no step is suspended.
-    #[must_use]
-    pub const fn suspended_tokens(&self) -> usize {
-        if let Cursor::Layer { tokens, .. } = self.cursor { tokens } else { 0 }
+        if let Some((layer, _)) = self.position().suspended() { Some(layer) } else { None }
     }
 }
 
