@@ -1,5 +1,6 @@
 //! A matrix, spread over the spans that a source gives and the threads of a team.
 
+use core::ops::Range;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use super::StepError;
@@ -38,29 +39,18 @@ pub fn multiply<N: Operations, V: Panels>(
         let damaged = AtomicU32::new(u32::MAX);
         let y = V::share(y, span.first, panels_each, tokens);
         share(team, items, cost.saturating_mul(panels_each), y, |range, mut y| {
-            let (mut at, mut before) = (range.start, 0);
-            while at < range.end {
-                // A block, or all panels.
-                let panels = match each {
-                    Some(each) => {
-                        at += 1;
-                        if !span.is_sound(at - 1) {
-                            damaged.fetch_min((at - 1) as u32, Ordering::Relaxed);
-                            before += each;
-                            continue;
-                        }
-                        (at - 1) * each..(at * each).min(span.panels)
-                    }
-                    None => {
-                        at = range.end;
-                        range.clone()
-                    }
-                };
-                let count = panels.len();
-                for (covered, bytes) in span.pieces(panels) {
-                    work(bytes, V::part(&mut y, before + covered.start..before + covered.end, tokens));
+            let mut multiply = |panels: Range<usize>, before: usize| {
+                for (at, bytes) in span.pieces(panels) {
+                    work(bytes, V::part(&mut y, before + at.start..before + at.end, tokens));
                 }
-                before += count;
+            };
+            let Some(each) = each else { return multiply(range, 0) };
+            for (i, block) in range.enumerate() {
+                if span.is_sound(block) {
+                    multiply(block * each..((block + 1) * each).min(span.panels), i * each);
+                } else {
+                    damaged.fetch_min(block as u32, Ordering::Relaxed);
+                }
             }
         });
         Some(damaged.into_inner()).filter(|damaged| *damaged != u32::MAX)
