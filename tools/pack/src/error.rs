@@ -1,5 +1,6 @@
 //! What can go wrong while packing.
 
+use std::fmt::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use elapid_core::format::FormatError;
@@ -13,7 +14,6 @@ use crate::tokenizer::CompileError;
 #[non_exhaustive]
 pub enum PackError {
     /// A file could not be read or written.
-    #[error("{}: {source}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
@@ -21,7 +21,6 @@ pub enum PackError {
         source: std::io::Error,
     },
     /// A file is a link to a file that is not there, as in a cache whose blobs were removed.
-    #[error("{}: a link to {}, which is not there: download the file again", path.display(), target.display())]
     DanglingLink {
         /// The link.
         path: PathBuf,
@@ -29,13 +28,11 @@ pub enum PackError {
         target: PathBuf,
     },
     /// A file is only Git LFS's note of where the file is.
-    #[error("{}: a Git LFS pointer, not the file itself: fetch it with `git lfs pull`", path.display())]
     LfsPointer {
         /// The file.
         path: PathBuf,
     },
     /// What was given is not a folder.
-    #[error("{}: {reason}", path.display())]
     NotAFolder {
         /// What was given.
         path: PathBuf,
@@ -43,7 +40,6 @@ pub enum PackError {
         reason: String,
     },
     /// The folder lacks a file that every checkpoint has.
-    #[error("{}: no {missing} here: {advice}", path.display())]
     NotACheckpoint {
         /// The folder.
         path: PathBuf,
@@ -53,7 +49,6 @@ pub enum PackError {
         advice: String,
     },
     /// The weights are there, but only as a pickle, which can run code when it is read.
-    #[error("{}: only PyTorch weights ({found}); convert them to safetensors first: {how}", path.display())]
     PickleOnly {
         /// The folder.
         path: PathBuf,
@@ -63,7 +58,6 @@ pub enum PackError {
         how: String,
     },
     /// A JSON file does not parse or lacks the expected structure.
-    #[error("{}: invalid JSON: {reason}; download the file again or correct it", path.display())]
     InvalidJson {
         /// The file.
         path: PathBuf,
@@ -71,7 +65,6 @@ pub enum PackError {
         reason: String,
     },
     /// A file that is read whole is larger than any sensible one.
-    #[error("{}: {size} bytes, more than the {limit} that such a file may have: is it the right file?", path.display())]
     FileTooLarge {
         /// The file.
         path: PathBuf,
@@ -81,7 +74,6 @@ pub enum PackError {
         limit: u64,
     },
     /// The checkpoint is of another architecture.
-    #[error("{}: architecture `{found}` is not supported; supported are `mamba` and `falcon_mamba`", path.display())]
     UnsupportedArch {
         /// config.json.
         path: PathBuf,
@@ -89,7 +81,6 @@ pub enum PackError {
         found: String,
     },
     /// config.json asks for something that would change the arithmetic.
-    #[error("{}: `{key}`: {reason}; no packed file can express this model", path.display())]
     UnsupportedFeature {
         /// config.json.
         path: PathBuf,
@@ -99,10 +90,6 @@ pub enum PackError {
         reason: String,
     },
     /// Two keys of config.json name different architectures.
-    #[error(
-        "{}: `{key}` contradicts {against}: Mamba and Falcon Mamba have the same tensors and compute otherwise (Falcon Mamba normalises dt, B and C); correct the one that is wrong",
-        path.display()
-    )]
     ArchConflict {
         /// config.json.
         path: PathBuf,
@@ -112,7 +99,6 @@ pub enum PackError {
         against: &'static str,
     },
     /// A value in a configuration file is missing, of the wrong type or out of range.
-    #[error("{}: `{key}` {reason}", path.display())]
     InvalidConfig {
         /// The configuration file.
         path: PathBuf,
@@ -122,7 +108,6 @@ pub enum PackError {
         reason: String,
     },
     /// A shard that the index names is not in the folder.
-    #[error("{}: missing shard, named by model.safetensors.index.json (it holds `{tensor}`): download it", path.display())]
     MissingShard {
         /// The shard.
         path: PathBuf,
@@ -130,7 +115,6 @@ pub enum PackError {
         tensor: String,
     },
     /// A file is not well-formed safetensors.
-    #[error("{}: not a valid safetensors file: {reason}", path.display())]
     InvalidSafetensors {
         /// The file.
         path: PathBuf,
@@ -138,7 +122,6 @@ pub enum PackError {
         reason: String,
     },
     /// A file ends before the tensors that its header lists.
-    #[error("{}: truncated: {found} bytes, but its tensors need {needed}; download it again", path.display())]
     Truncated {
         /// The file.
         path: PathBuf,
@@ -148,7 +131,6 @@ pub enum PackError {
         found: u64,
     },
     /// A tensor that the configuration demands is nowhere in the checkpoint.
-    #[error("{}: tensor `{name}` is missing ({reason})", path.display())]
     MissingTensor {
         /// The folder, or the shard that should hold the tensor.
         path: PathBuf,
@@ -158,7 +140,6 @@ pub enum PackError {
         reason: String,
     },
     /// A tensor that has no place in the model that config.json describes.
-    #[error("{}: tensor `{name}` does not belong to this model: {reason}", path.display())]
     UnexpectedTensor {
         /// The file that holds the tensor.
         path: PathBuf,
@@ -168,10 +149,6 @@ pub enum PackError {
         reason: String,
     },
     /// A tensor's shape is not the one that follows from config.json.
-    #[error(
-        "{}: tensor `{name}` has shape {found:?}, expected {expected:?} = {meaning} from config.json: correct config.json or download the weights again",
-        path.display()
-    )]
     WrongShape {
         /// The file that holds the tensor.
         path: PathBuf,
@@ -185,7 +162,6 @@ pub enum PackError {
         found: Vec<usize>,
     },
     /// A tensor is stored in a type that is not read.
-    #[error("{}: tensor `{name}` has type {dtype}; supported are F32, F16 and BF16: convert the checkpoint to one of them", path.display())]
     UnsupportedDtype {
         /// The file that holds the tensor.
         path: PathBuf,
@@ -195,7 +171,6 @@ pub enum PackError {
         dtype: String,
     },
     /// A weight is NaN or infinite.
-    #[error("{}: tensor `{name}` holds {value} at [{row}, {column}]: the checkpoint is damaged, download it again", path.display())]
     NonFinite {
         /// The file that holds the tensor.
         path: PathBuf,
@@ -209,9 +184,6 @@ pub enum PackError {
         column: usize,
     },
     /// The caller asked for rows that a tensor does not have, or gave a buffer of another size.
-    #[error(
-        "tensor `{name}` has {rows} rows of {columns}; rows {start}..{end} into {len} values is not a valid request"
-    )]
     InvalidRows {
         /// The tensor.
         name: String,
@@ -227,7 +199,6 @@ pub enum PackError {
         len: usize,
     },
     /// The chat template is not valid Jinja.
-    #[error("{}: chat template, line {line}: {reason}", path.display())]
     InvalidTemplate {
         /// The file that holds the template.
         path: PathBuf,
@@ -237,7 +208,6 @@ pub enum PackError {
         reason: String,
     },
     /// The tokenizer is of a kind that is not supported, or damaged.
-    #[error("{}: {source}", path.display())]
     Tokenizer {
         /// tokenizer.json.
         path: PathBuf,
@@ -245,13 +215,10 @@ pub enum PackError {
         source: CompileError,
     },
     /// Generation defaults or role table are out of the packed format's limits.
-    #[error("the model can't be packed: {0}")]
     Data(#[source] DataError),
     /// The model is out of the packed format's limits.
-    #[error("the model can't be packed: {0}")]
     Format(#[source] FormatError),
     /// The configuration states other sizes of the data sections than they have.
-    #[error("the data sections have {sizes:?} bytes where the configuration states {stated:?}")]
     DataSizes {
         /// What they have.
         sizes: [u64; 4],
@@ -259,7 +226,6 @@ pub enum PackError {
         stated: [u64; 4],
     },
     /// A weight is too large for the type that it is to be stored in.
-    #[error("{tensor}: the value {value} at [{row}, {col}] is too large for {quant}: pack it as f32")]
     TooLarge {
         /// The tensor's name.
         tensor: String,
@@ -273,10 +239,8 @@ pub enum PackError {
         quant: &'static str,
     },
     /// The model could not compute the calibration's text.
-    #[error("calibration: {0}")]
     Step(#[source] StepError),
     /// The calibration's text can't be used.
-    #[error("{}: {reason}", path.display())]
     Calibration {
         /// The text.
         path: PathBuf,
@@ -284,8 +248,134 @@ pub enum PackError {
         reason: String,
     },
     /// The user gave up.
-    #[error("interrupted; nothing was written")]
     Cancelled,
+}
+
+/// On one line, whatever names and texts of files it quotes.
+impl fmt::Display for PackError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut out = OneLine(f);
+        match self {
+            Self::Io { path, source } => write!(out, "{}: {source}", path.display()),
+            Self::DanglingLink { path, target } => write!(
+                out,
+                "{}: a link to {}, which is not there: download the file again",
+                path.display(),
+                target.display()
+            ),
+            Self::LfsPointer { path } => write!(
+                out,
+                "{}: a Git LFS pointer, not the file itself: fetch it with `git lfs pull`",
+                path.display()
+            ),
+            Self::NotAFolder { path, reason } => write!(out, "{}: {reason}", path.display()),
+            Self::NotACheckpoint { path, missing, advice } => {
+                write!(out, "{}: no {missing} here: {advice}", path.display())
+            }
+            Self::PickleOnly { path, found, how } => write!(
+                out,
+                "{}: only PyTorch weights ({found}); convert them to safetensors first: {how}",
+                path.display()
+            ),
+            Self::InvalidJson { path, reason } => write!(
+                out,
+                "{}: invalid JSON: {reason}; download the file again or correct it",
+                path.display()
+            ),
+            Self::FileTooLarge { path, size, limit } => write!(
+                out,
+                "{}: {size} bytes, more than the {limit} that such a file may have: is it the right file?",
+                path.display()
+            ),
+            Self::UnsupportedArch { path, found } => write!(
+                out,
+                "{}: architecture `{found}` is not supported; supported are `mamba` and `falcon_mamba`",
+                path.display()
+            ),
+            Self::UnsupportedFeature { path, key, reason } => {
+                write!(out, "{}: `{key}`: {reason}; no packed file can express this model", path.display())
+            }
+            Self::ArchConflict { path, key, against } => write!(
+                out,
+                "{}: `{key}` contradicts {against}: Mamba and Falcon Mamba have the same tensors and compute otherwise (Falcon Mamba normalises dt, B and C); correct the one that is wrong",
+                path.display()
+            ),
+            Self::InvalidConfig { path, key, reason } => write!(out, "{}: `{key}` {reason}", path.display()),
+            Self::MissingShard { path, tensor } => write!(
+                out,
+                "{}: missing shard, named by model.safetensors.index.json (it holds `{tensor}`): download it",
+                path.display()
+            ),
+            Self::InvalidSafetensors { path, reason } => {
+                write!(out, "{}: not a valid safetensors file: {reason}", path.display())
+            }
+            Self::Truncated { path, needed, found } => write!(
+                out,
+                "{}: truncated: {found} bytes, but its tensors need {needed}; download it again",
+                path.display()
+            ),
+            Self::MissingTensor { path, name, reason } => {
+                write!(out, "{}: tensor `{name}` is missing ({reason})", path.display())
+            }
+            Self::UnexpectedTensor { path, name, reason } => {
+                write!(out, "{}: tensor `{name}` does not belong to this model: {reason}", path.display())
+            }
+            Self::WrongShape { path, name, expected, meaning, found } => write!(
+                out,
+                "{}: tensor `{name}` has shape {found:?}, expected {expected:?} = {meaning} from config.json: correct config.json or download the weights again",
+                path.display()
+            ),
+            Self::UnsupportedDtype { path, name, dtype } => write!(
+                out,
+                "{}: tensor `{name}` has type {dtype}; supported are F32, F16 and BF16: convert the checkpoint to one of them",
+                path.display()
+            ),
+            Self::NonFinite { path, name, value, row, column } => write!(
+                out,
+                "{}: tensor `{name}` holds {value} at [{row}, {column}]: the checkpoint is damaged, download it again",
+                path.display()
+            ),
+            Self::InvalidRows { name, rows, columns, start, end, len } => write!(
+                out,
+                "tensor `{name}` has {rows} rows of {columns}; rows {start}..{end} into {len} values is not a valid request"
+            ),
+            Self::InvalidTemplate { path, line, reason } => {
+                write!(out, "{}: chat template, line {line}: {reason}", path.display())
+            }
+            Self::Tokenizer { path, source } => write!(out, "{}: {source}", path.display()),
+            Self::Data(cause) => write!(out, "the model can't be packed: {cause}"),
+            Self::Format(cause) => write!(out, "the model can't be packed: {cause}"),
+            Self::DataSizes { sizes, stated } => write!(
+                out,
+                "the data sections have {sizes:?} bytes where the configuration states {stated:?}"
+            ),
+            Self::TooLarge { tensor, row, col, value, quant } => write!(
+                out,
+                "{tensor}: the value {value} at [{row}, {col}] is too large for {quant}: pack it as f32"
+            ),
+            Self::Step(cause) => write!(out, "calibration: {cause}"),
+            Self::Calibration { path, reason } => write!(out, "{}: {reason}", path.display()),
+            Self::Cancelled => out.write_str("interrupted; nothing was written"),
+        }
+    }
+}
+
+/// Escapes control characters, so that what is written stays on one line.
+struct OneLine<'a, 'f>(&'a mut fmt::Formatter<'f>);
+
+impl fmt::Write for OneLine<'_, '_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let Self(out) = self;
+        for part in text.split_inclusive(char::is_control) {
+            match part.chars().next_back().filter(|last| last.is_control()) {
+                Some(last) => {
+                    write!(out, "{}{}", &part[..part.len() - last.len_utf8()], last.escape_debug())?
+                }
+                None => out.write_str(part)?,
+            }
+        }
+        Ok(())
+    }
 }
 
 impl PackError {
@@ -303,5 +393,17 @@ impl PackError {
     pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_path_buf();
         move |source| Self::Io { path, source }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_one_line_whatever_it_quotes() {
+        let path = PathBuf::from("a \"b\"\n/\té");
+        let error = PackError::MissingTensor { path, name: "x\ry".into(), reason: "\u{1b}[0m\n".into() };
+        assert_eq!(error.to_string(), "a \"b\"\\n/\\té: tensor `x\\ry` is missing (\\u{1b}[0m\\n)");
     }
 }

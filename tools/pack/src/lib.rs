@@ -25,7 +25,6 @@ pub mod chat;
 pub mod checkpoint;
 pub mod error;
 mod findings;
-mod line;
 pub mod pack;
 mod progress;
 pub mod quantize;

@@ -7,7 +7,6 @@ use serde_json::{Map, Value};
 use super::shards::TensorEntry;
 use super::{folder, json};
 use crate::PackError;
-use crate::line::one_line;
 
 /// The largest JSON file accepted besides the tokenizer, in bytes.
 pub(super) const CONFIG_LIMIT: u64 = 4 << 20;
@@ -114,9 +113,7 @@ impl ConfigFile {
             (Arch::Mamba, true) => "`model_type` mamba",
             (Arch::Mamba, false) => "the original Mamba's spelling of this file",
         };
-        let conflict = |key: String| {
-            Err(PackError::ArchConflict { path: self.path.clone(), key: one_line(&key), against })
-        };
+        let conflict = |key: String| Err(PackError::ArchConflict { path: self.path.clone(), key, against });
         // Mamba2ForCausalLM is another model, MambaLMHeadModel the original's name.
         let is_mamba = |name: &str| {
             name.strip_prefix("Mamba").is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_digit()))

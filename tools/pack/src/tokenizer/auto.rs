@@ -11,7 +11,6 @@ use serde_json::{Map, Value};
 
 use super::CompileError;
 use super::added::{AddedToken, Origin};
-use crate::line::one_line;
 
 const CLASS: &str = "tokenizer_class";
 const CONFIG: &str = "tokenizer_config.json";
@@ -127,8 +126,7 @@ fn refuse<T>(
     key: impl Into<String>,
     reason: impl Into<String>,
 ) -> Result<T, CompileError> {
-    let (key, reason) = (one_line(&key.into()), one_line(&reason.into()));
-    Err(CompileError::Beside { file, key, reason })
+    Err(CompileError::Beside { file, key: key.into(), reason: reason.into() })
 }
 
 /// Reads the files beside a tokenizer.json, whose own added tokens, vocabulary and token for padding are given.
@@ -473,11 +471,13 @@ fn declared(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::PackError;
 
     #[test]
     fn a_class_that_is_not_known_is_told_on_one_line() {
         let config = Map::from_iter([(CLASS.to_owned(), Value::from("Mine\nand more"))]);
-        let error = class(&Beside { config, ..Beside::default() }).unwrap_err().to_string();
+        let source = class(&Beside { config, ..Beside::default() }).unwrap_err();
+        let error = PackError::Tokenizer { path: "tokenizer.json".into(), source }.to_string();
         assert!(error.contains("is Mine\\nand more, and what") && !error.contains('\n'), "{error}");
     }
 }
