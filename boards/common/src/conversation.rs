@@ -115,17 +115,20 @@ impl<'c> Conversation<'c> {
             let before = platform.ticks();
             let in_text = generation.tokens() > 0;
             match generation.next(prompt) {
-                Next::Feed(_) if in_text && interrupted(platform) => {
-                    generation.interrupt(*text, &mut |piece| say(platform, format_args!("{piece}")));
-                }
-                Next::Feed(tokens) => match engine.feed(tokens, &mut || interrupted(platform))? {
-                    Some(fed) => generation.fed(fed),
-                    // A text's token is fed to its end when the chat goes on.
-                    None if in_text => {
-                        generation.interrupt(*text, &mut |piece| say(platform, format_args!("{piece}")));
+                Next::Feed(tokens) => {
+                    let fed = match in_text && interrupted(platform) {
+                        true => None,
+                        false => engine.feed(tokens, &mut || interrupted(platform))?,
+                    };
+                    match fed {
+                        Some(fed) => generation.fed(fed),
+                        // The rest of a token's step is done when the chat goes on.
+                        None if in_text => {
+                            generation.interrupt(*text, &mut |piece| say(platform, format_args!("{piece}")));
+                        }
+                        None => return Err(Error::Interrupted),
                     }
-                    None => return Err(Error::Interrupted),
-                },
+                }
                 Next::Choose => {
                     let logits = engine.logits()?;
                     let computed = platform.ticks();

@@ -143,17 +143,16 @@ impl Plan {
             (read, slot, tables, least.saturating_add(LEAST_SLOTS * slot))
         };
         let ways = [READ, READ / 4, 1].map(least_of);
-        let all = cap;
-        let cap = fixed.limit(cap, 0);
-        let (read, slot, tables, least) = ways.into_iter().find(|way| way.3 <= cap).ok_or_else(|| {
+        let share = fixed.limit(cap, 0);
+        let (read, slot, tables, least) = ways.into_iter().find(|way| way.3 <= share).ok_or_else(|| {
             // A small file takes less as a whole than what reads it.
             let whole = if mappable == Some(true) { mapped_bytes(layout, wish, &fixed, 1) } else { u64::MAX };
             let streamed = ways.into_iter().fold(u64::MAX, |least, way| least.min(way.3));
             let file = if whole <= streamed { layout.file_bytes() } else { 0 };
-            fixed.too_little(whole.min(streamed), all, file)
+            fixed.too_little(whole.min(streamed), cap, file)
         })?;
 
-        let mut rest = cap - least;
+        let mut rest = share - least;
         let slots = LEAST_SLOTS + (rest / 2 / slot).min(MOST_SLOTS - LEAST_SLOTS);
         rest -= (slots - LEAST_SLOTS) * slot;
         // Beyond the tokens that step together.
