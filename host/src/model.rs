@@ -1,12 +1,14 @@
 //! An opened model: its verified header, its bytes, and what computes it.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use elapid_core::format::{Config, FormatError, Header, Layout, Section};
 use elapid_core::kernels::Team;
 use elapid_core::model::{Position, StepError};
 use elapid_core::source::{LayerSource, SliceSource, slice};
+use elapid_core::tokenizer::Tokenizer;
 
 use crate::Error;
 use crate::machine::{Drive, Machine, Profile};
@@ -47,6 +49,8 @@ struct Opened {
     options: ModelOptions,
     /// What the open sessions hold of the cap.
     held: Mutex<Held>,
+    /// The ids without a token, once the tokenizer was checked.
+    tokenizer: OnceLock<Range<u32>>,
 }
 
 /// Memory that sessions hold.
@@ -196,8 +200,8 @@ impl Model {
     ) -> Result<Self, Error> {
         let kernels = KernelSet::new(options.kernels.as_deref())?;
         let pool = Pool::new(options.threads.unwrap_or_else(default_threads))?;
-        let (options, held) = (options.clone(), Mutex::default());
-        Ok(Self(Arc::new(Opened { name, bytes, header, kernels, pool, cap, options, held })))
+        let (options, held, tokenizer) = (options.clone(), Mutex::default(), OnceLock::new());
+        Ok(Self(Arc::new(Opened { name, bytes, header, kernels, pool, cap, options, held, tokenizer })))
     }
 
     /// The file's path, or another name for messages.
@@ -324,17 +328,49 @@ impl Model {
         if place.blocks == 0 {
             return Ok(&[]);
         }
-        if let Bytes::Streamed(streamed) = &self.0.bytes {
-            return Ok(streamed.data(section));
+        if !matches!(self.0.bytes, Bytes::Streamed(_)) {
+            let mut checked = vec![0; SliceSource::checked_words(self.layout())];
+            let mut source = self.slice(&mut checked)?;
+            for block in 0..place.blocks {
+                source.borrow(section, block..block + 1).map_err(|cause| self.step_error(cause))?;
+            }
         }
-        let mut checked = vec![0; SliceSource::checked_words(self.layout())];
-        let mut source = self.slice(&mut checked)?;
-        for block in 0..place.blocks {
-            source.borrow(section, block..block + 1).map_err(|cause| self.step_error(cause))?;
+        Ok(self.section_bytes(section))
+    }
+
+    /// The bytes of a section that holds no weights, verified if the model is streamed; empty if the model has none.
+    fn section_bytes(&self, section: Section) -> &[u8] {
+        let place = self.layout().section(section);
+        match &self.0.bytes {
+            Bytes::Streamed(streamed) => streamed.data(section),
+            bytes => {
+                let whole = bytes.whole().unwrap_or_default();
+                slice(whole, place.offset..place.offset + place.length).unwrap_or_default()
+            }
         }
-        // The source's borrow ends with it; the file lives as long as the model.
-        let whole = self.0.bytes.whole().unwrap_or_default();
-        Ok(slice(whole, place.offset..place.offset + place.length).unwrap_or_default())
+    }
+
+    /// The model's tokenizer. Its section is verified and checked whole by the first call that succeeds.
+    ///
+    /// # Errors
+    /// [`Error::NoTokenizer`], or damage of the section.
+    pub fn tokenizer(&self) -> Result<Tokenizer<'_>, Error> {
+        let checked = self.0.tokenizer.get().cloned();
+        let bytes = match checked {
+            Some(_) => self.section_bytes(Section::Tokenizer),
+            None => self.data_section(Section::Tokenizer)?,
+        };
+        if bytes.is_empty() {
+            return Err(Error::NoTokenizer { model: self.name().into() });
+        }
+        let tokenizer = match checked {
+            Some(missing) => Tokenizer::reopen(bytes, missing),
+            None => Tokenizer::parse(bytes),
+        };
+        let tokenizer =
+            tokenizer.map_err(|cause| Error::Section { model: self.name().into(), cause: cause.into() })?;
+        self.0.tokenizer.get_or_init(|| tokenizer.missing());
+        Ok(tokenizer)
     }
 
     /// The whole file as a source that verifies each block once, by a bitmap of [`SliceSource::checked_words`]. The tables were

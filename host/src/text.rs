@@ -44,19 +44,6 @@ impl Model {
         encode(&self.tokenizer()?, text, EncodeOptions::default())
     }
 
-    /// The model's tokenizer. Checks all of it: call it once.
-    ///
-    /// # Errors
-    /// [`Error::NoTokenizer`], or damage of the section.
-    pub fn tokenizer(&self) -> Result<Tokenizer<'_>, Error> {
-        let bytes = self.data_section(Section::Tokenizer)?;
-        if bytes.is_empty() {
-            return Err(Error::NoTokenizer { model: self.name().into() });
-        }
-        Tokenizer::parse(bytes)
-            .map_err(|cause| Error::Section { model: self.name().into(), cause: cause.into() })
-    }
-
     /// The model's generation defaults, or `None` if it has none.
     ///
     /// # Errors

@@ -10,8 +10,10 @@ use elapid::core::format::{
 };
 use elapid::core::kernels::for_each_available;
 use elapid::core::model::{StateKind, StepError};
+use elapid::core::tokenizer::EncodeOptions;
 use elapid::{
-    Damage, Error, ExitClass, GenerateOptions, Model, ModelOptions, Numbers, Ram, SessionOptions, verify,
+    Damage, Error, ExitClass, GenerateOptions, Model, ModelOptions, Numbers, Ram, SessionOptions, encode,
+    verify,
 };
 
 const TOKENS: [u32; 11] = [5, 900, 0, 33, 33, 1023, 7, 512, 4, 18, 256];
@@ -140,6 +142,15 @@ fn a_call_that_is_refused_has_fed_nothing() {
     let mut generation = session.generate(&[1 << 20], &options).unwrap();
     assert!(generation.next().unwrap().is_err());
     assert_eq!(generation.generated().fed, 0);
+}
+
+#[test]
+fn a_tokenizer_that_was_checked_is_the_same() {
+    let model = open(1, None);
+    let [first, again] = [(); 2].map(|()| model.tokenizer().unwrap());
+    let text = "My fellow citizens, ça va?";
+    let [a, b] = [&first, &again].map(|t| encode(t, text, EncodeOptions::default()).unwrap());
+    assert_eq!((a, first.missing()), (b, again.missing()));
 }
 
 #[test]

@@ -290,7 +290,6 @@ pub struct Tokenizer<'a> {
     pub(super) prefix: &'a [[u8; 4]],
     pub(super) suffix: &'a [[u8; 4]],
     text: &'a [u8],
-    /// From the first id without a token to behind the last, of those below `vocab_size`.
     missing: Range<u32>,
 }
 
@@ -303,6 +302,22 @@ impl<'a> Tokenizer<'a> {
     /// Says what is wrong with the table. The checks make every later operation total: no bytes that pass them can make
     /// one panic or run without end. Whether the hash tables find what they should is the packer's promise.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, TokenizerError> {
+        let mut tokenizer = Self::reopen(bytes, 0..0)?;
+        tokenizer.check()?;
+        let missing = |id: &u32| tokenizer.bytes_of(*id).is_empty();
+        let mut ids = 0..tokenizer.vocab_size();
+        if let Some(first) = ids.clone().find(missing) {
+            tokenizer.missing = first..ids.rfind(missing).map_or(first, |last| last + 1);
+        }
+        Ok(tokenizer)
+    }
+
+    /// As [`Tokenizer::parse`], without checking the table's contents and looking for [`Tokenizer::missing`] ids: for bytes for
+    /// which that succeeded before.
+    ///
+    /// # Errors
+    /// If the bytes don't have the form of a table.
+    pub fn reopen(bytes: &'a [u8], missing: Range<u32>) -> Result<Self, TokenizerError> {
         let header = Header::parse(bytes)?;
         let given = bytes.len() as u64;
         let layout = header.layout().ok_or(TokenizerError::Truncated { needed: u64::MAX, given })?;
@@ -310,7 +325,7 @@ impl<'a> Tokenizer<'a> {
         let part = |range: Range<usize>| bytes.get(range).ok_or(truncated);
         let words = |range: Range<usize>| part(range).map(|part| part.as_chunks::<4>().0);
         let indices = |range: Range<usize>| part(range).map(|part| Indices::new(part, header.wide));
-        let mut tokenizer = Self {
+        Ok(Self {
             byte_tokens: indices(layout.byte_tokens)?,
             tokens: words(layout.tokens)?,
             merges: indices(layout.merges)?,
@@ -321,16 +336,15 @@ impl<'a> Tokenizer<'a> {
             prefix: words(layout.prefix)?,
             suffix: words(layout.suffix)?,
             text: part(layout.text)?,
-            missing: 0..0,
+            missing,
             header,
-        };
-        tokenizer.check()?;
-        let missing = |id: &u32| tokenizer.bytes_of(*id).is_empty();
-        let mut ids = 0..tokenizer.vocab_size();
-        if let Some(first) = ids.clone().find(missing) {
-            tokenizer.missing = first..ids.rfind(missing).map_or(first, |last| last + 1);
-        }
-        Ok(tokenizer)
+        })
+    }
+
+    /// From the first id without a token to behind the last, of those below [`Tokenizer::vocab_size`].
+    #[must_use]
+    pub fn missing(&self) -> Range<u32> {
+        self.missing.clone()
     }
 
     fn check(&self) -> Result<(), TokenizerError> {
