@@ -32,11 +32,11 @@
 //! ```
 //!
 //! * [`format`]: the packed file, read in place.
-//! * [`cpu`]: what the CPU has.
+//! * [`cpu`]: the features of the CPU.
 //! * [`numbers`]: the functions of either path, sizes that formats and kernels share, the checksum.
 //! * [`kernels`]: the inner loops, for each instruction set, with the same bits.
 //! * [`mod@model`]: the Mamba step over borrowed weights, state and scratch.
-//! * [`fixed`](mod@model::fixed): its state and memory in integers.
+//! * [`fixed`](mod@model::fixed): state and scratch of the same step in integers.
 //! * [`sized`]: state and working memory of a size known to the compiler, for a `static`.
 //! * [`source`]: where the weights come from.
 //! * [`tokenizer`], [`sample`]: text to tokens and back, logits to a token.

@@ -107,7 +107,7 @@ pub enum Event<'e> {
     Layer(Progress),
 }
 
-/// What is told of events; it breaks to interrupt the generation.
+/// Called with every event; a break interrupts the generation.
 type Listen<'l> = dyn FnMut(Event<'_>) -> ControlFlow<()> + 'l;
 
 /// What tokens mean, and what ends a text.
@@ -240,7 +240,7 @@ impl Generation<'_> {
         let mut piece = String::new();
         let outcome = fed.and_then(|()| self.choose(&mut piece));
         if !piece.is_empty() {
-            // Whoever breaks here is asked again after the token.
+            // A break is not lost: the listener is asked again after the token.
             let _ = each(Event::Text(&piece));
         }
         let interrupted = match outcome {

@@ -1,13 +1,13 @@
-//! Modules of a crate import each other in one direction: of those side by side, none imports itself over others.
+//! Modules of a crate import each other in one direction: there are no import circles among modules of one level.
 //!
-//! By the `use` lines, and by paths that begin with `crate`, `super` or a child's name. What a module re-exports counts where it is
-//! defined. A module and those within it are one where they are seen from outside.
+//! Imports are `use` lines and paths that begin with `crate`, `super` or a child's name. A re-export counts for the module that
+//! defines the item. Seen from outside, a module and its children count as one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-/// The folders of crates, and the modules below which there are circles still.
+/// The crates' folders, each with the modules whose children still have circles.
 const CRATES: &[(&str, &[&str])] = &[
     ("args", &[]),
     ("boards/common", &[]),
@@ -185,7 +185,7 @@ fn graph(modules: &[Module]) -> BTreeMap<Names, BTreeSet<Names>> {
     graph
 }
 
-/// The modules that import themselves over others, with what they import.
+/// The modules that are part of an import circle, with what they import.
 fn circles(graph: &BTreeMap<Names, BTreeSet<Names>>) -> Vec<String> {
     let reach = |from: &Names| {
         let (mut seen, mut next) = (BTreeSet::new(), vec![from]);
@@ -211,7 +211,7 @@ fn circles_of(folder: &Path) -> BTreeMap<String, Vec<String>> {
     let mut levels: BTreeMap<Names, BTreeMap<Names, BTreeSet<Names>>> = BTreeMap::new();
     for (from, to) in files.iter().flat_map(|(from, to)| to.iter().map(move |to| (from, to))) {
         let common = from.iter().zip(to).take_while(|(a, b)| a == b).count();
-        // Neither is within the other.
+        // Neither contains the other.
         if common < from.len().min(to.len()) {
             let level = levels.entry(from[..common].to_vec()).or_default();
             level.entry(from[..=common].to_vec()).or_default().insert(to[..=common].to_vec());

@@ -1,4 +1,4 @@
-//! Lines and commands that are typed, and what follows them.
+//! Reads typed lines and commands, and acts on them.
 
 use elapid_core::model::StepError;
 use elapid_core::source::{Fault, SourceError};
@@ -14,7 +14,7 @@ const PROMPT: &str = "elapid> ";
 /// Ctrl-C.
 const INTERRUPT: u8 = 3;
 
-/// What a console's caller has to do.
+/// What the console asks its caller to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Request {
     /// Open the model again.

@@ -1,4 +1,4 @@
-//! From a line that was typed to the text after it.
+//! Generates the text that follows a typed line.
 
 use elapid_core::generate::{End, Generation, Next, Prompt};
 use elapid_core::tokenizer::EncodeOptions;

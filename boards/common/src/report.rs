@@ -1,4 +1,4 @@
-//! What is said after a text.
+//! The report after a text.
 
 use core::fmt;
 
@@ -48,7 +48,7 @@ pub struct Report<'t> {
     /// Tokens a second, for each of the last tokens but the first.
     pub rates: &'t [f32],
     pub seed: u64,
-    /// Why the text ended before its length, if it did, behind a comma.
+    /// Why the text ended before its length, after a comma; empty if it did not.
     pub end: &'static str,
 }
 

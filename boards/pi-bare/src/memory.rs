@@ -1,4 +1,4 @@
-//! The memory of a model that is talked to.
+//! The memory of a conversation with a model.
 
 use elapid_console::{Buffers, Computed, Engine, Error, WINDOW};
 use elapid_core::kernels::{Scale, SsmState, Team, detect};

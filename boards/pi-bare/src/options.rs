@@ -1,4 +1,4 @@
-//! How a model is opened: what this board has to set beside what follows a prompt.
+//! How a model is opened: the settings that only this board has.
 
 use elapid_console::{Commands, Usage, switch};
 

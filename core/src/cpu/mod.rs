@@ -1,4 +1,4 @@
-//! What the CPU that the program runs on has.
+//! The features of the CPU that the program runs on.
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod x86_64;

@@ -73,7 +73,7 @@ pub enum Rows {
     All,
 }
 
-/// Whose the tokens of a step are.
+/// Which sequences the tokens of a step belong to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Members {
     /// All of one slot's sequence, in order.
@@ -123,13 +123,13 @@ pub struct LayerState<'r, N: Operations> {
 }
 
 impl<N: Operations> LayerState<'_, N> {
-    /// Elements of a sequence's state of all layers, and which of them are this layer's, where a layer has `len`.
+    /// For a state of `len` elements a layer: the elements of a sequence, and the range of them that is this layer's.
     pub fn of_layer(&self, config: &Config, len: usize) -> (usize, Range<usize>) {
         let start = self.layer.saturating_mul(len);
         ((config.n_layer as usize).saturating_mul(len), start..start.saturating_add(len))
     }
 
-    /// Gives all that was overwritten back.
+    /// Restores what was overwritten.
     pub fn restore(&mut self, config: &Config, tokens: usize) {
         let copied = (self.undo.conv, self.undo.ssm);
         for (i, (sequence, _)) in self.members.of(tokens).enumerate() {
@@ -206,7 +206,7 @@ pub trait Operations: Sized + Copy + fmt::Debug + 'static {
     /// Whether the state is one that a step can have left behind.
     fn check_contents(config: &Config, state: &Self::State<'_>) -> Result<(), StepError>;
 
-    /// Elements of the working memory that there are and that a chunk needs, if it does not fit.
+    /// If the working memory is too small for a chunk: elements that it has, and that the chunk needs.
     fn lacks(config: &Config, tokens: usize, scratch: &Self::Scratch<'_>) -> Option<(usize, usize)>;
 
     /// Cuts the working memory, which must fit, into the buffers of a chunk.
@@ -215,7 +215,7 @@ pub trait Operations: Sized + Copy + fmt::Debug + 'static {
     /// Reborrows for a shorter lifetime.
     fn reborrow<'a>(state: &'a mut Self::State<'_>) -> Self::State<'a>;
 
-    /// No channels, of the same kind.
+    /// An empty state of the same kind.
     fn none<'a>(state: &Self::State<'_>) -> Self::State<'a>;
 
     /// The state of one layer, counted through all sequences.
@@ -224,13 +224,13 @@ pub trait Operations: Sized + Copy + fmt::Debug + 'static {
     /// Forgets everything.
     fn clear(state: &mut Self::State<'_>);
 
-    /// Copies the first panels of a layer: so many of the convolution's state, and so many of the recurrent one.
+    /// Copies a layer's first panels: `panels.0` of the convolution's state and `panels.1` of the recurrent one.
     fn copy(config: &Config, panels: (usize, usize), from: &Self::State<'_>, to: &mut Self::State<'_>);
 
     /// The first `panels` panels of `tokens` tokens, and the rest.
     fn split<'a>(v: &'a mut Vector<'_, Self>, panels: usize, tokens: usize) -> [Vector<'a, Self>; 2];
 
-    /// The residual of all `tokens` tokens, if so many are wanted; else of the last one, on its own, held in `room`.
+    /// The residual of all `tokens` tokens if as many are `wanted`, else that of the last one, copied to `room`.
     fn last<'a>(
         x: &'a mut Self::Residual<'_>,
         tokens: usize,

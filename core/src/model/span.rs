@@ -49,8 +49,8 @@ impl<'a> Span<'a> {
         bytes.is_some_and(|bytes| self.borrowed.is_sound(block, bytes))
     }
 
-    /// The bytes of some panels, counted within the span: stretches of panels that lie together, each with the range it
-    /// covers counted from `panels.start`.
+    /// The bytes of some panels, counted within the span: ranges of panels that lie together, each with the
+    /// range that it covers, counted from `panels.start`.
     pub fn pieces(&self, panels: Range<usize>) -> impl Iterator<Item = (Range<usize>, &'a [u8])> + use<'a> {
         let per_block = (self.geometry.panels_per_block as usize).max(1);
         let (stride, size) = (self.geometry.block_stride as usize, self.geometry.panel_bytes as usize);

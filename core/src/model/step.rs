@@ -12,7 +12,7 @@ enum Mixer {
     Mamba,
 }
 
-/// The mixer of a layer: all that format version 1 has is Mamba.
+/// The mixer of a layer: Mamba, the only one in format version 1.
 const fn mixer(_: &Config, _: Section) -> Mixer {
     Mixer::Mamba
 }

@@ -218,7 +218,7 @@ impl Plan {
         Some(plan.with_session(margin + fixed.shared + fixed.others + layout.file_bytes()))
     }
 
-    /// With its session's own bytes: all but the others.
+    /// Sets the session's own bytes: all but `others`.
     fn with_session(self, others: u64) -> Self {
         Self { session_bytes: self.total_bytes().saturating_sub(others), ..self }
     }

@@ -18,7 +18,7 @@ pub use uart::Uart;
 use crate::arch;
 use registers::Registers;
 
-/// What this kernel can find itself on.
+/// The machines that this kernel runs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Machine {
     /// Raspberry Pi 3, and the Zero 2 W, which has the same chip.

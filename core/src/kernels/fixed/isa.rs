@@ -54,7 +54,7 @@ pub(crate) unsafe trait Isa: Copy + Send + Sync + 'static {
         row
     }
 
-    /// With vectors: sixteen f16 as [`scale`](super::panel::scale) decodes them.
+    /// If [`Isa::VECTORS`]: sixteen f16 as [`scale`](super::panel::scale) decodes them.
     #[inline(always)]
     fn scales(self, ws: &[u8; 32]) -> Row {
         panel::scales(ws)

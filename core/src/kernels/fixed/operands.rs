@@ -188,7 +188,7 @@ pub struct SharedWide<'a> {
 }
 
 impl<'a> SharedWide<'a> {
-    /// Shares vectors that have `rows` rows of sixteen an item.
+    /// Shares vectors whose items have `rows` rows of sixteen elements.
     pub(crate) fn new(m: &'a mut [i32], e: &'a mut [i32], rows: usize) -> Self {
         Self { m: split(m, rows * LANES), e: split(e, rows) }
     }

@@ -19,7 +19,7 @@ pub(crate) trait Stored: Copy {
     /// # Correctness
     /// The caller ensures that the rounded state fits an i16. Only debug builds check it; in others its upper bits are lost.
     fn put(h: i32, rounded: i32) -> Self;
-    /// Sixteen states of sixteen channels as [`Isa::sixteen`](super::isa::Isa::sixteen) by hand takes them.
+    /// Sixteen states of sixteen channels, as hand-written [`Isa::sixteen`](super::isa::Isa::sixteen) takes them.
     #[cfg_attr(not(target_arch = "arm"), allow(dead_code))]
     #[inline(always)]
     fn narrow(_: &mut [[Self; 16]]) -> Option<&mut [[i16; 16]; 16]> {

@@ -76,7 +76,7 @@ pub unsafe trait Isa: Float + Send + Sync + 'static {
 /// The exact dot products of int8 of an instruction set, of which matrix products are made.
 ///
 /// # Safety
-/// As of [`Isa`].
+/// As for [`Isa`].
 pub unsafe trait Dot: Isa {
     /// Tokens whose sums fit the registers beside a panel's weights: 1, 2, 3, 4 or 12.
     const BLOCK: usize;

@@ -247,7 +247,7 @@ impl Operations for Fixed {
         Ok(())
     }
 
-    // The result is activations in `work`; of `x` the bounds are found.
+    // The result is activations in `work`, and the bounds of `x` in `x.top`.
     fn norm(
         p: &mut Pass<'_, Self>,
         part: Part,

@@ -68,7 +68,7 @@ fn quantize(p: &Pass<'_, Float>, groups: usize, x: &[f32], work: &mut Work<'_>) 
     finite.into_inner()
 }
 
-/// `x += y` or a check of `x` alone, panel by panel: an error if an element is infinite or NaN.
+/// Calls `check` with the panels of `x`, which may change them: an error if it finds one that is infinite or NaN.
 fn finite(
     p: &Pass<'_, Float>,
     x: &mut [f32],

@@ -1,4 +1,4 @@
-//! [`Isa`] by code by hand: what the instructions of Thumb-2 do better than the compiler, which runs out of registers.
+//! Implements [`Isa`] with hand-written Thumb-2 code where the compiler runs out of registers.
 
 use super::token::Thumb;
 use super::{dot, functions};

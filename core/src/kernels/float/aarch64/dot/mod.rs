@@ -14,7 +14,7 @@ use crate::numbers::{GROUP, LANES};
 /// Products of panels, beyond those of [`Dot`].
 ///
 /// # Safety
-/// As of [`Isa`](crate::kernels::float::isa::Isa).
+/// As for [`Isa`](crate::kernels::float::isa::Isa).
 pub(in crate::kernels::float) unsafe trait PanelDot: Dot {
     /// Adds a panel times one token to its sums.
     #[inline(always)]
