@@ -6,10 +6,10 @@
 //! use elapid_core::model::{Model, Rows};
 //! use elapid_core::source::SliceSource;
 //!
-//! # const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/address-300k.elp");
+//! # const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../host/models/address-300k.elp");
 //! elapid_core::model! {
 //!     // The sizes of a packed file, at compile time.
-//!     mod tiny = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/address-300k.elp");
+//!     mod tiny = concat!(env!("CARGO_MANIFEST_DIR"), "/../host/models/address-300k.elp");
 //! }
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -122,7 +122,7 @@ enum Task {
         #[arg(long, value_name = "FILE")]
         wiki: Option<PathBuf>,
     },
-    /// Pack the models that come with the project into models/
+    /// Pack the models that come with the project into host/models/
     Bundle {
         /// Folder with their checkpoints. Default: those in tests/support
         #[arg(long, value_name = "FOLDER")]

@@ -17,7 +17,7 @@ fn elapid(args: &[&str]) -> Command {
 }
 
 fn model(name: &str) -> String {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models").join(name).to_str().unwrap().into()
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../models").join(name).to_str().unwrap().into()
 }
 
 fn small() -> String {

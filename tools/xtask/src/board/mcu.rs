@@ -17,7 +17,7 @@ use crate::apt::{Apt, Package, emulator};
 use crate::error::{Context, Error, Result};
 use crate::exec::{capture, must, shown};
 use crate::programs::Program;
-use crate::toolchain::{Toolchain, root};
+use crate::toolchain::{Toolchain, models, root};
 
 pub const QEMU: Package = Package { name: "qemu-system-arm", tool: Some("qemu-system-arm") };
 pub const LLD: Package = Package { name: "lld", tool: Some("ld.lld") };
@@ -36,7 +36,7 @@ pub struct Mcu {
     pub triple: &'static str,
     /// The CPU as the compiler knows it.
     pub cpu: &'static str,
-    /// The model that the program is made for, in `models/`.
+    /// The model that the program is made for, in `host/models/`.
     pub model: &'static str,
     /// A model of another size, which the program must refuse; `None` where it runs any that fits.
     pub other_size: Option<&'static str>,
@@ -58,7 +58,7 @@ impl Mcu {
     fn model<'a>(&self, request: &'a Request) -> std::borrow::Cow<'a, Path> {
         match &request.model {
             Some(model) => model.into(),
-            None => root().join("models").join(self.model).into(),
+            None => models().join(self.model).into(),
         }
     }
 
@@ -151,7 +151,7 @@ impl Mcu {
             &["of section layer", "offset", "checksum does not match"],
         )?;
         if let Some(other) = self.other_size {
-            let file = root().join("models").join(other);
+            let file = models().join(other);
             let other = emulate(&mut self.emulator(toolchain, Some(&file), &logs), script, LIMIT)?;
             self.refused("a model of another size", &other, &["built for a model of", "this one has"])?;
         }

@@ -17,7 +17,7 @@ use crate::apt::{Apt, QEMU_SYSTEM, emulator};
 use crate::counter;
 use crate::error::{Context, Error, Result};
 use crate::exec::must;
-use crate::toolchain::{Toolchain, root};
+use crate::toolchain::{Toolchain, models, root};
 
 /// One kernel for both boards.
 #[derive(Debug)]
@@ -146,7 +146,7 @@ impl Target for PiBare {
 }
 
 fn model(request: &Request) -> PathBuf {
-    request.model.clone().unwrap_or_else(|| root().join("models").join(MODEL))
+    request.model.clone().unwrap_or_else(|| models().join(MODEL))
 }
 
 fn read(file: &Path) -> Result<Vec<u8>> {

@@ -10,7 +10,7 @@ use super::mcu::{LLD, build, predicted, scratch, sizes};
 use super::{Request, Target, elf, uf2};
 use crate::apt::Apt;
 use crate::error::{Context, Error, Result};
-use crate::toolchain::{Toolchain, root};
+use crate::toolchain::{Toolchain, models};
 
 /// The RP2350. What it computes is the same crate as on mps2-an505, which QEMU runs.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ fn program(toolchain: Toolchain) -> PathBuf {
 }
 
 fn model(request: &Request) -> PathBuf {
-    request.model.clone().unwrap_or_else(|| root().join("models").join(MODEL))
+    request.model.clone().unwrap_or_else(|| models().join(MODEL))
 }
 
 /// What the program's file stores in flash. The error names what keeps the boot ROM from starting it.
@@ -133,7 +133,7 @@ mod tests {
 
     #[test]
     fn the_bundled_model_goes_to_its_partition() {
-        let model = partition(&root().join("models").join(MODEL)).unwrap();
+        let model = partition(&models().join(MODEL)).unwrap();
         let parts = vec![(PICO2.code.start, vec![1; 100_000]), (PICO2.model.start, model.clone())];
         let (flash, family) = uf2::independent::read(&uf2::file(&parts, uf2::RP2350_ARM_S)).unwrap();
         assert_eq!(family, 0xe48b_ff59);
@@ -147,7 +147,7 @@ mod tests {
 
     #[test]
     fn a_model_larger_than_its_partition_is_refused() {
-        let error = partition(&root().join("models/address-4m.elp")).unwrap_err().to_string();
+        let error = partition(&models().join("address-4m.elp")).unwrap_err().to_string();
         assert!(error.contains("3145728"), "{error}");
     }
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::error::{Context, Error, Result};
 use crate::programs::{Built, Program, pack};
-use crate::toolchain::{Toolchain, root};
+use crate::toolchain::{Toolchain, models, root};
 use draw::{Axis, Chart, Series};
 
 /// Tokens of the long generation.
@@ -92,7 +92,7 @@ impl Bench {
 }
 
 fn bundled() -> PathBuf {
-    root().join("models/address-4m.elp")
+    models().join("address-4m.elp")
 }
 
 /// A random model in the target folder, made if it is not there.
