@@ -42,6 +42,7 @@
 //! * [`tokenizer`], [`sample`]: text to tokens and back, logits to a token.
 //! * [`generate`]: the loop from a prompt to a text.
 #![no_std]
+#![deny(unsafe_code)]
 #[cfg(feature = "std")]
 extern crate std;
 
@@ -49,6 +50,7 @@ pub mod cpu;
 
 pub mod format;
 pub mod generate;
+#[allow(unsafe_code)]
 pub mod kernels;
 pub mod model;
 pub mod numbers;

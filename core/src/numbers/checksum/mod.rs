@@ -1,6 +1,7 @@
 //! CRC-32 (IEEE 802.3), at memory bandwidth where the CPU has instructions for it.
 
 #[cfg(target_arch = "x86_64")]
+#[allow(unsafe_code)]
 mod x86_64;
 
 /// The checksum of some bytes.
