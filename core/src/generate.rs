@@ -64,6 +64,7 @@ pub trait Rules {
 
 /// Why a generation ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum End {
     /// All tokens that were asked for are there.
     Length,
