@@ -20,6 +20,7 @@ mod libtest;
 mod models;
 mod peer;
 mod programs;
+mod python;
 mod steps;
 mod table;
 mod test;

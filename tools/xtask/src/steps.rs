@@ -42,6 +42,8 @@ impl Step {
         match self.work {
             Work::Host { .. } | Work::HostTests { .. } | Work::Fuzz => Some("host"),
             Work::Target { name } if name.starts_with("pi-linux") => Some("pi-linux"),
+            // Two builds of one program.
+            Work::Target { name } if name.starts_with("pico2") => Some("pico2"),
             Work::Plugin { .. }
             | Work::Bare { .. }
             | Work::Integers { .. }
@@ -266,9 +268,16 @@ pub const STEPS: &[Step] = &[
     Step {
         name: "pico2",
         group: "boards",
-        shows: "RP2350: program and model fit, and make the images for a board; no emulator runs it",
+        shows: "RP2350: program and model fit, and make the images for a board",
         required: false,
         work: Work::Target { name: "pico2" },
+    },
+    Step {
+        name: "pico2-uart",
+        group: "boards",
+        shows: "emulated RP2350, console on the UART: the host's tokens and logits, and refuses models that it can't run",
+        required: false,
+        work: Work::Target { name: "pico2-uart" },
     },
     Step {
         name: "pi-bare",

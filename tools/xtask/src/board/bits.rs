@@ -140,7 +140,7 @@ impl Target for Bits {
     }
 
     fn build(&self, toolchain: Toolchain, _request: &Request) -> Result<()> {
-        build(toolchain, (self.triple, self.cpu), "core,alloc", "release", PROGRAM)?;
+        build(toolchain, (self.triple, self.cpu), "core,alloc", "release", PROGRAM, "")?;
         sizes(&self.program(toolchain), self.name, &MEMORIES, STACK)
     }
 

@@ -155,7 +155,7 @@ fn read(file: &Path) -> Result<Vec<u8>> {
 
 /// Builds the kernel, checks that it fits, and returns where its image is.
 fn kernel(board: &str, toolchain: Toolchain) -> Result<PathBuf> {
-    mcu::build(toolchain, (TARGET, CPU), "core", "release", NAME)?;
+    mcu::build(toolchain, (TARGET, CPU), "core", "release", NAME, "")?;
     let program = toolchain.target_dir().join(TARGET).join("release/kernel8");
     mcu::sizes(&program, NAME, &[IMAGE], STACKS)?;
     let image = flat_image(&elf::stored(&program)?)?;
