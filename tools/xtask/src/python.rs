@@ -17,10 +17,14 @@ fn folder(name: &str) -> PathBuf {
     Toolchain::Current.target_dir().join("python").join(name)
 }
 
-/// The interpreter of the environment `name`, whether it is there or not.
+/// A program of the environment `name`, whether it is there or not.
+pub fn program(name: &str, program: &str) -> PathBuf {
+    folder(name).join(if cfg!(windows) { "Scripts" } else { "bin" }).join(program)
+}
+
+/// Its interpreter.
 pub fn interpreter(name: &str) -> PathBuf {
-    let programs = if cfg!(windows) { "Scripts" } else { "bin" };
-    folder(name).join(programs).join("python")
+    program(name, "python")
 }
 
 /// Makes the environment `name` with `python`, and installs what `packages` (arguments of pip) say; returns its interpreter.
