@@ -170,6 +170,26 @@ pub enum SnapshotError<E> {
     Session(StepError),
 }
 
+impl<E> SnapshotError<E> {
+    /// The same error for a stream that can't fail: a failure of the stream becomes [`SnapshotError::NotSnapshot`].
+    #[must_use]
+    pub fn without_stream<F>(self) -> SnapshotError<F> {
+        match self {
+            Self::Stream(_) | Self::NotSnapshot => SnapshotError::NotSnapshot,
+            Self::Version { found, known } => SnapshotError::Version { found, known },
+            Self::Header => SnapshotError::Header,
+            Self::OtherModel => SnapshotError::OtherModel,
+            Self::Numbers { found, have } => SnapshotError::Numbers { found, have },
+            Self::Part { layer, name } => SnapshotError::Part { layer, name },
+            Self::Checksum { layer, name } => SnapshotError::Checksum { layer, name },
+            Self::NonFinite { layer, name, index } => SnapshotError::NonFinite { layer, name, index },
+            Self::State { layer, cause } => SnapshotError::State { layer, cause },
+            Self::Logits { have, need } => SnapshotError::Logits { have, need },
+            Self::Session(cause) => SnapshotError::Session(cause),
+        }
+    }
+}
+
 impl<E: fmt::Display> fmt::Display for SnapshotError<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -322,7 +322,7 @@ fn a_saved_sampler_goes_on() {
     let settings = Settings { temperature: 0.8, top_k: 40, top_p: 0.9, min_p: 0.01, repeat_penalty: 1.1 };
     let mut sampler = Sampler::new(settings, 7).unwrap();
     let draw = |sampler: &mut Sampler| sampler.sample(&mut vec![0.0; 1000], &[]).unwrap();
-    (0..5).for_each(|_| drop(draw(&mut sampler)));
+    assert_eq!((0..5).map(|_| draw(&mut sampler)).count(), 5);
     let mut again = Sampler::from_bytes(&sampler.to_bytes()).unwrap();
     assert_eq!(*again.settings(), settings);
     let drawn: Vec<u32> = (0..50).map(|_| draw(&mut sampler)).collect();
