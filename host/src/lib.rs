@@ -36,6 +36,8 @@ mod past;
 mod session;
 mod session_file;
 mod state;
+#[cfg(feature = "chat")]
+mod template;
 mod text;
 mod threads;
 mod verify;
@@ -54,6 +56,8 @@ pub use numbers::Numbers;
 pub use options::{ModelOptions, Ram, SessionOptions, Verify};
 pub use session::{Progress, Session, Watch};
 pub use session_file::Message;
+#[cfg(feature = "chat")]
+pub use template::{ChatTemplate, TemplateError};
 pub use text::encode;
 pub use threads::{MAX_THREADS, Pool, default_threads};
 pub use verify::{Damage, verify};
