@@ -18,6 +18,7 @@ mod output;
 mod package;
 mod perplexity;
 mod run;
+mod session;
 mod tokenize;
 mod verify;
 

@@ -16,6 +16,8 @@ use super::bar::{Bar, Status};
 use super::error::Failure;
 use super::model::{ComputeArgs, ModelAndText, STDIN, StateArgs, read_text, report_incidents, text};
 use super::output;
+use super::session::SessionArgs;
+use serde::Serialize;
 
 /// Generate text from a prompt
 ///
@@ -25,7 +27,7 @@ use super::output;
 /// Without a prompt, or if it is `-`, the prompt is read from standard input, without the newline at its end. A prompt that begins
 /// with a hyphen goes after `--`: `elapid run model.elp -- "- buy milk"`.
 ///
-/// Only the generated text is written to standard output.
+/// Only the generated text is written to standard output; with --json, one line of JSON at the end.
 #[derive(clap::Args)]
 pub(super) struct Args {
     /// Packed model. Default: the bundled one
@@ -60,6 +62,13 @@ pub(super) struct Args {
     /// Print seed and speed even if stderr is not a terminal
     #[arg(short, long)]
     verbose: bool,
+    /// Print one line of JSON at the end instead of the text: text, tokens, prompt_tokens, cached_tokens, computed_tokens, seed and
+    /// end
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    files: SessionArgs,
 
     #[command(flatten)]
     state: StateArgs,
@@ -83,9 +92,27 @@ fn setting(
     }
 }
 
-/// Writes text to standard output at once, and shows on a terminal how far slow work has come.
+/// What a run was, as one line.
+#[derive(Serialize)]
+struct Report {
+    text: String,
+    /// Generated.
+    tokens: usize,
+    /// All before the text, those of a session among them.
+    prompt_tokens: usize,
+    /// Those of them that were not computed.
+    cached_tokens: usize,
+    /// Tokens that the model computed, those of the text among them.
+    computed_tokens: usize,
+    seed: u64,
+    end: &'static str,
+}
+
+/// Writes text to standard output at once, or keeps it, and shows on a terminal how far slow work has come.
 struct Stream {
     out: StdoutLock<'static>,
+    /// The text, if it is for the end.
+    kept: Option<String>,
     bar: Option<Bar>,
     status: Status,
     newline: bool,
@@ -98,6 +125,10 @@ impl Stream {
                 self.bar = None;
                 self.status.clear();
                 self.newline = text.ends_with('\n');
+                if let Some(kept) = &mut self.kept {
+                    kept.push_str(text);
+                    return Ok(interrupt::check());
+                }
                 self.out
                     .write_all(text.as_bytes())
                     .and_then(|()| self.out.flush())
@@ -117,10 +148,11 @@ impl Stream {
     }
 }
 
-/// The prompt given, or standard input's.
-fn prompt(argument: Option<OsString>) -> Result<String, Error> {
+/// The prompt given, or standard input's. A text that goes on needs none.
+fn prompt(argument: Option<OsString>, goes_on: bool) -> Result<String, Error> {
     let prompt = match argument {
         Some(argument) if argument != STDIN => text(argument, "the prompt")?,
+        None if goes_on && io::stdin().is_terminal() => String::new(),
         None if io::stdin().is_terminal() => {
             return Err(Error::Usage(
                 "no prompt: give one, such as `elapid run \"My fellow citizens\"`".into(),
@@ -134,7 +166,7 @@ fn prompt(argument: Option<OsString>) -> Result<String, Error> {
             text
         }
     };
-    if prompt.is_empty() {
+    if prompt.is_empty() && !goes_on {
         return Err(Error::Usage("the prompt is empty: give a word at least".into()));
     }
     Ok(prompt)
@@ -150,8 +182,11 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     let inputs = ModelAndText::new(args.model, args.prompt, "prompt", "run");
     let model = args.compute.open(inputs.model.as_deref()).map_err(|error| inputs.explain(error))?;
     let tokenizer = model.tokenizer()?;
-    let prompt = prompt(inputs.text)?;
-    let tokens = encode(&tokenizer, &prompt, EncodeOptions::default())?;
+    let goes_on = args.files.goes_on();
+    let prompt = prompt(inputs.text, goes_on)?;
+    // Nothing is added in the middle of a text.
+    let add = EncodeOptions { add_special: !goes_on, ..EncodeOptions::default() };
+    let tokens = encode(&tokenizer, &prompt, add)?;
     let settings = Settings {
         temperature: args.temp,
         top_k: args.top_k,
@@ -162,14 +197,35 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     let seed = args.seed.unwrap_or_else(seed_from_clock);
     let options = GenerateOptions::default().max_tokens(args.n as usize).settings(settings).seed(seed);
     let options = args.stop.into_iter().fold(options, GenerateOptions::stop);
+    // A seed that is given begins a sampler of its own.
+    let options = args.files.autosave(options.go_on(true).fresh(args.seed.is_some()));
     let held = prompt.len() + 4 * tokens.capacity();
     let mut session = model.session(&args.state.options()?.held(held))?;
+    let _locked = args.files.load(&mut session)?;
+    let (before, pending) = (session.tokens().len(), session.pending().len());
     interrupt::listen();
     let bar = Some(Bar::new("reading the prompt"));
     let status = Status::new(model.config().n_layer);
-    let mut stream = Stream { out: io::stdout().lock(), bar, status, newline: false };
-    let generated = session.generate(&tokens, &options)?.run(|event| stream.take(event))?;
-    if !stream.newline && stream.out.is_terminal() {
+    let kept = args.json.then(String::new);
+    let mut stream = Stream { out: io::stdout().lock(), kept, bar, status, newline: false };
+    let generated = session.generate(&tokens, &options)?.run(|event| stream.take(event));
+    // What was said is saved also where its reader has gone.
+    let saved = args.files.save(&mut session);
+    let generated = generated?;
+    saved?;
+    let seed = session.seed().unwrap_or(seed);
+    if let Some(text) = stream.kept.take() {
+        drop(stream);
+        output::json(&Report {
+            text,
+            tokens: generated.tokens,
+            prompt_tokens: before + pending + tokens.len(),
+            cached_tokens: before,
+            computed_tokens: session.tokens().len() - before,
+            seed,
+            end: end_name(generated.end),
+        })?;
+    } else if !stream.newline && stream.out.is_terminal() {
         writeln!(stream.out).map_err(output::failed)?;
     }
     report_incidents(&model);
@@ -178,6 +234,16 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
         let _ = writeln!(io::stderr(), "{}", summary(&generated, tokens.len(), seed));
     }
     Ok(())
+}
+
+/// Why a text ended, in JSON.
+fn end_name(end: Option<End>) -> &'static str {
+    match end {
+        Some(End::Eos) => "eos",
+        Some(End::Stop) => "stop",
+        Some(End::Interrupted) => "interrupted",
+        _ => "length",
+    }
 }
 
 fn summary(generated: &Generated, prompt: usize, seed: u64) -> String {

@@ -391,6 +391,7 @@ pub const STEPS: &[Step] = &[
 const EMULATED: &[&[&str]] = &[
     &["-p", "elapid-core", "--features", "std", "--lib"],
     &["-p", "elapid", "--lib"],
+    &["-p", "elapid", "--test", "history", "the_same"],
     &[
         "-p",
         "elapid-tests",

@@ -4,6 +4,23 @@
 #[allow(unsafe_code)]
 mod x86_64;
 
+/// The checksum of bytes that come in pieces.
+#[derive(Clone, Debug, Default)]
+pub struct Crc32(crc32fast::Hasher);
+
+impl Crc32 {
+    /// Adds bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The checksum of all bytes so far.
+    #[must_use]
+    pub fn value(self) -> u32 {
+        self.0.finalize()
+    }
+}
+
 /// The checksum of some bytes.
 #[must_use]
 pub fn crc32(bytes: &[u8]) -> u32 {

@@ -2,6 +2,7 @@
 
 mod arguments;
 mod run;
+mod session;
 
 use std::fs;
 use std::io::Read;
