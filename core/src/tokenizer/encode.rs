@@ -1,9 +1,11 @@
 //! Text to tokens: the stages joined, over a scratch slice of any size that holds the longest word.
 
-use super::added::{AddedSet, Found};
+use super::added::{AddedSet, Found, Search};
 use super::bpe::SHORT_WORD;
 use super::nfc::{normalize_segment, segment_end, stable_until};
+use super::pattern::Patterns;
 use super::split::{LOOK_AHEAD, cut, cut_digits};
+use super::stages::{Next, Stages};
 use super::table::PreTokenizer;
 use super::{Tokenizer, TokenizerError};
 
@@ -73,6 +75,10 @@ pub struct Encoder<'t> {
     normalized: usize,
     /// The segment that `at` is in: up to the next added token of the raw text, or to the end.
     segment: Option<(usize, Option<Found>)>,
+    /// Where that segment begins.
+    begin: usize,
+    /// Where `at` is among the pieces of the pre-tokenizer's stages.
+    stages: Stages,
 }
 
 impl<'t> Encoder<'t> {
@@ -87,6 +93,8 @@ impl<'t> Encoder<'t> {
             at: 0,
             normalized: 0,
             segment: None,
+            begin: 0,
+            stages: Stages::new(),
         }
     }
 
@@ -104,13 +112,16 @@ impl<'t> Encoder<'t> {
             tokenizer.prefix.iter().for_each(|&id| sink(u32::from_le_bytes(id)));
         }
         self.started = true;
-        while self.at < self.text.len() {
+        let len = self.text.len();
+        let mut search = Search { begin: 0, taken: self.at, starts: self.at..len, spaces: 0 };
+        while self.at < len || search.starts.start < len {
             let (end, found) = match self.segment.take() {
                 Some(segment) => segment,
                 None => {
-                    let starts = self.at..self.text.len();
-                    let found = self.find(&tokenizer.added_raw, tokenizer, self.text, starts);
-                    (found.as_ref().map_or(self.text.len(), |found| found.range.start), found)
+                    (self.begin, search.taken) = (self.at, self.at);
+                    self.stages.restart();
+                    let found = self.find(&tokenizer.added_raw, tokenizer, self.text, &mut search);
+                    (found.as_ref().map_or(len, |found| found.range.start.max(self.at)), found)
                 }
             };
             if let Err(error) = self.segment(tokenizer, end, scratch, sink) {
@@ -118,9 +129,11 @@ impl<'t> Encoder<'t> {
                 return Err(error);
             }
             self.at = end;
+            search.starts.start = len;
             if let Some(found) = found {
                 sink(found.id);
                 self.at = found.range.end;
+                search.starts.start = found.resume;
             }
         }
         if self.options.add_special && !self.finished {
@@ -135,9 +148,9 @@ impl<'t> Encoder<'t> {
         set: &AddedSet<'_>,
         tokenizer: &Tokenizer<'_>,
         text: &[u8],
-        starts: core::ops::Range<usize>,
+        search: &mut Search,
     ) -> Option<Found> {
-        set.find(tokenizer, text, starts, |id| !self.options.parse_special && tokenizer.is_special(id))
+        set.find(tokenizer, text, search, |id| !self.options.parse_special && tokenizer.is_special(id))
     }
 
     /// Encodes up to `end`: where it lies what is in NFC, or need not be, and through the window what is not.
@@ -213,7 +226,7 @@ impl<'t> Encoder<'t> {
     /// Encodes the words and added tokens of `text` from `at` on: all if the text is complete, or else those that do not
     /// depend on what comes after. `at` is then behind them.
     fn words(
-        &self,
+        &mut self,
         tokenizer: &Tokenizer<'_>,
         text: &[u8],
         at: &mut usize,
@@ -228,29 +241,87 @@ impl<'t> Encoder<'t> {
         } else {
             text.len().saturating_sub(set.longest(tokenizer).max(LOOK_AHEAD))
         };
-        while *at < sure {
-            let found = self.find(set, tokenizer, text, *at..sure);
+        let mut search = Search { begin: self.begin, taken: *at, starts: *at..sure, spaces: 0 };
+        while *at < sure || search.starts.start < sure {
+            search.taken = *at;
+            let found = self.find(set, tokenizer, text, &mut search);
             let piece = found.as_ref().and_then(|found| text.get(..found.range.start)).unwrap_or(text);
-            while *at < piece.len() {
-                let word = cut(tokenizer.header.pre_tokenizer, piece, *at);
-                if found.is_none() && !complete && word.decided >= sure {
-                    return Ok(());
+            let complete = complete || found.is_some();
+            let sure_of_piece = if complete { usize::MAX } else { sure };
+            let done = match &tokenizer.patterns {
+                Some(patterns) if tokenizer.header.pre_tokenizer == PreTokenizer::Patterns => {
+                    self.staged_words(tokenizer, patterns, piece, at, sure_of_piece, scratch, sink)?
                 }
-                let bytes = piece.get(*at..word.end).unwrap_or(&[]);
-                if tokenizer.header.pre_tokenizer == PreTokenizer::Falcon {
-                    encode_falcon_word(tokenizer, bytes, scratch, sink)?;
-                } else {
-                    tokenizer.encode_word(bytes, scratch, sink)?;
-                }
-                *at = word.end;
+                _ => built_in_words(tokenizer, piece, at, sure_of_piece, scratch, sink)?,
+            };
+            if !done {
+                return Ok(());
             }
+            search.starts.start = sure;
             if let Some(found) = found {
                 sink(found.id);
                 *at = found.range.end;
+                search.starts.start = found.resume;
+                self.stages.restart();
             }
         }
         Ok(())
     }
+
+    /// Encodes the words of a piece of text from `at` on that the stages of the pre-tokenizer cut, and says whether it came
+    /// to its end.
+    #[expect(clippy::too_many_arguments, reason = "the same as of `words`, and what that found out")]
+    fn staged_words(
+        &mut self,
+        tokenizer: &Tokenizer<'_>,
+        patterns: &Patterns<'_>,
+        piece: &[u8],
+        at: &mut usize,
+        sure: usize,
+        scratch: &mut [u8],
+        sink: &mut dyn FnMut(u32),
+    ) -> Result<bool, TokenizerError> {
+        while *at < piece.len() {
+            match self.stages.next(patterns, piece, *at, sure, self.text.len())? {
+                Next::Word(len) => {
+                    let word = piece.get(*at..*at + len).unwrap_or(&[]);
+                    tokenizer.encode_word(word, scratch, sink)?;
+                    self.stages.advance(len);
+                    *at += len;
+                }
+                Next::Skip(len) => *at += len,
+                Next::Undecided => return Ok(false),
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// Encodes the words of a piece of text from `at` on that a built-in pre-tokenizer cuts, and says whether it came to its
+/// end.
+#[inline]
+fn built_in_words(
+    tokenizer: &Tokenizer<'_>,
+    piece: &[u8],
+    at: &mut usize,
+    sure: usize,
+    scratch: &mut [u8],
+    sink: &mut dyn FnMut(u32),
+) -> Result<bool, TokenizerError> {
+    while *at < piece.len() {
+        let word = cut(tokenizer.header.pre_tokenizer, piece, *at);
+        if word.decided >= sure {
+            return Ok(false);
+        }
+        let bytes = piece.get(*at..word.end).unwrap_or(&[]);
+        if tokenizer.header.pre_tokenizer == PreTokenizer::Falcon {
+            encode_falcon_word(tokenizer, bytes, scratch, sink)?;
+        } else {
+            tokenizer.encode_word(bytes, scratch, sink)?;
+        }
+        *at = word.end;
+    }
+    Ok(true)
 }
 
 /// Encodes the pieces of a word between its digits. Either all of them are encoded or none.

@@ -10,7 +10,7 @@
 //! 2. [`nfc`]: where the tokenizer asks for it, the segments are normalised. Text that is in NFC already, which is
 //!    almost all text, is used where it lies; the rest passes through a window in the caller's scratch.
 //! 3. [`added`] again: tokens that are matched in the normalised text.
-//! 4. [`split`]: the pre-tokenizer cuts what remains into words.
+//! 4. [`split`]: the pre-tokenizer cuts what remains into words. One that is not built in consists of [`pattern`]s.
 //! 5. [`bpe`]: a word is one token, found by hash, or is merged from its bytes.
 //!
 //! [`encode`] joins them and [`decode`] goes back.
@@ -21,7 +21,9 @@ pub mod decode;
 pub mod encode;
 mod error;
 pub mod nfc;
+pub mod pattern;
 pub mod split;
+mod stages;
 pub mod table;
 pub mod unicode;
 

@@ -120,7 +120,7 @@ pub fn add(
                 .refuse(format!("the added token {content:?} has the id of other bytes in the vocabulary"));
         }
         entry.bytes = content.as_bytes().to_vec();
-        entry.added = Some(Added { special: known.special, normalized: known.token.normalized() });
+        entry.added = Some(known.added());
     }
     Ok(())
 }
@@ -158,17 +158,23 @@ fn add_batch<'a>(
 }
 
 impl Known<'_> {
+    fn added(&self) -> Added {
+        Added {
+            special: self.special,
+            normalized: self.token.normalized(),
+            lstrip: self.token.lstrip,
+            rstrip: self.token.rstrip,
+            single_word: self.token.single_word,
+        }
+    }
+
     /// Refuses what the runtime does not do.
     fn check(&self, nfc: bool) -> Result<(), CompileError> {
         let AddedToken { content, origin, .. } = self.token;
-        for (set, name) in [
-            (self.token.single_word, "single_word"),
-            (self.token.lstrip, "lstrip"),
-            (self.token.rstrip, "rstrip"),
-        ] {
-            if set {
-                return origin.refuse(format!("{name} of the added token {content:?}"));
-            }
+        if nfc && self.token.normalized() && self.added().has_rules() {
+            return origin.refuse(format!(
+                "single_word, lstrip or rstrip of the added token {content:?}, which is matched in NFC"
+            ));
         }
         if nfc && self.token.normalized() && normalize(content) != content.as_bytes() {
             return origin

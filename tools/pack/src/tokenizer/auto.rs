@@ -6,11 +6,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use elapid_core::tokenizer::table::PreTokenizer;
 use serde_json::{Map, Value};
 
 use super::CompileError;
 use super::added::{AddedToken, Origin};
+use super::pre_tokenizer::PreTokenizer;
 
 const CLASS: &str = "tokenizer_class";
 const CONFIG: &str = "tokenizer_config.json";
@@ -90,9 +90,13 @@ pub struct Auto {
 impl Auto {
     /// Refuses where a class that builds a tokenizer of its own would cut text in other words than tokenizer.json
     /// does, or leave out tokens of it.
-    pub fn check_rebuilt(&self, pre_tokenizer: PreTokenizer, own: &[AddedToken]) -> Result<(), CompileError> {
+    pub fn check_rebuilt(
+        &self,
+        pre_tokenizer: &PreTokenizer,
+        own: &[AddedToken],
+    ) -> Result<(), CompileError> {
         let name = self.class.name();
-        if pre_tokenizer != PreTokenizer::Gpt2 {
+        if *pre_tokenizer != PreTokenizer::Gpt2 {
             let reason = format!(
                 "makes this a {name}, which has another pre_tokenizer than tokenizer.json; PreTrainedTokenizerFast takes tokenizer.json as it is"
             );

@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use elapid_core::tokenizer::table::PreTokenizer;
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::CompileError;
 use super::added::{AddedToken, add};
 use super::auto::{self, Auto, Beside, Class};
+use super::parts::{sequence, type_of};
+use super::pre_tokenizer::{self, PreTokenizer};
 use super::tokens::{Token, invalid, unsupported};
 
 /// A tokenizer as its file describes it, checked and in bytes.
@@ -65,7 +66,7 @@ enum Merges {
 pub fn read(json: &[u8], beside: Option<&Beside>) -> Result<(Description, Option<Auto>), CompileError> {
     let file: File = serde_json::from_slice(json)?;
     let mut nfc = normalizer(&file.normalizer)?;
-    let pre_tokenizer = pre_tokenizer(&file.pre_tokenizer)?;
+    let pre_tokenizer = pre_tokenizer::read(&file.pre_tokenizer)?;
     decoder(&file.decoder)?;
     let kind = type_of(&file.model);
     // Old files leave the type out where it is BPE.
@@ -84,7 +85,7 @@ pub fn read(json: &[u8], beside: Option<&Beside>) -> Result<(Description, Option
     let padding = file.padding.get("pad_token").and_then(Value::as_str);
     let mut auto = beside.map(|beside| auto::read(beside, own, &model.vocab, padding)).transpose()?;
     if let Some(auto) = auto.as_mut().filter(|auto| auto.class != Class::AsItIs) {
-        auto.check_rebuilt(pre_tokenizer, own)?;
+        auto.check_rebuilt(&pre_tokenizer, own)?;
         auto.override_part("normalizer", &mut nfc, auto.class == Class::GptNeoX);
         auto.override_part("model.ignore_merges", &mut ignore_merges, false);
         if auto.class == Class::GptNeoX {
@@ -105,29 +106,6 @@ pub fn read(json: &[u8], beside: Option<&Beside>) -> Result<(Description, Option
     Ok((Description { pre_tokenizer, nfc, ignore_merges, tokens, merges, template }, auto))
 }
 
-/// The `type` of a part, for comparison and for messages.
-fn type_of(part: &Value) -> &str {
-    part.get("type").and_then(Value::as_str).unwrap_or("(none)")
-}
-
-fn flag(part: &Value, name: &str, default: bool) -> bool {
-    part.get(name).and_then(Value::as_bool).unwrap_or(default)
-}
-
-/// The parts of a `Sequence`, or the one part that there is.
-fn sequence<'v>(part: &'v Value, list: &str) -> Result<Vec<&'v Value>, CompileError> {
-    if part.is_null() {
-        return Ok(Vec::new());
-    }
-    if type_of(part) != "Sequence" {
-        return Ok(vec![part]);
-    }
-    match part.get(list).and_then(Value::as_array) {
-        Some(parts) => Ok(parts.iter().collect()),
-        None => invalid(format!("a Sequence without {list}")),
-    }
-}
-
 /// Whether text is normalised to NFC.
 fn normalizer(part: &Value) -> Result<bool, CompileError> {
     let parts = sequence(part, "normalizers")?;
@@ -137,35 +115,6 @@ fn normalizer(part: &Value) -> Result<bool, CompileError> {
         }
     }
     Ok(!parts.is_empty())
-}
-
-fn pre_tokenizer(part: &Value) -> Result<PreTokenizer, CompileError> {
-    let parts = sequence(part, "pretokenizers")?;
-    for part in &parts {
-        let refused = match type_of(part) {
-            "ByteLevel" if flag(part, "add_prefix_space", true) => "ByteLevel with add_prefix_space",
-            "ByteLevel" if !flag(part, "use_regex", true) => "ByteLevel without use_regex",
-            "Punctuation" if part["behavior"] != "Contiguous" => "Punctuation other than Contiguous",
-            "Digits" if flag(part, "individual_digits", false) => "Digits with individual_digits",
-            "Split"
-                if part["pattern"]["Regex"] != "[0-9][0-9][0-9]"
-                    || part["behavior"] != "Isolated"
-                    || flag(part, "invert", false) =>
-            {
-                return unsupported(format!("pre_tokenizer Split at {}", part["pattern"]));
-            }
-            "ByteLevel" | "Punctuation" | "Digits" | "Split" => continue,
-            other => return unsupported(format!("pre_tokenizer {other}")),
-        };
-        return unsupported(format!("pre_tokenizer {refused}"));
-    }
-    let types: Vec<&str> = parts.iter().map(|part| type_of(part)).collect();
-    match types[..] {
-        ["ByteLevel"] => Ok(PreTokenizer::Gpt2),
-        ["Punctuation", "ByteLevel", "Digits", "Split"] => Ok(PreTokenizer::Falcon),
-        [] => unsupported("no pre_tokenizer"),
-        _ => unsupported(format!("pre_tokenizer of {} in this order", types.join(", "))),
-    }
 }
 
 fn decoder(part: &Value) -> Result<(), CompileError> {

@@ -6,7 +6,11 @@
 
 mod added;
 mod auto;
+mod automaton;
+mod expression;
 mod json;
+mod parts;
+mod pre_tokenizer;
 mod table;
 mod tokens;
 
@@ -22,9 +26,7 @@ pub enum CompileError {
     #[error("the tokenizer is not a valid tokenizer.json: {0}; download the file again")]
     Json(#[from] serde_json::Error),
     /// The tokenizer asks for something that the runtime does not do.
-    #[error(
-        "the tokenizer asks for what is not supported: {0}; supported is byte-level BPE as of GPT-NeoX and Falcon"
-    )]
+    #[error("the tokenizer asks for what is not supported: {0}; docs/tokenizer.md lists what is")]
     Unsupported(String),
     /// The tokenizer contradicts itself.
     #[error("the tokenizer contradicts itself: {0}; download the file again or correct it")]

@@ -2,12 +2,15 @@
 
 use elapid_core::tokenizer::Tokenizer;
 use elapid_core::tokenizer::table::{
-    Header, Layout, MAX_COUNT, MAX_PROBES, MAX_TOKEN_LEN, TOKEN_ADDED, TOKEN_OFFSET, TOKEN_SPECIAL,
-    TOKEN_WORD, pair_slot, word_slot,
+    self, ADDED_LSTRIP, ADDED_RSTRIP, ADDED_SINGLE_WORD, Header, Layout, MAX_COUNT, MAX_PROBES,
+    MAX_TOKEN_LEN, TOKEN_ADDED, TOKEN_OFFSET, TOKEN_SPECIAL, TOKEN_WORD, pair_slot, word_slot,
 };
 
 use super::CompileError;
+use super::automaton;
 use super::json::Description;
+use super::pre_tokenizer::PreTokenizer;
+use super::tokens::Added;
 
 /// Builds the table of a tokenizer.
 pub fn build(from: &Description) -> Result<Vec<u8>, CompileError> {
@@ -52,17 +55,31 @@ pub fn build(from: &Description) -> Result<Vec<u8>, CompileError> {
         let mut set: Vec<(&[u8], u32)> = from
             .tokens
             .iter()
-            .filter(|(_, token)| token.added.is_some_and(|added| added.normalized == normalized))
-            .map(|(&id, token)| (&*token.bytes, id))
+            .filter_map(|(&id, token)| Some((&*token.bytes, id, token.added?)))
+            .filter(|(.., added)| added.normalized == normalized)
+            .map(|(bytes, id, added)| (bytes, id | rules(added)))
             .collect();
         set.sort_unstable();
         set
     });
+    let all_added = || from.tokens.values().filter_map(|token| token.added);
+    let word = all_added().any(|added| added.single_word);
+    let (pre_tokenizer, patterns) = match &from.pre_tokenizer {
+        PreTokenizer::Gpt2 => (table::PreTokenizer::Gpt2, &[][..]),
+        PreTokenizer::Falcon => (table::PreTokenizer::Falcon, &[][..]),
+        PreTokenizer::Stages(stages) => (table::PreTokenizer::Patterns, &stages[..]),
+    };
+    let patterns = match pre_tokenizer {
+        table::PreTokenizer::Patterns => automaton::compile(patterns, word)?,
+        _ if word => automaton::compile(&[], word)?,
+        _ => Vec::new(),
+    };
 
     let header = Header {
-        pre_tokenizer: from.pre_tokenizer,
+        pre_tokenizer,
         nfc: from.nfc,
         wide: vocab_size.max(merges) > 0xffff,
+        added_rules: all_added().any(|added| added.has_rules()),
         vocab_size,
         merges,
         merge_slots: merge_slots.len() as u32,
@@ -72,6 +89,7 @@ pub fn build(from: &Description) -> Result<Vec<u8>, CompileError> {
         prefix: from.template[0].len() as u32,
         suffix: from.template[1].len() as u32,
         text_len: text.len() as u32,
+        patterns_len: patterns.len() as u32,
     };
     let too_large = || CompileError::Unsupported("a tokenizer larger than the address space".into());
     let layout = header.layout().ok_or_else(too_large)?;
@@ -106,11 +124,19 @@ pub fn build(from: &Description) -> Result<Vec<u8>, CompileError> {
     u32s(&mut out, &from.template[0]);
     u32s(&mut out, &from.template[1]);
     out.extend_from_slice(&text);
+    out.extend_from_slice(&patterns);
     debug_assert_eq!(out.len(), layout.len());
 
     mark_words(&mut out, &layout, &words)?;
     Tokenizer::parse(&out)?;
     Ok(out)
+}
+
+/// The flags of an added token's entry.
+fn rules(added: Added) -> u32 {
+    let flags =
+        [(added.lstrip, ADDED_LSTRIP), (added.rstrip, ADDED_RSTRIP), (added.single_word, ADDED_SINGLE_WORD)];
+    flags.iter().filter(|(set, _)| *set).map(|(_, flag)| flag).sum()
 }
 
 fn offset_bits(offset: usize) -> Result<u32, CompileError> {

@@ -17,6 +17,19 @@ pub struct Added {
     pub special: bool,
     /// Matched in the normalised text.
     pub normalized: bool,
+    /// White space before it belongs to it.
+    pub lstrip: bool,
+    /// White space behind it belongs to it.
+    pub rstrip: bool,
+    /// It is not matched beside a character of a word.
+    pub single_word: bool,
+}
+
+impl Added {
+    /// Whether it is matched by more than its text.
+    pub fn has_rules(&self) -> bool {
+        self.lstrip || self.rstrip || self.single_word
+    }
 }
 
 pub fn unsupported<T>(what: impl Into<String>) -> Result<T, CompileError> {
