@@ -11,10 +11,10 @@ use elapid_core::source::SliceSource;
 use elapid_tests::steps::Bits;
 
 elapid_core::model! {
-    mod tiny = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/address-300k.elp");
+    mod tiny = concat!(env!("CARGO_MANIFEST_DIR"), "/../host/models/address-300k.elp");
 }
 
-const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/address-300k.elp");
+const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../host/models/address-300k.elp");
 const BEFORE: [u32; 5] = [5, 900, 17, 3, 3];
 const AFTER: [u32; 3] = [250, 611, 44];
 
