@@ -136,7 +136,7 @@ where
     ) -> Result<Self, SampleError> {
         Ok(Self {
             sampler: Sampler::new(settings, seed)?,
-            decoder: Decoder::new(),
+            decoder: Decoder::within_text(),
             stops: Stops::new(held),
             history,
             known: 0,
@@ -220,7 +220,8 @@ where
                 }
             }
         } else {
-            decoder.push_bytes(bytes, &mut |text| stops.push(rules, text, true, sink));
+            // An id without text gives none.
+            let _ = decoder.push(tokenizer, token, &mut |text| stops.push(rules, text, true, sink));
         }
         if self.stops.found() {
             self.finish(End::Stop, rules, sink);

@@ -11,6 +11,7 @@ mod expression;
 mod json;
 mod parts;
 mod pre_tokenizer;
+mod sentencepiece;
 mod table;
 mod tokens;
 
