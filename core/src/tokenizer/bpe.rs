@@ -78,6 +78,7 @@ impl Tokenizer<'_> {
         }
     }
 
+    #[inline(never)]
     fn char_symbols(&self, chars: &Chars, word: &[u8], sink: &mut dyn FnMut(u32)) {
         let (mut at, mut after_unknown) = (0, false);
         while let Some((_, len)) = char_at(word, at) {
@@ -107,12 +108,19 @@ impl Tokenizer<'_> {
     fn merge_short(&self, word: &[u8], sink: &mut dyn FnMut(u32)) {
         let (mut ids, mut ranks) = ([0; SHORT_WORD], [NONE; SHORT_WORD]);
         let mut len = 0;
-        self.symbols(word, |id| {
-            if let Some(to) = ids.get_mut(len) {
+        if let Some(chars) = &self.header.chars {
+            self.char_symbols(chars, word, &mut |id| {
+                if let Some(to) = ids.get_mut(len) {
+                    *to = id;
+                    len += 1;
+                }
+            });
+        } else {
+            for (to, id) in ids.iter_mut().zip(word.iter().filter_map(|&byte| self.byte_token(byte))) {
                 *to = id;
                 len += 1;
             }
-        });
+        }
         for i in 1..len {
             ranks[i - 1] = self.rank(ids[i - 1], ids[i]);
         }

@@ -339,6 +339,7 @@ impl<'t> Encoder<'t> {
     /// Encodes the words of a piece of text from `at` on that the stages of the pre-tokenizer cut, and says whether it came
     /// to its end.
     #[expect(clippy::too_many_arguments, reason = "the same as of `words`, and what that found out")]
+    #[inline(never)]
     fn staged_words(
         &mut self,
         tokenizer: &Tokenizer<'_>,
@@ -376,20 +377,43 @@ fn built_in_words(
     scratch: &mut [u8],
     sink: &mut dyn FnMut(u32),
 ) -> Result<bool, TokenizerError> {
+    let (pre, chars) = (tokenizer.header.pre_tokenizer, tokenizer.header.chars);
+    if let Some(chars) = chars {
+        return char_words(tokenizer, &chars, piece, at, sure, scratch, sink);
+    }
     while *at < piece.len() {
-        let word = match &tokenizer.header.chars {
-            None => cut(tokenizer.header.pre_tokenizer, piece, *at),
-            Some(chars) => chars.cut(piece, *at),
-        };
+        let word = cut(pre, piece, *at);
         if word.decided >= sure {
             return Ok(false);
         }
         let bytes = piece.get(*at..word.end).unwrap_or(&[]);
-        if tokenizer.header.pre_tokenizer == PreTokenizer::Falcon {
+        if pre == PreTokenizer::Falcon {
             encode_falcon_word(tokenizer, bytes, scratch, sink)?;
         } else {
             tokenizer.encode_word(bytes, scratch, sink)?;
         }
+        *at = word.end;
+    }
+    Ok(true)
+}
+
+/// As [`built_in_words`], where words consist of characters.
+#[inline(never)]
+fn char_words(
+    tokenizer: &Tokenizer<'_>,
+    chars: &Chars,
+    piece: &[u8],
+    at: &mut usize,
+    sure: usize,
+    scratch: &mut [u8],
+    sink: &mut dyn FnMut(u32),
+) -> Result<bool, TokenizerError> {
+    while *at < piece.len() {
+        let word = chars.cut(piece, *at);
+        if word.decided >= sure {
+            return Ok(false);
+        }
+        tokenizer.encode_word(piece.get(*at..word.end).unwrap_or(&[]), scratch, sink)?;
         *at = word.end;
     }
     Ok(true)

@@ -160,6 +160,17 @@ impl Header {
         out
     }
 
+    /// The kind of tokenizer, in words.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match (&self.chars, self.pre_tokenizer) {
+            (Some(_), _) => "SentencePiece BPE",
+            (None, PreTokenizer::Gpt2) => "byte-level BPE, words of GPT-2",
+            (None, PreTokenizer::Falcon) => "byte-level BPE, words of Falcon",
+            (None, PreTokenizer::Patterns) => "byte-level BPE, words by its own expressions",
+        }
+    }
+
     /// The version of a table with this header: the first one that has what it asks for.
     #[must_use]
     pub fn version(&self) -> u16 {
