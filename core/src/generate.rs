@@ -142,7 +142,7 @@ where
     pub fn with_sampler(sampler: Sampler, max_tokens: usize, history: H, held: B) -> Self {
         Self {
             sampler,
-            decoder: Decoder::new(),
+            decoder: Decoder::within_text(),
             stops: Stops::new(held),
             history,
             known: 0,
@@ -243,7 +243,8 @@ where
                 }
             }
         } else {
-            decoder.push_bytes(bytes, &mut |text| stops.push(rules, text, true, sink));
+            // An id without text gives none.
+            let _ = decoder.push(tokenizer, token, &mut |text| stops.push(rules, text, true, sink));
         }
         if self.stops.found() {
             self.finish(End::Stop, rules, sink);

@@ -62,17 +62,43 @@ pub fn falcon() -> Value {
     ]})
 }
 
-/// A vocabulary and merges, trained on a text whose words are not cut: merges cross the boundaries of words.
+/// A byte-level vocabulary and merges, trained on a text whose words are not cut: merges cross the boundaries of words.
 pub fn byte_level(sample: &str, merges: usize) -> (Value, Value) {
+    let tokens = (0..=255).map(|byte| letter(byte).to_string()).collect();
+    train(tokens, sample.bytes().map(u32::from).collect(), merges, |_, _| true)
+}
+
+/// A vocabulary of characters and merges, as SentencePiece has it. With `words`, no merge joins a `▁` to what is before it but
+/// another one. Characters that are rare in the sample have no token.
+pub fn characters(sample: &str, merges: usize, words: bool) -> (Value, Value) {
+    let mut counts: HashMap<char, usize> = HashMap::new();
+    let sample = sample.replace(' ', "▁");
+    sample.chars().for_each(|c| *counts.entry(c).or_default() += 1);
+    let mut tokens: Vec<String> = ["<unk>", "<s>", "</s>"].map(String::from).to_vec();
+    tokens.extend((0..=255u8).map(|byte| format!("<{byte:#04X}>")));
+    let mut known: Vec<char> = counts.iter().filter(|(_, count)| **count > 20).map(|(c, _)| *c).collect();
+    known.sort_unstable();
+    let ids: HashMap<char, u32> = (tokens.len() as u32..).zip(&known).map(|(id, c)| (*c, id)).collect();
+    tokens.extend(known.iter().map(char::to_string));
+    let text = sample.chars().map(|c| ids.get(&c).copied().unwrap_or(u32::MAX)).collect();
+    train(tokens, text, merges, |left, right| !words || !right.starts_with('▁') || left.ends_with('▁'))
+}
+
+fn train(
+    mut tokens: Vec<String>,
+    mut text: Vec<u32>,
+    merges: usize,
+    allowed: impl Fn(&str, &str) -> bool,
+) -> (Value, Value) {
     let mut vocab: serde_json::Map<String, Value> =
-        (0..=255).map(|byte| (letter(byte).to_string(), json!(byte))).collect();
-    let mut tokens: Vec<String> = (0..=255).map(|byte| letter(byte).to_string()).collect();
-    let mut text: Vec<u32> = sample.bytes().map(u32::from).collect();
+        tokens.iter().enumerate().map(|(id, token)| (token.clone(), json!(id))).collect();
     let mut list = Vec::new();
     // Several merges a round: those that are most frequent.
     while list.len() < merges {
         let mut counts: HashMap<[u32; 2], usize> = HashMap::new();
-        text.windows(2).for_each(|pair| *counts.entry([pair[0], pair[1]]).or_default() += 1);
+        text.windows(2)
+            .filter(|pair| !pair.contains(&u32::MAX))
+            .for_each(|pair| *counts.entry([pair[0], pair[1]]).or_default() += 1);
         let mut best: Vec<(usize, [u32; 2])> =
             counts.into_iter().map(|(pair, count)| (count, pair)).collect();
         best.sort_unstable_by(|a, b| b.cmp(a));
@@ -80,7 +106,7 @@ pub fn byte_level(sample: &str, merges: usize) -> (Value, Value) {
         for &(_, pair) in best.iter().take(50) {
             let [left, right] = pair.map(|id| tokens[id as usize].clone());
             let token = format!("{left}{right}");
-            if !vocab.contains_key(&token) {
+            if !vocab.contains_key(&token) && allowed(&left, &right) {
                 made.insert(pair, tokens.len() as u32);
                 vocab.insert(token.clone(), json!(tokens.len()));
                 tokens.push(token);
@@ -169,5 +195,71 @@ pub fn kinds() -> Vec<(&'static str, Value)> {
         ("spaces left out", of(vec![string(" ", "Removed"), bytes()])),
         ("a text apart", of(vec![string("ab", "Isolated"), bytes()])),
         ("nothing apart", json!({"pre_tokenizer": bytes()})),
+    ]
+}
+
+/// SentencePiece's BPE in the forms in use: the parts of a tokenizer.json.
+pub fn character_kinds() -> Vec<(&'static str, Value)> {
+    let prepend = || json!({"type": "Prepend", "prepend": "▁"});
+    let replace = || json!({"type": "Replace", "pattern": {"String": " "}, "content": "▁"});
+    let back = || json!({"type": "Replace", "pattern": {"String": "▁"}, "content": " "});
+    let strip = || json!({"type": "Strip", "content": " ", "start": 1, "stop": 0});
+    let decoder = |strips: bool| {
+        let mut parts = vec![back(), json!({"type": "ByteFallback"}), json!({"type": "Fuse"})];
+        parts.extend(strips.then(strip));
+        json!({"type": "Sequence", "decoders": parts})
+    };
+    let metaspace = |scheme: &str, split: bool| json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": split});
+    let bytes = || json!({"byte_fallback": true, "fuse_unk": true, "unk_token": "<unk>"});
+    let unknown = |fuse: bool| json!({"byte_fallback": false, "fuse_unk": fuse, "unk_token": "<unk>"});
+    let normalizers = |parts: Vec<Value>| json!({"type": "Sequence", "normalizers": parts});
+    vec![
+        (
+            "Llama",
+            json!({"normalizer": normalizers(vec![prepend(), replace()]), "decoder": decoder(true), "model": bytes()}),
+        ),
+        (
+            "Llama, replaced first",
+            json!({"normalizer": normalizers(vec![replace(), prepend()]), "decoder": decoder(true), "model": bytes()}),
+        ),
+        (
+            "Llama 2, new",
+            json!({"pre_tokenizer": metaspace("first", false), "decoder": decoder(true), "model": bytes()}),
+        ),
+        (
+            "Metaspace always",
+            json!({"pre_tokenizer": metaspace("always", false), "decoder": decoder(true), "model": bytes()}),
+        ),
+        (
+            "Metaspace never",
+            json!({"pre_tokenizer": metaspace("never", false), "decoder": decoder(false), "model": bytes()}),
+        ),
+        (
+            "Metaspace, split",
+            json!({"pre_tokenizer": metaspace("always", true), "decoder": metaspace("always", true), "model": unknown(false)}),
+        ),
+        (
+            "Metaspace, split at the first",
+            json!({"pre_tokenizer": metaspace("first", true), "decoder": metaspace("first", true), "model": unknown(true)}),
+        ),
+        (
+            "Metaspace never, unknown fused",
+            json!({"pre_tokenizer": metaspace("never", false), "decoder": metaspace("never", false), "model": unknown(true)}),
+        ),
+        (
+            "Gemma",
+            json!({
+                "normalizer": replace(),
+                "pre_tokenizer": {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": false},
+                "decoder": decoder(false), "model": bytes(),
+            }),
+        ),
+        (
+            "unknown left out",
+            json!({
+                "pre_tokenizer": metaspace("first", false), "decoder": metaspace("first", false),
+                "model": {"byte_fallback": false, "fuse_unk": false, "unk_token": null},
+            }),
+        ),
     ]
 }

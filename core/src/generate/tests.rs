@@ -38,6 +38,7 @@ fn table() -> Vec<u8> {
         suffix: 0,
         text_len: text.concat().len() as u32,
         patterns_len: 0,
+        chars: None,
     };
     let mut table = header.emit().to_vec();
     for byte in 0..=255u8 {

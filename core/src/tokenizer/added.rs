@@ -14,6 +14,8 @@ pub struct AddedSet<'a> {
     ids: &'a [[u8; 4]],
     /// Ids have the `ADDED_` flags.
     rules: bool,
+    /// What comes before each token where it is looked for.
+    before: &'static [u8],
 }
 
 /// A token found in a text.
@@ -42,10 +44,10 @@ pub(super) struct Search {
 
 impl<'a> AddedSet<'a> {
     /// Reads a set as the table stores it: two bit sets and the ids.
-    pub(super) fn new(bytes: &'a [u8], rules: bool) -> Option<Self> {
+    pub(super) fn new(bytes: &'a [u8], rules: bool, before: &'static str) -> Option<Self> {
         let (first, rest) = bytes.split_first_chunk()?;
         let (second, ids) = rest.split_first_chunk()?;
-        Some(Self { first, second, ids: ids.as_chunks().0, rules })
+        Some(Self { first, second, ids: ids.as_chunks().0, rules, before: before.as_bytes() })
     }
 
     /// The id of an entry, without flags.
@@ -62,7 +64,7 @@ impl<'a> AddedSet<'a> {
 
     /// The length of the longest token in bytes.
     pub(super) fn longest(&self, tokenizer: &Tokenizer<'_>) -> usize {
-        self.ids().map(|id| tokenizer.bytes_of(id).len()).max().unwrap_or(0)
+        self.ids().map(|id| self.before.len() + tokenizer.bytes_of(id).len()).max().unwrap_or(0)
     }
 
     fn id(&self, i: usize) -> u32 {
@@ -158,13 +160,17 @@ impl<'a> AddedSet<'a> {
         let bytes_at = |i: usize| tokenizer.bytes_of(self.id(i));
         let mut range = 0..self.ids.len();
         let mut found = None;
+        if !text.get(at..)?.starts_with(self.before) {
+            return None;
+        }
+        let (at, before) = (at + self.before.len(), self.before.len());
         for depth in 0.. {
             if range.is_empty() {
                 break;
             }
             // A token that ends here sorts before those that go on.
             if bytes_at(range.start).len() == depth {
-                found = Some((depth, range.start));
+                found = Some((before + depth, range.start));
                 range.start += 1;
             }
             let Some(&byte) = text.get(at + depth) else { break };

@@ -2,6 +2,7 @@
 
 use super::added::{AddedSet, Found, Search};
 use super::bpe::SHORT_WORD;
+use super::chars::{Chars, MARK, copy_with_marks};
 use super::nfc::{normalize_segment, segment_end, stable_until};
 use super::pattern::Patterns;
 use super::split::{LOOK_AHEAD, cut, cut_digits};
@@ -47,13 +48,15 @@ impl Tokenizer<'_> {
     ///
     /// Without NFC: 16 bytes for each byte of the word, none up to 32 bytes. With NFC, where a text is not in that form
     /// already, it passes through a window: 21 bytes for each byte of the word, 2 for each of the longest added token,
-    /// and 512.
+    /// and 512. Where words consist of characters, all text does, with three bytes for a space.
     #[must_use]
     pub fn scratch_for(&self, longest_word: usize) -> usize {
         let word = Self::word_scratch(longest_word);
-        if !self.header.nfc {
+        if !self.header.nfc && self.header.chars.is_none() {
             return word;
         }
+        let longest_word =
+            if self.header.chars.is_some() { longest_word.saturating_mul(3) } else { longest_word };
         let margin = self.added_normalized.longest(self).saturating_mul(2).saturating_add(512);
         longest_word.saturating_mul(21).saturating_add(margin)
     }
@@ -77,6 +80,10 @@ pub struct Encoder<'t> {
     segment: Option<(usize, Option<Found>)>,
     /// Where that segment begins.
     begin: usize,
+    /// As `segment`, in the segment, where normalised added tokens are looked for in the text as it is.
+    piece: Option<(usize, Option<Found>)>,
+    /// Where that piece begins, or the segment.
+    piece_begin: usize,
     /// Where `at` is among the pieces of the pre-tokenizer's stages.
     stages: Stages,
 }
@@ -94,6 +101,8 @@ impl<'t> Encoder<'t> {
             normalized: 0,
             segment: None,
             begin: 0,
+            piece: None,
+            piece_begin: 0,
             stages: Stages::new(),
         }
     }
@@ -118,7 +127,7 @@ impl<'t> Encoder<'t> {
             let (end, found) = match self.segment.take() {
                 Some(segment) => segment,
                 None => {
-                    (self.begin, search.taken) = (self.at, self.at);
+                    (self.begin, self.piece_begin, search.taken) = (self.at, self.at, self.at);
                     self.stages.restart();
                     let found = self.find(&tokenizer.added_raw, tokenizer, self.text, &mut search);
                     (found.as_ref().map_or(len, |found| found.range.start.max(self.at)), found)
@@ -161,6 +170,12 @@ impl<'t> Encoder<'t> {
         scratch: &mut [u8],
         sink: &mut dyn FnMut(u32),
     ) -> Result<(), TokenizerError> {
+        if let Some(chars) = &tokenizer.header.chars {
+            if chars.normalized_first {
+                return if self.at < end { self.window(tokenizer, end, scratch, sink) } else { Ok(()) };
+            }
+            return self.pieces(tokenizer, end, scratch, sink);
+        }
         while self.at < end {
             if self.normalized == 0 {
                 let stable = if tokenizer.header.nfc { stable_until(self.text, self.at, end) } else { end };
@@ -172,6 +187,42 @@ impl<'t> Encoder<'t> {
             }
             if self.at < end {
                 self.window(tokenizer, end, scratch, sink)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Encodes up to `end` what is between the normalised added tokens, through a window.
+    fn pieces(
+        &mut self,
+        tokenizer: &Tokenizer<'_>,
+        end: usize,
+        scratch: &mut [u8],
+        sink: &mut dyn FnMut(u32),
+    ) -> Result<(), TokenizerError> {
+        let text = self.text.get(..end).unwrap_or(self.text);
+        let mut search = Search { begin: self.begin, taken: self.at, starts: self.at..end, spaces: 0 };
+        while self.at < end || search.starts.start < end {
+            let (piece_end, found) = match self.piece.take() {
+                Some(piece) => piece,
+                None => {
+                    (self.piece_begin, search.taken) = (self.at, self.at);
+                    let found = self.find(&tokenizer.added_normalized, tokenizer, text, &mut search);
+                    (found.as_ref().map_or(end, |found| found.range.start.max(self.at)), found)
+                }
+            };
+            if self.at < piece_end
+                && let Err(error) = self.window(tokenizer, piece_end, scratch, sink)
+            {
+                self.piece = Some((piece_end, found));
+                return Err(error);
+            }
+            self.at = piece_end;
+            search.starts.start = end;
+            if let Some(found) = found {
+                sink(found.id);
+                self.at = found.range.end;
+                search.starts.start = found.resume;
             }
         }
         Ok(())
@@ -189,10 +240,25 @@ impl<'t> Encoder<'t> {
         let mut window = Window { start: 0, len: 0, raw: self.at, changed: 0, changed_raw: self.at };
         let before = self.normalized;
         let mut want = 32;
+        let chars = tokenizer.header.chars.as_ref();
+        if let Some(chars) = chars {
+            // The text does not become as it would lie in the window.
+            window.changed = usize::MAX;
+            let begins = self.at == self.piece_begin;
+            if begins && chars.prepends(self.text.get(..end).unwrap_or(self.text), self.at) {
+                let given = scratch.len();
+                let mark = scratch.get_mut(..MARK.len()).ok_or(window_too_small(FILL, given))?;
+                mark.copy_from_slice(MARK.as_bytes());
+                window.len = MARK.len();
+            }
+        }
         loop {
             while window.raw < end && window.len <= want {
                 let given = scratch.len();
-                let filled = window.fill(self.text, end, scratch);
+                let filled = match chars {
+                    Some(chars) => window.fill_with_marks(chars, self.text, end, scratch),
+                    None => window.fill(self.text, end, scratch),
+                };
                 filled.map_err(|needed| window_too_small(needed, given))?;
                 window.drop_until(self.normalized, scratch);
             }
@@ -241,10 +307,12 @@ impl<'t> Encoder<'t> {
         } else {
             text.len().saturating_sub(set.longest(tokenizer).max(LOOK_AHEAD))
         };
+        // Of other texts of characters, normalised added tokens have been cut out before.
+        let is_searched = tokenizer.header.chars.is_none_or(|chars| chars.normalized_first);
         let mut search = Search { begin: self.begin, taken: *at, starts: *at..sure, spaces: 0 };
         while *at < sure || search.starts.start < sure {
             search.taken = *at;
-            let found = self.find(set, tokenizer, text, &mut search);
+            let found = if is_searched { self.find(set, tokenizer, text, &mut search) } else { None };
             let piece = found.as_ref().and_then(|found| text.get(..found.range.start)).unwrap_or(text);
             let complete = complete || found.is_some();
             let sure_of_piece = if complete { usize::MAX } else { sure };
@@ -271,6 +339,7 @@ impl<'t> Encoder<'t> {
     /// Encodes the words of a piece of text from `at` on that the stages of the pre-tokenizer cut, and says whether it came
     /// to its end.
     #[expect(clippy::too_many_arguments, reason = "the same as of `words`, and what that found out")]
+    #[inline(never)]
     fn staged_words(
         &mut self,
         tokenizer: &Tokenizer<'_>,
@@ -308,17 +377,43 @@ fn built_in_words(
     scratch: &mut [u8],
     sink: &mut dyn FnMut(u32),
 ) -> Result<bool, TokenizerError> {
+    let (pre, chars) = (tokenizer.header.pre_tokenizer, tokenizer.header.chars);
+    if let Some(chars) = chars {
+        return char_words(tokenizer, &chars, piece, at, sure, scratch, sink);
+    }
     while *at < piece.len() {
-        let word = cut(tokenizer.header.pre_tokenizer, piece, *at);
+        let word = cut(pre, piece, *at);
         if word.decided >= sure {
             return Ok(false);
         }
         let bytes = piece.get(*at..word.end).unwrap_or(&[]);
-        if tokenizer.header.pre_tokenizer == PreTokenizer::Falcon {
+        if pre == PreTokenizer::Falcon {
             encode_falcon_word(tokenizer, bytes, scratch, sink)?;
         } else {
             tokenizer.encode_word(bytes, scratch, sink)?;
         }
+        *at = word.end;
+    }
+    Ok(true)
+}
+
+/// As [`built_in_words`], where words consist of characters.
+#[inline(never)]
+fn char_words(
+    tokenizer: &Tokenizer<'_>,
+    chars: &Chars,
+    piece: &[u8],
+    at: &mut usize,
+    sure: usize,
+    scratch: &mut [u8],
+    sink: &mut dyn FnMut(u32),
+) -> Result<bool, TokenizerError> {
+    while *at < piece.len() {
+        let word = chars.cut(piece, *at);
+        if word.decided >= sure {
+            return Ok(false);
+        }
+        tokenizer.encode_word(piece.get(*at..word.end).unwrap_or(&[]), scratch, sink)?;
         *at = word.end;
     }
     Ok(true)
@@ -356,6 +451,9 @@ fn first_piece(word: &[u8]) -> (&[u8], &[u8]) {
     word.split_at_checked(cut_digits(word)).unwrap_or((word, &[]))
 }
 
+/// Bytes of a text that are put into the window at a time where words consist of characters.
+const FILL: usize = 64;
+
 /// How far the window has to go is not known before it is there, so at least half as much again is asked for: what was
 /// normalised in vain is then in proportion to what is needed.
 fn window_too_small(needed: usize, given: usize) -> TokenizerError {
@@ -392,6 +490,25 @@ impl Window {
             (self.changed, self.changed_raw) = (self.start + self.len, next);
         }
         self.raw = next;
+        Ok(())
+    }
+
+    /// Adds some more text, with spaces as `▁`. The error is the size that scratch would need.
+    fn fill_with_marks(
+        &mut self,
+        chars: &Chars,
+        text: &[u8],
+        end: usize,
+        scratch: &mut [u8],
+    ) -> Result<(), usize> {
+        let next = text.get(self.raw..end.min(self.raw + FILL)).unwrap_or(&[]);
+        let room = scratch.get_mut(self.len..).unwrap_or(&mut []);
+        let (len, taken) = copy_with_marks(next, chars.spaces, room);
+        if taken == 0 {
+            return Err(self.len + MARK.len() * FILL);
+        }
+        self.len += len;
+        self.raw += taken;
         Ok(())
     }
 

@@ -7,6 +7,7 @@ use core::ops::Range;
 
 use super::TokenizerError;
 use super::added::AddedSet;
+use super::chars::{Chars, MARK, Prepend};
 use super::pattern::Patterns;
 
 /// The first bytes of every table.
@@ -29,6 +30,8 @@ pub const TOKEN_WORD: u32 = 1 << 28;
 pub const TOKEN_SPECIAL: u32 = 1 << 29;
 /// Set in a token's entry: an added token.
 pub const TOKEN_ADDED: u32 = 1 << 30;
+/// Set in a token's entry: it stands for its one byte, whatever its name, and is never a word. Version 2.
+pub const TOKEN_BYTE: u32 = 1 << 31;
 /// The bits of a token's entry that hold the offset of its bytes.
 pub const TOKEN_OFFSET: u32 = TOKEN_WORD - 1;
 
@@ -88,6 +91,8 @@ pub struct Header {
     pub text_len: u32,
     /// Bytes of the automata. Version 2.
     pub patterns_len: u32,
+    /// Words consist of characters, not of bytes. Version 2.
+    pub chars: Option<Chars>,
 }
 
 /// Where each array lies, in bytes from the start of the table.
@@ -146,6 +151,8 @@ impl Header {
             self.suffix,
             self.text_len,
             self.patterns_len,
+            self.chars.map_or(0, |chars| chars.bits()),
+            self.chars.and_then(|chars| chars.unknown).map_or(0, |id| id.saturating_add(1)),
         ];
         for (at, field) in out[8..].chunks_exact_mut(4).zip(fields) {
             at.copy_from_slice(&field.to_le_bytes());
@@ -153,11 +160,24 @@ impl Header {
         out
     }
 
+    /// The kind of tokenizer, in words.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match (&self.chars, self.pre_tokenizer) {
+            (Some(_), _) => "SentencePiece BPE",
+            (None, PreTokenizer::Gpt2) => "byte-level BPE, words of GPT-2",
+            (None, PreTokenizer::Falcon) => "byte-level BPE, words of Falcon",
+            (None, PreTokenizer::Patterns) => "byte-level BPE, words by its own expressions",
+        }
+    }
+
     /// The version of a table with this header: the first one that has what it asks for.
     #[must_use]
     pub fn version(&self) -> u16 {
-        let second =
-            self.pre_tokenizer == PreTokenizer::Patterns || self.added_rules || self.patterns_len > 0;
+        let second = self.pre_tokenizer == PreTokenizer::Patterns
+            || self.added_rules
+            || self.patterns_len > 0
+            || self.chars.is_some();
         if second { 2 } else { 1 }
     }
 
@@ -193,6 +213,15 @@ impl Header {
             3 if second => PreTokenizer::Patterns,
             value => return Err(TokenizerError::Unsupported { what: "pre-tokenizer", value }),
         };
+        let chars = match if second { field(11) } else { 0 } {
+            0 => None,
+            bits => match Chars::parse(bits, field(12).checked_sub(1)) {
+                Some(chars) => Some(chars),
+                None => {
+                    return Err(TokenizerError::Unsupported { what: "treatment of characters", value: bits });
+                }
+            },
+        };
         let wide = flags & FLAG_WIDE != 0;
         let header = Self {
             pre_tokenizer,
@@ -209,6 +238,7 @@ impl Header {
             suffix: field(8),
             text_len: field(9),
             patterns_len: if second { field(10) } else { 0 },
+            chars,
         };
         let most = if wide { MAX_COUNT } else { 0xffff };
         for (what, value) in [("vocabulary size", header.vocab_size), ("merge count", header.merges)] {
@@ -362,6 +392,10 @@ impl<'a> Tokenizer<'a> {
         let layout = header.layout().ok_or(TokenizerError::Truncated { needed: u64::MAX, given })?;
         let truncated = TokenizerError::Truncated { needed: layout.len() as u64, given };
         let part = |range: Range<usize>| bytes.get(range).ok_or(truncated);
+        let before = match header.chars {
+            Some(chars) if chars.normalized_first && chars.prepend == Prepend::Always => MARK,
+            _ => "",
+        };
         let words = |range: Range<usize>| part(range).map(|part| part.as_chunks::<4>().0);
         let indices = |range: Range<usize>| part(range).map(|part| Indices::new(part, header.wide));
         Ok(Self {
@@ -370,8 +404,8 @@ impl<'a> Tokenizer<'a> {
             merges: indices(layout.merges)?,
             merge_slots: indices(layout.merge_slots)?,
             word_slots: indices(layout.word_slots)?,
-            added_raw: AddedSet::new(part(layout.added_raw)?, header.added_rules).ok_or(truncated)?,
-            added_normalized: AddedSet::new(part(layout.added_normalized)?, header.added_rules)
+            added_raw: AddedSet::new(part(layout.added_raw)?, header.added_rules, "").ok_or(truncated)?,
+            added_normalized: AddedSet::new(part(layout.added_normalized)?, header.added_rules, before)
                 .ok_or(truncated)?,
             prefix: words(layout.prefix)?,
             suffix: words(layout.suffix)?,
@@ -441,6 +475,11 @@ impl<'a> Tokenizer<'a> {
                 before = bytes;
             }
         }
+        if let Some(id) = self.header.chars.and_then(|chars| chars.unknown)
+            && id >= vocab_size
+        {
+            return Err(damaged("unknown token", id));
+        }
         for (index, &id) in self.prefix.iter().chain(self.suffix).enumerate() {
             if u32::from_le_bytes(id) >= vocab_size {
                 return Err(damaged("template token", index as u32));
@@ -495,6 +534,12 @@ impl<'a> Tokenizer<'a> {
     #[must_use]
     pub fn is_special(&self, id: u32) -> bool {
         self.entry(id) & TOKEN_SPECIAL != 0
+    }
+
+    /// Whether a token stands for one byte of a character that has no token.
+    #[must_use]
+    pub fn is_byte(&self, id: u32) -> bool {
+        self.header.chars.is_some() && self.entry(id) & TOKEN_BYTE != 0
     }
 
     /// Whether a token was added to the vocabulary, special or not.
@@ -553,7 +598,7 @@ impl<'a> Tokenizer<'a> {
     }
 
     /// The token of the vocabulary with these bytes.
-    fn find_word(&self, word: &[u8]) -> Option<u32> {
+    pub(super) fn find_word(&self, word: &[u8]) -> Option<u32> {
         let slots = self.header.word_slots;
         let mut slot = word_slot(word, slots);
         for _ in 0..=MAX_PROBES {

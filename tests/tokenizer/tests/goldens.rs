@@ -12,11 +12,12 @@ use std::path::{Path, PathBuf};
 
 use elapid_core::tokenizer::{EncodeOptions, Tokenizer};
 use elapid_pack::tokenizer::compile;
-use elapid_tests::tokenizer_json::kinds;
+use elapid_tests::tokenizer_json::{character_kinds, kinds};
 use serde_json::{Map, Value, json};
 use support::{assert_same, decode, encode_with};
 
-const VOCABULARIES: [(&str, &str); 6] = [
+const VOCABULARIES: [(&str, &str); 7] = [
+    ("llama-spm", "Llama"),
     ("llama-bpe", "Llama 3"),
     ("gpt-2", "GPT-2"),
     ("qwen2", "Qwen2"),
@@ -127,7 +128,7 @@ fn tokenizer_json(metadata: &HashMap<String, Value>, kind: &str) -> Value {
             }));
         }
     }
-    let parts = kinds().into_iter().find(|(name, _)| *name == kind).unwrap().1;
+    let parts = kinds().into_iter().chain(character_kinds()).find(|(name, _)| *name == kind).unwrap().1;
     let mut json = json!({
         "version": "1.0", "truncation": null, "padding": null, "added_tokens": added, "normalizer": null,
         "pre_tokenizer": null, "post_processor": null,

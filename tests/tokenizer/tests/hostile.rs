@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use elapid_core::tokenizer::table::{Header, PreTokenizer};
 use elapid_core::tokenizer::{Decoder, EncodeOptions, Encoder, Tokenizer, TokenizerError};
 use elapid_pack::tokenizer::{CompileError, compile};
-use elapid_tests::tokenizer_json::{kinds, sample};
+use elapid_tests::tokenizer_json::{character_kinds, characters, kinds, sample};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -169,7 +169,7 @@ fn what_is_not_supported_is_refused_by_name() {
         (set("/model/end_of_word_suffix", json!("</w>")), "end_of_word_suffix"),
         (set("/normalizer", json!({"type": "Lowercase"})), "Lowercase"),
         (set("/normalizer", json!({"type": "Sequence", "normalizers": [{"type": "NFKC"}]})), "NFKC"),
-        (set("/pre_tokenizer", json!({"type": "Metaspace"})), "Metaspace"),
+        (set("/pre_tokenizer", json!({"type": "Metaspace"})), "NFC before SentencePiece"),
         (set("/pre_tokenizer", Value::Null), "no pre_tokenizer"),
         (set("/pre_tokenizer/add_prefix_space", json!(true)), "add_prefix_space"),
         (
@@ -254,6 +254,86 @@ fn staged() -> Value {
     value
 }
 
+/// SentencePiece's BPE of a kind.
+fn of_characters(kind: &str) -> Value {
+    let (vocab, merges) = characters(&"the thing foo bar aaaa é12345한 ".repeat(30), 30, true);
+    let parts = character_kinds().into_iter().find(|(name, _)| *name == kind).unwrap().1;
+    let mut value = json!({
+        "added_tokens": [
+            {"id": 2, "content": "</s>", "normalized": false, "special": true},
+            {"id": vocab.as_object().unwrap().len(), "content": "foo bar", "normalized": true, "special": false},
+        ],
+        "decoder": parts["decoder"], "model": {"type": "BPE", "vocab": vocab, "merges": merges},
+    });
+    for key in ["normalizer", "pre_tokenizer"] {
+        value[key] = parts[key].clone();
+    }
+    parts["model"].as_object().unwrap().iter().for_each(|(key, part)| value["model"][key] = part.clone());
+    value
+}
+
+#[test]
+fn a_damaged_table_of_characters_does_no_harm() {
+    for kind in ["Llama", "Metaspace, split", "unknown left out"] {
+        let table = compiled(&of_characters(kind)).unwrap();
+        assert!(exercise(&table), "{kind}");
+        let (mut accepted, mut tried) = (0, 0);
+        for at in 0..table.len() {
+            for flip in [0x01, 0x80, 0xff] {
+                let mut damaged = table.clone();
+                damaged[at] ^= flip;
+                tried += 1;
+                accepted += usize::from(exercise(&damaged));
+            }
+        }
+        println!("{kind}: {accepted} of {tried} damaged tables are accepted, and harmless");
+    }
+}
+
+#[test]
+fn characters_that_are_not_supported_are_refused_by_name() {
+    let set = |kind: &str, key: &str, to: Value| {
+        let mut value = of_characters(kind);
+        *value.pointer_mut(key).unwrap() = to;
+        value
+    };
+    let llama = |key: &str, to: Value| set("Llama", key, to);
+    let space = |content: &str| json!({"type": "Replace", "pattern": {"String": " "}, "content": content});
+    let metaspace = |replacement: &str| json!({"type": "Metaspace", "replacement": replacement, "prepend_scheme": "always"});
+    for (value, name) in [
+        (llama("/normalizer/normalizers/0/prepend", json!("_")), "Prepend of \"_\""),
+        (llama("/normalizer", space("_")), "by \"_\""),
+        (llama("/normalizer/normalizers/0", json!({"type": "NFKC"})), "NFKC"),
+        (
+            llama("/normalizer/normalizers/0", json!({"type": "Precompiled", "precompiled_charsmap": ""})),
+            "Precompiled",
+        ),
+        (llama("/pre_tokenizer", metaspace("▁")), "Metaspace with"),
+        (llama("/pre_tokenizer", json!({"type": "Whitespace"})), "Whitespace"),
+        (set("Metaspace, split", "/pre_tokenizer", metaspace("_")), "\"_\""),
+        (set("Metaspace, split", "/pre_tokenizer/prepend_scheme", json!("last")), "last"),
+        (
+            set("Metaspace, split", "/model/byte_fallback", json!(true)),
+            "byte_fallback with tokens for 0 bytes",
+        ),
+        (set("Metaspace, split", "/model/unk_token", json!("<none>")), "<none>"),
+        (llama("/decoder/decoders/0/content", json!("_")), "decoder of Replace"),
+        (llama("/decoder", json!({"type": "ByteFallback"})), "decoder of ByteFallback"),
+        (llama("/decoder/decoders/3/start", json!(2)), "Strip"),
+        (llama("/model/merges/0", json!(["<0x41>", "<0x42>"])), "not in the vocabulary"),
+        (llama("/added_tokens/1/normalized", json!(true)), "nothing"),
+    ] {
+        let message = refusal(&value);
+        assert!(message.contains(name) && !message.contains('\n'), "{message:?} does not say {name:?}");
+    }
+    let mut value = of_characters("Llama");
+    value["model"]["ignore_merges"] = json!(true);
+    assert!(refusal(&value).contains("ignore_merges"));
+    value["model"]["ignore_merges"] = json!(false);
+    value["model"]["vocab"].as_object_mut().unwrap().remove("<0x41>");
+    assert!(refusal(&value).contains("255 bytes"));
+}
+
 #[test]
 fn a_damaged_automaton_does_no_harm() {
     let table = compiled(&staged()).unwrap();
@@ -335,10 +415,12 @@ proptest! {
     #[test]
     fn damaged_tables_do_no_harm(
         edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..20),
-        is_staged in any::<bool>(),
+        which in 0..4usize,
     ) {
-        static STAGED: LazyLock<Vec<u8>> = LazyLock::new(|| compiled(&staged()).unwrap());
-        let mut table = if is_staged { STAGED.clone() } else { compiled(&sample()).unwrap() };
+        static TABLES: LazyLock<[Vec<u8>; 4]> = LazyLock::new(|| {
+            [sample(), staged(), of_characters("Llama"), of_characters("Llama 2, new")].map(|json| compiled(&json).unwrap())
+        });
+        let mut table = TABLES[which].clone();
         for (at, byte) in edits {
             let at = at.index(table.len());
             table[at] = byte;

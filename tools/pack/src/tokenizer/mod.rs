@@ -11,6 +11,7 @@ mod expression;
 mod json;
 mod parts;
 mod pre_tokenizer;
+mod sentencepiece;
 mod table;
 mod tokens;
 
@@ -59,6 +60,8 @@ pub fn compile(json: &[u8]) -> Result<Vec<u8>, CompileError> {
 pub struct Compiled {
     /// The table.
     pub table: Vec<u8>,
+    /// What kind of tokenizer it is, in words.
+    pub kind: &'static str,
     /// The tokens before and after every text.
     pub around: Vec<u32>,
     /// The special tokens by name, for chat templates.
@@ -88,7 +91,8 @@ pub fn compile_beside(json: &[u8], beside: &Beside) -> Result<Compiled, CompileE
     let (description, auto) = json::read(json, Some(beside))?;
     let table = table::build(&description)?;
     let around = description.template.concat();
-    let mut compiled = Compiled { table, around, named: Vec::new(), eos: None, notes: Vec::new() };
+    let kind = Tokenizer::parse(&table)?.header().kind();
+    let mut compiled = Compiled { table, kind, around, named: Vec::new(), eos: None, notes: Vec::new() };
     let Some(auto) = auto else { return Ok(compiled) };
     if !auto.overridden.is_empty() {
         compiled.notes.push(format!(

@@ -1,5 +1,6 @@
 //! `pre_tokenizer` of a tokenizer.json: built in, or in stages.
 
+use elapid_core::tokenizer::chars::Chars;
 use elapid_core::tokenizer::pattern::Pieces;
 use elapid_core::tokenizer::unicode::{NUMBER, PUNCTUATION, kind};
 use serde_json::Value;
@@ -19,6 +20,8 @@ pub enum PreTokenizer {
     Falcon,
     /// Each stage cuts the pieces of the one before it.
     Stages(Vec<Stage>),
+    /// SentencePiece's BPE.
+    Chars(Chars),
 }
 
 /// The regular expression of `ByteLevel`.

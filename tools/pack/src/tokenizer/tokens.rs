@@ -8,6 +8,8 @@ pub struct Token {
     pub bytes: Vec<u8>,
     /// It is in the vocabulary, spelt in the letters that stand for bytes: a text's word may be this token.
     pub word: bool,
+    /// It stands for its one byte, under the name `<0x..>`.
+    pub byte: bool,
     pub added: Option<Added>,
 }
 
