@@ -28,6 +28,8 @@ pub enum Work {
     HostTests { arguments: &'static [&'static str] },
     /// `core` for a machine without an operating system.
     Bare { target: &'static str, rustflags: &'static str },
+    /// The programs type-checked for another operating system: nothing is linked.
+    Checked { target: &'static str },
     /// The fixed path compiled for a microcontroller, looked at instruction by instruction.
     Integers { target: &'static str, cpu: &'static str, kernels: &'static str },
     /// Tests for aarch64 Linux, on an emulated CPU.
@@ -51,6 +53,7 @@ impl Step {
             Work::Plugin { .. }
             | Work::Python { .. }
             | Work::Bare { .. }
+            | Work::Checked { .. }
             | Work::Integers { .. }
             | Work::Emulated { .. }
             | Work::Target { .. } => None,
@@ -231,6 +234,14 @@ pub const STEPS: &[Step] = &[
         required: false,
         full: false,
         work: Work::Bare { target: "thumbv8m.main-none-eabihf", rustflags: "-C target-cpu=cortex-m33" },
+    },
+    Step {
+        name: "macos",
+        group: "bare",
+        shows: "the programs compile for macOS",
+        required: false,
+        full: true,
+        work: Work::Checked { target: "aarch64-apple-darwin" },
     },
     Step {
         name: "integers-m3",

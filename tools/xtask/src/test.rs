@@ -94,7 +94,9 @@ fn perform(step: &Step, host: &str, full: bool, install: bool, apt: &mut Apt) ->
         | Work::Python { .. }
         | Work::HostTests { .. }
         | Work::Fuzz => host.to_owned(),
-        Work::Bare { target, .. } | Work::Integers { target, .. } => (*target).to_owned(),
+        Work::Bare { target, .. } | Work::Checked { target } | Work::Integers { target, .. } => {
+            (*target).to_owned()
+        }
         Work::Emulated { cpu, .. } => format!("{AARCH64_LINUX} ({cpu})"),
         Work::Target { name } => {
             board::find(name).map_or_else(|_| (*name).into(), |target| target.platform())
@@ -117,6 +119,10 @@ fn perform(step: &Step, host: &str, full: bool, install: bool, apt: &mut Apt) ->
             run_tests([command])
         }
         Work::Fuzz => fuzz::check(install).map(|tests| Done { outcome: Outcome::Passed, tests }),
+        Work::Checked { target } => prepared(Toolchain::for_target(target, &[], apt), |toolchain| {
+            let mut command = toolchain.cargo_for("check", target, "-D warnings", "std");
+            must(command.args(["-p", "elapid-cli", "-p", "elapid-pack-cli"]))
+        }),
         Work::Bare { target, rustflags } => prepared(Toolchain::for_target(target, &[], apt), |toolchain| {
             bare::build(toolchain, target, rustflags)
         }),
