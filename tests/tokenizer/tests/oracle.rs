@@ -270,3 +270,17 @@ fn compiling_is_deterministic_and_compact() {
         assert!(table.len() < limit, "{name}: {} bytes", table.len());
     }
 }
+
+#[test]
+fn the_bundled_model_has_the_table_that_is_compiled_today() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models");
+    let table = compile(&data("models/address-4m/tokenizer.json")).unwrap();
+    let files = std::fs::read_dir(folder).unwrap().map(|entry| std::fs::read(entry.unwrap().path()).unwrap());
+    let starts = |file: &[u8]| file.windows(4).any(|bytes| bytes == b"eBPE");
+    let mut packed = files.filter(|file| starts(file)).peekable();
+    assert!(packed.peek().is_some(), "no packed model");
+    assert!(
+        packed.any(|file| file.windows(table.len()).any(|bytes| bytes == table)),
+        "the table has other bytes"
+    );
+}
