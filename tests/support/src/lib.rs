@@ -3,4 +3,5 @@
 
 pub mod data;
 pub mod effort;
+pub mod gguf;
 pub mod process;

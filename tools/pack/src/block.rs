@@ -1,12 +1,12 @@
 //! Makes the blocks of a file from rows of weights.
 
 use elapid_core::format::{Config, Layout, MatrixShape, Part, Section};
-use elapid_core::kernels::LANES;
+use elapid_core::kernels::{GROUP, LANES};
 
 use crate::PackError;
 use crate::checkpoint::{LayerTensor, TensorKind};
 use crate::quantize::{Objective, Unfit, exponents, write_panel};
-use crate::weights::{MatrixSource, Weights};
+use crate::weights::{MatrixSource, StoredGroup, Weights};
 
 /// One block to be written.
 pub(crate) struct Job {
@@ -21,6 +21,7 @@ pub(crate) struct Scratch {
     /// The block that was made.
     pub(crate) block: Vec<u8>,
     rows: Vec<f32>,
+    groups: Vec<StoredGroup>,
     bias: [f32; LANES],
 }
 
@@ -48,10 +49,11 @@ pub(crate) fn make_block(
     let first = geometry.first_panel(job.block) as usize;
     scratch.block.clear();
     scratch.block.resize(place.length as usize, 0);
-    let Scratch { block, rows, bias } = scratch;
+    let Scratch { block, rows, groups, bias } = scratch;
     let panels = block.chunks_exact_mut(geometry.panel_bytes as usize);
     for (i, panel) in panels.take(geometry.panels_in(job.block) as usize).enumerate() {
-        let made = make_panel(layout.config(), weights, job, objective, look, first + i, rows, bias, panel)?;
+        let made =
+            make_panel(layout.config(), weights, job, objective, look, first + i, rows, groups, bias, panel)?;
         if made == Made::NeedsExponents {
             return Ok(made);
         }
@@ -91,6 +93,7 @@ fn make_panel(
     look: &dyn Fn(&[f32]) -> bool,
     index: usize,
     rows: &mut Vec<f32>,
+    groups: &mut Vec<StoredGroup>,
     bias: &mut [f32; LANES],
     panel: &mut [u8],
 ) -> Result<Made, PackError> {
@@ -101,18 +104,22 @@ fn make_panel(
     let range = source.rows(index);
     rows.clear();
     rows.resize(range.len() * source.columns, 0.0);
-    if !range.is_empty() {
+    groups.clear();
+    let shape = shape(config, job.part);
+    if !range.is_empty() && weights.kept_as(source.weight).contains(&shape.quant()) {
+        weights.read_groups(source.weight, range.clone(), groups)?;
+        rows.chunks_exact_mut(GROUP).zip(groups.iter()).for_each(|(row, group)| group.dequantize(row));
+    } else if !range.is_empty() {
         weights.read(source.weight, range.clone(), source.columns, rows)?;
     }
     bias.fill(0.0);
     if let Some(kind) = source.bias.filter(|kind| weights.has(*kind) && !range.is_empty()) {
         weights.read(kind, range.clone(), 1, &mut bias[..range.len()])?;
     }
-    let shape = shape(config, job.part);
     let made = if look(rows) {
-        write_panel(&shape, rows, source.columns, bias, objective, panel)
+        write_panel(&shape, rows, source.columns, bias, objective, groups, panel)
     } else {
-        exponents(&shape, rows, source.columns, bias).map(|_| ())
+        exponents(&shape, rows, source.columns, bias, groups).map(|_| ())
     };
     match made {
         Ok(()) => Ok(Made::Block),
@@ -156,7 +163,7 @@ fn make_channels(
     weights.read(main, range.clone(), columns, rows)?;
     for (lane, row) in rows.chunks_exact(columns).enumerate() {
         for (at, &x) in row.iter().enumerate() {
-            let stored = if job.part == Part::Scan { a_from_log(x) } else { x };
+            let stored = if job.part == Part::Scan && !weights.holds_a() { a_from_log(x) } else { x };
             if !stored.is_finite() {
                 let (row, value) = (range.start + lane, stored);
                 return Err(PackError::TooLarge {

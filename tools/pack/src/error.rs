@@ -114,6 +114,43 @@ pub enum PackError {
         /// One of the tensors that it should hold.
         tensor: String,
     },
+    /// A file of a model that is split into several is not there.
+    MissingSplit {
+        /// The file.
+        path: PathBuf,
+        /// How many files the model has.
+        count: u64,
+    },
+    /// A file is not well-formed GGUF.
+    InvalidGguf {
+        /// The file.
+        path: PathBuf,
+        /// Where in the file, in bytes.
+        at: u64,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+    /// A tensor of a GGUF file is stored in a type that is not read.
+    UnsupportedBlock {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// Its type, as GGML spells it.
+        dtype: String,
+    },
+    /// The caller asked for the groups of a tensor that is not stored in groups.
+    NoGroups {
+        /// The tensor.
+        name: String,
+    },
+    /// A folder holds several models.
+    SeveralModels {
+        /// The folder.
+        path: PathBuf,
+        /// Their files.
+        found: Vec<String>,
+    },
     /// A file is not well-formed safetensors.
     InvalidSafetensors {
         /// The file.
@@ -155,11 +192,13 @@ pub enum PackError {
         /// The tensor.
         name: String,
         /// The shape that config.json implies.
-        expected: Vec<usize>,
+        expected: Box<[usize]>,
         /// The same in the configuration's terms.
         meaning: &'static str,
+        /// Where the configuration is.
+        by: &'static str,
         /// The shape in the file.
-        found: Vec<usize>,
+        found: Box<[usize]>,
     },
     /// A tensor is stored in a type that is not read.
     UnsupportedDtype {
@@ -306,6 +345,28 @@ impl fmt::Display for PackError {
                 "{}: missing shard, named by model.safetensors.index.json (it holds `{tensor}`): download it",
                 path.display()
             ),
+            Self::MissingSplit { path, count } => write!(
+                out,
+                "{}: not here, and it is one of the {count} files of this model: download it to the same folder",
+                path.display()
+            ),
+            Self::InvalidGguf { path, at, reason } => {
+                write!(out, "{}: not a valid GGUF file: at byte {at}: {reason}", path.display())
+            }
+            Self::UnsupportedBlock { path, name, dtype } => write!(
+                out,
+                "{}: tensor `{name}` has type {dtype}; read are F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K to Q6_K, IQ4_NL and IQ4_XS: convert the model to one of them",
+                path.display()
+            ),
+            Self::NoGroups { name } => {
+                write!(out, "tensor `{name}` is not stored in groups that share a scale")
+            }
+            Self::SeveralModels { path, found } => write!(
+                out,
+                "{}: no config.json here, and several GGUF models: give one of them: {}",
+                path.display(),
+                found.join(", ")
+            ),
             Self::InvalidSafetensors { path, reason } => {
                 write!(out, "{}: not a valid safetensors file: {reason}", path.display())
             }
@@ -320,9 +381,9 @@ impl fmt::Display for PackError {
             Self::UnexpectedTensor { path, name, reason } => {
                 write!(out, "{}: tensor `{name}` does not belong to this model: {reason}", path.display())
             }
-            Self::WrongShape { path, name, expected, meaning, found } => write!(
+            Self::WrongShape { path, name, expected, meaning, by, found } => write!(
                 out,
-                "{}: tensor `{name}` has shape {found:?}, expected {expected:?} = {meaning} from config.json: correct config.json or download the weights again",
+                "{}: tensor `{name}` has shape {found:?}, expected {expected:?} = {meaning} from {by}: correct {by} or download the weights again",
                 path.display()
             ),
             Self::UnsupportedDtype { path, name, dtype } => write!(

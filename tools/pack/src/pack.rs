@@ -128,9 +128,16 @@ impl Plan<Checkpoint> {
     /// Reads a checkpoint's configuration, tokenizer and templates, and checks its tensors' shapes.
     ///
     /// # Errors
-    /// What is wrong with the folder.
-    pub fn checkpoint(folder: &Path, options: &Options) -> Result<Self, PackError> {
-        let checkpoint = Checkpoint::open(folder)?;
+    /// What is wrong with the files.
+    pub fn checkpoint(source: &Path, options: &Options) -> Result<Self, PackError> {
+        Self::open(Checkpoint::open(source)?, options)
+    }
+
+    /// As [`Plan::checkpoint`], of a checkpoint that is open.
+    ///
+    /// # Errors
+    /// What is wrong with what lies beside the weights.
+    pub fn open(checkpoint: Checkpoint, options: &Options) -> Result<Self, PackError> {
         let (data, notes) = data_sections(&checkpoint)?;
         let config = options.config(checkpoint.config(), &data)?;
         Ok(Self {

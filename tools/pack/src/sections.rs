@@ -14,7 +14,7 @@ use crate::write::DataSections;
 /// sentences for the user.
 pub(crate) fn data_sections(checkpoint: &Checkpoint) -> Result<(DataSections, Vec<String>), PackError> {
     let mut data = DataSections::default();
-    let mut notes = Vec::new();
+    let mut notes = checkpoint.notes().to_vec();
     let mut generation = checkpoint.generation().clone();
     let vocab = u32::try_from(checkpoint.config().vocab_size).unwrap_or(u32::MAX);
     let beside = checkpoint.beside_tokenizer()?;
@@ -28,7 +28,7 @@ pub(crate) fn data_sections(checkpoint: &Checkpoint) -> Result<(DataSections, Ve
             compiled.named
         }
         None => {
-            notes.push(no_tokenizer(checkpoint.unread_tokenizer()?));
+            notes.push(no_tokenizer(checkpoint)?);
             texts_of(&beside)
         }
     };
@@ -45,28 +45,27 @@ pub(crate) fn data_sections(checkpoint: &Checkpoint) -> Result<(DataSections, Ve
 fn tokenizer(checkpoint: &Checkpoint, json: &[u8], beside: &Beside) -> Result<Compiled, PackError> {
     compile_beside(json, beside).map_err(|error| match error {
         CompileError::Beside { file, key, reason } => {
-            PackError::InvalidConfig { path: checkpoint.dir().join(file), key, reason }
+            PackError::InvalidConfig { path: checkpoint.path_beside(file), key, reason }
         }
-        source => PackError::Tokenizer { path: checkpoint.dir().join("tokenizer.json"), source },
+        source => PackError::Tokenizer { path: checkpoint.path_beside("tokenizer.json"), source },
     })
 }
 
-/// What to say where there is no tokenizer.json.
-fn no_tokenizer(unread: Option<&str>) -> String {
-    let found = unread.map_or_else(
-        || "no tokenizer.json here".to_owned(),
-        |name| {
-            format!(
-                "no tokenizer.json here, and {name} is not read (transformers' AutoTokenizer and save_pretrained make a tokenizer.json of it)"
-            )
-        },
-    );
-    format!("{found}: the packed file has no tokenizer, and takes and gives token ids only")
+/// What to say where there is no tokenizer.
+fn no_tokenizer(checkpoint: &Checkpoint) -> Result<String, PackError> {
+    let found = match checkpoint.unread_tokenizer()? {
+        Some(name) => format!(
+            "no tokenizer.json here, and {name} is not read (transformers' AutoTokenizer and save_pretrained make a tokenizer.json of it)"
+        ),
+        None if checkpoint.is_gguf() => "the GGUF file has no tokenizer".to_owned(),
+        None => "no tokenizer.json here".to_owned(),
+    };
+    Ok(format!("{found}: the packed file has no tokenizer, and takes and gives token ids only"))
 }
 
 /// Compares the tokenizer's ids with the rows of the embedding: fewer are padding, more can't be computed.
 fn check_ids(checkpoint: &Checkpoint, compiled: &Compiled, vocab: u32) -> Result<Option<String>, PackError> {
-    let path = || checkpoint.dir().join("tokenizer.json");
+    let path = || checkpoint.path_beside("tokenizer.json");
     let damaged = |source| PackError::Tokenizer { path: path(), source: CompileError::Table(source) };
     let tokenizer = Tokenizer::parse(&compiled.table).map_err(damaged)?;
     let beyond: Vec<u32> =

@@ -2,9 +2,10 @@
 
 use std::ops::Range;
 
-use elapid_core::format::{Config, Part, Section};
+use elapid_core::format::{Config, Part, Quant, Section};
 
 use crate::PackError;
+pub use crate::checkpoint::StoredGroup;
 use crate::checkpoint::{Checkpoint, LayerTensor, TensorKind};
 
 /// Tensors by role, read a few rows at a time from any number of threads.
@@ -26,6 +27,31 @@ pub trait Weights: Sync {
 
     /// Says that these rows will be read soon, so that the storage can begin.
     fn expect(&self, _kind: TensorKind, _rows: Range<usize>) {}
+
+    /// Whether [`LayerTensor::ALog`] is A itself, and not ln(-A).
+    fn holds_a(&self) -> bool {
+        false
+    }
+
+    /// The types that can hold a tensor's groups as they are stored, integers and scales: none for one that is not stored in
+    /// groups.
+    fn kept_as(&self, _kind: TensorKind) -> &'static [Quant] {
+        &[]
+    }
+
+    /// Reads the groups of whole rows of a tensor that [`Weights::kept_as`] something.
+    ///
+    /// # Errors
+    /// If the tensor can't be read, is not stored in groups, or has a scale that is NaN or infinite.
+    fn read_groups(
+        &self,
+        kind: TensorKind,
+        rows: Range<usize>,
+        out: &mut Vec<StoredGroup>,
+    ) -> Result<(), PackError> {
+        let (_, _) = (rows, out);
+        Err(PackError::NoGroups { name: self.name(kind) })
+    }
 
     /// How messages call the tensor.
     fn name(&self, kind: TensorKind) -> String;
@@ -55,6 +81,26 @@ impl Weights for Checkpoint {
     fn expect(&self, kind: TensorKind, rows: Range<usize>) {
         if let Some(entry) = self.tensor(kind) {
             self.expect_rows(entry, rows);
+        }
+    }
+
+    fn holds_a(&self) -> bool {
+        self.holds_a()
+    }
+
+    fn kept_as(&self, kind: TensorKind) -> &'static [Quant] {
+        self.tensor(kind).map_or(&[], |entry| entry.kept_as())
+    }
+
+    fn read_groups(
+        &self,
+        kind: TensorKind,
+        rows: Range<usize>,
+        out: &mut Vec<StoredGroup>,
+    ) -> Result<(), PackError> {
+        match self.tensor(kind) {
+            Some(entry) => self.read_groups(entry, rows, out),
+            None => Err(PackError::NoGroups { name: format!("{kind:?}") }),
         }
     }
 

@@ -9,7 +9,7 @@ use clap::Parser;
 use elapid_args::{size, whole};
 use elapid_core::format::Quant;
 use elapid_files::{interrupt, same_file};
-use elapid_pack::checkpoint::ModelConfig;
+use elapid_pack::checkpoint::{Checkpoint, ModelConfig};
 use elapid_pack::weights::Weights;
 use elapid_pack::write::Progress;
 use elapid_pack::{Options, PackError, Plan, random};
@@ -19,7 +19,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 #[derive(Parser)]
 #[command(name = "elapid-pack", version, arg_required_else_help = true, max_term_width = 110)]
 struct Args {
-    /// Hugging Face folder: config.json, safetensors (sharded too), tokenizer.json; required without --random
+    /// Hugging Face folder (config.json, safetensors, tokenizer.json), a file of safetensors in one, or a GGUF file; required
+    /// without --random
     #[arg(required_unless_present = "random", conflicts_with = "random")]
     source: Option<PathBuf>,
 
@@ -27,11 +28,12 @@ struct Args {
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
 
-    /// Number format of the large matrices
-    #[arg(long, value_parser = quant, default_value = "q8", value_name = "f32|f16|q8|q5|q4|q3")]
-    quant: Quant,
+    /// Number format of the large matrices. Default: of a GGUF file the one that keeps its weights as they are (Q8_0: q8,
+    /// Q5_0: q5, Q4_0: q4), otherwise q8
+    #[arg(long, value_parser = quant, value_name = "f32|f16|q8|q5|q4|q3")]
+    quant: Option<Quant>,
 
-    /// Number format of head and embedding. Default: that of --quant
+    /// Number format of head and embedding. Default: that of --quant; q8 where a GGUF file has finer ones
     #[arg(long, value_parser = quant, value_name = "f32|f16|q8|q5|q4|q3")]
     head: Option<Quant>,
 
@@ -160,8 +162,17 @@ fn check_output(args: &Args) -> Result<(), Error> {
     if args.random.as_deref().map(Path::new).is_some_and(is_output) {
         return refused("-o would replace the configuration: give another file");
     }
-    // What can't be listed can't be packed, which is said later. Packed files may lie beside the checkpoint.
-    let folder = args.source.iter().filter_map(|folder| folder.read_dir().ok()).flatten().flatten();
+    if args.source.as_deref().is_some_and(is_output) {
+        return refused("-o would replace the checkpoint: give another file, such as model.elp");
+    }
+    // What can't be listed can't be packed, which is said later. Packed files may lie beside the checkpoint. Of a file, the
+    // other files of a split model count too.
+    let folder = args.source.iter().map(|source| match source.parent().filter(|_| !source.is_dir()) {
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) => parent,
+        None => source,
+    });
+    let folder = folder.filter_map(|folder| folder.read_dir().ok()).flatten().flatten();
     let mut inputs = folder.map(|entry| entry.path()).filter(|path| path.extension() != Some("elp".as_ref()));
     if inputs.any(|path| is_output(&path)) {
         return refused("-o would replace a file of the checkpoint: give another file, such as model.elp");
@@ -182,17 +193,32 @@ fn random_model(name: &str) -> Result<ModelConfig, Error> {
 
 fn run(args: &Args) -> Result<(), Error> {
     check_output(args)?;
-    let (quant, head, block_bytes, compact) = (args.quant, args.head, args.block, args.compact);
+    let checkpoint = args.source.as_deref().map(Checkpoint::open).transpose()?;
+    let kept = checkpoint.as_ref().and_then(Checkpoint::kept_as).filter(|_| args.quant.is_none());
+    let (quant, head) = match kept {
+        Some((quant, head)) => (quant, args.head.or(head)),
+        None => (args.quant.unwrap_or(Quant::Q8), args.head),
+    };
+    if let Some((quant, _)) = kept {
+        let head = head
+            .filter(|head| *head != quant)
+            .map_or_else(String::new, |head| format!(", embedding and head as {}", head.name()));
+        say(format_args!(
+            "note: packed as {}{head}, which keeps the file's weights as they are",
+            quant.name()
+        ));
+    }
+    let (block_bytes, compact) = (args.block, args.compact);
     let mut options = Options { quant, head, block_bytes, compact, ..Options::default() };
     if let Some(threads) = args.threads {
         options.threads = usize::from(threads);
     }
-    match (&args.random, &args.source) {
+    match (&args.random, checkpoint) {
         (Some(name), _) => {
             write(&Plan::random(&random_model(name)?, args.seed.unwrap_or(0), &options)?, args, &options)
         }
-        (None, Some(folder)) => {
-            let mut plan = Plan::checkpoint(folder, &options)?;
+        (None, Some(checkpoint)) => {
+            let mut plan = Plan::open(checkpoint, &options)?;
             if let Some(text) = &args.calibrate {
                 plan.calibrate(text, args.calibrate_tokens.unwrap_or(32_768))?;
             }

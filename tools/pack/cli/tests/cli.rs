@@ -56,3 +56,23 @@ fn notes_are_lines_of_their_own() {
     assert_eq!(code, Some(0), "{errors}");
     assert!(errors.starts_with("note: the tokenizer has id 261 (\"[PAD]\") beyond the 261 rows"), "{errors}");
 }
+
+/// Without --quant a GGUF file's weights stay as they are, with it they don't.
+#[test]
+fn the_type_of_a_gguf_file_is_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = elapid_test_support::data::path("gguf/falcon-even-q8_0.gguf");
+    std::fs::copy(&file, folder.path().join("m.gguf")).unwrap();
+    let kept = "note: packed as q8, which keeps the file's weights as they are\n";
+    let (code, said) = pack(&["m.gguf", "-o", "m.elp"], folder.path());
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains(kept) && said.contains("the packed file has no tokenizer"), "{said}");
+    let (code, said) = pack(&["m.gguf", "-o", "m.elp", "--quant", "q4"], folder.path());
+    assert!(code == Some(0) && !said.contains(kept), "{said}");
+    for output in ["m.gguf", "./m.gguf"] {
+        let (code, said) = pack(&["m.gguf", "-o", output], folder.path());
+        assert_eq!(code, Some(2), "{said}");
+        assert!(said.contains("-o would replace the checkpoint"), "{said}");
+    }
+    assert!(std::fs::read(folder.path().join("m.gguf")).unwrap().starts_with(b"GGUF"));
+}

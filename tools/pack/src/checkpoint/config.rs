@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::shards::TensorEntry;
+use super::entry::TensorEntry;
+use super::place::{Folder, Place};
 use super::{folder, json};
 use crate::PackError;
 
@@ -58,7 +59,8 @@ impl ModelConfig {
     /// # Errors
     /// If the file can't be read or is not the configuration of a supported model.
     pub fn from_file(path: &Path) -> Result<Self, PackError> {
-        ConfigFile::parse(path.to_path_buf())?
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        ConfigFile::parse(&Folder::of(path), name)?
             .ok_or_else(|| PackError::Io {
                 path: path.to_path_buf(),
                 source: std::io::ErrorKind::NotFound.into(),
@@ -78,14 +80,14 @@ pub(super) struct ConfigFile {
 
 impl ConfigFile {
     /// Reads config.json and settles the architecture.
-    pub(super) fn read(dir: &Path) -> Result<Self, PackError> {
-        folder::check(dir)?;
-        Self::parse(dir.join("config.json"))?.ok_or_else(|| folder::lacks(dir, "config.json"))
+    pub(super) fn read(place: &dyn Place) -> Result<Self, PackError> {
+        Self::parse(place, "config.json")?.ok_or_else(|| folder::lacks(&place.path(""), "config.json"))
     }
 
     /// Reads a file and settles the architecture; `None` if there is no such file.
-    fn parse(path: PathBuf) -> Result<Option<Self>, PackError> {
-        let Some(values) = json::read_object(&path, CONFIG_LIMIT)? else { return Ok(None) };
+    fn parse(place: &dyn Place, name: &str) -> Result<Option<Self>, PackError> {
+        let Some(values) = json::read_object(place, name, CONFIG_LIMIT)? else { return Ok(None) };
+        let path = place.path(name);
         let (arch, is_hugging_face) = match values.get("model_type").map(Value::as_str) {
             Some(Some("mamba")) => (Arch::Mamba, true),
             Some(Some("falcon_mamba")) => (Arch::FalconMamba, true),

@@ -1,27 +1,80 @@
 //! The folder that is given: what to say where it is none, or not the right one.
 
 use std::fs;
-use std::io::Read;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use elapid_files::open_regular;
+
+use super::gguf::split_stem;
+use super::place::{Folder, Place};
 use crate::PackError;
 
-const WANTED: &str = "give a Hugging Face folder with config.json and model.safetensors (or model.safetensors.index.json and its shards)";
+const WANTED: &str = "give a Hugging Face folder with config.json and model.safetensors (or model.safetensors.index.json and its shards), or a GGUF file";
 
-/// Checks that a folder is there.
-pub(super) fn check(dir: &Path) -> Result<(), PackError> {
-    let not_a_folder = |reason: String| Err(PackError::NotAFolder { path: dir.to_path_buf(), reason });
-    match fs::metadata(dir) {
-        Ok(about) if about.is_dir() => fs::read_dir(dir).map(drop).map_err(PackError::io(dir)),
-        Ok(about) if about.is_file() => not_a_folder(about_file(dir)),
+/// What a path leads to.
+pub(super) enum Given {
+    /// A folder.
+    Folder,
+    /// A file of weights, and its name.
+    File(String),
+}
+
+/// Checks that a folder is there, or a file that can be a checkpoint.
+pub(super) fn given(path: &Path) -> Result<Given, PackError> {
+    let not_a_folder = |reason: String| Err(PackError::NotAFolder { path: path.to_path_buf(), reason });
+    match fs::metadata(path) {
+        Ok(about) if about.is_dir() => {
+            fs::read_dir(path).map_err(PackError::io(path))?;
+            Ok(Given::Folder)
+        }
+        Ok(about) if about.is_file() => match weights_name(path) {
+            Some(name) => Ok(Given::File(name)),
+            None => not_a_folder(about_file(path)),
+        },
         Ok(_) => not_a_folder(format!("not a folder: {WANTED}")),
-        Err(source) => match hub_name(dir) {
+        Err(source) => match hub_name(path) {
             Some((owner, name)) => not_a_folder(format!(
                 "no such folder here; a model of the Hugging Face hub must be downloaded first: hf download {owner}/{name} --local-dir {name}"
             )),
-            None => Err(PackError::Io { path: dir.to_path_buf(), source }),
+            None => Err(PackError::Io { path: path.to_path_buf(), source }),
         },
     }
+}
+
+/// Whether a name ends with `.` and this, in letters of either case.
+fn is_of(path: &Path, extension: &str) -> bool {
+    path.extension().is_some_and(|found| found.eq_ignore_ascii_case(extension))
+}
+
+/// The name of a file that holds weights: a GGUF file, or safetensors beside a config.json.
+fn weights_name(path: &Path) -> Option<String> {
+    let mut magic = [0; 4];
+    let read = open_regular(path).and_then(|file| file.read_exact_at(&mut magic, 0));
+    let gguf = is_of(path, "gguf") || read.is_ok() && &magic == b"GGUF";
+    let safetensors = is_of(path, "safetensors") && Folder::of(path).0.join("config.json").exists();
+    let name = path.file_name()?.to_str()?;
+    (gguf || safetensors).then(|| name.to_owned())
+}
+
+/// The GGUF file in a folder without a config.json: the first where a model is split.
+pub(super) fn only_gguf(place: &dyn Place) -> Result<Option<String>, PackError> {
+    if place.has("config.json")? {
+        return Ok(None);
+    }
+    let mut found: Vec<String> =
+        place.list()?.into_iter().filter(|name| is_of(Path::new(name), "gguf")).collect();
+    // Parts of one model but the first.
+    found.retain(|name| {
+        let count = name.rsplit_once("-of-").and_then(|(_, rest)| rest.strip_suffix(".gguf")?.parse().ok());
+        count
+            .and_then(|count| split_stem(name, count))
+            .is_none_or(|stem| name[stem.len()..].starts_with("-00001-"))
+    });
+    if found.len() > 1 {
+        return Err(PackError::SeveralModels { path: place.path(""), found });
+    }
+    Ok(found.pop())
 }
 
 /// The error for a folder without one of the files that every checkpoint has.
@@ -35,21 +88,15 @@ pub(super) fn lacks(dir: &Path, missing: &'static str) -> PackError {
 
 /// What a file is, and what to give in its place.
 fn about_file(path: &Path) -> String {
-    let mut magic = [0; 8];
-    let read = fs::File::open(path).and_then(|mut file| file.read(&mut magic)).unwrap_or(0);
-    let magic = &magic[..read];
-    let of = |extension: &str| path.extension().is_some_and(|found| found.eq_ignore_ascii_case(extension));
-    let parent = path.parent().filter(|parent| parent.join("config.json").exists());
-    match parent {
-        _ if magic.starts_with(b"GGUF") || of("gguf") => {
-            format!("a file, and GGUF is not read: {WANTED}")
-        }
-        _ if of("elp") => "a packed file: run it with elapid".to_owned(),
-        Some(parent) => {
-            let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
-            format!("a file: give the folder that holds it, {}", parent.display())
-        }
-        None => format!("a file, not a folder: {WANTED}"),
+    let parent = Folder::of(path).0;
+    if is_of(path, "elp") {
+        "a packed file: run it with elapid".to_owned()
+    } else if parent.join("config.json").exists() {
+        format!("a file: give the folder that holds it, {}", parent.display())
+    } else if is_of(path, "safetensors") {
+        format!("no config.json beside this file: {WANTED}")
+    } else {
+        format!("a file, not a folder: {WANTED}")
     }
 }
 

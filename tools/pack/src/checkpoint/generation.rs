@@ -1,11 +1,12 @@
 //! Which tokens start, end and pad a text.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::{Map, Value};
 
 use super::config::CONFIG_LIMIT;
 use super::json;
+use super::place::Place;
 use crate::PackError;
 
 /// Token ids from generation_config.json or, key by key where it has none, config.json.
@@ -22,13 +23,13 @@ pub struct GenerationDefaults {
 impl GenerationDefaults {
     /// Reads them; every id must be below `vocab_size`. A negative id means none.
     pub(super) fn read(
-        dir: &Path,
+        place: &dyn Place,
         config: &Map<String, Value>,
         vocab_size: usize,
     ) -> Result<Self, PackError> {
-        let path = dir.join("generation_config.json");
-        let generation = json::read_object(&path, CONFIG_LIMIT)?;
-        let sources = [(path, generation.as_ref()), (dir.join("config.json"), Some(config))];
+        let name = "generation_config.json";
+        let generation = json::read_object(place, name, CONFIG_LIMIT)?;
+        let sources = [(place.path(name), generation.as_ref()), (place.path("config.json"), Some(config))];
         Ok(Self {
             eos: ids(&sources, "eos_token_id", vocab_size)?,
             bos: ids(&sources, "bos_token_id", vocab_size)?.first().copied(),

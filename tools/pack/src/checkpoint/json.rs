@@ -1,53 +1,38 @@
 //! Small files of a checkpoint, read whole, within a limit.
 
-use std::fs::Metadata;
-use std::io::{self, Read};
-use std::path::Path;
-
-use elapid_files::open_regular;
 use serde_json::{Map, Value};
 
+use super::place::Place;
 use crate::PackError;
 
 /// What a file of Git LFS begins with that has not been fetched.
 const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/";
 
-/// What is at a path; `None` if nothing is. A link that leads nowhere is an error: the file is meant to be there.
-pub(super) fn find(path: &Path) -> Result<Option<Metadata>, PackError> {
-    match std::fs::metadata(path) {
-        Ok(about) => Ok(Some(about)),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => match std::fs::read_link(path) {
-            Ok(target) => Err(PackError::DanglingLink { path: path.to_path_buf(), target }),
-            Err(_) => Ok(None),
-        },
-        Err(source) => Err(PackError::Io { path: path.to_path_buf(), source }),
-    }
-}
-
 /// Reads a whole file of at most `limit` bytes; `None` if there is none.
-pub(super) fn read_file(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, PackError> {
-    if find(path)?.is_none() {
-        return Ok(None);
+pub(super) fn read_file(place: &dyn Place, name: &str, limit: u64) -> Result<Option<Vec<u8>>, PackError> {
+    let Some(file) = place.open(name)? else { return Ok(None) };
+    let path = || place.path(name);
+    let size = file.size().map_err(PackError::io(&path()))?;
+    if size > limit {
+        return Err(PackError::FileTooLarge { path: path(), size, limit });
     }
-    let file = open_regular(path).map_err(PackError::io(path))?;
-    let about = file.metadata().map_err(PackError::io(path))?;
-    let mut bytes = Vec::new();
-    file.take(limit + 1).read_to_end(&mut bytes).map_err(PackError::io(path))?;
-    if bytes.len() as u64 > limit {
-        let size = about.len().max(bytes.len() as u64);
-        return Err(PackError::FileTooLarge { path: path.to_path_buf(), size, limit });
-    }
+    let mut bytes = vec![0; size as usize];
+    file.read_at(&mut bytes, 0).map_err(PackError::io(&path()))?;
     if bytes.starts_with(LFS_POINTER) {
-        return Err(PackError::LfsPointer { path: path.to_path_buf() });
+        return Err(PackError::LfsPointer { path: path() });
     }
     Ok(Some(bytes))
 }
 
 /// Reads a JSON object from a file of at most `limit` bytes; `None` if there is none.
-pub(super) fn read_object(path: &Path, limit: u64) -> Result<Option<Map<String, Value>>, PackError> {
-    let Some(mut bytes) = read_file(path, limit)? else { return Ok(None) };
+pub(super) fn read_object(
+    place: &dyn Place,
+    name: &str,
+    limit: u64,
+) -> Result<Option<Map<String, Value>>, PackError> {
+    let Some(mut bytes) = read_file(place, name, limit)? else { return Ok(None) };
     blank_non_finite(&mut bytes);
-    let invalid = |reason: String| PackError::InvalidJson { path: path.to_path_buf(), reason };
+    let invalid = |reason: String| PackError::InvalidJson { path: place.path(name), reason };
     match serde_json::from_slice(&bytes) {
         Ok(Value::Object(object)) => Ok(Some(object)),
         Ok(_) => Err(invalid("the top level must be an object".into())),

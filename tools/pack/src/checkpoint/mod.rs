@@ -1,4 +1,4 @@
-//! Reads checkpoints: a Hugging Face folder, or an original Mamba folder in safetensors.
+//! Reads checkpoints: a Hugging Face folder, an original Mamba folder in safetensors, or GGUF files.
 //!
 //! [`Checkpoint::open`] checks everything but the values: the configuration, that each tensor
 //! it demands is there in the right shape and a known type, and that nothing is there which the model has no place for.
@@ -6,12 +6,16 @@
 //! damaged value or a failing disk.
 
 mod config;
+mod entry;
 #[cfg(test)]
 pub(crate) mod fixture;
 mod folder;
 mod generation;
+mod ggml;
+mod gguf;
 mod json;
 mod names;
+pub mod place;
 mod rows;
 mod shards;
 #[cfg(test)]
@@ -20,18 +24,23 @@ mod tests;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use elapid_core::format::Quant;
 use serde_json::{Map, Value};
 
 pub use config::{Arch, ModelConfig};
+pub use entry::{Dtype, TensorEntry};
 pub use generation::GenerationDefaults;
+pub use ggml::{Block, StoredGroup};
 pub use names::{LayerTensor, TensorKind};
-pub use shards::{Dtype, TensorEntry};
 
 use crate::PackError;
 use crate::chat::ChatTemplate;
 use crate::tokenizer::Beside;
 use config::{CONFIG_LIMIT, ConfigFile};
-use shards::{Shard, Shards};
+use entry::{Shard, Shards};
+use folder::Given;
+use gguf::{Gguf, Texts};
+use place::{Folder, Place};
 
 /// The largest tokenizer.json accepted, in bytes; the largest known ones have some 35 MB.
 const TOKENIZER_LIMIT: u64 = 128 << 20;
@@ -52,15 +61,26 @@ const UNREAD_TOKENIZERS: &[(&[&str], &str)] = &[
 /// An open checkpoint. Holds its files open; several threads may read from it at once.
 #[derive(Debug)]
 pub struct Checkpoint {
-    dir: PathBuf,
+    /// How messages call it.
+    path: PathBuf,
     config: ModelConfig,
-    /// `tokenizer_class` of config.json.
-    tokenizer_class: Option<Value>,
-    is_hugging_face: bool,
+    beside: BesideWeights,
     generation: GenerationDefaults,
     files: Vec<Shard>,
     entries: Vec<TensorEntry>,
     roles: Roles,
+}
+
+/// Where what is not weights comes from.
+#[derive(Debug)]
+enum BesideWeights {
+    Files {
+        place: Box<dyn Place>,
+        /// `tokenizer_class` of config.json.
+        tokenizer_class: Option<Value>,
+        is_hugging_face: bool,
+    },
+    Gguf(Box<Texts>),
 }
 
 /// Which of the entries plays which role.
@@ -94,35 +114,79 @@ impl Roles {
 }
 
 impl Checkpoint {
-    /// Opens a folder and checks its configuration and the names, types, shapes and extent of its tensors.
+    /// Opens a folder, a file of safetensors beside its config.json, or a GGUF file (of a split model, any of them), and checks
+    /// its configuration and the names, types, shapes and extent of its tensors.
     ///
     /// A bias in the file that config.json says is not there is an error, as is one missing that it asks for:
     /// one of the two files is wrong, and which cannot be known here.
-    pub fn open(dir: &Path) -> Result<Self, PackError> {
-        let file = ConfigFile::read(dir)?;
-        let Shards { files, entries } = Shards::open(dir, file.is_hugging_face)?;
-        let config = file.finish(&entries)?;
-        let generation = GenerationDefaults::read(dir, &file.values, config.vocab_size)?;
-        let mut checkpoint = Self {
-            dir: dir.to_path_buf(),
-            config,
-            tokenizer_class: file.values.get("tokenizer_class").cloned(),
-            is_hugging_face: file.is_hugging_face,
-            generation,
-            files,
-            entries,
-            roles: Roles::default(),
+    ///
+    /// # Errors
+    /// What is wrong with the files.
+    pub fn open(path: &Path) -> Result<Self, PackError> {
+        match folder::given(path)? {
+            Given::Folder => Self::open_in(Box::new(Folder(path.to_path_buf())), None),
+            Given::File(name) => Self::open_in(Box::new(Folder::of(path)), Some(&name)),
+        }
+    }
+
+    /// [`Checkpoint::open`] in a place of any kind; `name` is the file of weights, where one is given.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn open_in(place: Box<dyn Place>, name: Option<&str>) -> Result<Self, PackError> {
+        let gguf = match name {
+            Some(name) => Some(name.to_owned()).filter(|name| !name.ends_with(".safetensors")),
+            None => folder::only_gguf(&*place)?,
         };
+        if let Some(name) = gguf {
+            let Gguf { config, generation, shards, texts } = Gguf::open(&*place, &name)?;
+            let path = place.path(&name);
+            return Self::check(path, config, generation, shards, BesideWeights::Gguf(Box::new(texts)));
+        }
+        let file = ConfigFile::read(&*place)?;
+        let is_hugging_face = file.is_hugging_face;
+        let shards = match name {
+            Some(name) => Shards::open_file(&*place, name)?,
+            None => Shards::open(&*place, is_hugging_face)?,
+        };
+        let config = file.finish(&shards.entries)?;
+        let generation = GenerationDefaults::read(&*place, &file.values, config.vocab_size)?;
+        let path = place.path("");
+        let tokenizer_class = file.values.get("tokenizer_class").cloned();
+        let beside = BesideWeights::Files { place, tokenizer_class, is_hugging_face };
+        Self::check(path, config, generation, shards, beside)
+    }
+
+    /// Gives the tensors their roles and checks that all are there.
+    fn check(
+        path: PathBuf,
+        config: ModelConfig,
+        generation: GenerationDefaults,
+        shards: Shards,
+        beside: BesideWeights,
+    ) -> Result<Self, PackError> {
+        let Shards { files, entries } = shards;
+        let roles = Roles::default();
+        let mut checkpoint = Self { path, config, beside, generation, files, entries, roles };
         checkpoint.roles = checkpoint.place_tensors()?;
         checkpoint.settle_head()?;
         checkpoint.check_presence()?;
         Ok(checkpoint)
     }
 
-    /// The folder.
+    /// The folder, or the file that is more than weights.
     #[must_use]
-    pub fn dir(&self) -> &Path {
-        &self.dir
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The file that a companion of the weights is in: of a GGUF file, itself.
+    #[must_use]
+    pub fn path_beside(&self, name: &str) -> PathBuf {
+        match &self.beside {
+            BesideWeights::Files { place, .. } => place.path(name),
+            BesideWeights::Gguf(texts) => texts.path.clone(),
+        }
     }
 
     /// The model's configuration.
@@ -147,7 +211,7 @@ impl Checkpoint {
     /// The path of the file that holds a tensor.
     #[must_use]
     pub fn path_of(&self, entry: &TensorEntry) -> &Path {
-        self.files.get(entry.shard).map_or(&self.dir, |shard| &shard.path)
+        self.files.get(entry.shard).map_or(&self.path, |shard| &shard.path)
     }
 
     /// Reads whole rows as f32 into `out`, which must hold exactly `rows.len() * entry.columns` values.
@@ -164,22 +228,60 @@ impl Checkpoint {
             Some(shard) => rows::read(shard, entry, rows, out),
             // An entry of another checkpoint.
             None => Err(PackError::MissingTensor {
-                path: self.dir.clone(),
+                path: self.path.clone(),
                 name: entry.name.clone(),
                 reason: "it is of another checkpoint".into(),
             }),
         }
     }
 
+    /// Reads the groups of whole rows, of a tensor that is stored in groups which a packed file can keep.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::read_rows`], and for a tensor of another kind.
+    pub fn read_groups(
+        &self,
+        entry: &TensorEntry,
+        rows: Range<usize>,
+        out: &mut Vec<StoredGroup>,
+    ) -> Result<(), PackError> {
+        match self.files.get(entry.shard) {
+            Some(shard) => rows::read_groups(shard, entry, rows, out),
+            None => Err(PackError::NoGroups { name: entry.name.clone() }),
+        }
+    }
+
+    /// The type that keeps most of the weights as they are stored, and one for head and embedding where that is another;
+    /// `None` where nothing is stored in groups.
+    #[must_use]
+    pub fn kept_as(&self) -> Option<(Quant, Option<Quant>)> {
+        let mut weights = [(Quant::Q4, 0), (Quant::Q5, 0), (Quant::Q8, 0)];
+        let mut other = 0;
+        for entry in &self.entries {
+            let Some(TensorKind::Layer(_, LayerTensor::InProj | LayerTensor::OutProj)) = entry.kind else {
+                continue;
+            };
+            let count = entry.rows.saturating_mul(entry.columns);
+            let finest = entry.kept_as().first();
+            match weights.iter_mut().find(|(quant, _)| Some(quant) == finest) {
+                Some((_, sum)) => *sum += count,
+                None => other += count,
+            }
+        }
+        let (quant, most) = weights.into_iter().max_by_key(|(_, count)| *count)?;
+        if most <= other {
+            return None;
+        }
+        let head = [TensorKind::Head, TensorKind::Embedding].map(|kind| self.tensor(kind));
+        let kept = head.into_iter().flatten().all(|entry| entry.kept_as().contains(&quant));
+        Some((quant, (!kept && quant != Quant::Q8).then_some(Quant::Q8)))
+    }
+
     /// Lets the system read rows ahead of [`Checkpoint::read_rows`]; only a hint.
     pub fn expect_rows(&self, entry: &TensorEntry, rows: Range<usize>) {
-        let row = (entry.columns * entry.dtype.size()) as u64;
-        if let Some(shard) = self.files.get(entry.shard) {
-            let length = std::num::NonZero::new(rows.len() as u64 * row);
-            let advice = rustix::fs::Advice::WillNeed;
-            // A file system that takes no hints is no worse off.
-            let _ = rustix::fs::fadvise(&shard.file, entry.offset + rows.start as u64 * row, length, advice);
-        }
+        let Some(shard) = self.files.get(entry.shard) else { return };
+        let bytes = |rows: usize| entry.dtype.bytes(rows.saturating_mul(entry.columns)).unwrap_or_default();
+        shard.file.expect(entry.offset + bytes(rows.start), bytes(rows.len()));
     }
 
     /// Reads a whole tensor as f32: for vectors and small matrices.
@@ -188,16 +290,28 @@ impl Checkpoint {
     }
 
     /// The raw bytes of tokenizer.json, or `None` if there is none.
+    ///
+    /// # Errors
+    /// If it can't be read.
     pub fn tokenizer_json(&self) -> Result<Option<Vec<u8>>, PackError> {
-        json::read_file(&self.dir.join("tokenizer.json"), TOKENIZER_LIMIT)
+        match &self.beside {
+            BesideWeights::Files { place, .. } => {
+                json::read_file(&**place, "tokenizer.json", TOKENIZER_LIMIT)
+            }
+            BesideWeights::Gguf(texts) => Ok(texts.tokenizer.clone()),
+        }
     }
 
     /// Files of a tokenizer in a format that is not read, where there is no tokenizer.json.
+    ///
+    /// # Errors
+    /// If that can't be told.
     pub fn unread_tokenizer(&self) -> Result<Option<&'static str>, PackError> {
+        let BesideWeights::Files { place, .. } = &self.beside else { return Ok(None) };
         for (files, name) in UNREAD_TOKENIZERS {
             let mut all = true;
             for file in *files {
-                all &= json::find(&self.dir.join(file))?.is_some();
+                all &= place.has(file)?;
             }
             if all {
                 return Ok(Some(name));
@@ -207,37 +321,86 @@ impl Checkpoint {
     }
 
     /// The files beside tokenizer.json that change what it means.
+    ///
+    /// # Errors
+    /// If one of them can't be read.
     pub fn beside_tokenizer(&self) -> Result<Beside, PackError> {
-        let object = |name: &str, limit| json::read_object(&self.dir.join(name), limit);
+        let config = self.tokenizer_config()?.unwrap_or_default();
+        let BesideWeights::Files { place, tokenizer_class, is_hugging_face } = &self.beside else {
+            return Ok(Beside { config, ..Beside::default() });
+        };
+        let object = |name: &str| json::read_object(&**place, name, CONFIG_LIMIT);
         Ok(Beside {
-            config: self.tokenizer_config()?.unwrap_or_default(),
-            special_tokens_map: object("special_tokens_map.json", CONFIG_LIMIT)?.unwrap_or_default(),
-            added_tokens: object("added_tokens.json", CONFIG_LIMIT)?.unwrap_or_default(),
-            model_class: self.tokenizer_class.clone(),
-            hugging_face: self.is_hugging_face,
+            config,
+            special_tokens_map: object("special_tokens_map.json")?.unwrap_or_default(),
+            added_tokens: object("added_tokens.json")?.unwrap_or_default(),
+            model_class: tokenizer_class.clone(),
+            hugging_face: *is_hugging_face,
         })
     }
 
     /// The object in tokenizer_config.json, or `None` if there is none.
+    ///
+    /// # Errors
+    /// If it can't be read.
     pub fn tokenizer_config(&self) -> Result<Option<Map<String, Value>>, PackError> {
-        json::read_object(&self.dir.join("tokenizer_config.json"), CONFIG_LIMIT)
+        match &self.beside {
+            BesideWeights::Files { place, .. } => {
+                json::read_object(&**place, "tokenizer_config.json", CONFIG_LIMIT)
+            }
+            BesideWeights::Gguf(texts) => Ok(Some(texts.config.clone())),
+        }
     }
 
     /// The chat template, or `None` for a model without one. The file chat_template.jinja
     /// goes before the key in tokenizer_config.json, as in transformers. `tokens` are the special tokens that it can
     /// name.
+    ///
+    /// # Errors
+    /// If it can't be read or is no template.
     pub fn chat_template(&self, tokens: &[(String, String)]) -> Result<Option<ChatTemplate>, PackError> {
-        let path = self.dir.join("chat_template.jinja");
-        if let Some(bytes) = json::read_file(&path, CONFIG_LIMIT)? {
-            return ChatTemplate::from_bytes(bytes, tokens, &path).map(Some);
+        let name = "chat_template.jinja";
+        if let BesideWeights::Files { place, .. } = &self.beside
+            && let Some(bytes) = json::read_file(&**place, name, CONFIG_LIMIT)?
+        {
+            return ChatTemplate::from_bytes(bytes, tokens, &place.path(name)).map(Some);
         }
         let config = self.tokenizer_config()?.unwrap_or_default();
-        ChatTemplate::from_tokenizer_config(&config, tokens, &self.dir.join("tokenizer_config.json"))
+        ChatTemplate::from_tokenizer_config(&config, tokens, &self.path_beside("tokenizer_config.json"))
+    }
+
+    /// What the user should know of how the checkpoint was read, in sentences.
+    #[must_use]
+    pub fn notes(&self) -> &[String] {
+        match &self.beside {
+            BesideWeights::Files { .. } => &[],
+            BesideWeights::Gguf(texts) => &texts.notes,
+        }
+    }
+
+    /// Whether it is a GGUF file.
+    #[must_use]
+    pub fn is_gguf(&self) -> bool {
+        matches!(self.beside, BesideWeights::Gguf(_))
+    }
+
+    /// Whether the tensors [`LayerTensor::ALog`] hold A itself, and not ln(-A).
+    #[must_use]
+    pub fn holds_a(&self) -> bool {
+        self.is_gguf()
+    }
+
+    /// What says how large the model is.
+    fn described_by(&self) -> &'static str {
+        match self.beside {
+            BesideWeights::Files { .. } => "config.json",
+            BesideWeights::Gguf(_) => "the file's metadata",
+        }
     }
 
     /// Gives each tensor its role and checks its shape.
     fn place_tensors(&self) -> Result<Roles, PackError> {
-        let n_layer = self.config.n_layer;
+        let (n_layer, by) = (self.config.n_layer, self.described_by());
         let mut roles = Roles { layers: vec![Default::default(); n_layer], ..Roles::default() };
         for (index, entry) in self.entries.iter().enumerate() {
             let unexpected = |reason: String| PackError::UnexpectedTensor {
@@ -245,29 +408,30 @@ impl Checkpoint {
                 name: entry.name.clone(),
                 reason,
             };
-            let Some(kind) = TensorKind::parse(&entry.name) else {
+            let Some(kind) = entry.kind else {
                 return Err(unexpected("Mamba and Falcon Mamba have no such tensor".into()));
             };
             // A head that duplicates a tied embedding is common, and looked at later.
             if !kind.is_demanded(&self.config) && kind != TensorKind::Head {
-                return Err(unexpected(
-                    "config.json says that there is no such bias (`use_bias`, `use_conv_bias`); correct it or remove the tensor".into(),
-                ));
+                return Err(unexpected(format!(
+                    "{by} says that there is no such bias (`use_bias`, `use_conv_bias`); correct it or remove the tensor"
+                )));
             }
             let (expected, meaning) = kind.shape(&self.config);
             if entry.shape != expected {
                 return Err(PackError::WrongShape {
                     path: self.path_of(entry).to_path_buf(),
                     name: entry.name.clone(),
-                    expected,
+                    expected: expected.into(),
                     meaning,
-                    found: entry.shape.clone(),
+                    by,
+                    found: entry.shape.clone().into(),
                 });
             }
             match roles.slot(kind) {
                 Some(place @ None) => *place = Some(index),
                 Some(Some(_)) => return Err(unexpected("it is there twice".into())),
-                None => return Err(unexpected(format!("config.json says that there are {n_layer} layers"))),
+                None => return Err(unexpected(format!("{by} says that there are {n_layer} layers"))),
             }
         }
         Ok(roles)
@@ -317,11 +481,11 @@ impl Checkpoint {
                         "config.json's `use_conv_bias` asks for it"
                     }
                     TensorKind::Layer(..) => {
-                        "every layer has one; are `num_hidden_layers` and the files right?"
+                        "every layer has one; are the number of layers and the files right?"
                     }
                     _ => "every model has one; download the checkpoint again",
                 };
-                let (path, name) = (self.dir.clone(), kind.to_string());
+                let (path, name) = (self.path.clone(), kind.to_string());
                 return Err(PackError::MissingTensor { path, name, reason: reason.to_owned() });
             }
         }

@@ -3,7 +3,8 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-use super::shards::{self, Dtype, Shard, TensorEntry};
+use super::entry::{Dtype, Shard, TensorEntry};
+use super::ggml::StoredGroup;
 use crate::PackError;
 
 /// Bytes asked of the file at a time: more than the kernel's usual read-ahead,
@@ -22,34 +23,89 @@ pub(super) fn read(
     rows: Range<usize>,
     out: &mut [f32],
 ) -> Result<(), PackError> {
+    let (start, length) = (rows.start, out.len());
+    check(entry, rows, length)?;
+    let (piece, _) = entry.dtype.piece();
+    let mut out = out;
+    read_bytes(shard, entry, start, length, |at, bytes| {
+        let (now, later) = std::mem::take(&mut out).split_at_mut(bytes.len() / entry.dtype.piece().1 * piece);
+        out = later;
+        if widen(entry.dtype, bytes, now) { Ok(()) } else { Err(non_finite(shard, entry, at, now)) }
+    })
+}
+
+/// Reads the groups of whole rows of `entry`.
+pub(super) fn read_groups(
+    shard: &Shard,
+    entry: &TensorEntry,
+    rows: Range<usize>,
+    out: &mut Vec<StoredGroup>,
+) -> Result<(), PackError> {
+    let (start, length) = (rows.start, rows.len().saturating_mul(entry.columns));
+    check(entry, rows, length)?;
+    let Dtype::Block(block) = entry.dtype else {
+        return Err(PackError::NoGroups { name: entry.name.clone() });
+    };
+    out.clear();
+    read_bytes(shard, entry, start, length, |at, bytes| {
+        for (index, bytes) in bytes.chunks_exact(block.piece().1).enumerate() {
+            let group = block.group(bytes).ok_or_else(|| PackError::NoGroups { name: entry.name.clone() })?;
+            if !group.scale.is_finite() {
+                return Err(non_finite(
+                    shard,
+                    entry,
+                    at + index * group.integers.len(),
+                    &[group.scale.to_f32()],
+                ));
+            }
+            out.push(group);
+        }
+        Ok(())
+    })
+}
+
+/// Checks that rows are there, and have so many values.
+fn check(entry: &TensorEntry, rows: Range<usize>, length: usize) -> Result<(), PackError> {
     let wanted = rows.end.checked_sub(rows.start).and_then(|count| count.checked_mul(entry.columns));
-    if rows.end > entry.rows || wanted != Some(out.len()) {
+    if rows.end > entry.rows || wanted != Some(length) {
         return Err(PackError::InvalidRows {
             name: entry.name.clone(),
             rows: entry.rows,
             columns: entry.columns,
             start: rows.start,
             end: rows.end,
-            len: out.len(),
+            len: length,
         });
     }
-    let size = entry.dtype.size();
-    let first = rows.start * entry.columns;
+    Ok(())
+}
+
+/// Reads `length` values from a row on, which are whole pieces, and hands out the bytes a part at a time, each with the index of
+/// its first value in the tensor.
+fn read_bytes(
+    shard: &Shard,
+    entry: &TensorEntry,
+    row: usize,
+    length: usize,
+    mut take: impl FnMut(usize, &[u8]) -> Result<(), PackError>,
+) -> Result<(), PackError> {
+    let (piece, piece_bytes) = entry.dtype.piece();
+    let first = row * entry.columns;
+    let at_once = READ / piece_bytes * piece;
     BYTES.with_borrow_mut(|buffer| {
-        let longest = READ.min(out.len() * size);
+        let longest = at_once.min(length) / piece * piece_bytes;
         if buffer.len() < longest {
             buffer.resize(longest, 0);
         }
-        for (index, out) in out.chunks_mut(READ / size).enumerate() {
-            let at = first + index * (READ / size);
-            let offset = entry.offset + (at * size) as u64;
-            let bytes = buffer.get_mut(..out.len() * size).unwrap_or_default();
+        for done in (0..length).step_by(at_once) {
+            let at = first + done;
+            let offset = entry.offset + (at / piece * piece_bytes) as u64;
+            let count = at_once.min(length - done) / piece * piece_bytes;
+            let bytes = buffer.get_mut(..count).unwrap_or_default();
             let end = offset + bytes.len() as u64;
             // The header was checked: if this finds the file's end, it has shrunk since.
-            shards::read_at(&shard.path, &shard.file, bytes, offset, end)?;
-            if !widen(entry.dtype, bytes, out) {
-                return Err(non_finite(shard, entry, at, out));
-            }
+            shard.read_at(bytes, offset, end)?;
+            take(at, bytes)?;
         }
         Ok(())
     })
@@ -82,6 +138,10 @@ fn widen(dtype: Dtype, bytes: &[u8], out: &mut [f32]) -> bool {
                 seen |= probe(bits);
                 *out = f32::from_bits(bits);
             }
+        }
+        Dtype::Block(block) => {
+            block.dequantize(bytes, out);
+            out.iter().for_each(|value| seen |= probe(value.to_bits()));
         }
     }
     seen >> 31 == 0

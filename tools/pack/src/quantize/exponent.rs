@@ -3,6 +3,7 @@
 use elapid_core::format::{MatrixShape, Quant};
 
 use super::range::{self, Range};
+use crate::checkpoint::StoredGroup;
 
 /// The exponent of a row, and which of its values is the largest.
 pub(super) struct Row {
@@ -20,15 +21,17 @@ const LEAST_F16: f32 = 1.0 / 1024.0;
 const MOST_F16: f32 = 65520.0;
 
 impl Row {
-    /// The exponent with which f16 holds a row, next to its bias.
+    /// The exponent with which f16 holds a row, next to its bias. `stored` are the groups that the row comes from: their scales
+    /// are what f16 is to hold.
     ///
     /// It may be larger than the format allows ([`MatrixShape::EXPONENTS`]), never smaller.
-    pub(super) fn of(quant: Quant, row: &[f32], bias: f32) -> Self {
+    pub(super) fn of(quant: Quant, row: &[f32], bias: f32, stored: &[StoredGroup]) -> Self {
         let larger = |a: usize, b: usize| if row[b].abs() > row[a].abs() { b } else { a };
         let largest = (0..row.len()).fold(0, larger);
         let most = row.get(largest).copied().unwrap_or_default().abs();
         // What f16 is to hold at most, from where to where it may lie, and the power of two that an exponent brings it to.
-        let integers = |range: &Range| (most / -range.low, LEAST_SCALE, range.most, -2);
+        let scale = stored.iter().map(|group| group.scale.to_f32().abs()).reduce(f32::max);
+        let integers = |range: &Range| (scale.unwrap_or(most / -range.low), LEAST_SCALE, range.most, -2);
         let (held, least, limit, place) = match quant {
             Quant::F32 => return Self { exponent: 0, largest },
             Quant::F16 => (most, LEAST_F16, MOST_F16, 14),
@@ -37,7 +40,7 @@ impl Row {
             Quant::Q4 => integers(&range::Q4),
             Quant::Q3 => integers(&range::Q3),
         };
-        if most == 0.0 || (least..limit).contains(&held) {
+        if most == 0.0 || held == 0.0 || (least..limit).contains(&held) {
             return Self { exponent: 0, largest };
         }
         let mut exponent = exponent_of(held) - place;

@@ -10,6 +10,7 @@ use elapid_core::format::{MatrixShape, Quant};
 use elapid_core::kernels::{GROUP, LANES};
 use half::f16;
 
+use crate::checkpoint::StoredGroup;
 use exponent::Row;
 pub(crate) use exponent::exponent_of;
 pub(crate) use gram::Gram;
@@ -37,7 +38,8 @@ pub enum Unfit {
 ///
 /// `rows` may be fewer than 16 and narrower than the shape: the rest is zeros. `panel` is overwritten whole. With an
 /// `objective`, of as many columns as the shape, q4 and q3 are chosen for what comes of the weights rather than for the
-/// weights themselves.
+/// weights themselves. `stored` are the groups that `rows` come from, row after row: those that the shape can hold are kept as they
+/// are; none to choose all anew.
 ///
 /// # Errors
 /// [`Unfit`] where f16, or a scale in f16, can't hold a row.
@@ -47,9 +49,10 @@ pub fn write_panel(
     columns: usize,
     bias: &[f32],
     objective: Option<&Objective>,
+    stored: &[StoredGroup],
     panel: &mut [u8],
 ) -> Result<(), Unfit> {
-    let exponents = exponents(shape, rows, columns, bias)?;
+    let exponents = exponents(shape, rows, columns, bias, stored)?;
     let (divided_rows, divided_bias);
     let (rows, bias) = if exponents == [0; LANES] {
         (rows, bias)
@@ -63,7 +66,7 @@ pub fn write_panel(
     panel.fill(0);
     let (scales, rest) = panel.split_at_mut(shape.scale_bytes() as usize);
     let (weights, rest) = rest.split_at_mut(shape.weight_bytes() as usize);
-    let mut integers = Integers { rows, columns, scales, weights };
+    let mut integers = Integers { rows, columns, stored, exponents, scales, weights };
     match shape.quant() {
         Quant::F32 => {
             for (r, row) in rows.chunks_exact(columns).enumerate() {
@@ -121,10 +124,13 @@ pub fn exponents(
     rows: &[f32],
     columns: usize,
     bias: &[f32],
+    stored: &[StoredGroup],
 ) -> Result<[i32; LANES], Unfit> {
     let mut exponents = [0; LANES];
+    let mut stored = stored.chunks(columns.div_ceil(GROUP).max(1));
     for (r, (row, to)) in rows.chunks_exact(columns).zip(&mut exponents).enumerate() {
-        let found = Row::of(shape.quant(), row, bias.get(r).copied().unwrap_or_default());
+        let stored = stored.next().unwrap_or_default();
+        let found = Row::of(shape.quant(), row, bias.get(r).copied().unwrap_or_default(), stored);
         if found.exponent > *MatrixShape::EXPONENTS.end() {
             return Err(Unfit::TooLarge { row: r, col: found.largest, value: row[found.largest] });
         }
@@ -140,6 +146,8 @@ pub fn exponents(
 struct Integers<'a> {
     rows: &'a [f32],
     columns: usize,
+    stored: &'a [StoredGroup],
+    exponents: [i32; LANES],
     scales: &'a mut [u8],
     weights: &'a mut [u8],
 }
@@ -165,9 +173,12 @@ impl Integers<'_> {
         });
         for (r, row) in self.rows.chunks_exact(self.columns).enumerate() {
             for (g, group) in row.chunks(GROUP).enumerate() {
-                let (scale, q) = match &fitted {
-                    Some(fitted) => fitted.group(g, r),
-                    None => {
+                let kept =
+                    self.stored.get(r * groups + g).and_then(|group| range.keep(group, self.exponents[r]));
+                let (scale, q) = match (kept, &fitted) {
+                    (Some(kept), _) => kept,
+                    (None, Some(fitted)) => fitted.group(g, r),
+                    (None, None) => {
                         let mut w = [0.0; GROUP];
                         w[..group.len()].copy_from_slice(group);
                         range.fit(&w)
@@ -242,7 +253,7 @@ mod tests {
         let w = weights((rows * columns) as usize, 7);
         let bias: Vec<f32> = (0..16).map(|i| i as f32).collect();
         let mut panel = vec![0xff; shape.panel_bytes() as usize];
-        write_panel(&shape, &w, columns as usize, &bias, None, &mut panel).unwrap();
+        write_panel(&shape, &w, columns as usize, &bias, None, &[], &mut panel).unwrap();
         let (mut error, mut total) = (0.0, 0.0);
         for r in 0..16 {
             for c in 0..shape.cols() {
@@ -292,7 +303,7 @@ mod tests {
         let mut w = vec![0.0; 64];
         let mut write = |shape: MatrixShape, value: f32| {
             w[33] = value;
-            write_panel(&shape, &w, 32, &[], None, &mut vec![0; shape.panel_bytes() as usize])
+            write_panel(&shape, &w, 32, &[], None, &[], &mut vec![0; shape.panel_bytes() as usize])
         };
         assert_eq!(write(shape, 1e6), Err(Unfit::NeedsExponents));
         let shape = shape.with_exponents(true);
@@ -313,13 +324,13 @@ mod tests {
             let scaled: Vec<f32> = w.iter().enumerate().map(|(i, w)| w * shift(i / columns)).collect();
             let bias: Vec<f32> = (0..16).map(|r| (r as f32 + 0.5) * shift(r)).collect();
             let mut panel = vec![0xff; shape.panel_bytes() as usize];
-            let found = write_panel(&shape, &scaled, columns, &bias, None, &mut panel);
+            let found = write_panel(&shape, &scaled, columns, &bias, None, &[], &mut panel);
             assert_eq!(found, Err(Unfit::NeedsExponents), "{}", quant.name());
             let mut plain = panel.clone();
-            write_panel(&shape, &w, columns, &bias, None, &mut plain).unwrap();
+            write_panel(&shape, &w, columns, &bias, None, &[], &mut plain).unwrap();
             let wide = shape.with_exponents(true);
             let mut panel = vec![0xff; wide.panel_bytes() as usize];
-            write_panel(&wide, &scaled, columns, &bias, None, &mut panel).unwrap();
+            write_panel(&wide, &scaled, columns, &bias, None, &[], &mut panel).unwrap();
             for r in 0..rows {
                 let exponent = wide.exponent(&panel, r as u32);
                 assert_eq!(exponent == 0, r % 4 == 2, "{}: {exponent} of row {r}", quant.name());

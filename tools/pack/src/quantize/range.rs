@@ -3,6 +3,8 @@
 use elapid_core::kernels::GROUP;
 use half::f16;
 
+use crate::checkpoint::StoredGroup;
+
 /// A group of weights that shares a scale.
 pub(super) type Group = [f32; GROUP];
 
@@ -64,6 +66,15 @@ impl Range {
     /// Whether the range is not the same on both sides of 0, so that a scale's sign matters.
     pub(super) fn is_lopsided(&self) -> bool {
         self.low != -self.high
+    }
+
+    /// A group as it is stored, in a row with this exponent; `None` if the range or its scales don't hold it exactly.
+    pub(super) fn keep(&self, group: &StoredGroup, exponent: i32) -> Option<(f16, [i8; GROUP])> {
+        let wanted = group.scale.to_f32() * (-exponent as f32).exp2();
+        let scale = f16::from_f32(wanted);
+        let holds = |q: &i8| (self.low..=self.high).contains(&f32::from(*q));
+        let exact = scale.to_f32() == wanted && wanted.abs() <= self.most;
+        (exact && group.integers.iter().all(holds)).then_some((scale, group.integers))
     }
 
     /// The nearest integers for `w * inverse`, with the sums of `w q` and `q q`.

@@ -36,13 +36,29 @@ fn a_file_is_no_folder() {
         fs::write(&path, bytes).unwrap();
         path
     };
-    says(&file("model.gguf", b""), 1, &["GGUF is not read", "give a Hugging Face folder"]);
-    says(&file("model.bin", b"GGUF\x03\0\0\0"), 1, &["GGUF is not read"]);
+    says(&file("model.gguf", b""), 3, &["truncated: 0 bytes"]);
+    says(&file("model.gguf", b"GGML\x01\0\0\0"), 3, &["does not begin with `GGUF`"]);
+    // Whatever its name is.
+    says(&file("model.bin", b"GGUF\x03\0\0\0"), 3, &["truncated: 8 bytes"]);
+    says(&file("other.bin", b"GGUB\x03\0\0\0"), 1, &["not a folder", "or a GGUF file"]);
     says(&file("model.elp", b""), 1, &["run it with elapid"]);
-    says(&file("x.safetensors", b""), 1, &["not a folder", "config.json"]);
+    says(&file("x.safetensors", b""), 1, &["no config.json beside this file"]);
     file("config.json", b"{}");
     let folder = format!("the folder that holds it, {}", dir.path().display());
-    says(&file("model.safetensors", b""), 1, &[&folder]);
+    says(&file("model.txt", b""), 1, &[&folder]);
+}
+
+#[test]
+fn a_file_of_safetensors_opens_beside_its_config() {
+    let dir = Fixture::new("mamba").write();
+    fs::write(dir.path().join("tokenizer.json"), "{}").unwrap();
+    let (usual, other) = (dir.path().join("model.safetensors"), dir.path().join("best.safetensors"));
+    Checkpoint::open(&usual).unwrap();
+    fs::rename(usual, &other).unwrap();
+    says(dir.path(), 3, &["no model.safetensors"]);
+    let checkpoint = Checkpoint::open(&other).unwrap();
+    assert_eq!(checkpoint.path_of(checkpoint.tensor(TensorKind::FinalNorm).unwrap()), other);
+    assert_eq!(checkpoint.tokenizer_json().unwrap().as_deref(), Some(&b"{}"[..]));
 }
 
 #[test]
