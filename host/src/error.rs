@@ -128,6 +128,16 @@ pub enum Error {
         #[source]
         cause: TokenizerError,
     },
+    /// A chat template that can't be used, or that refuses a conversation.
+    #[cfg(feature = "chat")]
+    #[error("{model}: {cause}")]
+    Template {
+        /// The model's file or name.
+        model: String,
+        /// Why.
+        #[source]
+        cause: crate::template::TemplateError,
+    },
     /// No token could be chosen.
     #[error("{cause}")]
     Sample {

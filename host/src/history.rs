@@ -11,10 +11,11 @@ use elapid_files::{Output, open_regular};
 
 use crate::Error;
 use crate::error::SessionFault;
+use crate::message::Message;
 use crate::model::Model;
 use crate::past::{Past, Snapshot};
 use crate::session::{Sequence, Session, Watch};
-use crate::session_file::{self, Contents, Message, Opened, Writer};
+use crate::session_file::{self, Contents, Opened, Writer};
 
 /// How a session is saved.
 #[derive(Clone, Debug, Default)]
@@ -57,6 +58,12 @@ pub struct Reused {
     pub cached: usize,
     /// Tokens that were computed, replayed ones among them.
     pub computed: usize,
+}
+
+impl Reused {
+    pub(crate) fn new(cached: usize, computed: usize) -> Self {
+        Self { cached, computed }
+    }
 }
 
 /// What is undone or saved can't be in the middle of a step.
@@ -185,7 +192,7 @@ impl Session {
         if same < tokens.len() {
             self.feed_watched(&tokens[same..], watch)?;
         }
-        Ok(Reused { cached: same - replayed, computed: tokens.len() - same + replayed })
+        Ok(Reused::new(same - replayed, tokens.len() - same + replayed))
     }
 
     /// Another session that goes on from here, with marks that both share.

@@ -63,6 +63,12 @@ impl Session {
         self.lease.model()
     }
 
+    /// The numbers that it is computed with.
+    #[must_use]
+    pub fn numbers(&self) -> Numbers {
+        self.options.numbers
+    }
+
     /// How the weights are read, where they are streamed.
     #[must_use]
     pub fn read_by(&self) -> Option<ReadBy> {

@@ -8,6 +8,7 @@ use elapid_core::model::snapshot::{Sink, Source};
 use elapid_core::sample::Sampler;
 
 use crate::error::SessionFault;
+use crate::message::Message;
 
 const MAGIC: [u8; 8] = *b"ELAPSESS";
 /// The version that this program writes, and the newest that it reads.
@@ -18,15 +19,6 @@ const HEAD: usize = 64;
 const BLOCK: usize = 64 << 10;
 /// Bytes of content that messages may take.
 const MOST_MESSAGES: u64 = 256 << 20;
-
-/// A message of a chat.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Message {
-    /// Who said it, as the chat template has it: `system`, `user` or `assistant`.
-    pub role: String,
-    /// What was said.
-    pub content: String,
-}
 
 /// What a session file holds beside the state.
 #[derive(Debug, Default)]

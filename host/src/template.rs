@@ -12,7 +12,7 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Value, ValueKind};
 use minijinja::{AutoEscape, Environment, ErrorKind};
 
-use crate::session_file::Message;
+use crate::message::Message;
 use python::{Json, to_json, to_str};
 
 /// Steps that one rendering may take: templates come from anywhere. Long chats with tools take some 100,000.

@@ -1,14 +1,12 @@
 //! `elapid run`: text after a prompt.
 
 use std::ffi::OsString;
-use std::io::{self, IsTerminal, StdoutLock, Write};
-use std::ops::ControlFlow;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
 
 use crate::error::Error;
-use elapid::core::sample::{SampleError, Sampler, Settings};
 use elapid::core::tokenizer::EncodeOptions;
-use elapid::{End, Event, GenerateOptions, Generated, encode};
+use elapid::{End, GenerateOptions, Generated, encode};
 use elapid_args::whole;
 use elapid_files::interrupt;
 
@@ -16,8 +14,9 @@ use super::bar::{Bar, Status};
 use super::error::Failure;
 use super::model::{ComputeArgs, ModelAndText, STDIN, StateArgs, read_text, report_incidents, text};
 use super::output;
+use super::sampling::SamplingArgs;
 use super::session::SessionArgs;
-use serde::Serialize;
+use super::stream::{Report, Stream, end_name};
 
 /// Generate text from a prompt
 ///
@@ -38,24 +37,8 @@ pub(super) struct Args {
     /// Maximum number of tokens to generate
     #[arg(short, default_value_t = 256, value_parser = whole::<u32>(1..=u32::MAX.into()), allow_hyphen_values = true)]
     n: u32,
-    /// Sampling temperature: 0 always takes the most likely token, 1 samples from the model's own distribution
-    #[arg(long, default_value_t = 0.8, value_name = "T", value_parser = setting(|s| &mut s.temperature), allow_hyphen_values = true)]
-    temp: f32,
-    /// Sample from the K most likely tokens only (0 disables it)
-    #[arg(long, default_value_t = 0, value_name = "K", value_parser = whole::<u32>(0..=u32::MAX.into()), allow_hyphen_values = true)]
-    top_k: u32,
-    /// Sample from the most likely tokens that together reach probability P (1 disables it)
-    #[arg(long, default_value_t = 0.95, value_name = "P", value_parser = setting(|s| &mut s.top_p), allow_hyphen_values = true)]
-    top_p: f32,
-    /// Sample from tokens that are at least P times as likely as the most likely one (0 disables it)
-    #[arg(long, default_value_t = 0.0, value_name = "P", value_parser = setting(|s| &mut s.min_p), allow_hyphen_values = true)]
-    min_p: f32,
-    /// Penalty for tokens that occur among the last 256 (1 disables it)
-    #[arg(long, default_value_t = 1.0, value_name = "R", value_parser = setting(|s| &mut s.repeat_penalty), allow_hyphen_values = true)]
-    repeat_penalty: f32,
-    /// Seed of the sampler: equal seeds give equal texts. Default: from the clock
-    #[arg(long, value_name = "S", value_parser = whole::<u64>(0..=u64::MAX), allow_hyphen_values = true)]
-    seed: Option<u64>,
+    #[command(flatten)]
+    sampling: SamplingArgs,
     /// Stop before this text; may be given several times. Default: none
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     stop: Vec<String>,
@@ -74,78 +57,6 @@ pub(super) struct Args {
     state: StateArgs,
     #[command(flatten)]
     compute: ComputeArgs,
-}
-
-/// A parser of one of the sampler's settings, with the sampler's own range.
-fn setting(
-    field: fn(&mut Settings) -> &mut f32,
-) -> impl Fn(&str) -> Result<f32, String> + Clone + Send + Sync + 'static {
-    move |text| {
-        let mut settings = Settings::MODEL;
-        let value = text.parse().unwrap_or(f32::NAN);
-        *field(&mut settings) = value;
-        match Sampler::new(settings, 0) {
-            Ok(_) => Ok(value),
-            Err(SampleError::Setting { range, .. }) => Err(format!("give a number: {range}")),
-            Err(error) => Err(error.to_string()),
-        }
-    }
-}
-
-/// What a run was, as one line.
-#[derive(Serialize)]
-struct Report {
-    text: String,
-    /// Generated.
-    tokens: usize,
-    /// All before the text, those of a session among them.
-    prompt_tokens: usize,
-    /// Those of them that were not computed.
-    cached_tokens: usize,
-    /// Tokens that the model computed, those of the text among them.
-    computed_tokens: usize,
-    seed: u64,
-    end: &'static str,
-}
-
-/// Writes text to standard output at once, or keeps it, and shows on a terminal how far slow work has come.
-struct Stream {
-    out: StdoutLock<'static>,
-    /// The text, if it is for the end.
-    kept: Option<String>,
-    bar: Option<Bar>,
-    status: Status,
-    newline: bool,
-}
-
-impl Stream {
-    fn take(&mut self, event: Event<'_>) -> Result<ControlFlow<()>, Error> {
-        match event {
-            Event::Text(text) => {
-                self.bar = None;
-                self.status.clear();
-                self.newline = text.ends_with('\n');
-                if let Some(kept) = &mut self.kept {
-                    kept.push_str(text);
-                    return Ok(interrupt::check());
-                }
-                self.out
-                    .write_all(text.as_bytes())
-                    .and_then(|()| self.out.flush())
-                    .map_err(output::failed)?;
-            }
-            Event::Prompt(progress) => match &self.bar {
-                Some(bar) if progress.done < progress.total => bar.set(progress.done, progress.total),
-                _ => {
-                    self.bar = None;
-                    self.status.clear();
-                }
-            },
-            Event::Layer(progress) => self.status.set(progress),
-            _ => {}
-        }
-        Ok(interrupt::check())
-    }
 }
 
 /// The prompt given, or standard input's. A text that goes on needs none.
@@ -172,12 +83,6 @@ fn prompt(argument: Option<OsString>, goes_on: bool) -> Result<String, Error> {
     Ok(prompt)
 }
 
-/// A seed that differs from run to run, short enough to type.
-fn seed_from_clock() -> u64 {
-    let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    (time.as_nanos() / 1000 % 1_000_000_000) as u64
-}
-
 pub(super) fn run(args: Args) -> Result<(), Failure> {
     let inputs = ModelAndText::new(args.model, args.prompt, "prompt", "run");
     let model = args.compute.open(inputs.model.as_deref()).map_err(|error| inputs.explain(error))?;
@@ -187,18 +92,11 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     // Nothing is added in the middle of a text.
     let add = EncodeOptions { add_special: !goes_on, ..EncodeOptions::default() };
     let tokens = encode(&tokenizer, &prompt, add)?;
-    let settings = Settings {
-        temperature: args.temp,
-        top_k: args.top_k,
-        top_p: args.top_p,
-        min_p: args.min_p,
-        repeat_penalty: args.repeat_penalty,
-    };
-    let seed = args.seed.unwrap_or_else(seed_from_clock);
+    let (settings, seed) = (args.sampling.settings(), args.sampling.seed());
     let options = GenerateOptions::default().max_tokens(args.n as usize).settings(settings).seed(seed);
     let options = args.stop.into_iter().fold(options, GenerateOptions::stop);
     // A seed that is given begins a sampler of its own.
-    let options = args.files.autosave(options.go_on(true).fresh(args.seed.is_some()));
+    let options = args.files.autosave(options.go_on(true).fresh(args.sampling.seeded()));
     let held = prompt.len() + 4 * tokens.capacity();
     let mut session = model.session(&args.state.options()?.held(held))?;
     let _locked = args.files.load(&mut session)?;
@@ -207,7 +105,7 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     let bar = Some(Bar::new("reading the prompt"));
     let status = Status::new(model.config().n_layer);
     let kept = args.json.then(String::new);
-    let mut stream = Stream { out: io::stdout().lock(), kept, bar, status, newline: false };
+    let mut stream = Stream::new(kept, bar, status);
     let generated = session.generate(&tokens, &options)?.run(|event| stream.take(event));
     // What was said is saved also where its reader has gone.
     let saved = args.files.save(&mut session);
@@ -234,16 +132,6 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
         let _ = writeln!(io::stderr(), "{}", summary(&generated, tokens.len(), seed));
     }
     Ok(())
-}
-
-/// Why a text ended, in JSON.
-fn end_name(end: Option<End>) -> &'static str {
-    match end {
-        Some(End::Eos) => "eos",
-        Some(End::Stop) => "stop",
-        Some(End::Interrupted) => "interrupted",
-        _ => "length",
-    }
 }
 
 fn summary(generated: &Generated, prompt: usize, seed: u64) -> String {

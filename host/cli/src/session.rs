@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use elapid::{GenerateOptions, SaveOptions, Session};
+use elapid::{GenerateOptions, Message, SaveOptions, Session};
 use elapid_files::open_regular;
 
 use crate::error::Error;
@@ -39,7 +39,8 @@ impl SessionArgs {
         known.or(self.load.as_deref())
     }
 
-    fn target(&self) -> Option<&Path> {
+    /// The file that is written to, if there is one.
+    pub(super) fn target(&self) -> Option<&Path> {
         self.session.as_deref().or(self.save.as_deref())
     }
 
@@ -49,7 +50,7 @@ impl SessionArgs {
     }
 
     /// Reads the file, if there is one, and keeps other programs that go on from it waiting as long as the result lives.
-    pub(super) fn load(&self, session: &mut Session) -> Result<Option<File>, Error> {
+    pub(super) fn load(&self, session: &mut Session) -> Result<Option<(File, Vec<Message>)>, Error> {
         let Some(path) = self.source() else { return Ok(None) };
         let file = open_regular(path).map_err(|cause| Error::file(path, "read", cause))?;
         if self.session.is_some()
@@ -69,7 +70,7 @@ impl SessionArgs {
                 path.display()
             );
         }
-        Ok(Some(file))
+        Ok(Some((file, loaded.messages)))
     }
 
     /// Saves while a text is generated.
@@ -80,7 +81,7 @@ impl SessionArgs {
         }
     }
 
-    fn options(&self) -> SaveOptions {
+    pub(super) fn options(&self) -> SaveOptions {
         SaveOptions::default().half(self.save_half)
     }
 

@@ -246,7 +246,7 @@ fn escaped(text: &str, ascii: bool, out: &mut String) {
             '\0'..'\u{20}' => {
                 let _ = write!(out, "\\u{:04x}", u32::from(c));
             }
-            c if ascii && (!c.is_ascii() || c == '\u{7f}') => {
+            c if ascii && !(' '..='~').contains(&c) => {
                 for unit in c.encode_utf16(&mut [0; 2]) {
                     let _ = write!(out, "\\u{unit:04x}");
                 }

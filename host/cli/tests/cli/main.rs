@@ -1,6 +1,7 @@
 //! The program, from outside: outputs, exit codes, signals and closed pipes.
 
 mod arguments;
+mod chat;
 mod run;
 mod session;
 
