@@ -111,20 +111,6 @@ pub struct Fields {
     pub data: DataSizes,
 }
 
-/// Epsilons are compared by their bits: the fixed path may not compute with floats.
-impl PartialEq for Fields {
-    fn eq(&self, other: &Self) -> bool {
-        let rest = |f: &Self| {
-            let sizes =
-                [f.d_model, f.d_inner, f.d_state, f.d_conv, f.dt_rank, f.n_layer, f.vocab, f.block_bytes];
-            let eps = (f.norm_eps.to_bits(), f.bcdt_eps.map(f32::to_bits));
-            let matrices = (f.quants, f.exponents, f.logit_exponent);
-            (f.arch, sizes, eps, (f.tied, f.bias, f.conv_bias, f.compact), matrices, f.data)
-        };
-        rest(self) == rest(other)
-    }
-}
-
 /// A checked configuration: every size that follows from it fits.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Config(Fields);

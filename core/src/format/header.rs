@@ -243,7 +243,25 @@ const fn parse_fields(bytes: &[u8; Header::BYTES]) -> Result<Fields, FormatError
 /// The fixed part of a file's header, given the CRC-32 of its section table and of its table of checksums.
 #[must_use]
 pub fn emit_header(layout: &Layout, table_checksum: u32, checksums_checksum: u32) -> [u8; Header::BYTES] {
-    let config = layout.config();
+    let mut bytes = emit_fields(layout.config());
+    bytes[field::FILE_BYTES].copy_from_slice(&layout.file_bytes().to_le_bytes());
+    put_words(&mut bytes[field::TABLE_CHECKSUM], &[table_checksum]);
+    put_words(&mut bytes[field::CHECKSUMS_CHECKSUM], &[checksums_checksum]);
+    let sum = checksum(&bytes[..field::CHECKSUM.start]);
+    put_words(&mut bytes[field::CHECKSUM], &[sum]);
+    bytes
+}
+
+/// Compared as they are stored: epsilons by their bits, since the fixed path may not compute with floats, and in little code.
+impl PartialEq for Fields {
+    fn eq(&self, other: &Self) -> bool {
+        emit_fields(self) == emit_fields(other)
+    }
+}
+
+/// What of a header follows from the configuration alone; the rest is 0.
+#[inline(never)]
+fn emit_fields(config: &Fields) -> [u8; Header::BYTES] {
     let mut bytes = [0; Header::BYTES];
     bytes[field::MAGIC].copy_from_slice(&MAGIC);
     bytes[field::VERSION].copy_from_slice(&VERSION.to_le_bytes());
@@ -275,11 +293,6 @@ pub fn emit_header(layout: &Layout, table_checksum: u32, checksums_checksum: u32
     put_words(&mut bytes[field::BCDT_EPS], &[config.bcdt_eps.unwrap_or(0.0).to_bits()]);
     let d = &config.data;
     put_words(&mut bytes[field::DATA_SIZES], &[d.tokenizer, d.chat_template, d.role_table, d.generation]);
-    bytes[field::FILE_BYTES].copy_from_slice(&layout.file_bytes().to_le_bytes());
-    put_words(&mut bytes[field::TABLE_CHECKSUM], &[table_checksum]);
-    put_words(&mut bytes[field::CHECKSUMS_CHECKSUM], &[checksums_checksum]);
-    let sum = checksum(&bytes[..field::CHECKSUM.start]);
-    put_words(&mut bytes[field::CHECKSUM], &[sum]);
     bytes
 }
 
