@@ -26,7 +26,7 @@ use crate::tokenizer_json::{falcon, sample};
 /// A folder and how it is packed.
 #[derive(Arbitrary, Debug)]
 pub struct Input {
-    sharded: bool,
+    source: u8,
     falcon_tokenizer: bool,
     #[arbitrary(with = |u: &mut Unstructured<'_>| up_to(u, 5))]
     edits: Vec<Edit>,
@@ -170,9 +170,16 @@ const TEMPLATE: [&str; 8] = [
 
 type Files = BTreeMap<String, Vec<u8>>;
 
-/// The committed fixtures that are smallest, with a tokenizer each: one file of weights, and shards with an index.
-static FOLDERS: LazyLock<[Files; 2]> = LazyLock::new(|| {
-    ["mamba-state1", "falcon-bias"].map(|name| {
+/// The committed fixtures that are smallest, with a tokenizer each: one file of weights, and shards with an index. Then without a
+/// tokenizer: both formats of torch.save, and a GGUF file.
+static FOLDERS: LazyLock<[Files; 5]> = LazyLock::new(|| {
+    let read = |name: &str| std::fs::read(elapid_test_support::data::path(name)).expect("a committed file");
+    let original = |format: &str| {
+        let names = ["config.json", "pytorch_model.bin"];
+        names.map(|name| (name.to_owned(), read(&format!("original/{format}/{name}")))).into()
+    };
+    let gguf = [("model.gguf".to_owned(), read("gguf/mamba-conv1-f32.gguf"))].into();
+    let [single, sharded] = ["mamba-state1", "falcon-bias"].map(|name| {
         let folder = fixtures_folder().join(name);
         let entries = std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
         let paths = entries.map(|entry| entry.expect("an entry").path());
@@ -190,8 +197,12 @@ static FOLDERS: LazyLock<[Files; 2]> = LazyLock::new(|| {
             }
         }
         files
-    })
+    });
+    [single, sharded, original("zip"), original("old"), gguf]
 });
+
+/// How many of them have a tokenizer.
+const WITH_TOKENIZER: usize = 2;
 
 /// Rows of the embedding: a few more than the tokenizers have ids.
 const VOCAB: usize = 275;
@@ -331,9 +342,12 @@ fn names(folder: &Path) -> Vec<String> {
 impl Input {
     /// Writes the folder.
     fn write(&self, folder: &Path) {
-        let mut files = FOLDERS[usize::from(self.sharded)].clone();
-        let tokenizer = &TOKENIZERS[usize::from(self.falcon_tokenizer)];
-        files.insert("tokenizer.json".into(), tokenizer.clone());
+        let source = usize::from(self.source) % FOLDERS.len();
+        let mut files = FOLDERS[source].clone();
+        if source < WITH_TOKENIZER {
+            let tokenizer = &TOKENIZERS[usize::from(self.falcon_tokenizer)];
+            files.insert("tokenizer.json".into(), tokenizer.clone());
+        }
         let mut folders = Vec::new();
         for edit in &self.edits {
             edit.apply(&mut files, &mut folders);
@@ -363,6 +377,8 @@ fn kind(error: &PackError) -> &'static str {
     match error {
         PackError::InvalidJson { .. }
         | PackError::InvalidSafetensors { .. }
+        | PackError::InvalidGguf { .. }
+        | PackError::InvalidPickle { .. }
         | PackError::Truncated { .. } => "refused as a file",
         PackError::InvalidConfig { .. } | PackError::UnsupportedArch { .. } => "refused for config.json",
         PackError::MissingTensor { .. }

@@ -48,15 +48,6 @@ pub enum PackError {
         /// What to give.
         advice: String,
     },
-    /// The weights are there, but only as a pickle, which can run code when it is read.
-    PickleOnly {
-        /// The folder.
-        path: PathBuf,
-        /// The file that was found instead.
-        found: &'static str,
-        /// A command that converts it.
-        how: String,
-    },
     /// A JSON file does not parse or lacks the expected structure.
     InvalidJson {
         /// The file.
@@ -111,8 +102,26 @@ pub enum PackError {
     MissingShard {
         /// The shard.
         path: PathBuf,
+        /// The file that names it.
+        index: &'static str,
         /// One of the tensors that it should hold.
         tensor: String,
+    },
+    /// A file is not as torch.save writes them, or asks for what is not carried out.
+    InvalidPickle {
+        /// The file.
+        path: PathBuf,
+        /// Where in the file, in bytes.
+        at: u64,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+    /// A zip file has no end.
+    CutZip {
+        /// The file.
+        path: PathBuf,
+        /// Its size in bytes.
+        size: u64,
     },
     /// A file of a model that is split into several is not there.
     MissingSplit {
@@ -311,11 +320,6 @@ impl fmt::Display for PackError {
             Self::NotACheckpoint { path, missing, advice } => {
                 write!(out, "{}: no {missing} here: {advice}", path.display())
             }
-            Self::PickleOnly { path, found, how } => write!(
-                out,
-                "{}: only PyTorch weights ({found}); convert them to safetensors first: {how}",
-                path.display()
-            ),
             Self::InvalidJson { path, reason } => write!(
                 out,
                 "{}: invalid JSON: {reason}; download the file again or correct it",
@@ -340,9 +344,17 @@ impl fmt::Display for PackError {
                 path.display()
             ),
             Self::InvalidConfig { path, key, reason } => write!(out, "{}: `{key}` {reason}", path.display()),
-            Self::MissingShard { path, tensor } => write!(
+            Self::MissingShard { path, index, tensor } => write!(
                 out,
-                "{}: missing shard, named by model.safetensors.index.json (it holds `{tensor}`): download it",
+                "{}: missing shard, named by {index} (it holds `{tensor}`): download it",
+                path.display()
+            ),
+            Self::InvalidPickle { path, at, reason } => {
+                write!(out, "{}: not a readable file of torch.save: at byte {at}: {reason}", path.display())
+            }
+            Self::CutZip { path, size } => write!(
+                out,
+                "{}: a zip file of {size} bytes without an end record: it is cut, download it again",
                 path.display()
             ),
             Self::MissingSplit { path, count } => write!(
@@ -388,7 +400,7 @@ impl fmt::Display for PackError {
             ),
             Self::UnsupportedDtype { path, name, dtype } => write!(
                 out,
-                "{}: tensor `{name}` has type {dtype}; supported are F32, F16 and BF16: convert the checkpoint to one of them",
+                "{}: tensor `{name}` has type {dtype}; supported are F32, F16, BF16 and F64: convert the checkpoint to one of them",
                 path.display()
             ),
             Self::NonFinite { path, name, value, row, column } => write!(

@@ -10,7 +10,7 @@ use elapid_core::format::{
 use crate::PackError;
 use crate::checkpoint::{Arch, Checkpoint, ModelConfig};
 use crate::random::RandomWeights;
-use crate::sections::data_sections;
+use crate::sections::{Sections, data_sections};
 use crate::write::{DataSections, Progress, write_file};
 
 /// How a model is to be packed.
@@ -105,6 +105,7 @@ pub struct Plan<W> {
     data: DataSections,
     layout: Layout,
     notes: Vec<String>,
+    without_tokenizer: Option<String>,
     /// Pieces of text for calibration, as tokens.
     pieces: Vec<Vec<u32>>,
 }
@@ -138,7 +139,7 @@ impl Plan<Checkpoint> {
     /// # Errors
     /// What is wrong with what lies beside the weights.
     pub fn open(checkpoint: Checkpoint, options: &Options) -> Result<Self, PackError> {
-        let (data, notes) = data_sections(&checkpoint)?;
+        let Sections { data, notes, without_tokenizer } = data_sections(&checkpoint)?;
         let config = options.config(checkpoint.config(), &data)?;
         Ok(Self {
             layout: Layout::new(config)?,
@@ -146,6 +147,7 @@ impl Plan<Checkpoint> {
             config,
             data,
             notes,
+            without_tokenizer,
             pieces: Vec::new(),
         })
     }
@@ -161,7 +163,7 @@ impl Plan<RandomWeights> {
         let config = options.config(model, &data)?;
         let weights = RandomWeights::new(model.clone(), seed);
         let (layout, notes) = (Layout::new(config)?, Vec::new());
-        Ok(Self { layout, weights, config, data, notes, pieces: Vec::new() })
+        Ok(Self { layout, weights, config, data, notes, without_tokenizer: None, pieces: Vec::new() })
     }
 }
 
@@ -174,6 +176,11 @@ impl<W: crate::weights::Weights> Plan<W> {
     /// What the user should know about the tokenizer, in sentences.
     pub fn notes(&self) -> &[String] {
         &self.notes
+    }
+
+    /// Why the packed file has no tokenizer, in a sentence, where a checkpoint has none.
+    pub fn without_tokenizer(&self) -> Option<&str> {
+        self.without_tokenizer.as_deref()
     }
 
     /// Writes the file. Returns how it is laid out.

@@ -10,9 +10,18 @@ use crate::checkpoint::{Checkpoint, GenerationDefaults};
 use crate::tokenizer::{Beside, CompileError, Compiled, Eos, compile_beside};
 use crate::write::DataSections;
 
-/// Compiles the tokenizer, stores the chat template in both forms, and the generation defaults. The notes are
-/// sentences for the user.
-pub(crate) fn data_sections(checkpoint: &Checkpoint) -> Result<(DataSections, Vec<String>), PackError> {
+/// The sections and what to say of them.
+pub(crate) struct Sections {
+    pub(crate) data: DataSections,
+    /// Sentences for the user.
+    pub(crate) notes: Vec<String>,
+    /// Why there is no tokenizer, if there is none.
+    pub(crate) without_tokenizer: Option<String>,
+}
+
+/// Compiles the tokenizer, stores the chat template in both forms, and the generation defaults.
+pub(crate) fn data_sections(checkpoint: &Checkpoint) -> Result<Sections, PackError> {
+    let mut without_tokenizer = None;
     let mut data = DataSections::default();
     let mut notes = checkpoint.notes().to_vec();
     let mut generation = checkpoint.generation().clone();
@@ -28,7 +37,7 @@ pub(crate) fn data_sections(checkpoint: &Checkpoint) -> Result<(DataSections, Ve
             compiled.named
         }
         None => {
-            notes.push(no_tokenizer(checkpoint)?);
+            without_tokenizer = Some(no_tokenizer(checkpoint)?);
             texts_of(&beside)
         }
     };
@@ -38,7 +47,7 @@ pub(crate) fn data_sections(checkpoint: &Checkpoint) -> Result<(DataSections, Ve
     }
     let GenerationDefaults { eos, bos, pad } = &generation;
     data.generation = emitted(|sink| Generation::emit(eos, *bos, *pad, vocab, sink))?;
-    Ok((data, notes))
+    Ok(Sections { data, notes, without_tokenizer })
 }
 
 /// Compiles the tokenizer; an error names the file that is at fault.
@@ -60,7 +69,12 @@ fn no_tokenizer(checkpoint: &Checkpoint) -> Result<String, PackError> {
         None if checkpoint.is_gguf() => "the GGUF file has no tokenizer".to_owned(),
         None => "no tokenizer.json here".to_owned(),
     };
-    Ok(format!("{found}: the packed file has no tokenizer, and takes and gives token ids only"))
+    let which = if checkpoint.is_original() {
+        "; the original Mamba models have that of EleutherAI/gpt-neox-20b"
+    } else {
+        ""
+    };
+    Ok(format!("{found}: the packed file has no tokenizer, and takes and gives token ids only{which}"))
 }
 
 /// Compares the tokenizer's ids with the rows of the embedding: fewer are padding, more can't be computed.

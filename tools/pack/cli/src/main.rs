@@ -19,8 +19,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 #[derive(Parser)]
 #[command(name = "elapid-pack", version, arg_required_else_help = true, max_term_width = 110)]
 struct Args {
-    /// Hugging Face folder (config.json, safetensors, tokenizer.json), a file of safetensors in one, or a GGUF file; required
-    /// without --random
+    /// Hugging Face folder or original Mamba folder (config.json, weights in safetensors or of torch.save, tokenizer.json), a
+    /// file of weights in one, or a GGUF file; required without --random
     #[arg(required_unless_present = "random", conflicts_with = "random")]
     source: Option<PathBuf>,
 
@@ -36,6 +36,10 @@ struct Args {
     /// Number format of head and embedding. Default: that of --quant; q8 where a GGUF file has finer ones
     #[arg(long, value_parser = quant, value_name = "f32|f16|q8|q5|q4|q3")]
     head: Option<Quant>,
+
+    /// Tokenizer: a tokenizer.json, or a folder with one. Default: that of SOURCE
+    #[arg(long, value_name = "FILE", conflicts_with = "random")]
+    tokenizer: Option<PathBuf>,
 
     /// Size of a block: 16K to 1M, a multiple of 16K. Small blocks suit boards with little memory
     #[arg(long, value_parser = block_bytes, default_value = "1M", value_name = "SIZE", allow_hyphen_values = true)]
@@ -137,6 +141,9 @@ fn write<W: Weights>(plan: &Plan<W>, args: &Args, options: &Options) -> Result<(
     for note in plan.notes() {
         say(format_args!("note: {note}"));
     }
+    if let Some(reason) = plan.without_tokenizer() {
+        say(format_args!("note: {reason}; give one with --tokenizer FILE"));
+    }
     interrupt::listen();
     let bytes = plan.write(&args.output, options, &bar)?.file_bytes();
     bar.0.finish_and_clear();
@@ -162,18 +169,27 @@ fn check_output(args: &Args) -> Result<(), Error> {
     if args.random.as_deref().map(Path::new).is_some_and(is_output) {
         return refused("-o would replace the configuration: give another file");
     }
+    if args.tokenizer.as_deref().is_some_and(is_output) {
+        return refused("-o would replace the tokenizer: give another file");
+    }
     if args.source.as_deref().is_some_and(is_output) {
         return refused("-o would replace the checkpoint: give another file, such as model.elp");
     }
-    // What can't be listed can't be packed, which is said later. Packed files may lie beside the checkpoint. Of a file, the
-    // other files of a split model count too.
-    let folder = args.source.iter().map(|source| match source.parent().filter(|_| !source.is_dir()) {
-        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
-        Some(parent) => parent,
-        None => source,
-    });
-    let folder = folder.filter_map(|folder| folder.read_dir().ok()).flatten().flatten();
-    let mut inputs = folder.map(|entry| entry.path()).filter(|path| path.extension() != Some("elp".as_ref()));
+    // What can't be listed can't be packed, which is said later. Packed files may lie beside the checkpoint.
+    let listed = |folder: &Path| folder.read_dir().into_iter().flatten().flatten().map(|entry| entry.path());
+    let folders = args.source.iter().chain(&args.tokenizer).filter(|path| path.is_dir());
+    let of_folders =
+        folders.flat_map(|folder| listed(folder)).filter(|path| path.extension() != Some("elp".as_ref()));
+    // Beside a file of weights: its configuration and tokenizer, and the other files of a split model.
+    let is_part = |path: &PathBuf| {
+        let parts = ["json", "jinja", "gguf", "safetensors", "bin", "pt", "pth"];
+        parts.iter().any(|part| path.extension() == Some(part.as_ref()))
+    };
+    let beside = args.source.iter().filter(|path| !path.is_dir()).filter_map(|path| path.parent());
+    let here =
+        |folder: &Path| if folder.as_os_str().is_empty() { PathBuf::from(".") } else { folder.to_owned() };
+    let of_files = beside.flat_map(|folder| listed(&here(folder))).filter(is_part);
+    let mut inputs = of_folders.chain(of_files);
     if inputs.any(|path| is_output(&path)) {
         return refused("-o would replace a file of the checkpoint: give another file, such as model.elp");
     }
@@ -193,7 +209,10 @@ fn random_model(name: &str) -> Result<ModelConfig, Error> {
 
 fn run(args: &Args) -> Result<(), Error> {
     check_output(args)?;
-    let checkpoint = args.source.as_deref().map(Checkpoint::open).transpose()?;
+    let mut checkpoint = args.source.as_deref().map(Checkpoint::open).transpose()?;
+    if let (Some(checkpoint), Some(tokenizer)) = (&mut checkpoint, &args.tokenizer) {
+        checkpoint.use_tokenizer(tokenizer)?;
+    }
     let kept = checkpoint.as_ref().and_then(Checkpoint::kept_as).filter(|_| args.quant.is_none());
     let (quant, head) = match kept {
         Some((quant, head)) => (quant, args.head.or(head)),

@@ -76,3 +76,48 @@ fn the_type_of_a_gguf_file_is_kept() {
     }
     assert!(std::fs::read(folder.path().join("m.gguf")).unwrap().starts_with(b"GGUF"));
 }
+
+/// A tokenizer from elsewhere: a file, or a folder with what belongs to it. Without one a line says so.
+#[test]
+fn a_tokenizer_can_be_given() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = elapid_test_support::data::path("original/zip");
+    let source = source.to_str().unwrap();
+    let (code, said) = pack(&[source, "-o", "m.elp"], folder.path());
+    assert_eq!(code, Some(0), "{said}");
+    let note = "note: no tokenizer.json here: the packed file has no tokenizer, and takes and gives token ids only; the original Mamba \
+                models have that of EleutherAI/gpt-neox-20b; give one with --tokenizer FILE\n";
+    assert!(said.contains(note), "{said}");
+    let plain = std::fs::read(folder.path().join("m.elp")).unwrap();
+
+    let given = elapid_test_support::data::path("models/address-300k");
+    let file = given.join("tokenizer.json");
+    for tokenizer in [&given, &file] {
+        // Its tokens are too many for this model, which shows that it was read, and from where.
+        let (code, said) =
+            pack(&[source, "-o", "n.elp", "--tokenizer", tokenizer.to_str().unwrap()], folder.path());
+        assert_eq!(code, Some(3), "{said}");
+        assert!(said.contains(file.to_str().unwrap()) && said.contains("it is of another model"), "{said}");
+    }
+    let model = given.to_str().unwrap();
+    let of = |args: &[&str]| {
+        let (code, said) = pack(&[&["-o", "n.elp"], args].concat(), folder.path());
+        assert_eq!(code, Some(0), "{said}");
+        std::fs::read(folder.path().join("n.elp")).unwrap()
+    };
+    let own = of(&[model]);
+    assert!(
+        own == of(&[model, "--tokenizer", model])
+            && own == of(&[model, "--tokenizer", file.to_str().unwrap()])
+    );
+    assert!(plain.len() < own.len());
+
+    let (code, said) = pack(&[source, "-o", "n.elp", "--tokenizer", "."], folder.path());
+    assert_eq!(code, Some(3), "{said}");
+    assert!(said.contains("no tokenizer.json here: give a folder with one"), "{said}");
+    let (code, said) = pack(&[source, "-o", "n.elp", "--tokenizer", "none"], folder.path());
+    assert!(code == Some(1) && said.contains("none: No such file"), "{said}");
+    std::fs::copy(&file, folder.path().join("t.json")).unwrap();
+    let (code, said) = pack(&[source, "-o", "t.json", "--tokenizer", "t.json"], folder.path());
+    assert!(code == Some(2) && said.contains("-o would replace the tokenizer"), "{said}");
+}

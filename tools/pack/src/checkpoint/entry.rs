@@ -10,7 +10,7 @@ use super::ggml::{Block, SMALL};
 use super::place::Ranges;
 use crate::PackError;
 
-/// The type in which a checkpoint stores a tensor.
+/// The type in which a checkpoint stores a tensor. All but F64 convert to f32 exactly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dtype {
     /// IEEE-754 binary32.
@@ -19,6 +19,8 @@ pub enum Dtype {
     F16,
     /// The upper half of a binary32.
     Bf16,
+    /// IEEE-754 binary64, rounded when it is read.
+    F64,
     /// Blocks of quantized values, of a GGUF file.
     Block(Block),
 }
@@ -30,6 +32,7 @@ impl Dtype {
         match self {
             Self::F32 => (1, 4),
             Self::F16 | Self::Bf16 => (1, 2),
+            Self::F64 => (1, 8),
             Self::Block(block) => block.piece(),
         }
     }
@@ -48,6 +51,7 @@ impl Dtype {
             Self::F32 => "F32",
             Self::F16 => "F16",
             Self::Bf16 => "BF16",
+            Self::F64 => "F64",
             Self::Block(block) => block.name(),
         }
     }
@@ -66,6 +70,8 @@ pub struct TensorEntry {
     pub rows: usize,
     /// Values in a row: the product of the other dimensions.
     pub columns: usize,
+    /// Elements from one index to the next in each dimension, where rows don't lie after rows; of whole elements only.
+    pub(super) strides: Option<Vec<usize>>,
     /// Its role, if its name has one.
     pub(super) kind: Option<TensorKind>,
     /// Index of the file that holds it.
@@ -95,7 +101,7 @@ impl TensorEntry {
         let rows = shape.first().copied().unwrap_or(1);
         // A header's check multiplied all dimensions, but 0 * anything passes it.
         let columns = shape.iter().skip(1).fold(1, |product: usize, &n| product.saturating_mul(n));
-        Self { name, dtype, shape, rows, columns, kind, shard, offset }
+        Self { name, dtype, shape, rows, columns, strides: None, kind, shard, offset }
     }
 }
 

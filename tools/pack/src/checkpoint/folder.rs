@@ -10,14 +10,14 @@ use super::gguf::split_stem;
 use super::place::{Folder, Place};
 use crate::PackError;
 
-const WANTED: &str = "give a Hugging Face folder with config.json and model.safetensors (or model.safetensors.index.json and its shards), or a GGUF file";
+const WANTED: &str = "give a Hugging Face folder with config.json and model.safetensors or pytorch_model.bin (or their index.json and its shards), or a GGUF file";
 
 /// What a path leads to.
 pub(super) enum Given {
     /// A folder.
     Folder,
-    /// A file of weights, and its name.
-    File(String),
+    /// A file of weights, its name and its format.
+    File(String, Format),
 }
 
 /// Checks that a folder is there, or a file that can be a checkpoint.
@@ -28,8 +28,8 @@ pub(super) fn given(path: &Path) -> Result<Given, PackError> {
             fs::read_dir(path).map_err(PackError::io(path))?;
             Ok(Given::Folder)
         }
-        Ok(about) if about.is_file() => match weights_name(path) {
-            Some(name) => Ok(Given::File(name)),
+        Ok(about) if about.is_file() => match weights(path) {
+            Some((name, format)) => Ok(Given::File(name, format)),
             None => not_a_folder(about_file(path)),
         },
         Ok(_) => not_a_folder(format!("not a folder: {WANTED}")),
@@ -42,19 +42,44 @@ pub(super) fn given(path: &Path) -> Result<Given, PackError> {
     }
 }
 
+/// The format of a file of weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Format {
+    Safetensors,
+    /// Of torch.save.
+    Pickle,
+    Gguf,
+}
+
+impl Format {
+    /// The format by a file's name.
+    pub(super) fn of(name: &str) -> Self {
+        let is_of = |extension: &&str| is_of(Path::new(name), extension);
+        if is_of(&"safetensors") {
+            Self::Safetensors
+        } else if ["bin", "pt", "pth"].iter().any(is_of) {
+            Self::Pickle
+        } else {
+            Self::Gguf
+        }
+    }
+}
+
 /// Whether a name ends with `.` and this, in letters of either case.
 fn is_of(path: &Path, extension: &str) -> bool {
     path.extension().is_some_and(|found| found.eq_ignore_ascii_case(extension))
 }
 
-/// The name of a file that holds weights: a GGUF file, or safetensors beside a config.json.
-fn weights_name(path: &Path) -> Option<String> {
+/// The name and format of a file that holds weights: a GGUF file, or safetensors or a file of torch.save beside a config.json.
+fn weights(path: &Path) -> Option<(String, Format)> {
+    let name = path.file_name()?.to_str()?.to_owned();
     let mut magic = [0; 4];
     let read = open_regular(path).and_then(|file| file.read_exact_at(&mut magic, 0));
-    let gguf = is_of(path, "gguf") || read.is_ok() && &magic == b"GGUF";
-    let safetensors = is_of(path, "safetensors") && Folder::of(path).0.join("config.json").exists();
-    let name = path.file_name()?.to_str()?;
-    (gguf || safetensors).then(|| name.to_owned())
+    if is_of(path, "gguf") || read.is_ok() && &magic == b"GGUF" {
+        return Some((name, Format::Gguf));
+    }
+    let format = Format::of(&name);
+    (format != Format::Gguf && Folder::of(path).0.join("config.json").exists()).then_some((name, format))
 }
 
 /// The GGUF file in a folder without a config.json: the first where a model is split.
@@ -93,7 +118,7 @@ fn about_file(path: &Path) -> String {
         "a packed file: run it with elapid".to_owned()
     } else if parent.join("config.json").exists() {
         format!("a file: give the folder that holds it, {}", parent.display())
-    } else if is_of(path, "safetensors") {
+    } else if Format::of(&path.to_string_lossy()) != Format::Gguf {
         format!("no config.json beside this file: {WANTED}")
     } else {
         format!("a file, not a folder: {WANTED}")

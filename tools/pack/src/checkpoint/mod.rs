@@ -1,10 +1,12 @@
-//! Reads checkpoints: a Hugging Face folder, an original Mamba folder in safetensors, or GGUF files.
+//! Reads checkpoints: a Hugging Face folder, an original Mamba folder, both in safetensors or in files of torch.save, or GGUF
+//! files.
 //!
 //! [`Checkpoint::open`] checks everything but the values: the configuration, that each tensor
 //! it demands is there in the right shape and a known type, and that nothing is there which the model has no place for.
 //! Values are checked as they are read. So a packer that got past `open` fails later only for a
 //! damaged value or a failing disk.
 
+mod beside;
 mod config;
 mod entry;
 #[cfg(test)]
@@ -15,6 +17,7 @@ mod ggml;
 mod gguf;
 mod json;
 mod names;
+mod pickle;
 pub mod place;
 mod rows;
 mod shards;
@@ -25,7 +28,6 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use elapid_core::format::Quant;
-use serde_json::{Map, Value};
 
 pub use config::{Arch, ModelConfig};
 pub use entry::{Dtype, TensorEntry};
@@ -34,29 +36,12 @@ pub use ggml::{Block, StoredGroup};
 pub use names::{LayerTensor, TensorKind};
 
 use crate::PackError;
-use crate::chat::ChatTemplate;
-use crate::tokenizer::Beside;
-use config::{CONFIG_LIMIT, ConfigFile};
+use beside::{BesideWeights, GivenTokenizer};
+use config::ConfigFile;
 use entry::{Shard, Shards};
-use folder::Given;
-use gguf::{Gguf, Texts};
+use folder::{Format, Given};
+use gguf::Gguf;
 use place::{Folder, Place};
-
-/// The largest tokenizer.json accepted, in bytes; the largest known ones have some 35 MB.
-const TOKENIZER_LIMIT: u64 = 128 << 20;
-
-/// Files that together are a tokenizer, and what to call them.
-const UNREAD_TOKENIZERS: &[(&[&str], &str)] = &[
-    (&["vocab.json", "merges.txt"], "vocab.json and merges.txt"),
-    (&["vocab.json"], "vocab.json"),
-    (&["vocab.txt"], "vocab.txt"),
-    (&["tokenizer.model"], "tokenizer.model (SentencePiece)"),
-    (&["spiece.model"], "spiece.model (SentencePiece)"),
-    (&["sentencepiece.bpe.model"], "sentencepiece.bpe.model (SentencePiece)"),
-    (&["tiktoken.model"], "tiktoken.model"),
-    (&["tekken.json"], "tekken.json"),
-    (&["rwkv_vocab_v20230424.txt"], "rwkv_vocab_v20230424.txt"),
-];
 
 /// An open checkpoint. Holds its files open; several threads may read from it at once.
 #[derive(Debug)]
@@ -65,22 +50,12 @@ pub struct Checkpoint {
     path: PathBuf,
     config: ModelConfig,
     beside: BesideWeights,
+    /// A tokenizer from elsewhere.
+    tokenizer: Option<GivenTokenizer>,
     generation: GenerationDefaults,
     files: Vec<Shard>,
     entries: Vec<TensorEntry>,
     roles: Roles,
-}
-
-/// Where what is not weights comes from.
-#[derive(Debug)]
-enum BesideWeights {
-    Files {
-        place: Box<dyn Place>,
-        /// `tokenizer_class` of config.json.
-        tokenizer_class: Option<Value>,
-        is_hugging_face: bool,
-    },
-    Gguf(Box<Texts>),
 }
 
 /// Which of the entries plays which role.
@@ -114,7 +89,7 @@ impl Roles {
 }
 
 impl Checkpoint {
-    /// Opens a folder, a file of safetensors beside its config.json, or a GGUF file (of a split model, any of them), and checks
+    /// Opens a folder, a file of safetensors or of torch.save beside its config.json, or a GGUF file (of a split model, any of them), and checks
     /// its configuration and the names, types, shapes and extent of its tensors.
     ///
     /// A bias in the file that config.json says is not there is an error, as is one missing that it asks for:
@@ -125,7 +100,7 @@ impl Checkpoint {
     pub fn open(path: &Path) -> Result<Self, PackError> {
         match folder::given(path)? {
             Given::Folder => Self::open_in(Box::new(Folder(path.to_path_buf())), None),
-            Given::File(name) => Self::open_in(Box::new(Folder::of(path)), Some(&name)),
+            Given::File(name, format) => Self::open_as(Box::new(Folder::of(path)), Some((&name, format))),
         }
     }
 
@@ -134,25 +109,31 @@ impl Checkpoint {
     /// # Errors
     /// As [`Checkpoint::open`].
     pub fn open_in(place: Box<dyn Place>, name: Option<&str>) -> Result<Self, PackError> {
-        let gguf = match name {
-            Some(name) => Some(name.to_owned()).filter(|name| !name.ends_with(".safetensors")),
+        Self::open_as(place, name.map(|name| (name, Format::of(name))))
+    }
+
+    fn open_as(place: Box<dyn Place>, file: Option<(&str, Format)>) -> Result<Self, PackError> {
+        let gguf = match file {
+            Some((name, Format::Gguf)) => Some(name.to_owned()),
+            Some(_) => None,
             None => folder::only_gguf(&*place)?,
         };
+        let name = file.map(|(name, _)| name);
         if let Some(name) = gguf {
             let Gguf { config, generation, shards, texts } = Gguf::open(&*place, &name)?;
             let path = place.path(&name);
             return Self::check(path, config, generation, shards, BesideWeights::Gguf(Box::new(texts)));
         }
-        let file = ConfigFile::read(&*place)?;
-        let is_hugging_face = file.is_hugging_face;
+        let config_file = ConfigFile::read(&*place)?;
+        let is_hugging_face = config_file.is_hugging_face;
         let shards = match name {
             Some(name) => Shards::open_file(&*place, name)?,
-            None => Shards::open(&*place, is_hugging_face)?,
+            None => Shards::open(&*place)?,
         };
-        let config = file.finish(&shards.entries)?;
-        let generation = GenerationDefaults::read(&*place, &file.values, config.vocab_size)?;
+        let config = config_file.finish(&shards.entries)?;
+        let generation = GenerationDefaults::read(&*place, &config_file.values, config.vocab_size)?;
         let path = place.path("");
-        let tokenizer_class = file.values.get("tokenizer_class").cloned();
+        let tokenizer_class = config_file.values.get("tokenizer_class").cloned();
         let beside = BesideWeights::Files { place, tokenizer_class, is_hugging_face };
         Self::check(path, config, generation, shards, beside)
     }
@@ -167,7 +148,8 @@ impl Checkpoint {
     ) -> Result<Self, PackError> {
         let Shards { files, entries } = shards;
         let roles = Roles::default();
-        let mut checkpoint = Self { path, config, beside, generation, files, entries, roles };
+        let tokenizer = None;
+        let mut checkpoint = Self { path, config, beside, tokenizer, generation, files, entries, roles };
         checkpoint.roles = checkpoint.place_tensors()?;
         checkpoint.settle_head()?;
         checkpoint.check_presence()?;
@@ -178,15 +160,6 @@ impl Checkpoint {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
-    }
-
-    /// The file that a companion of the weights is in: of a GGUF file, itself.
-    #[must_use]
-    pub fn path_beside(&self, name: &str) -> PathBuf {
-        match &self.beside {
-            BesideWeights::Files { place, .. } => place.path(name),
-            BesideWeights::Gguf(texts) => texts.path.clone(),
-        }
     }
 
     /// The model's configuration.
@@ -280,6 +253,9 @@ impl Checkpoint {
     /// Lets the system read rows ahead of [`Checkpoint::read_rows`]; only a hint.
     pub fn expect_rows(&self, entry: &TensorEntry, rows: Range<usize>) {
         let Some(shard) = self.files.get(entry.shard) else { return };
+        if entry.strides.is_some() {
+            return;
+        }
         let bytes = |rows: usize| entry.dtype.bytes(rows.saturating_mul(entry.columns)).unwrap_or_default();
         shard.file.expect(entry.offset + bytes(rows.start), bytes(rows.len()));
     }
@@ -287,95 +263,6 @@ impl Checkpoint {
     /// Reads a whole tensor as f32: for vectors and small matrices.
     pub fn read_all(&self, entry: &TensorEntry, out: &mut [f32]) -> Result<(), PackError> {
         self.read_rows(entry, 0..entry.rows, out)
-    }
-
-    /// The raw bytes of tokenizer.json, or `None` if there is none.
-    ///
-    /// # Errors
-    /// If it can't be read.
-    pub fn tokenizer_json(&self) -> Result<Option<Vec<u8>>, PackError> {
-        match &self.beside {
-            BesideWeights::Files { place, .. } => {
-                json::read_file(&**place, "tokenizer.json", TOKENIZER_LIMIT)
-            }
-            BesideWeights::Gguf(texts) => Ok(texts.tokenizer.clone()),
-        }
-    }
-
-    /// Files of a tokenizer in a format that is not read, where there is no tokenizer.json.
-    ///
-    /// # Errors
-    /// If that can't be told.
-    pub fn unread_tokenizer(&self) -> Result<Option<&'static str>, PackError> {
-        let BesideWeights::Files { place, .. } = &self.beside else { return Ok(None) };
-        for (files, name) in UNREAD_TOKENIZERS {
-            let mut all = true;
-            for file in *files {
-                all &= place.has(file)?;
-            }
-            if all {
-                return Ok(Some(name));
-            }
-        }
-        Ok(None)
-    }
-
-    /// The files beside tokenizer.json that change what it means.
-    ///
-    /// # Errors
-    /// If one of them can't be read.
-    pub fn beside_tokenizer(&self) -> Result<Beside, PackError> {
-        let config = self.tokenizer_config()?.unwrap_or_default();
-        let BesideWeights::Files { place, tokenizer_class, is_hugging_face } = &self.beside else {
-            return Ok(Beside { config, ..Beside::default() });
-        };
-        let object = |name: &str| json::read_object(&**place, name, CONFIG_LIMIT);
-        Ok(Beside {
-            config,
-            special_tokens_map: object("special_tokens_map.json")?.unwrap_or_default(),
-            added_tokens: object("added_tokens.json")?.unwrap_or_default(),
-            model_class: tokenizer_class.clone(),
-            hugging_face: *is_hugging_face,
-        })
-    }
-
-    /// The object in tokenizer_config.json, or `None` if there is none.
-    ///
-    /// # Errors
-    /// If it can't be read.
-    pub fn tokenizer_config(&self) -> Result<Option<Map<String, Value>>, PackError> {
-        match &self.beside {
-            BesideWeights::Files { place, .. } => {
-                json::read_object(&**place, "tokenizer_config.json", CONFIG_LIMIT)
-            }
-            BesideWeights::Gguf(texts) => Ok(Some(texts.config.clone())),
-        }
-    }
-
-    /// The chat template, or `None` for a model without one. The file chat_template.jinja
-    /// goes before the key in tokenizer_config.json, as in transformers. `tokens` are the special tokens that it can
-    /// name.
-    ///
-    /// # Errors
-    /// If it can't be read or is no template.
-    pub fn chat_template(&self, tokens: &[(String, String)]) -> Result<Option<ChatTemplate>, PackError> {
-        let name = "chat_template.jinja";
-        if let BesideWeights::Files { place, .. } = &self.beside
-            && let Some(bytes) = json::read_file(&**place, name, CONFIG_LIMIT)?
-        {
-            return ChatTemplate::from_bytes(bytes, tokens, &place.path(name)).map(Some);
-        }
-        let config = self.tokenizer_config()?.unwrap_or_default();
-        ChatTemplate::from_tokenizer_config(&config, tokens, &self.path_beside("tokenizer_config.json"))
-    }
-
-    /// What the user should know of how the checkpoint was read, in sentences.
-    #[must_use]
-    pub fn notes(&self) -> &[String] {
-        match &self.beside {
-            BesideWeights::Files { .. } => &[],
-            BesideWeights::Gguf(texts) => &texts.notes,
-        }
     }
 
     /// Whether it is a GGUF file.

@@ -25,6 +25,9 @@ pub(super) fn read(
 ) -> Result<(), PackError> {
     let (start, length) = (rows.start, out.len());
     check(entry, rows, length)?;
+    if let Some(strides) = &entry.strides {
+        return read_view(shard, entry, strides, start, out);
+    }
     let (piece, _) = entry.dtype.piece();
     let mut out = out;
     read_bytes(shard, entry, start, length, |at, bytes| {
@@ -32,6 +35,70 @@ pub(super) fn read(
         out = later;
         if widen(entry.dtype, bytes, now) { Ok(()) } else { Err(non_finite(shard, entry, at, now)) }
     })
+}
+
+/// Reads rows of a view, a run of adjacent elements at a time: along columns, or else along rows.
+fn read_view(
+    shard: &Shard,
+    entry: &TensorEntry,
+    strides: &[usize],
+    start: usize,
+    out: &mut [f32],
+) -> Result<(), PackError> {
+    let columns = entry.columns.max(1);
+    let down = strides.first().copied().unwrap_or(0);
+    // Elements from a row's first to that of a column: the indices of all dimensions but the first.
+    let across = |mut column: usize| {
+        let dimensions = entry.shape.iter().zip(strides).skip(1).rev();
+        dimensions.fold(0, |sum: usize, (&size, &stride)| {
+            let index = column % size.max(1);
+            column /= size.max(1);
+            sum + index * stride
+        })
+    };
+    let whole_rows = (1..columns).all(|column| across(column) == column);
+    let rows = out.len() / columns;
+    let size = entry.dtype.piece().1;
+    let run = |row: usize, column: usize, count: usize, values: &mut [f32]| {
+        let element = (start + row) as u64 * down as u64 + across(column) as u64;
+        let offset = entry.offset + element * size as u64;
+        BYTES.with_borrow_mut(|buffer| {
+            if buffer.len() < count * size {
+                buffer.resize(count * size, 0);
+            }
+            let bytes = buffer.get_mut(..count * size).unwrap_or_default();
+            shard.read_at(bytes, offset, offset + bytes.len() as u64)?;
+            if widen(entry.dtype, bytes, values) {
+                return Ok(());
+            }
+            // Within a run the other index stays.
+            let bad = values.iter().position(|value| !value.is_finite()).unwrap_or_default();
+            let at = if count == columns && whole_rows {
+                row * columns + bad
+            } else {
+                (row + bad) * columns + column
+            };
+            Err(non_finite(shard, entry, start * columns + at, &values[bad..]))
+        })
+    };
+    if whole_rows {
+        // Rows lie apart, or over each other.
+        for (row, out) in out.chunks_exact_mut(columns).enumerate() {
+            run(row, 0, columns, out)?;
+        }
+        return Ok(());
+    }
+    let at_once = if down == 1 { rows } else { 1 };
+    let mut values = vec![0.0; at_once];
+    for column in 0..columns {
+        for first in (0..rows).step_by(at_once.max(1)) {
+            run(first, column, at_once, &mut values)?;
+            for (row, value) in values.iter().enumerate() {
+                out[(first + row) * columns + column] = *value;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Reads the groups of whole rows of `entry`.
@@ -137,6 +204,12 @@ fn widen(dtype: Dtype, bytes: &[u8], out: &mut [f32]) -> bool {
                 let bits = f16_to_f32_bits(u16::from_le_bytes(bytes));
                 seen |= probe(bits);
                 *out = f32::from_bits(bits);
+            }
+        }
+        Dtype::F64 => {
+            for (out, &bytes) in out.iter_mut().zip(bytes.as_chunks().0) {
+                *out = f64::from_le_bytes(bytes) as f32;
+                seen |= probe(out.to_bits());
             }
         }
         Dtype::Block(block) => {

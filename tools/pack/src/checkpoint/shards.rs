@@ -8,8 +8,9 @@ use std::path::Path;
 use safetensors::tensor::{Dtype as StDtype, Metadata};
 
 use super::entry::{Dtype, Shard, Shards, TensorEntry};
+use super::folder::Format;
 use super::place::Place;
-use super::{TensorKind, folder, json};
+use super::{TensorKind, folder, json, pickle};
 use crate::PackError;
 
 /// The largest header accepted: more than the largest model allowed (4096 layers)
@@ -21,31 +22,43 @@ const INDEX_LIMIT: u64 = 16 << 20;
 const SHARD_LIMIT: usize = 512;
 
 impl Shards {
-    /// Opens one file of safetensors.
+    /// Opens one file.
     pub(super) fn open_file(place: &dyn Place, name: &str) -> Result<Self, PackError> {
         let mut shards = Self::default();
         shards.add(place, name)?;
         Ok(shards)
     }
 
-    /// Opens `model.safetensors`, or the shards that the index lists. `is_hugging_face`
-    /// picks the advice for a folder that has only PyTorch's files.
-    pub(super) fn open(place: &dyn Place, is_hugging_face: bool) -> Result<Self, PackError> {
-        let single = "model.safetensors";
-        if place.has(single)? {
-            return Self::open_file(place, single);
+    /// Opens `model.safetensors`, the shards that its index lists, or the same of torch.save.
+    pub(super) fn open(place: &dyn Place) -> Result<Self, PackError> {
+        for (single, index) in [
+            ("model.safetensors", "model.safetensors.index.json"),
+            ("pytorch_model.bin", "pytorch_model.bin.index.json"),
+        ] {
+            if place.has(single)? {
+                return Self::open_file(place, single);
+            }
+            if let Some(weight_map) = read_index(place, index)? {
+                return Self::open_shards(place, index, &weight_map);
+            }
         }
+        Err(folder::lacks(&place.path(""), "model.safetensors or pytorch_model.bin"))
+    }
+
+    /// Opens the files that an index lists.
+    fn open_shards(
+        place: &dyn Place,
+        index: &'static str,
+        weight_map: &BTreeMap<String, String>,
+    ) -> Result<Self, PackError> {
         let mut shards = Self::default();
-        let Some(weight_map) = read_index(place, "model.safetensors.index.json")? else {
-            return Err(no_safetensors(&place.path(""), is_hugging_face));
-        };
         let mut tensors_of: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-        for (tensor, file) in &weight_map {
+        for (tensor, file) in weight_map {
             tensors_of.entry(file).or_default().insert(tensor);
         }
         if tensors_of.len() > SHARD_LIMIT {
             return Err(PackError::InvalidConfig {
-                path: place.path("model.safetensors.index.json"),
+                path: place.path(index),
                 key: "weight_map".into(),
                 reason: format!("names {} files; at most {SHARD_LIMIT} are read", tensors_of.len()),
             });
@@ -53,7 +66,7 @@ impl Shards {
         for (file, tensors) in tensors_of {
             if !place.has(file)? {
                 let tensor = tensors.first().copied().unwrap_or_default().to_owned();
-                return Err(PackError::MissingShard { path: place.path(file), tensor });
+                return Err(PackError::MissingShard { path: place.path(file), index, tensor });
             }
             let first = shards.entries.len();
             shards.add(place, file)?;
@@ -63,8 +76,7 @@ impl Shards {
                 return Err(PackError::MissingTensor {
                     path: place.path(file),
                     name: (*name).to_owned(),
-                    reason: "model.safetensors.index.json says it is in this shard; download both again"
-                        .into(),
+                    reason: format!("{index} says it is in this shard; download both again"),
                 });
             }
         }
@@ -87,6 +99,9 @@ impl Shards {
             })?,
         };
         let shard = Shard { path, file };
+        if Format::of(name) == Format::Pickle {
+            return pickle::add(self, shard);
+        }
         let (data_start, metadata) = read_header(&shard)?;
         let mut tensors: Vec<_> = metadata.tensors().into_iter().collect();
         tensors.sort_by_key(|(_, info)| info.data_offsets);
@@ -95,6 +110,7 @@ impl Shards {
                 StDtype::F32 => Dtype::F32,
                 StDtype::F16 => Dtype::F16,
                 StDtype::BF16 => Dtype::Bf16,
+                StDtype::F64 => Dtype::F64,
                 other => {
                     let dtype = other.to_string();
                     return Err(PackError::UnsupportedDtype { path: shard.path, name, dtype });
@@ -166,26 +182,4 @@ fn read_index(place: &dyn Place, name: &str) -> Result<Option<BTreeMap<String, S
         })
         .collect::<Result<_, _>>()
         .map(Some)
-}
-
-/// The most helpful error for a folder without safetensors.
-fn no_safetensors(dir: &Path, is_hugging_face: bool) -> PackError {
-    for found in ["pytorch_model.bin", "pytorch_model.bin.index.json"] {
-        if dir.join(found).exists() {
-            let how = if is_hugging_face {
-                format!(
-                    "python3 -c \"from transformers import AutoModelForCausalLM as M; d = '{0}'; M.from_pretrained(d, dtype='auto').save_pretrained(d, safe_serialization=True)\"",
-                    dir.display()
-                )
-            } else {
-                // transformers does not read the original configuration.
-                format!(
-                    "python3 -c \"import torch, safetensors.torch as s; d = '{0}/'; w = torch.load(d + 'pytorch_model.bin', map_location='cpu', weights_only=True); s.save_file({{k: v.clone() for k, v in w.items()}}, d + 'model.safetensors')\"",
-                    dir.display()
-                )
-            };
-            return PackError::PickleOnly { path: dir.to_path_buf(), found, how };
-        }
-    }
-    folder::lacks(dir, "model.safetensors")
 }

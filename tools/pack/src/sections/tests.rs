@@ -30,7 +30,9 @@ fn folder(rows: usize, tokenizer_config: &Value) -> TempDir {
 }
 
 fn read(dir: &Path) -> Result<(DataSections, Vec<String>), PackError> {
-    data_sections(&Checkpoint::open(dir)?)
+    let Sections { data, mut notes, without_tokenizer } = data_sections(&Checkpoint::open(dir)?)?;
+    notes.extend(without_tokenizer);
+    Ok((data, notes))
 }
 
 /// The end tokens and the notes.

@@ -5,12 +5,9 @@ use super::*;
 #[test]
 fn other_types_are_named() {
     let mut fixture = Fixture::new("mamba");
-    let tensor = (StDtype::F64, vec![12], vec![0; 96]);
-    fixture.tensors.insert("backbone.layers.1.mixer.D".into(), tensor);
-    refused(&fixture, &["backbone.layers.1.mixer.D", "F64", "BF16"]);
     let tensor = (StDtype::F8_E4M3, vec![12], vec![0; 12]);
     fixture.tensors.insert("backbone.layers.1.mixer.D".into(), tensor);
-    refused(&fixture, &["backbone.layers.1.mixer.D", "F8_E4M3"]);
+    refused(&fixture, &["backbone.layers.1.mixer.D", "F8_E4M3", "BF16"]);
 }
 
 #[test]
@@ -35,8 +32,9 @@ fn files_that_are_not_there_are_named() {
     refused_at(tempfile::tempdir().unwrap().path(), &["no config.json"]);
     let dir = Fixture::new("mamba").write_config();
     refused_at(dir.path(), &["no model.safetensors"]);
+    refused_at(dir.path(), &["or pytorch_model.bin here"]);
     fs::write(dir.path().join("pytorch_model.bin"), "").unwrap();
-    refused_at(dir.path(), &["pytorch_model.bin", "from transformers import AutoModelForCausalLM"]);
+    refused_at(dir.path(), &["pytorch_model.bin", "not a readable file of torch.save"]);
 }
 
 #[test]
@@ -111,4 +109,48 @@ fn a_file_that_shrinks_while_it_is_read_is_reported() {
     let entry = checkpoint.tensor(TensorKind::FinalNorm).unwrap();
     let error = checkpoint.read_all(entry, &mut [0.0; 8]).unwrap_err();
     assert!(matches!(error, PackError::Truncated { found: 100, .. }), "{error}");
+}
+
+#[test]
+fn f64_is_rounded() {
+    let mut fixture = Fixture::new("mamba");
+    let values: Vec<u8> = (0..12).flat_map(|i| (f64::from(i) / 3.0).to_le_bytes()).collect();
+    let name = "backbone.layers.1.mixer.D";
+    fixture.tensors.insert(name.into(), (StDtype::F64, vec![12], values.clone()));
+    let read = |fixture: &Fixture| {
+        let dir = fixture.write();
+        let checkpoint = Checkpoint::open(dir.path()).unwrap();
+        let entry = checkpoint.tensor(TensorKind::Layer(1, LayerTensor::D)).unwrap();
+        let mut out = [0.0; 12];
+        checkpoint.read_all(entry, &mut out).map(|()| out).map_err(|error| error.to_string())
+    };
+    assert_eq!(read(&fixture), Ok(std::array::from_fn(|i| (i as f64 / 3.0) as f32)));
+    let beyond = [&values[..88], &1e300f64.to_le_bytes()].concat();
+    fixture.tensors.insert(name.into(), (StDtype::F64, vec![12], beyond));
+    assert!(read(&fixture).unwrap_err().contains("holds inf at [11, 0]"));
+}
+
+/// Shards of torch.save and their index.
+#[test]
+fn shards_of_torch_save_open() {
+    let source = elapid_test_support::data::path("original/zip");
+    let dir = tempfile::tempdir().unwrap();
+    fs::copy(source.join("config.json"), dir.path().join("config.json")).unwrap();
+    let shard = dir.path().join("pytorch_model-00001-of-00001.bin");
+    fs::copy(source.join("pytorch_model.bin"), &shard).unwrap();
+    let index = dir.path().join("pytorch_model.bin.index.json");
+    let write = |tensor: &str, file: &str| {
+        fs::write(&index, json!({ "weight_map": { tensor: file } }).to_string()).unwrap();
+    };
+    write("backbone.norm_f.weight", "pytorch_model-00001-of-00001.bin");
+    let checkpoint = Checkpoint::open(dir.path()).unwrap();
+    assert_eq!((checkpoint.config().vocab_size, checkpoint.config().tied), (59, true));
+    // The file alone.
+    Checkpoint::open(&shard).unwrap();
+    write("x", "pytorch_model-00001-of-00001.bin");
+    refused_at(dir.path(), &["`x` is missing (pytorch_model.bin.index.json says"]);
+    write("x", "none.bin");
+    refused_at(dir.path(), &["missing shard, named by pytorch_model.bin.index.json"]);
+    write("x", "../none.bin");
+    refused_at(dir.path(), &["not a plain file name"]);
 }

@@ -40,7 +40,7 @@ fn a_file_is_no_folder() {
     says(&file("model.gguf", b"GGML\x01\0\0\0"), 3, &["does not begin with `GGUF`"]);
     // Whatever its name is.
     says(&file("model.bin", b"GGUF\x03\0\0\0"), 3, &["truncated: 8 bytes"]);
-    says(&file("other.bin", b"GGUB\x03\0\0\0"), 1, &["not a folder", "or a GGUF file"]);
+    says(&file("other.bin", b"GGUB\x03\0\0\0"), 1, &["no config.json beside", "or a GGUF file"]);
     says(&file("model.elp", b""), 1, &["run it with elapid"]);
     says(&file("x.safetensors", b""), 1, &["no config.json beside this file"]);
     file("config.json", b"{}");
