@@ -68,7 +68,7 @@ pub struct Cut;
 
 impl fmt::Display for Cut {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the saved state ends too early: it was cut short, take another copy")
+        f.write_str("the saved state ends too early: it was cut short, use another copy")
     }
 }
 
@@ -199,7 +199,7 @@ impl<E: fmt::Display> fmt::Display for SnapshotError<E> {
                 f,
                 "version {found} of saved states, and {known} is the newest known here: update this program"
             ),
-            Self::Header => f.write_str("the header of the saved state is damaged: take another copy"),
+            Self::Header => f.write_str("the header of the saved state is damaged: use another copy"),
             Self::OtherModel => f.write_str(
                 "it was saved with another model file: take the model that it was saved with, or begin anew",
             ),
@@ -209,15 +209,15 @@ impl<E: fmt::Display> fmt::Display for SnapshotError<E> {
             ),
             Self::Part { layer, name } => {
                 named(f, "the saved state has another part in place of ", *layer, name)?;
-                f.write_str(": take another copy")
+                f.write_str(": use another copy")
             }
             Self::Checksum { layer, name } => {
                 named(f, "damaged: the checksum does not match in ", *layer, name)?;
-                f.write_str(": take another copy")
+                f.write_str(": use another copy")
             }
             Self::NonFinite { layer, name, index } => {
                 named(f, "damaged: a value is infinite or NaN in ", *layer, name)?;
-                write!(f, ", place {index}: take another copy")
+                write!(f, ", place {index}: use another copy")
             }
             Self::State { layer, cause } => write!(f, "layer {layer} of the saved state: {cause}"),
             Self::Logits { have, need } => {
