@@ -41,7 +41,9 @@ pub enum SessionFault {
     #[error("not a session file: give one that this program saved")]
     NotSession,
     /// A version that this program does not know.
-    #[error("the session file has version {found}, but this program knows versions up to {known}: use a newer elapid")]
+    #[error(
+        "the session file has version {found}, but this program knows versions up to {known}: use a newer elapid"
+    )]
     Version {
         /// The file's version.
         found: u16,

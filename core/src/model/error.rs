@@ -83,7 +83,10 @@ impl fmt::Display for StepError {
                  verify the model file and start a new session"
             ),
             Self::Token { position, token, vocab } => {
-                write!(f, "token {token} at position {position} is not in the vocabulary: give ids below {vocab}")
+                write!(
+                    f,
+                    "token {token} at position {position} is not in the vocabulary: give ids below {vocab}"
+                )
             }
             Self::Slot { slot, slots } => write!(
                 f,
@@ -108,9 +111,7 @@ impl fmt::Display for StepError {
                 "{name} is damaged: exponent {exponent} at index {index} is out of range or too small for its mantissas; \
                  start a new session"
             ),
-            Self::NotReady => {
-                f.write_str("no tokens were fed since the session began: feed some first")
-            }
+            Self::NotReady => f.write_str("no tokens were fed since the session began: feed some first"),
         }
     }
 }

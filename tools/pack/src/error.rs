@@ -345,10 +345,9 @@ impl fmt::Display for PackError {
             Self::Tokenizer { path, source } => write!(out, "{}: {source}", path.display()),
             Self::Data(cause) => write!(out, "the model can't be packed: {cause}"),
             Self::Format(cause) => write!(out, "the model can't be packed: {cause}"),
-            Self::DataSizes { sizes, stated } => write!(
-                out,
-                "the data sections have {sizes:?} bytes, but the configuration states {stated:?}"
-            ),
+            Self::DataSizes { sizes, stated } => {
+                write!(out, "the data sections have {sizes:?} bytes, but the configuration states {stated:?}")
+            }
             Self::TooLarge { tensor, row, col, value, quant } => write!(
                 out,
                 "{tensor}: the value {value} at [{row}, {col}] is too large for {quant}: pack it as f32"
