@@ -235,7 +235,7 @@ impl LayerSource for SliceSource<'_> {
     fn borrow(&mut self, section: Section, blocks: Range<u32>) -> Result<&[u8], SourceError> {
         let mut blocks = blocks;
         if blocks.clone().any(|block| self.unchecked(section, block).is_some()) {
-            // Never 0 in a layout. `max` tells the compiler so, and it leaves out a panic.
+            // Never 0 in a layout. `checked_div` keeps a panic out of the compiled code.
             let each = CHECK_BYTES.checked_div(self.layout.config().block_bytes).unwrap_or(1).max(1);
             let at_once = each.saturating_mul(self.team.size() as u32);
             blocks.end = blocks.end.min(blocks.start.saturating_add(at_once));
