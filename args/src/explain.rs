@@ -38,7 +38,7 @@ fn unknown(command: &Command, args: &[OsString]) -> Option<usize> {
     })
 }
 
-/// Makes `error` name the whole of an argument that clap does not know, and says what to do with it, unless it is like an option.
+/// Makes `error` name the whole argument that clap does not know, and returns what to do about it, unless it resembles an option.
 fn tip(error: &mut Error, command: &Command, args: &[OsString], at: usize) -> Option<String> {
     let arg = args[at].to_string_lossy();
     // clap's own tip, "to pass '-x' as a value, use '-- -x'", is for a command without other arguments.
@@ -50,7 +50,7 @@ fn tip(error: &mut Error, command: &Command, args: &[OsString], at: usize) -> Op
     }
     // clap names one letter of what may be several short options.
     error.insert(ContextKind::InvalidArg, ContextValue::String(arg.to_string()));
-    // An argument with spaces is a text, however much it is like an option.
+    // An argument with spaces is a text, even if it resembles an option.
     if known && !arg.contains(char::is_whitespace) {
         return None;
     }
@@ -72,7 +72,7 @@ fn tip(error: &mut Error, command: &Command, args: &[OsString], at: usize) -> Op
     Some(format!("put an argument that begins with a hyphen after `--`{line}"))
 }
 
-/// A word as one types it in a shell, in quotes where it needs them; none if no shell takes it on one line.
+/// A word as typed in a shell, in quotes if it needs them; `None` if no shell accepts it on one line.
 pub fn quoted(word: &str) -> Option<String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_=./:,+@%".contains(c);
     match word {

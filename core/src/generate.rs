@@ -1,4 +1,4 @@
-//! The loop from a prompt to a text, as a state machine that its driver asks what to do next.
+//! The loop from a prompt to a text, as a state machine. Its driver asks it what to do next.
 //!
 //! ```
 //! use elapid_core::generate::{End, Generation, Next, Rules};
@@ -15,7 +15,7 @@
 //!     loop {
 //!         match generation.next(prompt) {
 //!             Next::Feed(tokens) => {
-//!                 // As many of them as pass the model together.
+//!                 // The model takes as many of them as fit a chunk.
 //!                 let count = session.feed(tokens);
 //!                 generation.fed(count);
 //!             }
@@ -28,13 +28,13 @@
 //! }
 //! ```
 //!
-//! The driver owns the model and everything that waits: it looks for an interruption, feeds watchdogs, shows progress,
-//! adds logits to a checksum. So one loop serves an iterator, a thread pool in which several sequences step together, and
-//! a microcontroller, and nothing here is generic over a model: a program that has both number paths holds this code
-//! once. Text goes to a callback instead of out of [`Generation::next`], because a token's text need not be contiguous,
-//! and boards have no memory to join it in.
+//! The driver owns the model and does everything that waits: it checks for an interruption, feeds watchdogs, shows progress,
+//! adds logits to a checksum. So the same loop works in an iterator, in a thread pool in which several sequences step together,
+//! and on a microcontroller. Nothing here is generic over a model, so a program with both number paths contains this code
+//! only once. [`Generation::choose`] gives text to a callback instead of returning it, because a token's text need not be
+//! contiguous, and boards have no memory to join it in.
 //!
-//! The memory is the caller's choice, by two type parameters: the tokens that the repetition penalty looks back at, and
+//! The caller chooses the memory with two type parameters: one for the tokens that the repetition penalty looks back at, one for
 //! the text that is held back because a stop text may begin with it. Both are empty by default and may be arrays,
 //! vectors or borrowed slices.
 
@@ -48,7 +48,7 @@ use crate::sample::{SampleError, Sampler, Settings};
 use crate::tokenizer::{Decoder, Tokenizer};
 use stops::Stops;
 
-/// What tokens mean, and which ones or which texts end a text. It must not change while a text is generated.
+/// The meaning of tokens, and which tokens or texts end a text. The rules must not change while a text is generated.
 pub trait Rules {
     /// The model's tokenizer.
     fn tokenizer(&self) -> &Tokenizer<'_>;
@@ -56,7 +56,7 @@ pub trait Rules {
     /// Whether a token ends the text.
     fn is_end(&self, token: u32) -> bool;
 
-    /// Texts that end the text, whatever tokens they come in, special ones included. Empty ones are ignored.
+    /// Stop texts: they end the text, whatever tokens they consist of; special tokens count too. Empty ones are ignored.
     fn stops(&self) -> impl Iterator<Item = &str> {
         core::iter::empty()
     }
@@ -66,17 +66,17 @@ pub trait Rules {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum End {
-    /// All tokens that were asked for are there.
+    /// The maximum number of tokens was reached.
     Length,
     /// The model ended the text.
     Eos,
-    /// A stop text came.
+    /// A stop text was found.
     Stop,
     /// [`Generation::interrupt`] was called.
     Interrupted,
 }
 
-/// What the driver of a [`Generation`] has to do next.
+/// The next task of the driver of a [`Generation`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next<'t> {
     /// Feed the model with some or all of these tokens, from the first on, and call [`Generation::fed`].
@@ -87,9 +87,9 @@ pub enum Next<'t> {
     End(End),
 }
 
-/// A text that is generated.
+/// A text that is being generated.
 ///
-/// `H` is memory for the tokens that the repetition penalty looks back at: as many as it holds, the prompt's included.
+/// `H` is memory for the tokens that the repetition penalty looks back at, the prompt's included.
 /// `B` is memory for text that is held back: [`held_bytes`] of the stop texts.
 #[derive(Clone, Debug)]
 pub struct Generation<H = [u32; 0], B = [u8; 0]> {
@@ -155,7 +155,7 @@ where
         }
     }
 
-    /// What chooses the tokens, as it stands.
+    /// The sampler that chooses the tokens, in its current state.
     #[must_use]
     pub const fn sampler(&self) -> &Sampler {
         &self.sampler
@@ -174,16 +174,16 @@ where
         recent.iter().for_each(|token| self.remember(*token));
     }
 
-    /// Announces the prompt, or its next piece: [`Generation::next`] wants it from now on. A prompt that does not fit the driver's
-    /// buffer is read piece by piece, each one announced once the one before was fed.
+    /// Announces the prompt, or its next piece: [`Generation::next`] asks for it from now on. If a prompt does not fit the driver's
+    /// buffer, announce it piece by piece, each when the piece before has been fed.
     ///
-    /// Without a prompt the text goes on from the logits that the model has.
+    /// Without a prompt the text continues from the model's current logits.
     pub fn prompt(&mut self, piece: &[u32]) {
         self.read = 0;
         self.look_back_at(piece);
     }
 
-    /// What to do next. `prompt` is what was given to [`Generation::prompt`] last.
+    /// What to do next. `prompt` is the piece that was given to [`Generation::prompt`] last.
     #[must_use]
     pub fn next<'t>(&'t self, prompt: &'t [u32]) -> Next<'t> {
         let unread = prompt.get(self.read..).unwrap_or_default();
@@ -196,8 +196,8 @@ where
         }
     }
 
-    /// Says how many tokens of [`Next::Feed`] the model was fed. Those of a step that was interrupted count: whoever goes on with
-    /// the sequence finishes that step first.
+    /// Tells how many tokens of [`Next::Feed`] the model was fed. The tokens of an interrupted step count, because that step must be
+    /// finished before the sequence can continue.
     pub fn fed(&mut self, count: usize) {
         self.fed += count;
         if self.chosen.is_none() {
@@ -208,10 +208,10 @@ where
     }
 
     /// Chooses a token by the logits `[vocab]` after the last one, and gives `sink` the text that is certain: complete characters
-    /// that can't belong to a stop text. Special tokens are searched for stop texts and are no part of the text.
+    /// that can't belong to a stop text. Special tokens are searched for stop texts, but are not part of the text.
     ///
     /// Ids without a token are never chosen. The logits are overwritten. Returns the token, or `None` if it ends the text and is
-    /// no part of it.
+    /// not part of it.
     ///
     /// # Errors
     /// Those of [`Sampler::sample`].
@@ -233,7 +233,7 @@ where
         self.remember(token);
         self.chosen = Some([token]);
         let Self { decoder, stops, .. } = self;
-        // The token has text: ids that have none are masked.
+        // The token has text: ids without text are masked.
         let bytes = tokenizer.token_bytes(token).unwrap_or_default();
         if tokenizer.is_special(token) {
             for chunk in bytes.utf8_chunks() {
@@ -254,21 +254,21 @@ where
         Ok(Some(token))
     }
 
-    /// Ends the text where it is, and gives `sink` what was held back.
+    /// Ends the text here, and gives `sink` the text that was held back.
     pub fn interrupt<R: Rules>(&mut self, rules: &R, sink: &mut dyn FnMut(&str)) {
         if self.end.is_none() {
             self.finish(End::Interrupted, rules, sink);
         }
     }
 
-    /// Tokens that were chosen, the one that ended the text not counted. Where a limit or a stop text ended it, the last of them has
-    /// not been fed; where an end token or an interruption within a token did, it has: [`Generation::total_fed`] says.
+    /// The number of chosen tokens, without the one that ended the text. If a limit or a stop text ended it, the last token has not
+    /// been fed; if an end token or an interruption within a token ended it, it has ([`Generation::total_fed`]).
     #[must_use]
     pub const fn tokens(&self) -> usize {
         self.tokens
     }
 
-    /// Tokens of the prompt, and after them of the text, that the model was fed.
+    /// The number of tokens of prompt and text that the model was fed.
     #[must_use]
     pub const fn total_fed(&self) -> usize {
         self.fed
@@ -283,7 +283,7 @@ where
         stops.rest(sink);
     }
 
-    /// Adds a token to the history, and drops the oldest one where there is no room.
+    /// Adds a token to the history, and drops the oldest one if there is no room.
     fn remember(&mut self, token: u32) {
         let history = self.history.as_mut();
         if self.known == history.len() && self.known > 0 {

@@ -15,19 +15,19 @@ pub use flash::{FlashError, FlashSource, read_header};
 
 /// Gives the blocks of a file, in order, as borrowed bytes.
 ///
-/// The step doesn't know which source it has; a source checks what it gives, or has the borrower check it, so that no weight is
-/// used unverified.
+/// The step doesn't know what kind of source it has. A source checks the blocks that it gives, or the borrower does, so that no
+/// weight is used unverified.
 pub trait LayerSource {
     /// Borrows blocks of a section, from `blocks.start` on: at least one, at most up to `blocks.end`.
     ///
-    /// The bytes are as they lie in the file, whole blocks with their padding, and stay valid until the next call.
+    /// The bytes are those of the file: whole blocks with their padding. They stay valid until the next call.
     ///
     /// # Errors
-    /// Says which block could not be had, and why. The call may be repeated.
+    /// Says which block could not be read, and why. The call may be repeated.
     fn borrow(&mut self, section: Section, blocks: Range<u32>) -> Result<&[u8], SourceError>;
 
-    /// Borrows blocks as [`LayerSource::borrow`] does, but may leave it to the borrower to check each with [`Borrowed::is_sound`] before it
-    /// is used: on the core that uses it, whose caches hold it then. [`LayerSource::mark_verified`] says that they were sound.
+    /// Borrows blocks as [`LayerSource::borrow`] does, but the borrower may have to check each with [`Borrowed::is_sound`] before using it.
+    /// So the core that uses a block checks it, and then has it in its caches. [`LayerSource::mark_verified`] reports sound blocks.
     ///
     /// # Errors
     /// As [`LayerSource::borrow`].
@@ -39,10 +39,10 @@ pub trait LayerSource {
         Ok(Borrowed { bytes: self.borrow(section, blocks)?, checksums: None })
     }
 
-    /// Told that the borrower has checked these blocks and found all of them sound.
+    /// The borrower calls this when it has checked these blocks and found all of them sound.
     fn mark_verified(&mut self, _section: Section, _blocks: Range<u32>) {}
 
-    /// Borrows some bytes of one block. A source that reads may read less than the block for it.
+    /// Borrows some bytes of one block. A source that reads from storage may read less than the block.
     ///
     /// # Errors
     /// As [`LayerSource::borrow`]; [`Fault::NoSuchBlock`] if the block ends before the bytes do.
@@ -56,23 +56,23 @@ pub trait LayerSource {
         borrowed.get(bytes).ok_or(SourceError { section, block, offset: 0, fault: Fault::NoSuchBlock })
     }
 
-    /// Whether no block of a section can fail any more. A step then keeps no copy of the state that it overwrites.
+    /// Whether no block of a section can fail any more. If so, a step keeps no copy of the state that it overwrites.
     fn is_verified(&self, _section: Section) -> bool {
         false
     }
 }
 
-/// Blocks as a source gives them.
+/// Borrowed blocks.
 #[derive(Clone, Copy, Debug)]
 pub struct Borrowed<'a> {
     /// Whole blocks with their padding.
     pub bytes: &'a [u8],
-    /// The stored checksums of these blocks, if it is left to the borrower to check them.
+    /// The stored checksums of these blocks, if the borrower must check them.
     pub checksums: Option<&'a [[u8; 4]]>,
 }
 
 impl Borrowed<'_> {
-    /// Whether the bytes of a block, counted from the first one borrowed, have its checksum.
+    /// Whether the bytes of a block, counted from the first borrowed one, have the right checksum.
     #[must_use]
     pub fn is_sound(&self, block: usize, bytes: &[u8]) -> bool {
         self.checksums.is_none_or(|stored| stored.get(block) == Some(&checksum(bytes).to_le_bytes()))
@@ -123,7 +123,7 @@ impl fmt::Display for SourceError {
 
 impl core::error::Error for SourceError {}
 
-/// Bytes that each member of a team checks before they are used: few enough to be in a cache still.
+/// Bytes that each thread of a team checks before they are used: few enough to be still in a cache.
 const CHECK_BYTES: u32 = 1 << 20;
 
 /// A whole file in memory: a memory map, or memory-mapped flash.
@@ -145,14 +145,14 @@ impl fmt::Debug for SliceSource<'_> {
 }
 
 impl<'a> SliceSource<'a> {
-    /// Words that `checked` must have for a file: a bit a block.
+    /// Words that `checked` must have for a file: one bit per block.
     #[must_use]
     pub const fn checked_words(layout: &Layout) -> usize {
         layout.block_count().div_ceil(32) as usize
     }
 
-    /// Borrows from `file`, whose header is `header`. Blocks whose bit in `checked` is set, or that have none, are taken as
-    /// checked: an empty bitmap trusts the file.
+    /// A source over `file`, whose header is `header`. Blocks whose bit in `checked` is set, or that have no bit there, count as
+    /// checked: with an empty bitmap the file is trusted.
     ///
     /// # Errors
     /// [`FormatError::Length`], or damage in the section table or the table of checksums.
@@ -163,7 +163,7 @@ impl<'a> SliceSource<'a> {
         Ok(source)
     }
 
-    /// As [`SliceSource::new`], without checking the tables: for a file for which that succeeded before.
+    /// As [`SliceSource::new`], without checking the tables: for a file that [`SliceSource::new`] has accepted before.
     ///
     /// # Errors
     /// [`FormatError::Length`].
@@ -179,8 +179,7 @@ impl<'a> SliceSource<'a> {
         Ok(Self { file, layout, checksums, checked, team: &Solo })
     }
 
-    /// Lets a team check blocks, and gives those that were not checked before a few at a time, so that they are used while
-    /// caches hold them.
+    /// Lets a team check blocks. Unchecked blocks are given a few at a time, so that they are used while they are in the caches.
     #[must_use]
     pub fn checked_by(self, team: &'a dyn Team) -> Self {
         Self { team, ..self }
@@ -191,8 +190,8 @@ impl<'a> SliceSource<'a> {
         self.checked.fill(0);
     }
 
-    /// Where the bitmap has a block's bit: a word, and its mask. None where the block needs no check: there was one, or
-    /// there shall be none.
+    /// The place of a block's bit in the bitmap: a word, and its mask. `None` if the block needs no check: it was checked, or
+    /// it is trusted.
     fn unchecked(&self, section: Section, block: u32) -> Option<(usize, u32)> {
         let place = self.layout.block(section, block)?;
         let (word, bit) = (place.checksum as usize / 32, 1 << (place.checksum % 32));
@@ -215,7 +214,7 @@ impl<'a> SliceSource<'a> {
         if bytes.map(checksum) == stored { Ok(()) } else { Err(error(place.offset, Fault::Checksum)) }
     }
 
-    /// Checks, of some blocks, those that were not checked before.
+    /// Checks those of some blocks that were not checked before.
     fn check_all(&mut self, section: Section, blocks: Range<u32>) -> Result<(), SourceError> {
         let damaged = AtomicU32::new(u32::MAX);
         let (this, len) = (&*self, blocks.len());
@@ -236,7 +235,7 @@ impl LayerSource for SliceSource<'_> {
     fn borrow(&mut self, section: Section, blocks: Range<u32>) -> Result<&[u8], SourceError> {
         let mut blocks = blocks;
         if blocks.clone().any(|block| self.unchecked(section, block).is_some()) {
-            // Never 0 in a layout; said here so that no panic is compiled for it.
+            // Never 0 in a layout. `checked_div` keeps a panic out of the compiled code.
             let each = CHECK_BYTES.checked_div(self.layout.config().block_bytes).unwrap_or(1).max(1);
             let at_once = each.saturating_mul(self.team.size() as u32);
             blocks.end = blocks.end.min(blocks.start.saturating_add(at_once));
@@ -250,7 +249,7 @@ impl LayerSource for SliceSource<'_> {
         section: Section,
         blocks: Range<u32>,
     ) -> Result<Borrowed<'_>, SourceError> {
-        // A team of one that can't grow has no use for the code.
+        // Where a team can only have one thread, this code is left out.
         if MAX_TEAM == 1 {
             return Ok(Borrowed { bytes: self.borrow(section, blocks)?, checksums: None });
         }
@@ -284,7 +283,7 @@ fn missing(section: Section, block: u32) -> SourceError {
     SourceError { section, block, offset: 0, fault: Fault::NoSuchBlock }
 }
 
-/// A range of a file in memory, where both its ends exist.
+/// A range of a file in memory, if both its ends exist.
 #[must_use]
 pub fn slice(file: &[u8], range: Range<u64>) -> Option<&[u8]> {
     file.get(usize::try_from(range.start).ok()?..usize::try_from(range.end).ok()?)

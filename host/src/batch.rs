@@ -1,4 +1,4 @@
-//! Sequences that step together, and then read the weights once.
+//! Sequences that step together, so that the weights are read only once.
 
 use elapid_core::model::{MAX_SLOTS, StepError};
 
@@ -7,8 +7,8 @@ use crate::model::{Lease, Model};
 use crate::options::SessionOptions;
 use crate::session::{Sequence, check_tokens};
 
-/// Sequences that are independent of each other, numbered from 0. Each gives the bits that it gives alone; a step of several
-/// reads the weights once, which is what decoding waits for.
+/// Independent sequences, numbered from 0, that can step together. Each gives the same bits as alone. A step of several sequences
+/// reads the weights only once, and reading weights is what limits decoding.
 ///
 /// ```
 /// # fn main() -> Result<(), elapid::Error> {
@@ -27,15 +27,15 @@ use crate::session::{Sequence, check_tokens};
 #[derive(Debug)]
 pub struct Batch {
     sequence: Sequence,
-    // Dropped last: memory is given back when it is free.
+    // Dropped last, so that the share is given back after the memory is freed.
     lease: Lease,
 }
 
 impl Model {
-    /// `sequences` sequences that can step together, 1 to 64. [`SessionOptions::rows`] means nothing here.
+    /// A batch of `sequences` sequences, 1 to 64. [`SessionOptions::rows`] has no effect here.
     ///
     /// # Errors
-    /// As [`Model::session`]; [`Error::Step`] for a number of sequences that can't be.
+    /// As [`Model::session`]; [`Error::Step`] for another number of sequences.
     pub fn batch(&self, sequences: usize, options: &SessionOptions) -> Result<Batch, Error> {
         if sequences == 0 || sequences > MAX_SLOTS {
             return Err(self.step_error(StepError::Slot { slot: sequences, slots: MAX_SLOTS }));
@@ -48,7 +48,7 @@ impl Model {
 }
 
 impl Batch {
-    /// How many sequences there are.
+    /// The number of sequences.
     #[must_use]
     pub fn sequences(&self) -> usize {
         self.sequence.memory.sequences
@@ -60,7 +60,7 @@ impl Batch {
         self.lease.model()
     }
 
-    /// Forgets a sequence, so that another can take its place. A step that failed is given up; clear every sequence that took
+    /// Forgets a sequence, so that another can take its place. A failed step is abandoned; clear every sequence that took
     /// part in it.
     ///
     /// # Errors
@@ -91,7 +91,7 @@ impl Batch {
         Ok(())
     }
 
-    /// The logits `[vocab]` after the last token that [`Batch::feed`] fed, which the caller may overwrite.
+    /// The logits `[vocab]` after the last token that [`Batch::feed`] fed. The caller may overwrite them.
     ///
     /// # Errors
     /// As [`Session::logits`](crate::Session::logits).
@@ -99,12 +99,12 @@ impl Batch {
         self.sequence.logits(self.lease.model())
     }
 
-    /// Feeds one token to each of several sequences, in ascending order of the sequences, and calls `each` with the logits
-    /// `[vocab]` of every one, which it may overwrite (mask them first, see [`Session::logits`](crate::Session::logits)).
+    /// Feeds one token to each of several sequences, in ascending order of the sequences. Calls `each` with the logits `[vocab]` of
+    /// every sequence, which it may overwrite. Mask them first, see [`Session::logits`](crate::Session::logits).
     ///
     /// # Errors
-    /// [`Error::Step`]: sequences that are not there or out of order, a token that the model does not know, damaged weights,
-    /// or a value that is not finite (clear all sequences that took part then); and what `each` returns.
+    /// [`Error::Step`] if a sequence does not exist or they are out of order, if the model does not know a token, if weights are
+    /// damaged, or if a value is not finite (then clear all sequences that took part). Also any error of `each`.
     pub fn step<E: From<Error>>(
         &mut self,
         tokens: &[(usize, u32)],

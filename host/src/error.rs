@@ -41,7 +41,9 @@ pub enum SessionFault {
     #[error("not a session file: give one that this program saved")]
     NotSession,
     /// A version that this program does not know.
-    #[error("version {found} of session files, and {known} is the newest known here: update this program")]
+    #[error(
+        "the session file has version {found}, but this program knows versions up to {known}: use a newer elapid"
+    )]
     Version {
         /// The file's version.
         found: u16,
@@ -49,10 +51,10 @@ pub enum SessionFault {
         known: u16,
     },
     /// The header is damaged.
-    #[error("the header of the session file is damaged: take another copy")]
+    #[error("the header of the session file is damaged: use another copy")]
     Header,
     /// The file is longer or shorter than its header says.
-    #[error("{have} bytes long where {need} are due: it was cut or added to, take another copy")]
+    #[error("the session file has {have} bytes, but its header says {need}: use another copy")]
     Length {
         /// Bytes there are.
         have: u64,
@@ -60,13 +62,13 @@ pub enum SessionFault {
         need: u64,
     },
     /// A block's checksum does not match.
-    #[error("block {block} of the session file is damaged: take another copy")]
+    #[error("block {block} of the session file is damaged: use another copy")]
     Block {
         /// Which.
         block: u64,
     },
-    /// What it holds can't be.
-    #[error("damaged or made up: {0}: take another copy")]
+    /// It holds something that no session can have.
+    #[error("the session file is damaged or forged: {0}: use another copy")]
     Contents(&'static str),
     /// The state can't be used.
     #[error("{0}")]
@@ -112,12 +114,12 @@ pub enum Error {
         #[source]
         cause: StepError,
     },
-    /// A section is there and can't be used.
+    /// A section that can't be used.
     #[error("{model}: {cause}")]
     Section {
         /// The model's file or name.
         model: String,
-        /// What is wrong with which.
+        /// Which section, and what is wrong with it.
         #[source]
         cause: Box<dyn std::error::Error + Send + Sync>,
     },
@@ -154,10 +156,10 @@ pub enum Error {
     /// The library carries no model.
     #[error("there is no bundled model here: open a model file, or build with the feature `bundled`")]
     NoBundled,
-    /// Memory that the system refused.
-    #[error("not enough memory: {what} needs {bytes} bytes: close other programs, or take a smaller model")]
+    /// The system refused memory.
+    #[error("not enough memory: {what} needs {bytes} bytes: close other programs, or use a smaller model")]
     Memory {
-        /// What it was wanted for.
+        /// What needs it.
         what: &'static str,
         /// Bytes.
         bytes: usize,
@@ -167,7 +169,7 @@ pub enum Error {
     /// The system does not say how much memory is free, which [`Ram::Auto`](crate::Ram::Auto) asks for.
     #[error("this system does not say how much memory is free: give a size")]
     UnknownMemory,
-    /// A model that does not work within a cap.
+    /// The model can't run within the cap.
     #[error("{model}: it cannot run in {cap} bytes of memory: it needs {mib} MiB at least", mib = least.div_ceil(1 << 20))]
     Cap {
         /// The model's file or name.
@@ -190,7 +192,7 @@ pub enum Error {
     },
     /// A session for which the open ones leave no room within the cap.
     #[error(
-        "{model}: another session needs {needs} bytes of memory at least, and {left} of the {cap} that the model may take are left: \
+        "{model}: another session needs at least {needs} bytes of memory, but only {left} of the model's {cap} are left: \
          close a session, or open the model with more memory"
     )]
     Session {
@@ -221,16 +223,16 @@ pub enum Error {
         #[source]
         cause: io::Error,
     },
-    /// A number of threads that can't be.
+    /// A number of threads that is not possible.
     #[error("cannot run on {given} threads: give 1 to {most}")]
     Threads {
         /// The number.
         given: usize,
-        /// The most that can be.
+        /// The largest possible number.
         most: usize,
     },
     /// The system refused a thread.
-    #[error("cannot start thread {thread} of {threads}: {cause}: give fewer")]
+    #[error("cannot start thread {thread} of {threads}: {cause}: use fewer")]
     StartThread {
         /// Which.
         thread: usize,
@@ -245,7 +247,7 @@ pub enum Error {
     Kernels {
         /// The name given.
         name: String,
-        /// Those that there are.
+        /// The names that exist.
         known: String,
     },
     /// The task was interrupted before it was complete.
@@ -266,7 +268,7 @@ fn hint(cause: &io::Error) -> &'static str {
 fn advice(cause: &io::Error) -> &'static str {
     match cause.kind() {
         io::ErrorKind::UnexpectedEof => "it was cut short while in use, copy it again",
-        io::ErrorKind::BrokenPipe => "open the model again, and report what the panic says",
+        io::ErrorKind::BrokenPipe => "open the model again, and report the panic's message",
         _ => "check the drive or card and its cable, or copy the file to another one",
     }
 }

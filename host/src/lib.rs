@@ -15,11 +15,12 @@
 //! # }
 //! ```
 //!
-//! A [`Model`] is opened once and cheap to clone. Each [`Session`] is one sequence of tokens: it owns its memory and can move to
-//! another thread. [`Session::generate`] goes from a prompt to text; [`Session::feed`] and [`Session::logits`] are the steps
-//! beneath it. The sessions of a [`Batch`] step together and read the weights once.
+//! A [`Model`] is opened once, and is cheap to clone. Each [`Session`] is one sequence of tokens. It owns its memory and can move to
+//! another thread. [`Session::generate`] generates text from a prompt; it is built on [`Session::feed`] and [`Session::logits`].
+//! The sequences of a [`Batch`] step together and read the weights only once.
 //!
-//! Under [`ModelOptions::ram`] a model that does not fit is streamed from its file, and the memory of all sessions is counted.
+//! [`ModelOptions::ram`] caps the memory of the process, including that of all sessions. A model that does not fit is streamed from
+//! its file.
 #![deny(unsafe_code)]
 
 mod batch;

@@ -1,4 +1,4 @@
-//! An opened model: its verified header, its bytes, and what computes it.
+//! An opened model: its verified header, its bytes, its kernels and its threads.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -47,7 +47,7 @@ struct Opened {
     /// The cap in bytes.
     cap: Option<u64>,
     options: ModelOptions,
-    /// What the open sessions hold of the cap.
+    /// The memory of the open sessions, out of the cap.
     held: Mutex<Held>,
     /// The ids without a token, once the tokenizer was checked.
     tokenizer: OnceLock<Range<u32>>,
@@ -57,7 +57,7 @@ struct Opened {
 #[derive(Clone, Copy, Debug, Default)]
 struct Held {
     bytes: u64,
-    /// Sessions that use the file as it is mapped.
+    /// The number of sessions that use the mapped file.
     mapped: usize,
 }
 
@@ -80,7 +80,7 @@ impl Drop for Lease {
         let mut held = self.model.held();
         held.bytes = held.bytes.saturating_sub(self.held.bytes);
         held.mapped = held.mapped.saturating_sub(self.held.mapped);
-        // The next session may spend the cap on something else than the mapped file.
+        // The next session may use the cap for something else than the mapped file.
         if self.held.mapped > 0
             && held.mapped == 0
             && let Bytes::Streamed(streamed) = &self.model.0.bytes
@@ -107,11 +107,11 @@ fn cap(ram: Ram) -> Result<u64, Error> {
 }
 
 impl Model {
-    /// Opens a packed file. Without a cap it is mapped: the file must then stay as it is until the model is dropped; replace
-    /// it by renaming another over it, never by writing into it.
+    /// Opens a packed file. Without a cap it is mapped. The file must then stay unchanged until the model is dropped: replace
+    /// it by renaming another file over it, never by writing into it.
     ///
     /// # Errors
-    /// If the file can't be read or is not a model, or if there are no such kernels or threads.
+    /// If the file can't be read or is not a model, or if the kernels or threads of the options are not available.
     pub fn open(path: &Path, options: &ModelOptions) -> Result<Self, Error> {
         let name = path.display().to_string();
         if options.ram.is_some() {
@@ -126,7 +126,7 @@ impl Model {
         }
     }
 
-    /// Opens a packed file that is read from any storage, under [`ModelOptions::ram`] (or all that is free).
+    /// Opens a packed file that is read from any storage, under [`ModelOptions::ram`] (default here: all free memory).
     ///
     /// # Errors
     /// As [`Model::open`].
@@ -166,7 +166,7 @@ impl Model {
     /// Opens the model that is part of the library.
     ///
     /// # Errors
-    /// [`Error::NoBundled`] if it was built without feature `bundled`, or as [`Model::open`].
+    /// [`Error::NoBundled`] if the library was built without the feature `bundled`, or as [`Model::open`].
     pub fn bundled(options: &ModelOptions) -> Result<Self, Error> {
         #[cfg(feature = "bundled")]
         let model = Self::whole(BUNDLED.into(), Bytes::Program(crate::memory::bundled()), options);
@@ -214,7 +214,7 @@ impl Model {
     pub fn config(&self) -> &Config {
         self.layout().config()
     }
-    /// Where everything lies in the file.
+    /// The place of everything in the file.
     #[must_use]
     pub fn layout(&self) -> &Layout {
         self.0.header.layout()
@@ -224,17 +224,17 @@ impl Model {
     pub fn header(&self) -> &Header {
         &self.0.header
     }
-    /// The whole file, or [`None`] where it is streamed. Only its header and tables are verified.
+    /// The whole file, or [`None`] if it is streamed. Only its header and tables are verified.
     #[must_use]
     pub fn bytes(&self) -> Option<&[u8]> {
         self.0.bytes.whole()
     }
-    /// The name of the kernels that compute it with these numbers.
+    /// The name of the kernels for these numbers.
     #[must_use]
     pub fn kernels(&self, numbers: Numbers) -> &'static str {
         self.0.kernels.name(numbers)
     }
-    /// The threads that compute it.
+    /// The threads that compute the model.
     #[must_use]
     pub fn team(&self) -> &dyn Team {
         &self.0.pool
@@ -244,13 +244,13 @@ impl Model {
         self.0.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What a session's memory would be used for now, beside the open ones, or [`None`] without a cap.
+    /// The plan for the memory of another session, in addition to the open ones, or [`None`] without a cap.
     ///
-    /// A session of a streamed model takes its part of the cap ([`ModelOptions::sessions`]) for weights; sessions of a model that
+    /// A session of a streamed model uses its part of the cap ([`ModelOptions::sessions`]) for weights. Sessions of a model that
     /// fits share the file.
     ///
     /// # Errors
-    /// [`Error::Cap`] names the least cap that works; [`Error::Session`] what the open sessions leave.
+    /// [`Error::Cap`] names the least cap that works; [`Error::Session`] names the memory that the open sessions leave.
     pub fn plan(&self, options: &SessionOptions) -> Result<Option<Plan>, Error> {
         self.plan_beside(*self.held(), options)
     }
@@ -283,7 +283,7 @@ impl Model {
         })
     }
 
-    /// Takes a session's share of the memory, and begins to read where weights are streamed. Returns the tokens of a chunk, too.
+    /// Takes a session's share of the memory, and starts to read if weights are streamed. Also returns the tokens of a chunk.
     pub(crate) fn lease(&self, options: &SessionOptions) -> Result<(Lease, Option<Streamer>, usize), Error> {
         let (plan, lease) = {
             let mut held = self.held();
@@ -310,7 +310,7 @@ impl Model {
         Ok((lease, streamer, chunk))
     }
 
-    /// What went wrong while weights were read, so far.
+    /// The incidents so far while weights were read.
     #[must_use]
     pub fn incidents(&self) -> Incidents {
         match &self.0.bytes {
@@ -350,10 +350,10 @@ impl Model {
         }
     }
 
-    /// The model's tokenizer. Its section is verified and checked whole by the first call that succeeds.
+    /// The model's tokenizer. The first call that succeeds verifies and checks its whole section.
     ///
     /// # Errors
-    /// [`Error::NoTokenizer`], or damage of the section.
+    /// [`Error::NoTokenizer`], or that the section is damaged.
     pub fn tokenizer(&self) -> Result<Tokenizer<'_>, Error> {
         let checked = self.0.tokenizer.get().cloned();
         let bytes = match checked {
@@ -373,7 +373,7 @@ impl Model {
         Ok(tokenizer)
     }
 
-    /// The whole file as a source that verifies each block once, by a bitmap of [`SliceSource::checked_words`]. The tables were
+    /// The whole file as a source that verifies each block once, with a bitmap of [`SliceSource::checked_words`]. The tables were
     /// verified when the file was opened or mapped.
     fn slice<'a>(&'a self, checked: &'a mut [u32]) -> Result<SliceSource<'a>, Error> {
         SliceSource::reopen(self.0.bytes.whole().unwrap_or_default(), self.header(), checked)

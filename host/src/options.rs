@@ -1,19 +1,19 @@
-//! How a model is opened, and how its sessions are kept.
+//! Options of models and of sessions.
 
 use elapid_core::format::Config;
 
 use crate::numbers::Numbers;
 
-/// Tokens of a chunk if nothing else is asked for: enough that a chunk's weights are read once for many tokens.
+/// The default number of tokens in a chunk: weights are read once per chunk, and this makes it many tokens.
 const CHUNK: usize = 256;
-/// Bytes that the working memory of a chunk, or the logits of its tokens, may take if nothing else is asked for.
+/// The default limit in bytes of a chunk's working memory, and of the logits of its tokens.
 const CHUNK_BYTES: usize = 32 << 20;
 
 /// The memory that a process may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Ram {
-    /// What the machine, or the control group of this process, has free, with a margin; a board's is larger.
+    /// The free memory of the machine, or of this process's control group, less a margin, which is larger on boards.
     Auto,
     /// Bytes.
     Bytes(u64),
@@ -23,12 +23,12 @@ pub enum Ram {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Verify {
-    /// What stays in memory when it is used first, what is streamed at every read.
+    /// Weights that stay in memory at their first use, streamed weights at every read.
     #[default]
     Auto,
     /// Every block at every use.
     Always,
-    /// Never. Damage may then become a wrong token.
+    /// Never. Damaged weights may then lead to a wrong token.
     Never,
 }
 
@@ -36,19 +36,19 @@ pub enum Verify {
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct ModelOptions {
-    /// Threads, the caller's included. Default: all cores.
+    /// The number of threads, including the caller's. Default: all cores.
     pub threads: Option<usize>,
     /// The name of the kernels. Default: the best for this CPU.
     pub kernels: Option<String>,
-    /// The memory that the process may take. A model that does not fit is streamed from its file, see
+    /// The memory that the process may use. A model that does not fit is streamed from its file, see
     /// [`Model::plan`](crate::Model::plan). Default: no cap, the file is mapped.
     pub ram: Option<Ram>,
-    /// Sessions that share the memory: each gets an equal part of what the model leaves. 0 and 1 are one, which takes what there is
-    /// for weights where they are streamed.
+    /// The number of sessions that share the memory: each gets an equal part of what the model leaves. 0 means 1. A single session of
+    /// a streamed model uses all the rest for weights.
     pub sessions: usize,
     /// When checksums are verified.
     pub verify: Verify,
-    /// Read with threads even if io_uring is available, to compare them.
+    /// Read with threads even if io_uring is available, for comparisons.
     pub plain_reads: bool,
 }
 
@@ -85,23 +85,23 @@ impl ModelOptions {
     }
 }
 
-/// How a session is kept.
+/// Options of a session.
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct SessionOptions {
     /// Floating point or integers, and the type of the recurrent state.
     pub numbers: Numbers,
-    /// Tokens that pass a layer together. Default: a good number for the model. It changes no bit of the results.
+    /// The number of tokens that pass a layer together. Default: a good number for the model. It does not change the results.
     pub chunk: Option<usize>,
-    /// Logits of every token will be wanted ([`Session::feed_each`](crate::Session::feed_each)): their memory is planned and
+    /// Whether logits of every token are needed ([`Session::feed_each`](crate::Session::feed_each)): their memory is planned and
     /// allocated beforehand.
     pub rows: bool,
-    /// Bytes that the caller holds, such as a prompt: a cap is for all of the process.
+    /// Memory of the caller in bytes, such as a prompt: it counts too, because the cap is for the whole process.
     pub held: usize,
-    /// Bytes that copies of a session's state may take: marks, at which [`Session::undo`](crate::Session::undo) and
-    /// [`Session::truncate`](crate::Session::truncate) go back without computing anything. They count under a cap. Default: 0, none.
+    /// The budget in bytes for marks: copies of a session's state to which [`Session::undo`](crate::Session::undo) and
+    /// [`Session::truncate`](crate::Session::truncate) can go back without computing anything. They count under a cap. Default: 0.
     pub marks: usize,
-    /// Sequences of a batch; 0 and 1 are one.
+    /// The number of sequences of a batch; 0 means 1.
     pub(crate) sequences: usize,
 }
 
@@ -144,7 +144,7 @@ impl SessionOptions {
         self.sequences.max(1)
     }
 
-    /// Tokens of a chunk: those asked for, or as many as stay within [`CHUNK_BYTES`]; one at least.
+    /// Tokens of a chunk: the number in the options, or as many as stay within [`CHUNK_BYTES`]; at least one.
     pub(crate) fn chunk_of(&self, config: &Config) -> usize {
         let default = || {
             let each = self.scratch_bytes(config, 1);
@@ -164,7 +164,7 @@ impl SessionOptions {
         self.numbers.state_bytes(config, layers.saturating_mul(self.sequences()))
     }
 
-    /// Bytes of state and working memory that a session takes, weights not counted.
+    /// Bytes of a session's state and working memory, without weights.
     #[must_use]
     pub fn memory_bytes(&self, config: &Config) -> usize {
         let state = self.state_bytes(config, config.n_layer as usize);
@@ -175,7 +175,7 @@ impl SessionOptions {
     }
 }
 
-/// Tokens of a chunk whose logits are wanted.
+/// Number of tokens of a chunk whose logits are needed.
 pub(crate) fn rows_chunk(chunk: usize, padded_vocab: usize) -> usize {
     chunk.min((CHUNK_BYTES / (4 * padded_vocab)).max(1))
 }

@@ -1,4 +1,4 @@
-//! What can go wrong on a board, as sentences for its console.
+//! What can go wrong on a board, as messages for its console.
 
 use core::fmt;
 
@@ -11,7 +11,7 @@ use elapid_core::sized::SizeError;
 use elapid_core::source::SourceError;
 use elapid_core::tokenizer::TokenizerError;
 
-/// Why a board can't go on, or not with this prompt.
+/// Why a board can't continue, or can't take this prompt.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub enum Error {
@@ -24,7 +24,7 @@ pub enum Error {
         /// Bytes of the memory.
         memory: u64,
     },
-    /// There is not enough memory for the state and what is computed with.
+    /// There is not enough memory for the state and the working memory.
     Memory {
         /// Bytes there are.
         have: usize,
@@ -47,7 +47,7 @@ pub enum Error {
     Sample(SampleError),
     /// A line can't be encoded.
     Prompt(PromptError),
-    /// Ctrl-C, while the prompt was read.
+    /// Ctrl-C was pressed while the prompt was read.
     Interrupted,
 }
 
@@ -57,11 +57,11 @@ impl fmt::Display for Error {
             Self::Format(error) => error.fmt(f),
             Self::TooLarge { model, memory } => write!(
                 f,
-                "the model has {model} bytes, and the memory for it {memory}: take a smaller one, or pack it with q4"
+                "the model has {model} bytes, and the memory for it {memory}: use a smaller model, or pack it with q4"
             ),
             Self::Memory { have, need } => write!(
                 f,
-                "the model's state and working memory need {need} bytes, and {have} are free: take a smaller model"
+                "the model's state and working memory need {need} bytes, and {have} are free: use a smaller model"
             ),
             Self::Size(error) => error.fmt(f),
             Self::Source(error) => error.fmt(f),

@@ -26,8 +26,8 @@ pub enum FormatError {
     },
     /// The header's checksum does not match.
     HeaderChecksum,
-    /// The section table's checksum does not match, it says something else than the header, or bytes of the header that
-    /// must be 0 are not.
+    /// The section table's checksum does not match, the table contradicts the header, or bytes of the header that must be 0
+    /// are not.
     Table,
     /// The checksum table's checksum does not match.
     ChecksumTable,
@@ -70,7 +70,7 @@ impl fmt::Display for FormatError {
             }
             Self::Version { found, known } => write!(
                 f,
-                "the file is of format version {found}, this program knows up to {known}: use a newer elapid, or pack \
+                "the file has format version {found}, this program knows up to {known}: use a newer elapid, or pack \
                  the model again"
             ),
             Self::HeaderChecksum => write!(f, "the header is damaged (its checksum does not match): {AGAIN}"),
@@ -91,10 +91,10 @@ impl fmt::Display for FormatError {
                  larger --block or a smaller type"
             ),
             Self::Length { have, need } if have < need => {
-                write!(f, "the file is cut short: {have} bytes of {need}: {AGAIN}")
+                write!(f, "the file is cut short: it has {have} bytes of {need}: {AGAIN}")
             }
             Self::Length { have, need } => {
-                write!(f, "the file has {have} bytes where its header says {need}: {AGAIN}")
+                write!(f, "the file has {have} bytes, but its header says {need}: {AGAIN}")
             }
         }
     }

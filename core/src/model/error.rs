@@ -9,7 +9,7 @@ use crate::source::SourceError;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StepError {
-    /// Weights could not be had. A step that had begun its layers may be resumed.
+    /// Weights could not be read. A step that had begun its layers may be resumed.
     Source(SourceError),
     /// An activation became infinite or NaN. Only clearing the session helps.
     NonFinite {
@@ -43,9 +43,9 @@ pub enum StepError {
         /// Elements it needs.
         need: usize,
     },
-    /// A step was begun and not finished: resume it, or clear the session.
+    /// A step was begun but not finished: resume it, or clear the session.
     Suspended,
-    /// There is no step to go on with, or none whose logits could be computed.
+    /// There is no step to continue, or none whose logits could be computed.
     NotReady,
     /// The session was made for another model.
     OtherModel,
@@ -56,11 +56,11 @@ pub enum StepError {
         /// Its type.
         quant: Quant,
     },
-    /// A state of the fixed path that no step can have left behind.
+    /// A state of the fixed path that no step can produce.
     Exponent {
         /// Which state.
         name: &'static str,
-        /// Where in it: a row of sixteen of the convolution's, a channel of the recurrent one.
+        /// Where in it: a row of sixteen values of the convolution's state, or a channel of the recurrent state.
         index: usize,
         /// The exponent of the values there.
         exponent: i32,
@@ -83,34 +83,35 @@ impl fmt::Display for StepError {
                  verify the model file and start a new session"
             ),
             Self::Token { position, token, vocab } => {
-                write!(f, "token {token} at position {position} is not below the vocabulary of {vocab}")
+                write!(
+                    f,
+                    "token {token} at position {position} is not in the vocabulary: give ids below {vocab}"
+                )
             }
             Self::Slot { slot, slots } => write!(
                 f,
-                "slot {slot} of {slots}: slots are numbered from 0, and those that step together are given in ascending order"
+                "slot {slot} of {slots}: number slots from 0, and give those that step together in ascending order"
             ),
             Self::NoTokens => f.write_str("no tokens: give at least one"),
             Self::Buffer { name, have, need } => write!(f, "{name} has {have} elements and needs {need}"),
             Self::Suspended => {
-                f.write_str("a step was begun and not finished: resume it, or clear the session")
+                f.write_str("a step was begun but not finished: resume it, or clear the session")
             }
             Self::OtherModel => {
                 f.write_str("the session was made for another model: make one for this model")
             }
             Self::Type { matrix, quant } => write!(
                 f,
-                "the fixed path takes matrices as q8 and q4, and {matrix} is {}: pack the model as one of them, or take the \
+                "the fixed path supports only q8 and q4 matrices, and {matrix} is {}: pack the model as q8 or q4, or use the \
                  float path",
                 quant.name()
             ),
             Self::Exponent { name, index, exponent } => write!(
                 f,
-                "{name} is damaged: exponent {exponent} at place {index} is out of range or too small for its mantissas; \
+                "{name} is damaged: exponent {exponent} at index {index} is out of range or too small for its mantissas; \
                  start a new session"
             ),
-            Self::NotReady => {
-                f.write_str("no tokens have passed the model since the session began: give some first")
-            }
+            Self::NotReady => f.write_str("no tokens were fed since the session began: feed some first"),
         }
     }
 }

@@ -10,7 +10,7 @@
 //! A chunk of tokens gives the same bits as its tokens one by one.
 //!
 //! The equations are in `step.rs`, once for both kinds of [`Numbers`]: [`Float`], and [`Fixed`], whose state and working memory are
-//! in [`fixed`]. `operations.rs` names the operations that each of them gives.
+//! in [`fixed`]. `operations.rs` declares the operations that each kind implements.
 
 mod error;
 pub mod fixed;
@@ -50,14 +50,14 @@ impl<'m> Model<'m, Float> {
         Self { layout, kernels, team }
     }
 
-    /// Lets tokens pass one layer outside of any session, for tools that work on a model layer by layer.
+    /// Computes one layer outside of any session, for tools that work on a model layer by layer.
     ///
-    /// `x` is the residual stream `[d_model/16][T][16]`, replaced by what leaves the layer; `state` is that of all layers, of
-    /// which this one's is used.
+    /// `x` is the residual stream `[d_model/16][T][16]`, which the layer's output replaces. `state` is the state of all layers;
+    /// only this layer's part is used.
     ///
     /// # Errors
-    /// [`StepError::NoTokens`] or [`StepError::Buffer`] before anything is changed; after any other, `x` and `state` mean
-    /// nothing.
+    /// [`StepError::NoTokens`] or [`StepError::Buffer`] before anything is changed. After any other error, the contents of `x`
+    /// and `state` are meaningless.
     pub fn pass_layer(
         &self,
         source: &mut dyn LayerSource,

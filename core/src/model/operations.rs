@@ -1,5 +1,5 @@
-//! What a step is made of: a model, where it stands, and the operations of a layer, which each kind of numbers gives in its own
-//! way.
+//! The parts of a step: the model, the position within it, its buffers, and the operations of a layer, which each kind of numbers
+//! implements.
 
 use core::fmt;
 use core::marker::PhantomData;
@@ -19,7 +19,7 @@ pub struct Float;
 #[derive(Clone, Copy, Debug)]
 pub struct Fixed;
 
-/// A model: how its file is laid out, which numbers it is computed with, and what computes it.
+/// A model: the layout of its file, the kind of numbers it is computed with, its kernels and its threads.
 pub struct Model<'m, N: Operations = Float> {
     pub(super) layout: &'m Layout,
     pub(super) kernels: &'m N::Kernels,
@@ -45,7 +45,7 @@ impl<'m, N: Operations> Model<'m, N> {
 /// Vectors of a chunk of `T` tokens, `[d/16][T][16]`.
 pub type Vector<'a, N> = <<N as Operations>::Vectors as Panels>::Of<'a>;
 
-/// Where an operation runs: a layer or the head, for the tokens of a chunk.
+/// What an operation works on: a layer or the head, for the tokens of a chunk.
 pub struct Pass<'p, N: Operations> {
     pub model: Model<'p, N>,
     pub source: &'p mut dyn LayerSource,
@@ -65,7 +65,7 @@ impl<'p, N: Operations> Pass<'p, N> {
 /// The most sequences that a session can have.
 pub const MAX_SLOTS: usize = 64;
 
-/// Which tokens of the last chunk logits are wanted for.
+/// The tokens of the last chunk for which logits are computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rows {
     /// The last one: `[vocab]`, padded to 16.
@@ -77,9 +77,9 @@ pub enum Rows {
 /// Which sequences the tokens of a step belong to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Members {
-    /// All of one slot's sequence, in order.
+    /// All tokens belong to the sequence of one slot, in order.
     One(usize),
-    /// One each of the sequences in the slots whose bits are set, in the order of the slots.
+    /// One token for each sequence in the slots whose bits are set, in the order of the slots.
     Each(u64),
 }
 
@@ -95,9 +95,9 @@ impl Members {
     }
 }
 
-/// What one layer's state was before a step, as far as the step has overwritten it: a layer that fails leaves no trace.
+/// A copy of the parts of one layer's state that a step has overwritten. It restores the state if the layer fails.
 pub struct Undo<'u, N: Operations> {
-    /// Of one layer, that of the sequences that take part one behind the other; empty where nothing need be undone.
+    /// One layer's state of the sequences that take part, one behind the other; empty if nothing need be undone.
     pub state: N::State<'u>,
     /// Panels of the convolution's state that are copied.
     pub conv: usize,
@@ -112,11 +112,11 @@ impl<'u, N: Operations> Undo<'u, N> {
     }
 }
 
-/// A layer's part of the state of all sequences.
+/// The state, and the layer of it that is computed.
 pub struct LayerState<'r, N: Operations> {
-    /// Of all layers and all sequences.
+    /// The state of all layers and all sequences.
     pub all: N::State<'r>,
-    /// Where operations keep what they are about to overwrite.
+    /// Where operations copy the state that they are about to overwrite.
     pub undo: Undo<'r, N>,
     /// The sequences that take part.
     pub members: Members,
@@ -141,9 +141,9 @@ impl<N: Operations> LayerState<'_, N> {
     }
 }
 
-/// What a matrix is multiplied with.
+/// The vector that a matrix is multiplied with.
 pub enum Operand<'v, 'a, N: Operations> {
-    /// What [`Operations::norm`] left in this vector, or in the working memory.
+    /// The result of [`Operations::norm`], which is in this vector or in the working memory.
     Normed(&'v Vector<'a, N>),
     /// A vector.
     Vector(&'v Vector<'a, N>),
@@ -153,7 +153,7 @@ pub enum Operand<'v, 'a, N: Operations> {
 pub struct ScanVectors<'v, 'a, 'b, N: Operations> {
     /// The time step before softplus, `[d_inner]`.
     pub dt: &'v Vector<'a, N>,
-    /// `[d_state]`, for the caller to use up.
+    /// `[d_state]`; the scan may overwrite it.
     pub b: &'v mut Vector<'b, N>,
     /// `[d_state]`.
     pub c: &'v Vector<'b, N>,
@@ -165,21 +165,20 @@ pub struct ScanVectors<'v, 'a, 'b, N: Operations> {
 pub struct Buffers<'a, N: Operations> {
     /// The residual stream, `[d_model]`.
     pub x: N::Residual<'a>,
-    /// The residual normed, later what a layer adds to it, `[d_model]`.
+    /// The normalised residual, later the layer's output, which is added to the residual, `[d_model]`.
     pub xn: Vector<'a, N>,
-    /// The mixer's input (later dt), then the gate, `[2 d_inner]`, or longer.
+    /// The input of the convolution (later dt), then the gate, `[2 d_inner]`, or longer.
     pub xz: Vector<'a, N>,
-    /// After the convolution, later the scan's output, `[d_inner]`.
+    /// The output of the convolution, later of the scan, `[d_inner]`.
     pub u: Vector<'a, N>,
-    /// dt of low rank, B and C, `[dt_rank + 2 d_state]`, each padded.
+    /// dt before dt_proj, B and C, `[dt_rank + 2 d_state]`, each padded.
     pub dbc: Vector<'a, N>,
     pub work: N::Work<'a>,
 }
 
-/// What each kind of numbers gives: its state, its vectors, and the operations of a layer on them.
+/// What each kind of numbers implements: its state, its vectors, and the operations of a layer on them.
 ///
-/// Sections, matrices and sizes are the caller's to match; slices that don't fit each other are worked on as far as the
-/// shortest goes.
+/// The caller matches sections, matrices and sizes. If slices have different lengths, operations stop at the end of the shortest.
 pub trait Operations: Sized + Copy + fmt::Debug + 'static {
     type Kernels: ?Sized + Sync;
     /// A logit.
@@ -206,13 +205,13 @@ pub trait Operations: Sized + Copy + fmt::Debug + 'static {
         scratch: &Self::Scratch<'_>,
     ) -> Result<(), StepError>;
 
-    /// Whether the state is one that a step can have left behind.
+    /// Whether the state is one that a step can produce.
     fn check_contents(config: &Config, state: &Self::State<'_>) -> Result<(), StepError>;
 
-    /// If the working memory is too small for a chunk: elements that it has, and that the chunk needs.
+    /// If the working memory is too small for a chunk: the elements that it has, and those that the chunk needs.
     fn lacks(config: &Config, tokens: usize, scratch: &Self::Scratch<'_>) -> Option<(usize, usize)>;
 
-    /// Cuts the working memory, which must fit, into the buffers of a chunk.
+    /// Cuts the working memory, which must be large enough, into the buffers of a chunk.
     fn cut<'a>(config: &Config, tokens: usize, scratch: &'a mut Self::Scratch<'_>) -> Buffers<'a, Self>;
 
     /// Reborrows for a shorter lifetime.
@@ -224,10 +223,10 @@ pub trait Operations: Sized + Copy + fmt::Debug + 'static {
     /// The state of one layer, counted through all sequences.
     fn layer<'a>(config: &Config, state: &'a mut Self::State<'_>, layer: usize) -> Self::State<'a>;
 
-    /// The parts of a layer's state, to be saved or read.
+    /// The parts of a layer's state, for saving and loading.
     fn parts<'a>(config: &Config, layer: &'a mut Self::State<'_>) -> Self::Parts<'a>;
 
-    /// How the recurrent state is kept.
+    /// The type of the recurrent state's elements.
     fn kept(state: &Self::State<'_>) -> Element;
 
     /// Forgets everything.
@@ -239,7 +238,7 @@ pub trait Operations: Sized + Copy + fmt::Debug + 'static {
     /// The first `panels` panels of `tokens` tokens, and the rest.
     fn split<'a>(v: &'a mut Vector<'_, Self>, panels: usize, tokens: usize) -> [Vector<'a, Self>; 2];
 
-    /// The residual of all `tokens` tokens if as many are `wanted`, else that of the last one, copied to `room`.
+    /// The residual of all `tokens` tokens if `wanted` is that number; otherwise the residual of the last token, copied to `room`.
     fn last<'a>(
         x: &'a mut Self::Residual<'_>,
         tokens: usize,
@@ -255,7 +254,7 @@ pub trait Operations: Sized + Copy + fmt::Debug + 'static {
         x: &mut Self::Residual<'_>,
     ) -> Result<(), StepError>;
 
-    /// `y = x / sqrt(mean(x^2) + eps) w`, in `y` or in `work`: an [`Operand::Normed`].
+    /// `y = x / sqrt(mean(x^2) + eps) w`. The result is in `y` or in `work`: use it as [`Operand::Normed`].
     fn norm(
         p: &mut Pass<'_, Self>,
         part: Part,
@@ -315,7 +314,7 @@ pub trait Panels {
     /// Shares the panels from `first` on, `each` of them an item.
     fn share<'a>(v: &'a mut Self::Of<'_>, first: usize, each: usize, tokens: usize) -> Self::Shared<'a>;
 
-    /// Some of the panels; none where they are not there.
+    /// A range of panels; empty if it is not all there.
     fn part<'a>(v: &'a mut Self::Of<'_>, panels: Range<usize>, tokens: usize) -> Self::Of<'a>;
 }
 
@@ -335,12 +334,12 @@ impl<T: Send + 'static> Panels for Slices<T> {
     }
 }
 
-/// A part of a slice; empty where it is not all there.
+/// A part of a slice; empty if it is not all there.
 pub fn at<T>(x: &[T], start: usize, len: usize) -> &[T] {
     x.get(start..start.saturating_add(len)).unwrap_or_default()
 }
 
-/// As [`at`], to be written.
+/// As [`at`], mutable.
 pub fn at_mut<T>(x: &mut [T], start: usize, len: usize) -> &mut [T] {
     x.get_mut(start..start.saturating_add(len)).unwrap_or_default()
 }
@@ -350,7 +349,7 @@ pub fn from<T>(x: &[T], start: usize) -> &[T] {
     x.get(start..).unwrap_or_default()
 }
 
-/// As [`from`], to be written.
+/// As [`from`], mutable.
 pub fn from_mut<T>(x: &mut [T], start: usize) -> &mut [T] {
     x.get_mut(start..).unwrap_or_default()
 }
@@ -372,7 +371,8 @@ pub fn first<T>(all: &[T], len: usize) -> &[T] {
     all.get(..len).unwrap_or(all)
 }
 
-/// The first buffer whose size is not that (`exact`) or is below it (`least`): its name, what it has and what it needs.
+/// The error of the first buffer of the wrong size, if any. Each buffer is its name, the elements it has, and those it needs:
+/// exactly (`exact`) or at least (`least`).
 pub(super) fn wrong_size(
     exact: &[(&'static str, usize, usize)],
     least: &[(&'static str, usize, usize)],

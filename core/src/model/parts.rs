@@ -1,4 +1,4 @@
-//! The state of a layer as a list of named parts: what is saved of it need not know what mixes its tokens.
+//! The state of a layer as a list of named parts, so that the code that saves it need not know the layer's mixer.
 
 use crate::kernels::fixed::Range;
 
@@ -22,7 +22,7 @@ pub enum Element {
 }
 
 impl Element {
-    /// Its name, as options and errors have it.
+    /// Its name in options and errors.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -35,7 +35,7 @@ impl Element {
         }
     }
 
-    /// Bytes of one.
+    /// Bytes of one element.
     #[must_use]
     pub const fn bytes(self) -> usize {
         match self {
@@ -44,7 +44,7 @@ impl Element {
         }
     }
 
-    /// The element of a number of the format.
+    /// The type with this number in the format.
     pub(super) const fn from_id(id: u8) -> Option<Self> {
         Some(match id {
             1 => Self::F32,
@@ -76,7 +76,7 @@ pub enum Values<'a> {
 }
 
 impl Values<'_> {
-    /// How many they are.
+    /// The number of elements.
     pub(super) const fn len(&self) -> usize {
         match self {
             Self::F32(v) => v.len(),
@@ -108,21 +108,21 @@ pub const MAX_RANK: usize = 4;
 pub struct Part<'a> {
     /// Its name: at most 12 bytes of ASCII.
     pub name: &'static str,
-    /// Whether it is the recurrent state, which may be stored in half its size.
+    /// Whether it is the recurrent state, which may be stored at half its size.
     pub recurrent: bool,
-    /// Its dimensions: those that are not used are 0.
+    /// Its dimensions; unused ones are 0.
     pub shape: [u32; MAX_RANK],
     /// Its elements.
     pub values: Values<'a>,
 }
 
-/// A logit, as it is stored.
+/// A logit that can be stored.
 pub trait Stored: Copy {
     /// Its type.
     const ELEMENT: Element;
     /// Its bytes.
     fn to_bytes(self) -> [u8; 4];
-    /// From its bytes; `None` for a value that no logit has.
+    /// Reads it from its bytes; `None` for a value that no logit has.
     fn from_bytes(bytes: [u8; 4]) -> Option<Self>;
 }
 

@@ -1,4 +1,4 @@
-//! Sequences that step together: where their step stands, and how it goes on.
+//! Sequences that step together: the position of their step, and how it continues.
 
 use super::StepError;
 use super::operations::{Float, LayerState, MAX_SLOTS, Members, Model, Operations, Pass, Rows, Undo};
@@ -6,7 +6,7 @@ use super::step::{head, layer};
 use crate::format::{Config, Section};
 use crate::source::LayerSource;
 
-/// Where a step stands: layers before `layer` have committed their state.
+/// The position of a step. The state of layers before `layer` is complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Cursor {
     /// No tokens yet.
@@ -17,7 +17,7 @@ enum Cursor {
     Done { tokens: usize },
 }
 
-/// Where a session's step stands, without its buffers. The default is the start: no tokens yet.
+/// The position of a session's step, without its buffers. The default is the start: no tokens yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Position(Cursor);
 
@@ -28,14 +28,14 @@ impl Default for Position {
 }
 
 impl Position {
-    /// The layer that a suspended step goes on from, and the step's tokens; `None` if no step is suspended.
+    /// The layer at which a suspended step continues, and the number of its tokens; `None` if no step is suspended.
     #[must_use]
     pub const fn suspended(self) -> Option<(u32, usize)> {
         if let Cursor::Layer { layer, tokens, .. } = self.0 { Some((layer, tokens)) } else { None }
     }
 }
 
-/// One sequence, or several that step together: their state, their working memory, and where their step stands.
+/// One sequence, or several that step together: their state, their working memory, and the position of their step.
 #[derive(Debug)]
 pub struct Session<'s, N: Operations = Float> {
     pub(super) config: Config,
@@ -48,14 +48,14 @@ pub struct Session<'s, N: Operations = Float> {
 }
 
 impl<'s, N: Operations> Session<'s, N> {
-    /// A session of one sequence that goes on from `state` (all zeros for a new sequence).
+    /// A session of one sequence that continues from `state` (all zeros for a new sequence).
     ///
     /// `undo` holds one layer's state of the same kind; `scratch` limits how many tokens a chunk can have.
     ///
     /// # Errors
-    /// [`StepError::Buffer`] naming the buffer: states must have exactly the elements of their `StateSize`, and be of one
-    /// kind; `scratch` at least those of its `ScratchSize` for one token. [`StepError::Exponent`] for a state that no step
-    /// can have left behind.
+    /// [`StepError::Buffer`] names a buffer of the wrong size. `state` and `undo` must have exactly the elements of their
+    /// `StateSize`, and be of one kind; `scratch` must have at least those of its `ScratchSize` for one token.
+    /// [`StepError::Exponent`] for a state that no step can produce.
     pub fn new(
         model: &Model<'_, N>,
         state: N::State<'s>,
@@ -65,10 +65,10 @@ impl<'s, N: Operations> Session<'s, N> {
         Self::with_slots(model, 1, state, undo, scratch)
     }
 
-    /// A session of `slots` sequences: independent of each other, but they can step together and then read the weights
-    /// once.
+    /// A session of `slots` sequences. They are independent of each other, but can step together and then read the weights
+    /// only once.
     ///
-    /// `state` and `undo` are those of `slots` sequences, one behind the other: of all layers and of one.
+    /// `state` has all layers of `slots` sequences, one sequence behind the other. `undo` has one layer of each.
     ///
     /// # Errors
     /// As [`Session::new`]; [`StepError::Slot`] for no slots or more than [`MAX_SLOTS`].
@@ -84,13 +84,13 @@ impl<'s, N: Operations> Session<'s, N> {
         Ok(session)
     }
 
-    /// Puts a session together again from its buffers, to go on at `position`. Only sizes are checked: this takes no longer
-    /// for a larger state.
+    /// Makes a session again from its buffers, to continue at `position`. Only sizes are checked, so this takes the same time
+    /// for any state.
     ///
-    /// State and working memory must be as the session left them that `position` is of; otherwise results mean nothing.
+    /// State and working memory must be unchanged since `position` was taken; otherwise results are meaningless.
     ///
     /// # Errors
-    /// As [`Session::with_slots`], and [`StepError::OtherModel`] if `position` can't be of such a session.
+    /// As [`Session::with_slots`], and [`StepError::OtherModel`] if such a session can't have this `position`.
     pub fn resume_at(
         model: &Model<'_, N>,
         slots: usize,
@@ -113,7 +113,7 @@ impl<'s, N: Operations> Session<'s, N> {
         Self::at(model, slots, state, undo, scratch, position.0)
     }
 
-    /// A session whose buffers have the sizes that they need.
+    /// A session whose buffers have the right sizes.
     fn at(
         model: &Model<'_, N>,
         slots: usize,
@@ -130,7 +130,7 @@ impl<'s, N: Operations> Session<'s, N> {
         Ok(Self { config: *config, slots, state, undo, scratch, cursor })
     }
 
-    /// Where the step stands, for [`Session::resume_at`].
+    /// The position of the step, for [`Session::resume_at`].
     #[must_use]
     pub const fn position(&self) -> Position {
         Position(self.cursor)
@@ -142,7 +142,7 @@ impl<'s, N: Operations> Session<'s, N> {
         &self.state
     }
 
-    /// Whether the session was made for a model of this configuration: its buffers fit no other.
+    /// Whether the session was made for a model of this configuration: its buffers only fit that.
     fn check(&self, config: &Config) -> Result<(), StepError> {
         if self.config == *config { Ok(()) } else { Err(StepError::OtherModel) }
     }
@@ -153,8 +153,8 @@ impl<'s, N: Operations> Session<'s, N> {
         self.slots
     }
 
-    /// Forgets one sequence: the slot's next token is the first of a new one. A step that was suspended is given up; the
-    /// sequences that took part in it must be cleared as well.
+    /// Forgets one sequence: the slot's next token is the first of a new one. A suspended step is abandoned; clear all
+    /// sequences that took part in it.
     ///
     /// # Errors
     /// [`StepError::Slot`] if there is no such slot.
@@ -179,12 +179,12 @@ impl<'s, N: Operations> Session<'s, N> {
         self.cursor = Cursor::Empty;
     }
 
-    /// Forgets what the last step left in the working memory: there are no logits until the next one.
+    /// Forgets the result of the last step in the working memory: there are no logits until the next step.
     pub(super) fn forget_step(&mut self) {
         self.cursor = Cursor::Empty;
     }
 
-    /// The layer that a suspended step goes on from; `None` if no step is suspended.
+    /// The layer at which a suspended step continues; `None` if no step is suspended.
     #[must_use]
     pub const fn suspended_at(&self) -> Option<u32> {
         if let Some((layer, _)) = self.position().suspended() { Some(layer) } else { None }
@@ -196,10 +196,10 @@ impl<N: Operations> Model<'_, N> {
         Pass { model: *self, source, section, tokens }
     }
 
-    /// Lets a chunk of tokens pass all layers.
+    /// Computes all layers for a chunk of tokens.
     ///
     /// # Errors
-    /// After [`StepError::Source`] in a layer, [`Model::resume`] goes on from that layer; if no step is suspended then,
+    /// After [`StepError::Source`] in a layer, [`Model::resume`] continues at that layer. If no step is suspended,
     /// begin again.
     pub fn forward(
         &self,
@@ -214,8 +214,9 @@ impl<N: Operations> Model<'_, N> {
     /// Begins a step of the first sequence: looks the tokens up in the embedding.
     ///
     /// # Errors
-    /// For no tokens, too many for the working memory, one that the model does not know, or a suspended step: nothing
-    /// is changed then. After [`StepError::Source`] the state is unchanged too, but the last logits are gone; begin again.
+    /// If there are no tokens, too many for the working memory, or a token that the model does not know, or if a step is
+    /// suspended. Nothing is changed then. After [`StepError::Source`] the state is unchanged too, but the last logits are
+    /// lost; begin again.
     pub fn begin(
         &self,
         session: &mut Session<'_, N>,
@@ -225,7 +226,7 @@ impl<N: Operations> Model<'_, N> {
         self.begin_slot(session, source, 0, tokens)
     }
 
-    /// Begins a step of one sequence of several.
+    /// Begins a step of one of several sequences.
     ///
     /// # Errors
     /// As [`Model::begin`], or [`StepError::Slot`].
@@ -240,8 +241,8 @@ impl<N: Operations> Model<'_, N> {
         self.begin_for(session, source, Members::One(slot), tokens.iter().copied())
     }
 
-    /// Begins a step of several sequences, one token each: pairs of a slot and its token, in the order of the slots. They
-    /// give the bits that each gives alone, and the weights are read once. [`Rows::All`] gives their logits in that order.
+    /// Begins a step of several sequences, with one token each: pairs of a slot and its token, in the order of the slots. Each
+    /// sequence gives the same bits as alone, and the weights are read once. [`Rows::All`] gives their logits in that order.
     ///
     /// # Errors
     /// As [`Model::begin`], or [`StepError::Slot`].
@@ -295,7 +296,7 @@ impl<N: Operations> Model<'_, N> {
         Ok(())
     }
 
-    /// Finishes a step that was begun, from the layer where it stands.
+    /// Finishes a step that was begun, starting at its current layer.
     ///
     /// # Errors
     /// As [`Model::advance`].
@@ -308,12 +309,11 @@ impl<N: Operations> Model<'_, N> {
         Ok(())
     }
 
-    /// Lets the tokens of a step pass one more layer. Returns whether there are more.
+    /// Computes the next layer of a step. Returns whether there are more layers.
     ///
     /// # Errors
-    /// If the layer could not be computed. After [`StepError::Source`] its state is what it was before, and it may be
-    /// tried again; after [`StepError::NonFinite`] only [`Session::clear`] helps. [`StepError::NotReady`] if no step was
-    /// begun.
+    /// If the layer could not be computed. After [`StepError::Source`] its state is restored, and it may be tried
+    /// again; after [`StepError::NonFinite`] only [`Session::clear`] helps. [`StepError::NotReady`] if no step was begun.
     pub fn advance(
         &self,
         session: &mut Session<'_, N>,
@@ -327,7 +327,7 @@ impl<N: Operations> Model<'_, N> {
             Cursor::Empty => return Err(StepError::NotReady),
         };
         let section = Section::Layer(at);
-        // What can't fail in the middle needs no way back; after a value that is not finite there is none.
+        // A step that can't fail in the middle needs no undo copy. After a value that is not finite, undoing does not help.
         let copy =
             if source.is_verified(section) { N::none(&session.undo) } else { N::reborrow(&mut session.undo) };
         let all = N::reborrow(&mut session.state);
@@ -344,11 +344,11 @@ impl<N: Operations> Model<'_, N> {
         Ok(!done)
     }
 
-    /// Computes logits for the tokens of the last step: floats, or integers in units of [`Config::logit_unit`]. May be
-    /// called again, for other rows too.
+    /// Computes logits for the tokens of the last step: floats, or integers in units of [`Config::logit_unit`]. It may be
+    /// called again, also for other rows.
     ///
     /// # Errors
-    /// [`StepError::Buffer`] if `out` is too small: `padded_vocab` elements for each token wanted.
+    /// [`StepError::Buffer`] if `out` is too small: it needs `padded_vocab` elements for each token.
     /// [`StepError::NotReady`] or [`StepError::Suspended`] if no step was finished.
     pub fn logits(
         &self,

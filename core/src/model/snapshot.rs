@@ -9,8 +9,8 @@
 //! The format is in `docs/session.md`. The last logits are saved beside the state, because a recurrent model can't be fed its last
 //! token again.
 //!
-//! Bytes are untrusted. [`Session::check_saved`] reads all of them into the memory of one layer that undoes steps, which is not in
-//! use between steps, so that a session stays as it was where they can't be used. [`Session::load`] checks the same as it reads.
+//! Bytes are untrusted. [`Session::check_saved`] reads and checks all of them. It reads into the undo copy of one layer, which is not in
+//! use between steps, so a refused snapshot leaves the session unchanged. [`Session::load`] makes the same checks while it reads.
 
 use core::fmt;
 
@@ -40,7 +40,7 @@ const BUFFER: usize = 256;
 /// The largest f16.
 const LARGEST_HALF: f32 = 65504.0;
 
-/// Where bytes go.
+/// The destination of bytes.
 pub trait Sink {
     /// Why they could not.
     type Error;
@@ -51,14 +51,14 @@ pub trait Sink {
     fn write(&mut self, bytes: &[u8]) -> Result<(), Self::Error>;
 }
 
-/// Where bytes come from.
+/// The origin of bytes.
 pub trait Source {
     /// Why they could not.
     type Error;
     /// Fills all of `bytes`.
     ///
     /// # Errors
-    /// If it can't; also if there are not so many.
+    /// If it can't, or if there are fewer.
     fn read(&mut self, bytes: &mut [u8]) -> Result<(), Self::Error>;
 }
 
@@ -68,7 +68,7 @@ pub struct Cut;
 
 impl fmt::Display for Cut {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the saved state ends too early: it was cut short, take another copy")
+        f.write_str("the saved state ends too early: it was cut short, use another copy")
     }
 }
 
@@ -90,11 +90,11 @@ pub struct About {
     pub fingerprint: Fingerprint,
     /// Tokens that the sequence was fed.
     pub tokens: u64,
-    /// A recurrent state in f32 is stored as f16, rounded and saturating. This loses bits: what goes on from it differs.
+    /// An f32 recurrent state is stored as f16, rounded and saturating. This loses bits: a text that continues from it differs.
     pub half: bool,
 }
 
-/// What a snapshot was found to hold.
+/// The contents of a snapshot that was checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Saved {
     /// What it is of.
@@ -129,7 +129,7 @@ pub enum SnapshotError<E> {
         /// The session's.
         have: &'static str,
     },
-    /// A part is not the one that the model has in its place.
+    /// A part is not the one that the model has at this place.
     Part {
         /// The layer.
         layer: u32,
@@ -152,14 +152,14 @@ pub enum SnapshotError<E> {
         /// Its place in the part.
         index: usize,
     },
-    /// A state of the fixed path that no step can have left behind.
+    /// A state of the fixed path that no step can produce.
     State {
         /// The layer.
         layer: u32,
         /// What is wrong with it.
         cause: StepError,
     },
-    /// The logits are not as many as the model's.
+    /// The number of logits is not the model's.
     Logits {
         /// How many there are.
         have: usize,
@@ -199,7 +199,7 @@ impl<E: fmt::Display> fmt::Display for SnapshotError<E> {
                 f,
                 "version {found} of saved states, and {known} is the newest known here: update this program"
             ),
-            Self::Header => f.write_str("the header of the saved state is damaged: take another copy"),
+            Self::Header => f.write_str("the header of the saved state is damaged: use another copy"),
             Self::OtherModel => f.write_str(
                 "it was saved with another model file: take the model that it was saved with, or begin anew",
             ),
@@ -209,15 +209,15 @@ impl<E: fmt::Display> fmt::Display for SnapshotError<E> {
             ),
             Self::Part { layer, name } => {
                 named(f, "the saved state has another part in place of ", *layer, name)?;
-                f.write_str(": take another copy")
+                f.write_str(": use another copy")
             }
             Self::Checksum { layer, name } => {
                 named(f, "damaged: the checksum does not match in ", *layer, name)?;
-                f.write_str(": take another copy")
+                f.write_str(": use another copy")
             }
             Self::NonFinite { layer, name, index } => {
                 named(f, "damaged: a value is infinite or NaN in ", *layer, name)?;
-                write!(f, ", place {index}: take another copy")
+                write!(f, ", place {index}: use another copy")
             }
             Self::State { layer, cause } => write!(f, "layer {layer} of the saved state: {cause}"),
             Self::Logits { have, need } => {
@@ -237,7 +237,7 @@ impl<E: fmt::Debug + fmt::Display> core::error::Error for SnapshotError<E> {}
 /// The result of what reads or writes with `S`.
 type Outcome<T, E> = Result<T, SnapshotError<E>>;
 
-/// A sink or a source, and the checksum of what passed.
+/// A sink or a source, and the checksum of the bytes that passed.
 struct Summed<'s, S> {
     stream: &'s mut S,
     sum: Crc32,
@@ -291,7 +291,7 @@ impl<S: Sink> Summed<'_, S> {
     }
 }
 
-/// Where something that is read belongs, for errors.
+/// The layer and part that is being read, for errors.
 #[derive(Clone, Copy)]
 struct Place {
     layer: u32,
@@ -305,7 +305,7 @@ impl<S: Source> Summed<'_, S> {
         Ok(())
     }
 
-    /// Whether the checksum that comes next is that of what was read.
+    /// Whether the checksum that follows is that of the bytes that were read.
     fn sum_matches(&mut self) -> Outcome<bool, S::Error> {
         let sum = core::mem::take(&mut self.sum).value();
         let mut bytes = [0; 4];
@@ -317,7 +317,7 @@ impl<S: Source> Summed<'_, S> {
         if self.sum_matches()? { Ok(()) } else { Err(SnapshotError::Checksum { layer, name }) }
     }
 
-    /// Reads `len` elements of `B` bytes each and gives them to `take`, which refuses those that can't be.
+    /// Reads `len` elements of `B` bytes each and gives them to `take`, which refuses impossible ones.
     fn read_all<const B: usize>(
         &mut self,
         Place { layer, name }: Place,
@@ -340,7 +340,7 @@ impl<S: Source> Summed<'_, S> {
         Ok(())
     }
 
-    /// Reads elements, each converted by `from`, which is `None` for those that can't be.
+    /// Reads elements, each converted by `from`, which returns `None` for impossible ones.
     fn read_to<T, const B: usize>(
         &mut self,
         place: Place,
@@ -410,7 +410,7 @@ fn to_half(x: f32) -> u16 {
     half::f16::from_f32_const(x.clamp(-LARGEST_HALF, LARGEST_HALF)).to_bits()
 }
 
-/// What stands before the elements of a part: name, layer, type, 3 bytes 0, shape.
+/// The bytes before the elements of a part: name, layer, type, 3 bytes 0, shape.
 fn head_of(name: &str, layer: u32, element: Element, shape: [u32; MAX_RANK]) -> [u8; PART_HEAD] {
     let mut head = [0; PART_HEAD];
     for (to, byte) in head.iter_mut().zip(name.bytes().take(NAME)) {
@@ -478,7 +478,7 @@ fn read_header<S: Source>(
     }
     let about = About { fingerprint: *fingerprint, tokens: u64_at(28), half: head[11] == HALF };
     let saved = Saved { about, logits: u64_at(40) & 0xffff_ffff != 0 };
-    // What is not known must be 0, only an f32 can be halved, and there are logits after a token alone.
+    // Unknown bytes must be 0, only f32 can be halved, and there are logits only after a token.
     let halved = !about.half || kept == Element::F32;
     if header(config, kept, &about, saved.logits) != head || !halved || saved.logits != (about.tokens > 0) {
         return Err(SnapshotError::Header);
@@ -486,7 +486,7 @@ fn read_header<S: Source>(
     Ok(saved)
 }
 
-/// Bytes of a snapshot, for who sets room for it aside.
+/// The size of a snapshot in bytes, to reserve room for it.
 #[must_use]
 pub fn snapshot_bytes<N: Operations>(
     config: &Config,
@@ -507,7 +507,7 @@ impl<N: Operations> Session<'_, N>
 where
     N::Logit: Stored,
 {
-    /// Whether the slot can be saved or loaded now, and its first layer in the state.
+    /// Checks that the slot can be saved or loaded now. Returns its first layer in the state.
     fn first_layer<E>(&self, slot: usize) -> Outcome<usize, E> {
         self.check_slot(slot).map_err(SnapshotError::Session)?;
         if self.position().suspended().is_some() {
@@ -516,7 +516,7 @@ where
         Ok(slot.saturating_mul(self.config.n_layer as usize))
     }
 
-    /// Saves a sequence with the logits `[vocab]` after its last token, which must be there unless it was fed none.
+    /// Saves a sequence with the logits `[vocab]` after its last token. They are required unless the sequence was fed no token.
     ///
     /// # Errors
     /// The sink's; [`SnapshotError::Logits`] for none or too few; [`SnapshotError::Session`] while a step is suspended.
@@ -552,7 +552,7 @@ where
         Ok(())
     }
 
-    /// Reads a snapshot and checks all of it, and changes nothing: [`Session::load`] then fails only where the source does.
+    /// Reads a snapshot and checks all of it without changing anything. [`Session::load`] then fails only if the source does.
     ///
     /// # Errors
     /// What is wrong with it, or the source's.
@@ -575,12 +575,12 @@ where
         Ok(saved)
     }
 
-    /// Reads a snapshot into a slot, whose next token goes on from it, and its logits, if it has any, to `logits` `[vocab]`. All of it
-    /// is checked while it is read.
+    /// Reads a snapshot into a slot, and its logits, if it has any, to `logits` `[vocab]`. The slot's next token continues from there.
+    /// All of the snapshot is checked while it is read.
     ///
     /// # Errors
-    /// As [`Session::check_saved`], and [`SnapshotError::Logits`] before anything is changed. After any other error but one of the header, the
-    /// sequence is as good as cleared.
+    /// As [`Session::check_saved`], and [`SnapshotError::Logits`] before anything is changed. After an error of the header nothing is changed
+    /// either; after any other error the sequence is cleared.
     pub fn load<S: Source>(
         &mut self,
         slot: usize,
@@ -620,7 +620,7 @@ where
     }
 }
 
-/// Reads one layer's parts and checks what they say together.
+/// Reads one layer's parts and checks that they are consistent.
 fn read_layer<N: Operations, S: Source>(
     source: &mut Summed<'_, S>,
     config: &Config,

@@ -1,4 +1,4 @@
-//! Panels of a part as a source gives them.
+//! Panels of a part, borrowed from a source.
 
 use core::ops::Range;
 
@@ -22,7 +22,7 @@ pub struct Span<'a> {
 }
 
 impl<'a> Span<'a> {
-    /// The whole blocks of what was borrowed, which start at `block`, and how many there are.
+    /// The span of the whole blocks that were borrowed, the first of which is `block`, and their number.
     fn new(geometry: &'a PartGeometry, block: u32, borrowed: Borrowed<'a>) -> (Self, u32) {
         let stride = u64::from(geometry.block_stride);
         let (mut blocks, mut panels) = (0, 0);
@@ -36,12 +36,12 @@ impl<'a> Span<'a> {
         (Self { geometry, borrowed, block, first, panels, blocks: blocks as usize }, blocks)
     }
 
-    /// Panels of a whole block, where the borrower must check blocks before it keeps what comes of them.
+    /// The number of panels in a whole block if the borrower must check blocks before it keeps results; otherwise `None`.
     pub fn block_to_check(&self) -> Option<usize> {
         self.borrowed.checksums.map(|_| self.geometry.panels_per_block as usize)
     }
 
-    /// Whether a block, counted within the span, has its checksum.
+    /// Whether a block, counted within the span, has the right checksum.
     pub fn is_sound(&self, block: usize) -> bool {
         let start = block.saturating_mul(self.geometry.block_stride as usize);
         let length = self.geometry.block_len(self.block.saturating_add(block as u32)) as usize;
@@ -49,8 +49,8 @@ impl<'a> Span<'a> {
         bytes.is_some_and(|bytes| self.borrowed.is_sound(block, bytes))
     }
 
-    /// The bytes of some panels, counted within the span: ranges of panels that lie together, each with the
-    /// range that it covers, counted from `panels.start`.
+    /// The bytes of some panels, counted within the span: contiguous pieces, each with its range of panels, counted
+    /// from `panels.start`.
     pub fn pieces(&self, panels: Range<usize>) -> impl Iterator<Item = (Range<usize>, &'a [u8])> + use<'a> {
         let per_block = (self.geometry.panels_per_block as usize).max(1);
         let (stride, size) = (self.geometry.block_stride as usize, self.geometry.panel_bytes as usize);
@@ -95,8 +95,8 @@ pub fn for_each_span<N: Operations>(
     })
 }
 
-/// As [`for_each_span`]. With `to_check`, blocks may be left to `work` to check ([`Span::block_to_check`]); it returns the first
-/// block, counted within the span, that it found damaged.
+/// As [`for_each_span`]. With `to_check`, `work` may have to check the blocks itself ([`Span::block_to_check`]). It returns the
+/// first block that it found damaged, counted within the span.
 #[inline(always)]
 pub fn spans<N: Operations>(
     p: &mut Pass<'_, N>,

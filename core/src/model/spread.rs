@@ -1,4 +1,4 @@
-//! A matrix, spread over the spans that a source gives and the threads of a team.
+//! A matrix product, divided among the spans of a source and the threads of a team.
 
 use core::ops::Range;
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -9,7 +9,7 @@ use super::span::spans;
 use crate::format::Part;
 use crate::kernels::{MAX_TEAM, TOKEN_BLOCK, share};
 
-/// What sixteen lanes of one token cost, in the unit of [`share`]: rough, and only to tell little work from much.
+/// The cost of sixteen lanes of one token, in the unit of [`share`]: a rough estimate, to tell little work from much.
 pub mod cost {
     /// An operation or two on a row.
     pub const ROW: usize = 64;
@@ -21,8 +21,8 @@ pub mod cost {
     pub const STATE: usize = 256;
 }
 
-/// Calls `work` with all panels of a matrix and the part of `y` that each gives, on the threads of the team. `cost` is what a
-/// panel costs.
+/// Calls `work` with all panels of a matrix and the part of `y` that each computes, on the threads of the team. `cost` is the cost
+/// of a panel.
 pub fn multiply<N: Operations, V: Panels>(
     p: &mut Pass<'_, N>,
     part: Part,
@@ -31,8 +31,8 @@ pub fn multiply<N: Operations, V: Panels>(
     work: impl Fn(&[u8], V::Of<'_>) + Sync,
 ) -> Result<(), StepError> {
     let (team, tokens) = (p.model.team, p.tokens);
-    // A few tokens wait for memory: a block is checked by the thread that multiplies it, on its way into the caches.
-    // A team of one that can't grow has no use for the code.
+    // With few tokens memory is the bottleneck, so the thread that multiplies a block also checks it, on its way into the caches.
+    // Where a team can only have one thread, this code is left out.
     spans(p, part, MAX_TEAM > 1 && tokens <= TOKEN_BLOCK, |span| {
         let each = span.block_to_check().filter(|_| MAX_TEAM > 1);
         let (items, panels_each) = each.map_or((span.panels, 1), |each| (span.blocks, each));

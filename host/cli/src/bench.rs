@@ -23,12 +23,12 @@ const INTERLEAVE: u32 = 4;
 
 /// Measure speed, and compare it with the machine's read rate
 ///
-/// Decoding reads the weights once for each token, so tokens per second times bytes per token is a read rate. It is compared with
-/// the rate at which the same threads only read the same bytes: the best of several passes between tokens, in one, two and four
-/// streams per thread.
+/// Decoding reads the weights once for each token, so tokens per second times bytes per token is a read rate. `bench` compares it
+/// with the rate at which the same threads only read the same bytes: the best of several passes between tokens, in one, two and
+/// four streams per thread.
 ///
-/// With --ram, if weights are streamed, both are rates of the storage: the same reader only reads in the passes, tokens and passes
-/// take turns, and the median of each is used.
+/// If --ram makes the model stream, both are rates of the storage: tokens and passes that only read take turns, and the median of
+/// each is used.
 #[derive(clap::Args)]
 pub(super) struct Args {
     /// Packed model. Default: the bundled one

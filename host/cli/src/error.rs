@@ -1,4 +1,4 @@
-//! Why a command failed: the library's reasons with the options that help, and the program's own.
+//! Why a command failed: errors of the library, with the options that help, and errors of the program itself.
 
 use std::io;
 use std::path::PathBuf;
@@ -21,7 +21,7 @@ pub(crate) enum Error {
         /// How many more there are.
         others: usize,
     },
-    /// The reader of the output has gone. Not worth a word.
+    /// The reader of the output has closed it. Nothing is printed.
     ClosedOutput,
 }
 
@@ -69,7 +69,7 @@ impl std::fmt::Display for Error {
     }
 }
 
-/// The options and commands that help, as the end of the error's line.
+/// The options and commands that help, for the end of the error's line.
 fn advice(error: &LibraryError) -> String {
     match error {
         LibraryError::Folder { path } => {
@@ -91,7 +91,7 @@ fn advice(error: &LibraryError) -> String {
     }
 }
 
-/// Why a command failed, and what else may be wrong with its arguments.
+/// Why a command failed, and a hint about its arguments.
 pub(crate) struct Failure {
     pub error: Error,
     pub hint: String,
@@ -128,11 +128,11 @@ mod tests {
             ),
             (
                 LibraryError::Memory { what: "the state", bytes: 9, smaller_state: Some("f16") },
-                "not enough memory: the state needs 9 bytes: close other programs, or take a smaller model, or --state f16",
+                "not enough memory: the state needs 9 bytes: close other programs, or use a smaller model, or --state f16",
             ),
             (
                 LibraryError::Memory { what: "the state", bytes: 9, smaller_state: None },
-                "not enough memory: the state needs 9 bytes: close other programs, or take a smaller model",
+                "not enough memory: the state needs 9 bytes: close other programs, or use a smaller model",
             ),
             (
                 LibraryError::UnknownMemory,
@@ -146,7 +146,7 @@ mod tests {
             (LibraryError::Threads { given: 0, most: 64 }, "cannot run on 0 threads: give 1 to 64 with -t"),
             (
                 start(io::ErrorKind::WouldBlock),
-                "cannot start thread 2 of 3: operation would block: give fewer with -t",
+                "cannot start thread 2 of 3: operation would block: use fewer with -t",
             ),
             (
                 LibraryError::File {

@@ -15,8 +15,8 @@ use super::output;
 
 /// Print the logits after a text, or after each of its tokens
 ///
-/// As JSON: {"tokens": [...], "logits": [...]}; with --all, `logits` holds one array for each token. As a NumPy array of f32: its
-/// shape is [vocab], or [tokens, vocab] with --all.
+/// The JSON is {"tokens": [...], "logits": [...]}; with --all, `logits` has one array for each token. The NumPy array has f32
+/// elements and the shape [vocab], or [tokens, vocab] with --all.
 #[derive(clap::Args)]
 #[command(group = clap::ArgGroup::new("input").required(true))]
 pub(super) struct Args {

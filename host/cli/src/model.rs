@@ -148,7 +148,7 @@ impl ComputeArgs {
     }
 }
 
-/// What to say of a file that fits the cap but not what is free: it will be mapped, and the system will drop its pages and read them
+/// The warning for a file that fits the cap but not free memory: it is mapped, and the system will drop its pages and read them
 /// again in small pieces.
 fn too_large(file: u64, cap: u64, free: Option<u64>) -> Option<String> {
     let mib = does_not_fit(file, free).filter(|_| file <= cap)?;
@@ -284,7 +284,7 @@ fn not_utf8(what: &str, at: usize) -> Error {
     Error::Usage(format!("{what} is not UTF-8 text (byte {at} is not valid): convert it to UTF-8 first"))
 }
 
-/// Says on standard error what reading the weights had to put up with, if it was anything.
+/// Prints on standard error the incidents while the weights were read, if there were any.
 pub(super) fn report_incidents(model: &Model) {
     let seen = model.incidents();
     if seen.retried + seen.reread > 0 {

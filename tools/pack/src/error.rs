@@ -27,25 +27,25 @@ pub enum PackError {
         /// Where it leads.
         target: PathBuf,
     },
-    /// A file is only Git LFS's note of where the file is.
+    /// A file is only a Git LFS pointer to the real file.
     LfsPointer {
         /// The file.
         path: PathBuf,
     },
-    /// What was given is not a folder.
+    /// The source is not a folder.
     NotAFolder {
-        /// What was given.
+        /// The source.
         path: PathBuf,
-        /// What it is and what to give.
+        /// What it is and what to give instead.
         reason: String,
     },
     /// The folder lacks a file that every checkpoint has.
     NotACheckpoint {
         /// The folder.
         path: PathBuf,
-        /// The file that is not there.
+        /// The missing file.
         missing: &'static str,
-        /// What to give.
+        /// What to do.
         advice: String,
     },
     /// A JSON file does not parse or lacks the expected structure.
@@ -55,7 +55,7 @@ pub enum PackError {
         /// What the parser said, with line and column.
         reason: String,
     },
-    /// A file that is read whole is larger than any sensible one.
+    /// A file that is read whole is larger than the limit.
     FileTooLarge {
         /// The file.
         path: PathBuf,
@@ -176,13 +176,13 @@ pub enum PackError {
         /// The size that the file has, in bytes.
         found: u64,
     },
-    /// A tensor that the configuration demands is nowhere in the checkpoint.
+    /// The checkpoint lacks a tensor that the configuration requires.
     MissingTensor {
         /// The folder, or the shard that should hold the tensor.
         path: PathBuf,
         /// The tensor.
         name: String,
-        /// What demands it.
+        /// What requires it.
         reason: String,
     },
     /// A tensor that has no place in the model that config.json describes.
@@ -202,14 +202,14 @@ pub enum PackError {
         name: String,
         /// The shape that config.json implies.
         expected: Box<[usize]>,
-        /// The same in the configuration's terms.
+        /// The same shape in the configuration's terms.
         meaning: &'static str,
         /// Where the configuration is.
         by: &'static str,
         /// The shape in the file.
         found: Box<[usize]>,
     },
-    /// A tensor is stored in a type that is not read.
+    /// A tensor is stored in a type that is not supported.
     UnsupportedDtype {
         /// The file that holds the tensor.
         path: PathBuf,
@@ -262,18 +262,18 @@ pub enum PackError {
         /// What is wrong with it.
         source: CompileError,
     },
-    /// Generation defaults or role table are out of the packed format's limits.
+    /// Generation defaults or role table exceed the packed format's limits.
     Data(#[source] DataError),
-    /// The model is out of the packed format's limits.
+    /// The model exceeds the packed format's limits.
     Format(#[source] FormatError),
-    /// The configuration states other sizes of the data sections than they have.
+    /// The data sections have other sizes than the configuration states.
     DataSizes {
-        /// What they have.
+        /// Their sizes.
         sizes: [u64; 4],
-        /// What the configuration states.
+        /// The sizes in the configuration.
         stated: [u64; 4],
     },
-    /// A weight is too large for the type that it is to be stored in.
+    /// A weight is too large for its type in the packed file.
     TooLarge {
         /// The tensor's name.
         tensor: String,
@@ -286,20 +286,20 @@ pub enum PackError {
         /// The type.
         quant: &'static str,
     },
-    /// The model could not compute the calibration's text.
+    /// The model could not compute the calibration text.
     Step(#[source] StepError),
-    /// The calibration's text can't be used.
+    /// The calibration text can't be used.
     Calibration {
         /// The text.
         path: PathBuf,
         /// What is wrong with it and what to do.
         reason: String,
     },
-    /// The user gave up.
+    /// The user interrupted it.
     Cancelled,
 }
 
-/// On one line, whatever names and texts of files it quotes.
+/// Prints one line, whatever names and texts of files it quotes.
 impl fmt::Display for PackError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut out = OneLine(f);
@@ -327,7 +327,7 @@ impl fmt::Display for PackError {
             ),
             Self::FileTooLarge { path, size, limit } => write!(
                 out,
-                "{}: {size} bytes, more than the {limit} that such a file may have: is it the right file?",
+                "{}: {size} bytes, but this kind of file may have {limit} at most: check that it is the right file",
                 path.display()
             ),
             Self::UnsupportedArch { path, found } => write!(
@@ -340,7 +340,7 @@ impl fmt::Display for PackError {
             }
             Self::ArchConflict { path, key, against } => write!(
                 out,
-                "{}: `{key}` contradicts {against}: Mamba and Falcon Mamba have the same tensors and compute otherwise (Falcon Mamba normalises dt, B and C); correct the one that is wrong",
+                "{}: `{key}` contradicts {against}: Mamba and Falcon Mamba have the same tensors but compute differently (Falcon Mamba normalises dt, B and C); correct the wrong key",
                 path.display()
             ),
             Self::InvalidConfig { path, key, reason } => write!(out, "{}: `{key}` {reason}", path.display()),
@@ -410,7 +410,7 @@ impl fmt::Display for PackError {
             ),
             Self::InvalidRows { name, rows, columns, start, end, len } => write!(
                 out,
-                "tensor `{name}` has {rows} rows of {columns}; rows {start}..{end} into {len} values is not a valid request"
+                "tensor `{name}` has {rows} rows of {columns} values: rows {start}..{end} can't be read into {len} values"
             ),
             Self::InvalidTemplate { path, line, reason } => {
                 write!(out, "{}: chat template, line {line}: {reason}", path.display())
@@ -418,10 +418,9 @@ impl fmt::Display for PackError {
             Self::Tokenizer { path, source } => write!(out, "{}: {source}", path.display()),
             Self::Data(cause) => write!(out, "the model can't be packed: {cause}"),
             Self::Format(cause) => write!(out, "the model can't be packed: {cause}"),
-            Self::DataSizes { sizes, stated } => write!(
-                out,
-                "the data sections have {sizes:?} bytes where the configuration states {stated:?}"
-            ),
+            Self::DataSizes { sizes, stated } => {
+                write!(out, "the data sections have {sizes:?} bytes, but the configuration states {stated:?}")
+            }
             Self::TooLarge { tensor, row, col, value, quant } => write!(
                 out,
                 "{tensor}: the value {value} at [{row}, {col}] is too large for {quant}: pack it as f32"
@@ -452,8 +451,8 @@ impl fmt::Write for OneLine<'_, '_> {
 }
 
 impl PackError {
-    /// The exit code of a program that ends with this error: 1 for a failure of
-    /// the machine or of the request, 3 for a checkpoint that is at fault.
+    /// The exit code of a program that ends with this error: 1 if the machine or
+    /// the request failed, 3 if the checkpoint is at fault.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {

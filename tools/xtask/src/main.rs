@@ -44,16 +44,16 @@ struct Args {
 enum Task {
     /// Run all tests: lints, this machine, bare metal, and aarch64 under emulation
     ///
-    /// Missing tools (emulator, cross compiler) are installed by apt-get, and named before. A table of what ran where is
-    /// printed at the end. Exits with 1 if a step failed, or, with CI=true, if a target that CI requires did not run.
+    /// Names missing tools (emulator, cross compiler) and installs them with apt-get. Prints a table of what ran where at
+    /// the end. Exits with 1 if a step failed, or, with CI=true, if a target that CI requires did not run.
     Test {
         /// Steps or groups of steps to run. Default: all
         #[arg(long, value_delimiter = ',', value_name = "STEP")]
         only: Vec<String>,
-        /// Run the slow checks that rarely fail, too: sweeps over every number, and packaging
+        /// Also run the slow checks that rarely fail: sweeps over every number, and packaging
         #[arg(long)]
         full: bool,
-        /// Install nothing, and skip what can't run
+        /// Install nothing, and skip steps that can't run
         #[arg(long)]
         no_install: bool,
         /// Number of steps that run at once. Default: the number of cores, at most 4
@@ -76,13 +76,13 @@ enum Task {
         /// Packed model. Default: the one that the board is made for
         #[arg(long, value_name = "FILE")]
         model: Option<PathBuf>,
-        /// Store what the board prints instead of comparing it with what is stored
+        /// Store the board's output instead of comparing it with the stored one
         #[arg(long)]
         overwrite: bool,
-        /// Device or file to write to, with `flash`. Default: none, only the image is made
+        /// Device or file to write to, with `flash`. Default: only make the image
         #[arg(long, value_name = "DEVICE")]
         to: Option<PathBuf>,
-        /// Folder with the start files of the Raspberry Pi's makers, with `flash`. Default: no start files are written
+        /// Folder with the start files of the Raspberry Pi's makers, with `flash`. Default: write no start files
         #[arg(long, value_name = "FOLDER")]
         firmware: Option<PathBuf>,
         /// Run the tests that take half an hour or more instead: falcon-mamba-7b on an emulated machine with 512 MB (pi-linux; 9 GB of disk)
@@ -109,20 +109,20 @@ enum Task {
         #[arg(long)]
         no_install: bool,
     },
-    /// Print the cycles of the inner loops on ARM CPUs by LLVM's models of them, as a table in Markdown
+    /// Print the cycles of inner loops on ARM CPUs, according to LLVM's models, as a table in Markdown
     Cycles {
         /// Install nothing
         #[arg(long)]
         no_install: bool,
     },
-    /// Pack a real checkpoint, and compare what it generates with what is published about it
+    /// Pack a real checkpoint, and compare its text with the published one
     CheckReal {
         /// Folder with config.json, weights and tokenizer
         folder: PathBuf,
-        /// Number format of the weights: f32, f16, q8, q5, q4 or q3. Default: what suits the model
+        /// Number format of the weights: f32, f16, q8, q5, q4 or q3. Default: f16, for falcon-mamba-7b q8
         #[arg(long)]
         quant: Option<String>,
-        /// File wiki.test.raw of wikitext-2, to compare the perplexity too. Default: only the text is compared
+        /// File wiki.test.raw of wikitext-2, to compare the perplexity too. Default: compare only the text
         #[arg(long, value_name = "FILE")]
         wiki: Option<PathBuf>,
     },
@@ -134,7 +134,7 @@ enum Task {
     },
     /// Measure random models of real size, and print a table in Markdown
     Bench {
-        /// Measure beside llama.cpp, which is downloaded and built for it (5 to 45 minutes, the first time)
+        /// Compare with llama.cpp, which is downloaded and built (5 to 45 minutes the first time)
         #[arg(long)]
         peer: bool,
         /// Presets of `elapid-pack --random` to measure, with --peer
@@ -147,26 +147,26 @@ enum Task {
         #[arg(long, default_value = "python3")]
         python: String,
     },
-    /// Measure and draw the figures of docs/ (a falcon-mamba-7b of random weights is made: 4.3 GB)
+    /// Measure and draw the figures of docs/ (makes a falcon-mamba-7b of random weights: 4.3 GB)
     Figures {
         /// Figures to measure: long, prompt, cap. Default: all
         #[arg(long, value_delimiter = ',', value_name = "FIGURE")]
         only: Vec<String>,
-        /// Draw the data that is there, and measure nothing
+        /// Draw the stored data without measuring
         #[arg(long)]
         draw: bool,
         /// Packed falcon-mamba-7b. Default: one of random weights
         #[arg(long, value_name = "FILE")]
         large: Option<PathBuf>,
-        /// Number of threads that compute. Default: one for each core
+        /// Number of threads of the model. Default: one for each core
         #[arg(short, long)]
         threads: Option<u16>,
     },
-    /// Fuzz one target or all: with libFuzzer where a nightly compiler is, else with proptest
+    /// Fuzz one target or all: with libFuzzer if there is a nightly compiler, else with proptest
     ///
-    /// Keeps an input that shows a fault in fuzz/artifacts, or prints it with its seed, and exits with 1.
+    /// If an input shows a fault, keeps it in fuzz/artifacts or prints it with its seed, and exits with 1.
     Fuzz {
-        /// What to fuzz. Default: all, as many at once as there are cores
+        /// Target to fuzz. Default: all, as many at once as there are cores
         target: Option<fuzz::Target>,
         /// Fuzz each target for N minutes
         #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
@@ -175,7 +175,7 @@ enum Task {
         #[arg(long)]
         no_install: bool,
     },
-    /// Make tests/fixtures anew with the reference implementation in Python (PyTorch: some gigabytes)
+    /// Generate tests/fixtures with the reference implementation in Python (PyTorch: a few gigabytes)
     Fixtures {
         /// Python to use
         #[arg(long, default_value = "python3")]

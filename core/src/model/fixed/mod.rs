@@ -1,10 +1,10 @@
-//! The operations of a layer in integers: no floating point, and the same bits wherever they run. Specified in
-//! `docs/numerics.md`.
+//! The operations of a layer in integers: no floating point, and the same bits on every machine. `docs/numerics.md` is the
+//! specification.
 //!
-//! Three formats, all of a mantissa and an exponent:
-//! * wide: 16 mantissas of 30 bits with one exponent; the residual stream has one exponent a token;
-//! * activations, which meet matrices: 32 mantissas of 14 bits with one exponent;
-//! * state: mantissas of 15 or 29 bits with an exponent a channel.
+//! There are three formats, all with mantissas and exponents:
+//! * wide: 16 mantissas of 30 bits with one exponent; the residual stream has one exponent per token;
+//! * activations, which matrices are multiplied with: 32 mantissas of 14 bits with one exponent;
+//! * state: mantissas of 15 or 29 bits with an exponent per channel.
 
 mod scratch;
 mod state;
@@ -36,15 +36,15 @@ use scratch::{Residual, Work};
 
 /// A model in integers: [`Model::fixed`](crate::model::Model::fixed).
 pub type Model<'m> = operations::Model<'m, Fixed>;
-/// Sequences of a model in integers.
+/// A session of a model in integers.
 pub type Session<'s> = super::Session<'s, Fixed>;
 
-/// What a panel and token cost where that differs from the float path, in the unit of [`share`]: about what a core with AVX2 would
-/// do in bytes of weights meanwhile.
+/// The costs of a panel and token that differ from the float path's, in the unit of [`share`]: about the bytes of weights that a core
+/// with AVX2 computes with in the same time.
 mod panel {
     /// Convolution and silu.
     pub(super) const CONV: usize = 2048;
-    /// What a matrix takes beside its weights: the bias, and one exponent for the sums.
+    /// The cost of a matrix in addition to its weights: the bias, and bringing the sums to one exponent.
     pub(super) const SUMS: usize = 768;
 }
 
@@ -80,7 +80,7 @@ fn token_rows(x: &mut [i32], t: usize, tokens: usize) -> impl Iterator<Item = (u
     x.as_chunks_mut().0.iter_mut().skip(t).step_by(tokens.max(1)).enumerate()
 }
 
-/// What a matrix is multiplied with, as activations in `work`.
+/// The input of a matrix product, as activations in `work`. A vector is converted to them first.
 fn input<'w>(p: &Pass<'_, Fixed>, x: &Operand<'_, '_, Fixed>, work: &'w mut Work<'_>) -> Input<'w> {
     let tokens = p.tokens;
     if let Operand::Vector(x) = x {
@@ -241,7 +241,7 @@ impl Operations for Fixed {
         let (tokens, shape) = (p.tokens, p.config().embedding());
         let panel = p.embedding_panel(token)?;
         let exponent = shape.exponent(panel, token);
-        // An int8 times a scale of 25 bits, in units of 2^-24.
+        // The product of an int8 and a scale of 25 bits, in units of 2^-24.
         let element = |p: usize, i: usize| {
             let (integer, bits) = shape.quantized(panel, token, (p * LANES + i) as u32);
             i64::from(integer) * i64::from(scale(bits))
@@ -254,7 +254,7 @@ impl Operations for Fixed {
                 *x = element as i32;
             }
         }
-        // Within 2^30: shifted down by 3 at most, as a rule by nothing.
+        // Within 2^30: shifted down by 3 at most, and usually not at all.
         let down = (64 - largest.leading_zeros() as i32 - 30).max(0);
         if down > 0 {
             for (p, x) in token_rows(x.m, t, tokens) {
@@ -286,7 +286,7 @@ impl Operations for Fixed {
             kernels.rms_inv(x, e, tokens, range.start, config.d_model, config.norm_eps.to_bits(), inv);
         });
         let (stride, inv) = (tokens * LANES, &*inv);
-        // Panels by two, a group: blocks hold an even number of them.
+        // Two panels are a group; blocks hold an even number of panels.
         for_each_span(p, part, |span| {
             let x = from(x, span.first * stride);
             let first = span.first / 2;
@@ -502,7 +502,7 @@ impl Operations for Fixed {
     }
 }
 
-/// Gives the sums of some panels' rows, which have one exponent for each token, the rows' exponents and biases.
+/// Applies the rows' exponents and biases to the sums of some panels, which have one exponent for each token.
 fn scale_rows(shape: &MatrixShape, panels: &[u8], tokens: usize, y: WideMut<'_>) {
     let rows = y.m.as_chunks_mut::<LANES>().0.chunks_exact_mut(tokens.max(1));
     let panels = panels.chunks_exact(shape.panel_bytes().max(1) as usize);
@@ -518,13 +518,13 @@ fn scale_rows(shape: &MatrixShape, panels: &[u8], tokens: usize, y: WideMut<'_>)
     }
 }
 
-/// Brings sixteen sums in units of `2^e`, each with its bias times two to the power of its exponent, to one unit, of which the
-/// largest has 30 bits. Returns the unit's exponent.
+/// Adds to each of sixteen sums in units of `2^e` its bias, multiplies it by two to the power of its row's exponent, and brings all
+/// to one unit in which the largest has 30 bits. Returns the unit's exponent.
 fn scale_row(row: &mut [i32; LANES], e: i32, exponents: &[i32; LANES], bias: &[[u8; 4]]) -> i32 {
     let mut each = [LOW; LANES];
     for (i, ((m, each), exponent)) in row.iter_mut().zip(&mut each).zip(exponents).enumerate() {
         let b = bias.get(i).map_or(Num { m: 0, e }, |b| Num::from_f32_bits(u32::from_le_bytes(*b)));
-        // Both have 31 bits at most. What is shifted up by 30 has 61, and the sum 62.
+        // Both have 31 bits at most. Shifted up by 30 they have 61 bits, and the sum has 62.
         let unit = if b.m == 0 { e } else { e.max(b.e) } - 30;
         let sum = shift_long(i64::from(*m), e - unit) + shift_long(i64::from(b.m), b.e - unit);
         let up = (sum ^ sum >> 63).leading_zeros() as i32 - 34;
@@ -542,7 +542,7 @@ fn scale_row(row: &mut [i32; LANES], e: i32, exponents: &[i32; LANES], bias: &[[
     top
 }
 
-/// Finds each vector's exponent, the largest of its groups', and how far the others lie below it.
+/// Finds each vector's exponent, which is the largest of its groups, and the distance of the other groups' exponents to it.
 fn complete(count: usize, groups: &mut [Group], exponents: &mut [i32]) {
     let tokens = exponents.len();
     let groups = at_mut(groups, 0, count * tokens);

@@ -49,11 +49,11 @@ const fn widest(config: &Config) -> usize {
     (if widest > rank { widest } else { rank }) as usize
 }
 
-/// Exponents that a token has beside those of panels: of `x` before and after, of activations, of B and C.
+/// Exponents of a token other than those of panels: of `x` before and after, of activations, of B and C.
 const TOKEN: usize = 5;
 
 impl ScratchSize {
-    /// What chunks of up to `tokens` tokens need: `usize::MAX` where that can't be counted.
+    /// The elements that chunks of up to `tokens` tokens need: `usize::MAX` if that can't be counted.
     #[must_use]
     pub const fn of(config: &Config, tokens: usize) -> Self {
         let n = Lengths::of(config, tokens);
@@ -67,7 +67,7 @@ impl ScratchSize {
         Self { words, halves: q.saturating_add(n.bc), groups: q / GROUP, tokens }
     }
 
-    /// Bytes of it all.
+    /// Bytes in all.
     #[must_use]
     pub const fn bytes(&self) -> usize {
         let groups = self.groups.saturating_mul(size_of::<Group>());
@@ -80,7 +80,7 @@ impl ScratchSize {
     }
 }
 
-/// Working memory, borrowed. Its contents between steps mean nothing, except while a step is suspended.
+/// Borrowed working memory. Between steps its contents are meaningless, except while a step is suspended.
 #[derive(Debug)]
 pub struct Scratch<'a> {
     /// At least [`ScratchSize::words`].
@@ -103,7 +103,7 @@ pub struct Residual<'a> {
     pub top: &'a mut [i32],
 }
 
-/// What operations need beside their vectors, for chunks of `T` tokens.
+/// The buffers of operations other than their vectors, for chunks of `T` tokens.
 pub struct Work<'a> {
     /// Reciprocals of the root mean squares, `[T]`.
     pub inv: &'a mut [Inverse],
@@ -127,7 +127,7 @@ impl Scratch<'_> {
         ScratchSize { words: words.len(), halves: halves.len(), groups: groups.len(), tokens: inverses.len() }
     }
 
-    /// Whether chunks of `tokens` tokens fit.
+    /// Whether it is large enough for chunks of `tokens` tokens.
     #[must_use]
     pub fn fits(&self, config: &Config, tokens: usize) -> bool {
         let (have, need) = (self.size(), ScratchSize::of(config, tokens));
@@ -137,7 +137,7 @@ impl Scratch<'_> {
             && have.tokens >= need.tokens
     }
 
-    /// Cuts the buffers, which must fit.
+    /// Cuts it into buffers; it must be large enough.
     pub(super) fn cut(&mut self, config: &Config, tokens: usize) -> Buffers<'_, Fixed> {
         let n = Lengths::of(config, tokens);
         let mut rest = &mut *self.words;

@@ -5,7 +5,7 @@ use crate::kernels::fixed::{Range, SsmState};
 use crate::model::StepError;
 use crate::numbers::fixed::{LOW, bits, magnitude};
 
-/// How the recurrent state is kept. The convolution's always has 30 bits.
+/// The type of the recurrent state. The convolution's state always has 30 bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum StateKind {
     /// 15 bits and sign, with an exponent a channel.
@@ -15,11 +15,11 @@ pub enum StateKind {
     I32,
 }
 
-/// Above every bound on an input of the convolution that a file can lead to: products of f32, at most 2^128 each, with scales below 2 and
-/// few of them in a row stay below 2^200.
+/// A bound on the exponents of the convolution's inputs that no file can reach: products of a few f32, at most 2^128 each, with scales
+/// below 2 stay below 2^200.
 const INPUT_TOP: i32 = 1 << 10;
-/// Above every bound on a state: dt, u and B are at most three such rows of products each. From inputs within the bound above, what is added to
-/// a state stays below the largest exponent there is.
+/// A bound on the exponents of states that no file can reach: dt, u and B are at most three such series of products each. With inputs
+/// within the bound above, the part that is added to a state stays below the largest exponent there is.
 const STATE_TOP: i32 = 1 << 12;
 
 /// The state of all layers, borrowed. All zeros is the state before the first token.
@@ -49,7 +49,7 @@ pub struct StateSize {
 }
 
 impl StateSize {
-    /// The state of `layers` layers: `usize::MAX` where that many can't be counted.
+    /// The state of `layers` layers: `usize::MAX` if that many can't be counted.
     #[must_use]
     pub const fn of(config: &Config, layers: usize) -> Self {
         Self {
@@ -85,7 +85,7 @@ impl State<'_> {
         }
     }
 
-    /// How the recurrent part is kept.
+    /// The type of the recurrent part.
     #[must_use]
     pub fn kind(&self) -> StateKind {
         if matches!(self.ssm, SsmState::I16(_)) { StateKind::I16 } else { StateKind::I32 }
@@ -102,12 +102,12 @@ impl State<'_> {
         self.ranges.fill(Range::default());
     }
 
-    /// Whether mantissas and exponents are such as steps of a model file leave behind: only then nothing can overflow.
+    /// Whether steps of a model file can produce these mantissas and exponents: only then nothing can overflow.
     ///
-    /// Those are, for any weights:
+    /// For any weights these are:
     /// * inputs of the convolution: sums of a matrix, shifted to 30 bits and rounded half up, so within 2^30 on both sides,
     ///   2^30 itself included. Their exponent is bounded by [`INPUT_TOP`];
-    /// * states: what is left is within 2^28, what is added within 2^28 - 2^14, as B is within 2^14 - 1. The sum is within
+    /// * states: the decayed state is within 2^28, the added part within 2^28 - 2^14, as B is within 2^14 - 1. The sum is within
     ///   2^29 - 2^14: 29 bits, and 15 after rounding to i16. A range has exactly the bits of its channel's largest state, and
     ///   its top is bounded by [`STATE_TOP`].
     pub(super) fn check(&self, config: &Config) -> Result<(), StepError> {

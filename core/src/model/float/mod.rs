@@ -22,8 +22,8 @@ use crate::kernels::{
 };
 use scratch::Work;
 
-/// Multiplies what some panels gave for each token by two to the power of the rows' exponents: exactly, unless the product is
-/// too large or too small for an f32.
+/// Multiplies the sums of some panels, for each token, by two to the power of the rows' exponents. This is exact unless the product
+/// is too large or too small for an f32.
 #[inline(never)]
 fn scale_rows(shape: &MatrixShape, panels: &[u8], tokens: usize, y: &mut [f32]) {
     let panels = panels.chunks_exact(shape.panel_bytes() as usize);
@@ -38,7 +38,7 @@ fn scale_rows(shape: &MatrixShape, panels: &[u8], tokens: usize, y: &mut [f32]) 
     }
 }
 
-/// Quantizes `x` to int8 in blocks of tokens, as [`Input`] wants them. False if any element is infinite or NaN.
+/// Quantizes `x` to int8 in blocks of tokens, in the layout of [`Input`]. False if any element is infinite or NaN.
 fn quantize(p: &Pass<'_, Float>, groups: usize, x: &[f32], work: &mut Work<'_>) -> bool {
     let (kernels, team, tokens) = (p.model.kernels, p.model.team, p.tokens);
     let Work { q, scales, .. } = work;
@@ -69,7 +69,7 @@ fn quantize(p: &Pass<'_, Float>, groups: usize, x: &[f32], work: &mut Work<'_>) 
     finite.into_inner()
 }
 
-/// Calls `check` with the panels of `x`, which may change them: an error if it finds one that is infinite or NaN.
+/// Calls `check` with the panels of `x`, which it may change. An error if it finds an element that is infinite or NaN.
 fn finite(
     p: &Pass<'_, Float>,
     x: &mut [f32],
@@ -284,7 +284,7 @@ impl Operations for Float {
         })
     }
 
-    // Each thread copies what it is about to overwrite, when it needs it in its caches anyway.
+    // Each thread copies the state that it is about to overwrite, because it needs it in its caches anyway.
     #[inline(always)]
     fn conv(
         p: &mut Pass<'_, Self>,

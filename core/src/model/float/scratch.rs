@@ -49,7 +49,7 @@ const fn widest(config: &Config) -> usize {
 }
 
 impl ScratchSize {
-    /// What chunks of up to `tokens` tokens need: `usize::MAX` where that can't be counted.
+    /// The elements that chunks of up to `tokens` tokens need: `usize::MAX` if that can't be counted.
     #[must_use]
     pub const fn of(config: &Config, tokens: usize) -> Self {
         let n = Lengths::of(config, tokens);
@@ -59,7 +59,7 @@ impl ScratchSize {
         Self { floats, ints, scales: ints / GROUP }
     }
 
-    /// Bytes of it all.
+    /// Bytes in all.
     #[must_use]
     pub const fn bytes(&self) -> usize {
         let scales = self.scales.saturating_mul(size_of::<Scale>());
@@ -67,7 +67,7 @@ impl ScratchSize {
     }
 }
 
-/// Working memory, borrowed. Its contents between steps mean nothing, except while a step is suspended.
+/// Borrowed working memory. Between steps its contents are meaningless, except while a step is suspended.
 #[derive(Debug)]
 pub struct Scratch<'a> {
     /// At least [`ScratchSize::floats`].
@@ -78,7 +78,7 @@ pub struct Scratch<'a> {
     pub scales: &'a mut [Scale],
 }
 
-/// What operations need beside their vectors, for chunks of `T` tokens.
+/// The buffers of operations other than their vectors, for chunks of `T` tokens.
 pub struct Work<'a> {
     /// Reciprocals of the root mean squares, `[T]`.
     pub inv: &'a mut [f32],
@@ -95,14 +95,14 @@ impl Scratch<'_> {
         ScratchSize { floats: self.floats.len(), ints: self.ints.len(), scales: self.scales.len() }
     }
 
-    /// Whether chunks of `tokens` tokens fit.
+    /// Whether it is large enough for chunks of `tokens` tokens.
     #[must_use]
     pub fn fits(&self, config: &Config, tokens: usize) -> bool {
         let (have, need) = (self.size(), ScratchSize::of(config, tokens));
         have.floats >= need.floats && have.ints >= need.ints && have.scales >= need.scales
     }
 
-    /// Cuts the buffers, which must fit.
+    /// Cuts it into buffers; it must be large enough.
     pub(in crate::model) fn cut(&mut self, config: &Config, tokens: usize) -> Buffers<'_, Float> {
         let n = Lengths::of(config, tokens);
         let mut rest = &mut *self.floats;

@@ -3,7 +3,7 @@
 use crate::format::Config;
 use crate::kernels::SsmState;
 
-/// How the recurrent state is kept. The convolution's is always f32.
+/// The type of the recurrent state. The convolution's state is always f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum StateKind {
     /// f32.
@@ -32,7 +32,7 @@ pub struct StateSize {
 }
 
 impl StateSize {
-    /// The state of `layers` layers: `usize::MAX` where that many can't be counted.
+    /// The state of `layers` layers: `usize::MAX` if that many can't be counted.
     #[must_use]
     pub const fn of(config: &Config, layers: usize) -> Self {
         Self {

@@ -235,7 +235,7 @@ fn a_thread_that_cannot_be_started_is_named() {
     let lines: Vec<&str> = errors.lines().filter(|line| !line.contains(" threads on ")).collect();
     let [line] = lines[..] else { panic!("{errors}") };
     assert!(line.starts_with("error: cannot start thread ") && line.contains(" of 64: "), "{line}");
-    assert!(line.ends_with(": give fewer with -t"), "{line}");
+    assert!(line.ends_with(": use fewer with -t"), "{line}");
     assert_eq!((output.status.code(), utf8(output.stdout).as_str()), (Some(1), ""), "{line}");
 }
 

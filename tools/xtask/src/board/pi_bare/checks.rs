@@ -175,7 +175,7 @@ fn bad_models_are_told(emulator: &Emulator, kernel: &Path) -> Result<()> {
             "/model damaged.elp",
             &["error: block ", " of section layer ", " is damaged (its checksum does not match)"][..],
         ),
-        ("/model newer.elp", &["the file is of format version 2, this program knows up to 1"]),
+        ("/model newer.elp", &["the file has format version 2, this program knows up to 1"]),
         ("/model short.elp", &["the file is cut short"]),
         ("/model text.elp", &["too few for a header"]),
         ("/model missing.elp", &["the model that was named is not on the card"]),
