@@ -64,6 +64,7 @@ pub trait Rules {
 
 /// Why a generation ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum End {
     /// All tokens that were asked for are there.
     Length,
@@ -134,9 +135,14 @@ where
         history: H,
         held: B,
     ) -> Result<Self, SampleError> {
-        Ok(Self {
-            sampler: Sampler::new(settings, seed)?,
-            decoder: Decoder::new(),
+        Ok(Self::with_sampler(Sampler::new(settings, seed)?, max_tokens, history, held))
+    }
+
+    /// As [`Generation::with_memory`], with a sampler that may have been used before.
+    pub fn with_sampler(sampler: Sampler, max_tokens: usize, history: H, held: B) -> Self {
+        Self {
+            sampler,
+            decoder: Decoder::within_text(),
             stops: Stops::new(held),
             history,
             known: 0,
@@ -146,7 +152,26 @@ where
             read: 0,
             chosen: None,
             end: None,
-        })
+        }
+    }
+
+    /// What chooses the tokens, as it stands.
+    #[must_use]
+    pub const fn sampler(&self) -> &Sampler {
+        &self.sampler
+    }
+
+    /// The token that was chosen last, if it has not been fed.
+    #[must_use]
+    pub fn chosen(&self) -> Option<u32> {
+        self.chosen.map(|[token]| token)
+    }
+
+    /// Adds tokens that came before the prompt to those that the repetition penalty looks back at.
+    pub fn look_back_at(&mut self, tokens: &[u32]) {
+        let window = self.history.as_ref().len();
+        let recent = tokens.get(tokens.len().saturating_sub(window)..).unwrap_or_default();
+        recent.iter().for_each(|token| self.remember(*token));
     }
 
     /// Announces the prompt, or its next piece: [`Generation::next`] wants it from now on. A prompt that does not fit the driver's
@@ -155,9 +180,7 @@ where
     /// Without a prompt the text goes on from the logits that the model has.
     pub fn prompt(&mut self, piece: &[u32]) {
         self.read = 0;
-        let window = self.history.as_ref().len();
-        let recent = piece.get(piece.len().saturating_sub(window)..).unwrap_or_default();
-        recent.iter().for_each(|token| self.remember(*token));
+        self.look_back_at(piece);
     }
 
     /// What to do next. `prompt` is what was given to [`Generation::prompt`] last.
@@ -220,7 +243,8 @@ where
                 }
             }
         } else {
-            decoder.push_bytes(bytes, &mut |text| stops.push(rules, text, true, sink));
+            // An id without text gives none.
+            let _ = decoder.push(tokenizer, token, &mut |text| stops.push(rules, text, true, sink));
         }
         if self.stops.found() {
             self.finish(End::Stop, rules, sink);

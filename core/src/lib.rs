@@ -6,10 +6,10 @@
 //! use elapid_core::model::{Model, Rows};
 //! use elapid_core::source::SliceSource;
 //!
-//! # const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/address-300k.elp");
+//! # const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../host/models/address-300k.elp");
 //! elapid_core::model! {
 //!     // The sizes of a packed file, at compile time.
-//!     mod tiny = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/address-300k.elp");
+//!     mod tiny = concat!(env!("CARGO_MANIFEST_DIR"), "/../host/models/address-300k.elp");
 //! }
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -42,6 +42,7 @@
 //! * [`tokenizer`], [`sample`]: text to tokens and back, logits to a token.
 //! * [`generate`]: the loop from a prompt to a text.
 #![no_std]
+#![deny(unsafe_code)]
 #[cfg(feature = "std")]
 extern crate std;
 
@@ -49,6 +50,7 @@ pub mod cpu;
 
 pub mod format;
 pub mod generate;
+#[allow(unsafe_code)]
 pub mod kernels;
 pub mod model;
 pub mod numbers;

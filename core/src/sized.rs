@@ -4,7 +4,7 @@
 //! ```
 //! elapid_core::model! {
 //!     /// The model that this program is made for.
-//!     mod tiny = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/address-300k.elp");
+//!     mod tiny = concat!(env!("CARGO_MANIFEST_DIR"), "/../host/models/address-300k.elp");
 //! }
 //! # use elapid_core::{format::Header, kernels::{self, Solo}, model::Model};
 //! # fn f(file: &'static [u8]) -> Result<(), Box<dyn std::error::Error>> {

@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, mpsc};
 use std::thread;
+use std::time::Duration;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
@@ -80,11 +81,35 @@ pub fn listen() {
     LISTENING.store(true, Ordering::Relaxed);
 }
 
+/// From now on, a signal ends the program at once, as before [`listen`]: for while it waits for input.
+pub fn end_at_once() {
+    LISTENING.store(false, Ordering::Relaxed);
+}
+
 /// [`ControlFlow::Break`] after a signal.
 pub fn check() -> ControlFlow<()> {
     match exit_code() {
         Some(_) => ControlFlow::Break(()),
         None => ControlFlow::Continue(()),
+    }
+}
+
+/// Forgets a SIGINT, so that the next one is a first one again: for a program that goes on after what was interrupted. Other signals
+/// stay.
+pub fn forget() {
+    if SIGNAL.load(Ordering::Relaxed) != SIGINT as usize {
+        return;
+    }
+    // The thread that receives it may not have run yet: it would take the next one for a second one.
+    for _ in 0..100 {
+        if RECEIVED.load(Ordering::Relaxed) {
+            break;
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    let forgotten = SIGNAL.compare_exchange(SIGINT as usize, 0, Ordering::Relaxed, Ordering::Relaxed);
+    if forgotten.is_ok() {
+        RECEIVED.store(false, Ordering::Relaxed);
     }
 }
 

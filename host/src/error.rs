@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use elapid_core::format::{FormatError, Section};
 use elapid_core::model::StepError;
+use elapid_core::model::snapshot::SnapshotError;
 use elapid_core::sample::SampleError;
 use elapid_core::source::{Fault, SourceError};
 use elapid_core::tokenizer::TokenizerError;
@@ -27,6 +28,49 @@ pub enum ExitClass {
     BadModel = 3,
     /// Not enough memory.
     Memory = 4,
+}
+
+/// What is wrong with a session file.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SessionFault {
+    /// It could not be read.
+    #[error("{0}")]
+    Io(#[source] io::Error),
+    /// It is something else.
+    #[error("not a session file: give one that this program saved")]
+    NotSession,
+    /// A version that this program does not know.
+    #[error("version {found} of session files, and {known} is the newest known here: update this program")]
+    Version {
+        /// The file's version.
+        found: u16,
+        /// The newest known here.
+        known: u16,
+    },
+    /// The header is damaged.
+    #[error("the header of the session file is damaged: take another copy")]
+    Header,
+    /// The file is longer or shorter than its header says.
+    #[error("{have} bytes long where {need} are due: it was cut or added to, take another copy")]
+    Length {
+        /// Bytes there are.
+        have: u64,
+        /// Bytes there should be.
+        need: u64,
+    },
+    /// A block's checksum does not match.
+    #[error("block {block} of the session file is damaged: take another copy")]
+    Block {
+        /// Which.
+        block: u64,
+    },
+    /// What it holds can't be.
+    #[error("damaged or made up: {0}: take another copy")]
+    Contents(&'static str),
+    /// The state can't be used.
+    #[error("{0}")]
+    State(#[source] SnapshotError<std::convert::Infallible>),
 }
 
 /// Why something could not be done.
@@ -84,6 +128,16 @@ pub enum Error {
         #[source]
         cause: TokenizerError,
     },
+    /// A chat template that can't be used, or that refuses a conversation.
+    #[cfg(feature = "chat")]
+    #[error("{model}: {cause}")]
+    Template {
+        /// The model's file or name.
+        model: String,
+        /// Why.
+        #[source]
+        cause: crate::template::TemplateError,
+    },
     /// No token could be chosen.
     #[error("{cause}")]
     Sample {
@@ -124,6 +178,15 @@ pub enum Error {
         least: u64,
         /// The type of a recurrent state with which less works, such as `f16`.
         smaller_state: Option<&'static str>,
+    },
+    /// A session file that can't be used.
+    #[error("{path}: {cause}", path = path.display())]
+    SessionFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        #[source]
+        cause: SessionFault,
     },
     /// A session for which the open ones leave no room within the cap.
     #[error(
@@ -225,6 +288,10 @@ impl Error {
             | Self::Kernels { .. }
             | Self::NoBundled => ExitClass::Usage,
             Self::Sample { cause: SampleError::Setting { .. } } => ExitClass::Usage,
+            Self::SessionFile {
+                cause: SessionFault::State(SnapshotError::Numbers { .. } | SnapshotError::OtherModel),
+                ..
+            } => ExitClass::Usage,
             Self::Memory { .. } | Self::Cap { .. } | Self::Session { .. } => ExitClass::Memory,
             Self::File { cause, .. } | Self::Storage { cause, .. }
                 if cause.kind() == io::ErrorKind::OutOfMemory =>

@@ -1,16 +1,19 @@
 //! From a prompt to text.
 
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 pub use elapid_core::generate::End;
 use elapid_core::generate::{Generation as Text, Next, Rules, held_bytes};
-use elapid_core::sample::Settings;
+use elapid_core::sample::{Sampler, Settings};
 use elapid_core::tokenizer::Tokenizer;
 
 use crate::Error;
+use crate::history::{self, SaveOptions};
 use crate::model::Model;
-use crate::session::{Progress, Sequence, Session};
+use crate::past::Past;
+use crate::session::{self, Progress, Sequence, Session};
 
 /// Tokens that the repetition penalty looks back at.
 const PENALTY_WINDOW: usize = 256;
@@ -29,11 +32,39 @@ pub struct GenerateOptions {
     pub eos: Option<Vec<u32>>,
     /// Texts that end the text, whatever tokens they come in, special ones included; they are no part of it. Default: none.
     pub stop: Vec<String>,
+    /// Go on with the text that the session's last generation ended in, as if it had not ended: a token that was chosen and not fed
+    /// comes before the prompt, the sampler goes on where it stands, and the repetition penalty knows what was before. `settings` and
+    /// `seed` are for a session that has generated nothing, or for new ones ([`GenerateOptions::fresh`]). Default: false.
+    pub go_on: bool,
+    /// With [`GenerateOptions::go_on`], take `settings` and `seed` all the same. Default: false.
+    pub fresh: bool,
+    /// Save the session while the text is generated. Default: no.
+    pub autosave: Option<Autosave>,
+}
+
+/// Where a session is saved while it generates: after a token, whenever so much time has passed.
+#[derive(Clone, Debug)]
+pub struct Autosave {
+    /// The file.
+    pub path: PathBuf,
+    /// The time from one to the next.
+    pub every: Duration,
+    /// How.
+    pub options: SaveOptions,
 }
 
 impl Default for GenerateOptions {
     fn default() -> Self {
-        Self { max_tokens: 256, settings: Settings::MODEL, seed: 0, eos: None, stop: Vec::new() }
+        Self {
+            max_tokens: 256,
+            settings: Settings::MODEL,
+            seed: 0,
+            eos: None,
+            stop: Vec::new(),
+            go_on: false,
+            fresh: false,
+            autosave: None,
+        }
     }
 }
 
@@ -57,6 +88,21 @@ impl GenerateOptions {
     #[must_use]
     pub fn eos(self, tokens: impl Into<Vec<u32>>) -> Self {
         Self { eos: Some(tokens.into()), ..self }
+    }
+    /// Sets [`GenerateOptions::go_on`].
+    #[must_use]
+    pub fn go_on(self, go_on: bool) -> Self {
+        Self { go_on, ..self }
+    }
+    /// Sets [`GenerateOptions::fresh`].
+    #[must_use]
+    pub fn fresh(self, fresh: bool) -> Self {
+        Self { fresh, ..self }
+    }
+    /// Sets [`GenerateOptions::autosave`].
+    #[must_use]
+    pub fn autosave(self, path: impl Into<PathBuf>, every: Duration, options: SaveOptions) -> Self {
+        Self { autosave: Some(Autosave { path: path.into(), every, options }), ..self }
     }
     /// Adds a text to [`GenerateOptions::stop`].
     #[must_use]
@@ -137,6 +183,11 @@ impl Rules for Meaning<'_> {
 pub struct Generation<'s> {
     model: &'s Model,
     sequence: &'s mut Sequence,
+    past: &'s mut Past,
+    seed: u64,
+    autosave: Option<Autosave>,
+    /// When the session was saved last, or the generation began.
+    saved: Instant,
     meaning: Meaning<'s>,
     prompt: Vec<u32>,
     text: Text<Vec<u32>, Vec<u8>>,
@@ -163,22 +214,35 @@ impl Session {
     /// # Errors
     /// A setting that is out of its range, and what [`Model::tokenizer`] and [`Model::generation`] return.
     pub fn generate(&mut self, prompt: &[u32], options: &GenerateOptions) -> Result<Generation<'_>, Error> {
-        let Self { sequence, lease } = self;
+        let Self { sequence, past, lease, .. } = self;
         let model = lease.model();
-        let GenerateOptions { max_tokens, settings, seed, eos, stop } = options;
+        let GenerateOptions { max_tokens, settings, seed, eos, stop, go_on, fresh, autosave } = options;
         let eos = match eos {
             Some(eos) => eos.clone(),
             None => model.generation()?.map_or(Vec::new(), |defaults| defaults.eos.iter().collect()),
         };
         let held = vec![0; held_bytes(stop.iter().map(String::as_str))];
-        let text = Text::with_memory(*settings, *seed, *max_tokens, vec![0; PENALTY_WINDOW], held);
-        let mut text = text.map_err(|cause| Error::Sample { cause })?;
-        text.prompt(prompt);
+        let before = past.sampler.clone().filter(|_| *go_on && !*fresh);
+        let (sampler, seed) = match before {
+            Some(before) => before,
+            None => (Sampler::new(*settings, *seed).map_err(|cause| Error::Sample { cause })?, *seed),
+        };
+        let mut text = Text::with_sampler(sampler, *max_tokens, vec![0; PENALTY_WINDOW], held);
+        let pending = if *go_on { &past.pending[..] } else { &[] };
+        let prompt = [pending, prompt].concat();
+        if *go_on {
+            text.look_back_at(&past.tokens);
+        }
+        text.prompt(&prompt);
         Ok(Generation {
             model,
             sequence,
+            past,
+            seed,
+            autosave: autosave.clone(),
+            saved: Instant::now(),
             meaning: Meaning { tokenizer: model.tokenizer()?, eos, stop: stop.clone() },
-            prompt: prompt.to_vec(),
+            prompt,
             text,
             reading: true,
             start: Instant::now(),
@@ -239,6 +303,12 @@ impl Generation<'_> {
         }
         let mut piece = String::new();
         let outcome = fed.and_then(|()| self.choose(&mut piece));
+        self.past.sampler = Some((self.text.sampler().clone(), self.seed));
+        match (self.prompt.get(self.text.total_fed()..), self.text.chosen()) {
+            (Some(unread), _) if !unread.is_empty() => self.past.pending = unread.to_vec(),
+            (_, Some(chosen)) => self.past.pending = vec![chosen],
+            _ => {}
+        }
         if !piece.is_empty() {
             // A break is not lost: the listener is asked again after the token.
             let _ = each(Event::Text(&piece));
@@ -259,6 +329,13 @@ impl Generation<'_> {
                 let _ = each(Event::Text(&piece));
             }
         }
+        if let Some(Autosave { path, every, options }) = &self.autosave
+            && self.saved.elapsed() >= *every
+            && !self.sequence.memory.suspended()
+        {
+            history::save(self.model, self.sequence, self.past, path, options)?;
+            self.saved = Instant::now();
+        }
         if let Next::End(_) = self.text.next(&self.prompt) {
             self.time = Some(self.start.elapsed());
         }
@@ -267,15 +344,15 @@ impl Generation<'_> {
 
     /// Finishes a step that was interrupted, then feeds the prompt, or the token that was chosen last.
     fn feed(&mut self, each: &mut Listen<'_>) -> Result<(), Error> {
-        let Self { model, sequence, text, prompt, reading, .. } = self;
+        let Self { model, sequence, past, text, prompt, reading, .. } = self;
         let mut watch =
             |progress| each(if *reading { Event::Prompt(progress) } else { Event::Layer(progress) });
         if *reading {
             sequence.resume(model, &mut watch)?;
         }
         while let Next::Feed(tokens) = text.next(prompt) {
-            let outcome = sequence.feed(model, tokens, &mut watch);
-            text.fed(sequence.taken());
+            let (taken, outcome) = session::feed(model, sequence, past, tokens, &mut watch);
+            text.fed(taken);
             outcome?;
         }
         Ok(())

@@ -23,15 +23,24 @@
 #![deny(unsafe_code)]
 
 mod batch;
+#[cfg(feature = "chat")]
+mod chat;
 mod error;
 mod generate;
 mod heap;
+mod history;
 mod machine;
 mod memory;
+mod message;
 mod model;
 mod numbers;
 mod options;
+mod past;
 mod session;
+mod session_file;
+mod state;
+#[cfg(feature = "chat")]
+mod template;
 mod text;
 mod threads;
 mod verify;
@@ -39,15 +48,21 @@ mod verify;
 pub use elapid_core as core;
 
 pub use batch::Batch;
-pub use error::{Error, ExitClass};
-pub use generate::{End, Event, GenerateOptions, Generated, Generation, Piece};
+#[cfg(feature = "chat")]
+pub use chat::Chat;
+pub use error::{Error, ExitClass, SessionFault};
+pub use generate::{Autosave, End, Event, GenerateOptions, Generated, Generation, Piece};
 pub use heap::one_heap;
+pub use history::{Loaded, Reused, SaveOptions};
 pub use machine::{Drive, Machine, Profile, available as available_memory};
 pub use memory::{Incidents, Plan, ReadBy, Storage};
+pub use message::Message;
 pub use model::Model;
 pub use numbers::Numbers;
 pub use options::{ModelOptions, Ram, SessionOptions, Verify};
 pub use session::{Progress, Session, Watch};
+#[cfg(feature = "chat")]
+pub use template::{ChatTemplate, TemplateError};
 pub use text::encode;
 pub use threads::{MAX_THREADS, Pool, default_threads};
 pub use verify::{Damage, verify};

@@ -3,19 +3,20 @@
 //! Nothing else in this crate tells them apart.
 
 use elapid_core::fixed;
-use elapid_core::format::{Config, Layout};
-use elapid_core::kernels::fixed::{Group, Inverse, Range, SsmState as FixedSsm};
-use elapid_core::kernels::{self, Kernels, Scale, SsmState, Team, detect, for_each_available};
+use elapid_core::format::{Config, Fingerprint, Layout};
+use elapid_core::kernels::fixed::{Group, Inverse};
+use elapid_core::kernels::{self, Kernels, Scale, Team, detect, for_each_available};
+use elapid_core::model::snapshot::{About, Saved, Sink, SnapshotError, Source};
 use elapid_core::model::{
-    Model, Position, Rows, Scratch, ScratchSize, Session, State, StateKind, StateSize, StepError,
+    Model, Position, Rows, Scratch, ScratchSize, Session, StateKind, StateSize, StepError,
 };
 use elapid_core::source::LayerSource;
 
 use crate::Error;
 use crate::heap::zeros;
+use crate::state::{FixedState, FloatState, Kept, Logits, to_floats};
 
 /// What zeros are wanted for.
-const STATE: &str = "the state";
 pub(crate) const WORKING: &str = "the working memory of a step";
 
 /// The numbers that a model is computed with, and the type of the recurrent state.
@@ -118,80 +119,6 @@ impl KernelSet {
     }
 }
 
-/// The recurrent state's elements.
-#[derive(Debug)]
-enum Ssm {
-    F32(Vec<f32>),
-    F16(Vec<u16>),
-}
-
-/// A state of the float path.
-#[derive(Debug)]
-pub(crate) struct FloatState {
-    conv: Vec<f32>,
-    ssm: Ssm,
-}
-
-impl FloatState {
-    fn new(config: &Config, layers: usize, kind: StateKind) -> Result<Self, Error> {
-        let size = StateSize::of(config, layers);
-        let ssm = match kind {
-            StateKind::F32 => Ssm::F32(zeros(STATE, size.ssm)?),
-            StateKind::F16 => Ssm::F16(zeros(STATE, size.ssm)?),
-        };
-        Ok(Self { conv: zeros(STATE, size.conv)?, ssm })
-    }
-
-    fn borrow(&mut self) -> State<'_> {
-        let ssm = match &mut self.ssm {
-            Ssm::F32(state) => SsmState::F32(state),
-            Ssm::F16(state) => SsmState::F16(state),
-        };
-        State { conv: &mut self.conv, ssm }
-    }
-}
-
-/// The recurrent state's elements.
-#[derive(Debug)]
-enum Ints {
-    I16(Vec<i16>),
-    I32(Vec<i32>),
-}
-
-/// A state of the fixed path.
-#[derive(Debug)]
-pub(crate) struct FixedState {
-    conv: Vec<i32>,
-    conv_exponents: Vec<u16>,
-    ssm: Ints,
-    ranges: Vec<Range>,
-}
-
-impl FixedState {
-    fn new(config: &Config, layers: usize, kind: fixed::StateKind) -> Result<Self, Error> {
-        let size = fixed::StateSize::of(config, layers);
-        let ssm = match kind {
-            fixed::StateKind::I16 => Ints::I16(zeros(STATE, size.ssm)?),
-            fixed::StateKind::I32 => Ints::I32(zeros(STATE, size.ssm)?),
-        };
-        Ok(Self {
-            conv: zeros(STATE, size.conv)?,
-            conv_exponents: zeros(STATE, size.conv_exponents)?,
-            ssm,
-            ranges: zeros(STATE, size.ranges)?,
-        })
-    }
-
-    fn borrow(&mut self) -> fixed::State<'_> {
-        let ssm = match &mut self.ssm {
-            Ints::I16(state) => FixedSsm::I16(state),
-            Ints::I32(state) => FixedSsm::I32(state),
-        };
-        let Self { conv, conv_exponents, ranges, .. } = self;
-        fixed::State { conv, conv_exponents, ssm, ranges }
-    }
-}
-
 /// State, undo copy and working memory of some sequences, and where their step stands.
 #[derive(Debug)]
 pub(crate) enum Buffers {
@@ -247,6 +174,23 @@ impl Buffers {
                 }
             }
         })
+    }
+
+    /// A copy of the state.
+    pub(crate) fn keep(&self) -> Result<Kept, Error> {
+        Ok(match self {
+            Self::Float { state, .. } => Kept::Float(state.copy()?),
+            Self::Fixed { state, .. } => Kept::Fixed(state.copy()?),
+        })
+    }
+
+    /// Gives the state that was kept; false where it is of other numbers or another model.
+    pub(crate) fn restore(&mut self, kept: &Kept) -> bool {
+        match (self, kept) {
+            (Self::Float { state, .. }, Kept::Float(kept)) => state.become_like(kept),
+            (Self::Fixed { state, .. }, Kept::Fixed(kept)) => state.become_like(kept),
+            _ => false,
+        }
     }
 
     /// The steps of `sequences` sequences over these buffers, from `position` on.
@@ -354,6 +298,82 @@ impl Steps<'_> {
         Ok(())
     }
 
+    /// Logits after the last token, as they are computed.
+    pub(crate) fn own_logits(
+        &mut self,
+        source: &mut dyn LayerSource,
+        config: &Config,
+    ) -> Result<Logits, StepError> {
+        let padded = config.padded_vocab() as usize;
+        match &mut self.running {
+            Running::Float { model, session } => {
+                let mut out = vec![0.0; padded];
+                model.logits(session, source, Rows::Last, &mut out)?;
+                Ok(Logits::Float(out))
+            }
+            Running::Fixed { model, session, .. } => {
+                let mut out = vec![0; padded];
+                model.logits(session, source, Rows::Last, &mut out)?;
+                Ok(Logits::Fixed(out))
+            }
+        }
+    }
+
+    /// Writes the state of the first sequence and the logits after its last token.
+    pub(crate) fn save<S: Sink>(
+        &mut self,
+        about: &About,
+        logits: Option<&Logits>,
+        sink: &mut S,
+    ) -> Result<(), SnapshotError<S::Error>> {
+        match (&mut self.running, logits) {
+            (Running::Float { session, .. }, Some(Logits::Float(logits))) => {
+                session.save(0, about, Some(logits), sink)
+            }
+            (Running::Fixed { session, .. }, Some(Logits::Fixed(logits))) => {
+                session.save(0, about, Some(logits), sink)
+            }
+            (Running::Float { session, .. }, _) => session.save(0, about, None, sink),
+            (Running::Fixed { session, .. }, _) => session.save(0, about, None, sink),
+        }
+    }
+
+    /// Checks what [`Steps::save`] wrote, and changes nothing.
+    pub(crate) fn check_saved<S: Source>(
+        &mut self,
+        fingerprint: &Fingerprint,
+        source: &mut S,
+    ) -> Result<Saved, SnapshotError<S::Error>> {
+        match &mut self.running {
+            Running::Float { session, .. } => session.check_saved(fingerprint, source),
+            Running::Fixed { session, .. } => session.check_saved(fingerprint, source),
+        }
+    }
+
+    /// Reads what [`Steps::save`] wrote, with its logits.
+    pub(crate) fn load<S: Source>(
+        &mut self,
+        fingerprint: &Fingerprint,
+        config: &Config,
+        source: &mut S,
+    ) -> Result<(Saved, Logits), SnapshotError<S::Error>> {
+        let vocab = config.vocab as usize;
+        match &mut self.running {
+            Running::Float { session, .. } => {
+                let mut logits = vec![0.0; vocab];
+                let saved = session.load(0, fingerprint, source, &mut logits)?;
+                *self.position = session.position();
+                Ok((saved, Logits::Float(logits)))
+            }
+            Running::Fixed { session, .. } => {
+                let mut logits = vec![0; vocab];
+                let saved = session.load(0, fingerprint, source, &mut logits)?;
+                *self.position = session.position();
+                Ok((saved, Logits::Fixed(logits)))
+            }
+        }
+    }
+
     /// Computes logits. Those of the fixed path are integers, rounded to nearest where they have more than 24 bits.
     pub(crate) fn logits(
         &mut self,
@@ -369,10 +389,7 @@ impl Steps<'_> {
                 }
                 let logits = &mut logits[..out.len()];
                 model.logits(session, source, rows, logits)?;
-                let unit = model.config().logit_unit();
-                for (out, logit) in out.iter_mut().zip(logits) {
-                    *out = *logit as f32 * unit;
-                }
+                to_floats(logits, model.config(), out);
                 Ok(())
             }
         }

@@ -98,6 +98,9 @@ pub struct SessionOptions {
     pub rows: bool,
     /// Bytes that the caller holds, such as a prompt: a cap is for all of the process.
     pub held: usize,
+    /// Bytes that copies of a session's state may take: marks, at which [`Session::undo`](crate::Session::undo) and
+    /// [`Session::truncate`](crate::Session::truncate) go back without computing anything. They count under a cap. Default: 0, none.
+    pub marks: usize,
     /// Sequences of a batch; 0 and 1 are one.
     pub(crate) sequences: usize,
 }
@@ -122,6 +125,18 @@ impl SessionOptions {
     #[must_use]
     pub fn held(self, bytes: usize) -> Self {
         Self { held: bytes, ..self }
+    }
+
+    /// Sets [`SessionOptions::marks`].
+    #[must_use]
+    pub fn marks(self, bytes: usize) -> Self {
+        Self { marks: bytes, ..self }
+    }
+
+    /// Bytes of a mark: a copy of the state, and logits.
+    pub(crate) fn mark_bytes(&self, config: &Config) -> usize {
+        let state = self.numbers.state_bytes(config, config.n_layer as usize);
+        state.saturating_add(4 * config.padded_vocab() as usize)
     }
 
     /// Sequences, one at least.

@@ -13,6 +13,8 @@ use crate::memory::{ReadBy, Source, Streamer};
 use crate::model::{Lease, Model};
 use crate::numbers::{Buffers, Numbers, Steps, WORKING};
 use crate::options::{SessionOptions, rows_chunk};
+use crate::past::{Past, Snapshot};
+use crate::state::{Kept, Logits};
 
 /// How far a computation has come, in tokens times layers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +34,8 @@ pub type Watch<'w> = dyn FnMut(Progress) -> ControlFlow<()> + 'w;
 #[derive(Debug)]
 pub struct Session {
     pub(crate) sequence: Sequence,
+    pub(crate) past: Past,
+    pub(crate) options: SessionOptions,
     // Dropped last: memory is given back when it is free.
     pub(crate) lease: Lease,
 }
@@ -44,8 +48,11 @@ impl Model {
     /// the fixed path does not take the model's types.
     pub fn session(&self, options: &SessionOptions) -> Result<Session, Error> {
         let options = SessionOptions { sequences: 1, ..*options };
-        let (lease, streamer, chunk) = self.lease(&options)?;
-        Ok(Session { sequence: Sequence::new(self, &options, streamer, chunk)?, lease })
+        // What marks take is held by the caller, as a plan sees it.
+        let planned = options.held(options.held.saturating_add(options.marks));
+        let (lease, streamer, chunk) = self.lease(&planned)?;
+        let past = Past::new(options.marks, options.mark_bytes(self.config()));
+        Ok(Session { sequence: Sequence::new(self, &options, streamer, chunk)?, past, options, lease })
     }
 }
 
@@ -56,6 +63,12 @@ impl Session {
         self.lease.model()
     }
 
+    /// The numbers that it is computed with.
+    #[must_use]
+    pub fn numbers(&self) -> Numbers {
+        self.options.numbers
+    }
+
     /// How the weights are read, where they are streamed.
     #[must_use]
     pub fn read_by(&self) -> Option<ReadBy> {
@@ -64,7 +77,8 @@ impl Session {
 
     /// Forgets everything, an interrupted computation too: the next token is the first of a new sequence.
     pub fn clear(&mut self) {
-        self.sequence.fed = 0;
+        self.past.clear();
+        (self.sequence.fed, self.sequence.stood) = (0, None);
         // The steps fail only if they failed when the session was made.
         if let Ok((mut steps, _)) = self.sequence.memory.take_up(self.lease.model()) {
             steps.clear();
@@ -86,7 +100,8 @@ impl Session {
     /// As [`Session::feed`], and [`Error::Interrupted`] if `watch` breaks: [`Session::resume`] goes on, or [`Session::clear`]
     /// gives it up.
     pub fn feed_watched(&mut self, tokens: &[u32], watch: &mut Watch<'_>) -> Result<(), Error> {
-        self.sequence.feed(self.lease.model(), tokens, watch)
+        let Self { sequence, past, lease, .. } = self;
+        feed(lease.model(), sequence, past, tokens, watch).1
     }
 
     /// Goes on after an interruption, or after weights could not be read ([`Error::Storage`], or damage), from the layer where that
@@ -95,7 +110,8 @@ impl Session {
     /// # Errors
     /// As [`Session::feed_watched`].
     pub fn resume(&mut self, watch: &mut Watch<'_>) -> Result<usize, Error> {
-        self.sequence.resume(self.lease.model(), watch)
+        let fed = self.sequence.resume(self.lease.model(), watch)?;
+        Ok(self.past.before + fed)
     }
 
     /// Feeds tokens and calls `each` with the place and the logits `[vocab]` of every one.
@@ -108,7 +124,9 @@ impl Session {
         watch: &mut Watch<'_>,
         each: impl FnMut(usize, &[f32]) -> Result<(), E>,
     ) -> Result<(), E> {
-        self.sequence.feed_each(self.lease.model(), tokens, watch, each)
+        let fed = self.sequence.feed_each(self.lease.model(), tokens, watch, each);
+        self.past.take(0, tokens, self.sequence.taken());
+        fed
     }
 
     /// The logits `[vocab]` after the last token, which the caller may overwrite. A vocabulary may be padded: mask ids without a token
@@ -142,6 +160,53 @@ impl Session {
     }
 }
 
+/// Feeds tokens, records them, and marks points on a long way. Returns how many of them the session has taken: those of a step that is
+/// suspended count.
+pub(crate) fn feed(
+    model: &Model,
+    sequence: &mut Sequence,
+    past: &mut Past,
+    tokens: &[u32],
+    watch: &mut Watch<'_>,
+) -> (usize, Result<(), Error>) {
+    if let Err(error) = sequence.memory.check_ready(model) {
+        return (0, Err(error));
+    }
+    (sequence.fed, past.before) = (0, 0);
+    if let Err(error) = check_tokens(model, tokens) {
+        return (0, Err(error));
+    }
+    let layers = u64::from(model.config().n_layer);
+    let (mut done, mut read) = (0, 0);
+    while done < tokens.len() {
+        let left = tokens.len() - done;
+        // Whole chunks, so that none is smaller than it would be without marks.
+        let due = past.marks.due().map(|due| due.saturating_sub(past.tokens.len()).max(1));
+        let due = due.map(|due| due.div_ceil(sequence.chunk).saturating_mul(sequence.chunk));
+        let part = &tokens[done..done + due.unwrap_or(left).min(left)];
+        let (start, before) = (done as u64 * layers, read);
+        let mut watch = |progress: Progress| {
+            read = before + progress.read;
+            let total = tokens.len() as u64 * layers;
+            watch(Progress { done: start + progress.done, total, read })
+        };
+        let outcome = sequence.feed(model, part, &mut watch);
+        let taken = sequence.taken();
+        past.take(done, part, taken);
+        done += taken;
+        let marked = outcome.and_then(|()| {
+            if done < tokens.len() {
+                past.marks.set(past.tokens.len(), Snapshot::new(sequence.memory.keep()?, None));
+            }
+            Ok(())
+        });
+        if let Err(error) = marked {
+            return (done, Err(error));
+        }
+    }
+    (done, Ok(()))
+}
+
 /// What steps and their source of weights borrow during a call.
 pub(crate) struct Memory {
     buffers: Buffers,
@@ -155,6 +220,21 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
+    /// Whether a step was begun and not finished.
+    pub fn suspended(&self) -> bool {
+        self.position.suspended().is_some()
+    }
+
+    /// An error where a step was begun and not finished.
+    pub fn check_ready(&self, model: &Model) -> Result<(), Error> {
+        if self.suspended() { Err(model.step_error(StepError::Suspended)) } else { Ok(()) }
+    }
+
+    /// A copy of the state.
+    pub fn keep(&self) -> Result<Kept, Error> {
+        self.buffers.keep()
+    }
+
     /// The steps and the source of weights of a call.
     pub fn take_up<'a>(&'a mut self, model: &'a Model) -> Result<(Steps<'a>, Source<'a>), Error> {
         let Self { buffers, sequences, position, checked, streamer } = self;
@@ -173,6 +253,8 @@ pub(crate) struct Sequence {
     pub chunk: usize,
     /// Tokens of the last call that were fed.
     fed: usize,
+    /// The logits that came with the state, until a token is fed.
+    stood: Option<Logits>,
 }
 
 impl std::fmt::Debug for Sequence {
@@ -220,6 +302,7 @@ impl Sequence {
             all: zeros("logits", rows)?,
             chunk,
             fed: 0,
+            stood: None,
         };
         // Pages are written before any is read.
         sequence.memory.take_up(model)?.0.clear();
@@ -277,11 +360,41 @@ impl Sequence {
 
     /// See [`Session::logits`].
     pub(crate) fn logits(&mut self, model: &Model) -> Result<&mut [f32], Error> {
-        let Self { memory, logits, .. } = self;
+        let Self { memory, logits, stood, .. } = self;
+        if let Some(stood) = stood {
+            stood.write_to(model.config(), logits);
+            return Ok(&mut logits[..model.config().vocab as usize]);
+        }
         let (mut steps, mut source) = memory.take_up(model)?;
         let out = steps.logits(source.blocks(), Rows::Last, logits);
         out.map_err(|cause| model.step_error(cause))?;
         Ok(&mut logits[..model.config().vocab as usize])
+    }
+
+    /// The logits after the last token as they are computed, untouched by whoever chose a token by them.
+    pub(crate) fn own_logits(&mut self, model: &Model) -> Result<Logits, Error> {
+        self.memory.check_ready(model)?;
+        if let Some(stood) = &self.stood {
+            return Ok(stood.clone());
+        }
+        let (mut steps, mut source) = self.memory.take_up(model)?;
+        let logits = steps.own_logits(source.blocks(), model.config());
+        logits.map_err(|cause| model.step_error(cause))
+    }
+
+    /// Becomes the sequence that was kept.
+    pub(crate) fn restore(&mut self, model: &Model, snapshot: &Snapshot) -> Result<(), Error> {
+        if !self.memory.buffers.restore(snapshot.kept()) {
+            return Err(model.step_error(StepError::OtherModel));
+        }
+        self.memory.position = Position::default();
+        self.stand_at(snapshot.logits().cloned());
+        Ok(())
+    }
+
+    /// The state is another one, with these logits.
+    pub(crate) fn stand_at(&mut self, logits: Option<Logits>) {
+        (self.fed, self.stood) = (0, logits);
     }
 
     /// See [`Batch::step`](crate::Batch::step).
@@ -322,6 +435,7 @@ impl Sequence {
         }
         self.fed = 0;
         check_tokens(model, tokens)?;
+        self.stood = None;
         let mut call = self.call(model)?;
         call.count.total = call.work(tokens.len());
         Ok(call)

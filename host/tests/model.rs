@@ -19,7 +19,7 @@ use elapid::{
 const TOKENS: [u32; 11] = [5, 900, 0, 33, 33, 1023, 7, 512, 4, 18, 256];
 
 fn path(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../models").join(name)
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("models").join(name)
 }
 
 fn open(threads: usize, kernels: Option<&str>) -> Model {

@@ -12,6 +12,7 @@ use elapid_core::format::{Quant, checksum};
 use elapid_core::kernels::{self, Kernels, Scalar, Solo, Team};
 use elapid_core::model::StateKind;
 use elapid_pack::Options;
+use elapid_test_support::effort::emulated;
 use elapid_tests::fixture::{Fixture, fixtures};
 use elapid_tests::runner::{Runner, pack};
 use elapid_tests::sets::available;
@@ -44,10 +45,6 @@ fn tokens_for_scalar(fixture: &Fixture) -> Vec<u32> {
 }
 
 /// Under emulation only the small models run, and fewer ways.
-fn emulated() -> bool {
-    std::env::var_os("ELAPID_EMULATED").is_some()
-}
-
 fn compared() -> impl Iterator<Item = Fixture> {
     fixtures().into_iter().filter(|fixture| !(emulated() && fixture.name == "address-4m"))
 }

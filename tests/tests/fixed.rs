@@ -15,6 +15,7 @@ use elapid_core::kernels::{Solo, Team};
 use elapid_core::model::{StateKind as FloatState, StepError};
 use elapid_core::numbers::fixed::saturated;
 use elapid_pack::Options;
+use elapid_test_support::effort::emulated;
 use elapid_tests::fixed::{FixedRunner, numbers, oracle, panel_place};
 use elapid_tests::fixture::{Fixture, fixture, fixtures};
 use elapid_tests::forge::forge;
@@ -26,11 +27,6 @@ use elapid_tests::streamed::packed;
 const SNAPSHOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/snapshots/fixed.txt");
 const KINDS: [StateKind; 2] = [StateKind::I16, StateKind::I32];
 const QUANTS: [Quant; 2] = [Quant::Q8, Quant::Q4];
-
-/// Under emulation only some small models run, and fewer ways.
-fn emulated() -> bool {
-    std::env::var_os("ELAPID_EMULATED").is_some()
-}
 
 /// Those that run under emulation: both architectures, odd sizes and states, a convolution of one tap, a real layer's ranges.
 const EMULATED: [&str; 5] = ["address-300k", "falcon-odd", "falcon-state24", "mamba-conv1", "mamba-harsh"];

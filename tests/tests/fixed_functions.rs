@@ -1,7 +1,7 @@
 //! The functions of the fixed path over every argument, against `f64`.
 //!
-//! `cargo test -p elapid-tests --test fixed_functions -- --nocapture` prints the errors that `docs/numerics.md` lists. With
-//! `ELAPID_EMULATED` set, one argument in 4099 is taken.
+//! `cargo test -p elapid-tests --test fixed_functions -- --nocapture` prints the errors that `docs/numerics.md` lists. One argument
+//! in 61 is taken, all with `ELAPID_FULL=1` (`cargo xtask test --full`).
 
 use std::ops::Range;
 
@@ -15,7 +15,7 @@ const Q30: f64 = (1 << 30) as f64;
 
 /// One argument in so many.
 fn stride() -> usize {
-    if std::env::var_os("ELAPID_EMULATED").is_some() { 4099 } else { 1 }
+    elapid_test_support::effort::stride(61, 4099)
 }
 
 /// The largest of `error` over all arguments, and the first argument that has it.

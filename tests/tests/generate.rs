@@ -217,7 +217,7 @@ fn stop_texts_are_found_in_special_tokens() {
 #[test]
 fn an_interrupted_generation_goes_on_with_the_same_bits() {
     const MADE: usize = 6;
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/address-300k.elp");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../host/models/address-300k.elp");
     let model = Model::open(&path, &ModelOptions::default()).expect("a model");
     let tokenizer = model.tokenizer().expect("a tokenizer");
     let prompt =

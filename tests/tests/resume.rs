@@ -104,7 +104,7 @@ impl Apart {
 
 #[test]
 fn a_session_that_is_put_together_again_goes_on_with_the_same_bits() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/address-300k.elp");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../host/models/address-300k.elp");
     let file = std::fs::read(path).expect("the model");
     let header = Header::parse(&file).expect("a model");
     let (layout, config) = (header.layout(), header.layout().config());

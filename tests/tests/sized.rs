@@ -10,13 +10,13 @@ use elapid_core::sized::{Dimensions, Scratch, SizeError, State};
 use elapid_core::source::SliceSource;
 
 elapid_core::model! {
-    mod tiny = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/address-300k.elp");
+    mod tiny = concat!(env!("CARGO_MANIFEST_DIR"), "/../host/models/address-300k.elp");
 }
 elapid_core::model! {
-    mod larger = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/address-4m.elp");
+    mod larger = concat!(env!("CARGO_MANIFEST_DIR"), "/../host/models/address-4m.elp");
 }
 
-const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/address-300k.elp");
+const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../host/models/address-300k.elp");
 const TOKENS: [u32; 12] = [5, 900, 17, 3, 3, 250, 611, 44, 1023, 0, 8, 77];
 
 /// Logits after each token, in memory from a `static`'s type.

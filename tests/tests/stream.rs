@@ -76,7 +76,7 @@ fn the_least_cap_that_is_named_works_and_less_does_not() {
         std::fs::write(&path, file(tied, Quant::Q8)).expect("a file");
         path
     });
-    let bundled = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/address-4m.elp").into();
+    let bundled = concat!(env!("CARGO_MANIFEST_DIR"), "/../host/models/address-4m.elp").into();
     for path in small.iter().chain(&large).chain([&bundled]) {
         for from_path in [true, false] {
             let open = |cap| {

@@ -175,6 +175,7 @@ impl<'c> Conversation<'c> {
                 End::Eos => ", the model ended the text",
                 End::Stop => ", ended by a stop text",
                 End::Interrupted => ", interrupted",
+                _ => ", ended",
             },
         };
         if settings.check {

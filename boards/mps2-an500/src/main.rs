@@ -22,7 +22,7 @@ use static_cell::ConstStaticCell;
 
 elapid_core::model! {
     /// The larger bundled model.
-    mod bundled = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/address-4m.elp");
+    mod bundled = concat!(env!("CARGO_MANIFEST_DIR"), "/../../host/models/address-4m.elp");
 }
 
 /// Where the heap lies.

@@ -1,12 +1,16 @@
-//! Elapid on the Raspberry Pi Pico 2 and other boards with an RP2350: the fixed path over USB serial, the model in flash.
+//! Elapid on the Raspberry Pi Pico 2 and other boards with an RP2350: the fixed path, the model in flash, the console over USB
+//! or, with the feature `uart`, on UART 0.
 //!
-//! No emulator runs it. What it computes is `elapid-tiny`, which QEMU does run, on the same core, as mps2-an505.
+//! A simulator runs it with the console on the UART. USB and PSRAM have never run.
 #![no_std]
 #![no_main]
 
-mod console;
 mod last;
 mod psram;
+#[cfg(feature = "uart")]
+mod uart;
+#[cfg(not(feature = "uart"))]
+mod usb;
 
 use core::fmt::Write;
 use core::panic::PanicInfo;
@@ -18,12 +22,8 @@ use rp235x_hal::block::ImageDef;
 use rp235x_hal::clocks::{ClocksManager, init_clocks_and_plls};
 use rp235x_hal::fugit::RateExtU32;
 use rp235x_hal::gpio::{FunctionXipCs1, Pins};
-use rp235x_hal::usb::UsbBus;
 use rp235x_hal::{Clock, Sio, Timer, Watchdog, entry, pac};
-use static_cell::StaticCell;
-use usb_device::bus::UsbBusAllocator;
 
-use console::Pico2;
 use last::Last;
 
 /// Tells the boot ROM that this is a program for the Arm cores in the secure state.
@@ -36,7 +36,8 @@ const CRYSTAL: u32 = 12_000_000;
 /// Frequency of the system clock that the HAL sets up, in MHz.
 const SYSTEM_MHZ: u32 = 150;
 
-static USB: StaticCell<UsbBusAllocator<UsbBus>> = StaticCell::new();
+/// A layer of the bundled model takes a few thousandths of this.
+const WATCHDOG_SECONDS: u32 = 4;
 
 #[entry]
 fn main() -> ! {
@@ -53,9 +54,20 @@ fn main() -> ! {
     let _chip_select = pins.gpio8.into_function::<FunctionXipCs1>();
     let psram = start_psram(&clocks);
 
-    let bus = UsbBus::new(p.USB, p.USB_DPRAM, clocks.usb_clock, true, &mut p.RESETS);
-    let mut board = Pico2::new(USB.init(UsbBusAllocator::new(bus)), timer, watchdog);
-    board.wait_for_terminal();
+    #[cfg(feature = "uart")]
+    let mut board = {
+        let pins = (pins.gpio0.into_function(), pins.gpio1.into_function());
+        let clock = clocks.peripheral_clock.freq();
+        let board = uart::Pico2::new(p.UART0, pins, clock, &mut p.RESETS, timer, watchdog);
+        let Some(board) = board else { stop() };
+        board
+    };
+    #[cfg(not(feature = "uart"))]
+    let mut board = {
+        let mut board = usb::Pico2::new(p.USB, p.USB_DPRAM, clocks.usb_clock, &mut p.RESETS, timer, watchdog);
+        board.wait_for_terminal();
+        board
+    };
     if let Some(last) = last {
         let _ = writeln!(board, "the program was started again: {last}");
     }
@@ -68,6 +80,8 @@ fn main() -> ! {
     // SAFETY: flash is mapped there and is not written while this program runs.
     let memory: &'static [u8] = unsafe { core::slice::from_raw_parts(at as *const u8, bytes) };
     if let Err(error) = elapid_tiny::run(&mut board, memory) {
+        let _ = writeln!(board, "error: {error}");
+        board.exit(false);
         // Said again for each key, for a terminal that was opened later.
         loop {
             let _ = writeln!(board, "error: {error}");

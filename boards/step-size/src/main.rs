@@ -14,7 +14,7 @@ use elapid_core::source::SliceSource;
 use static_cell::ConstStaticCell;
 
 elapid_core::model! {
-    mod tiny = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/address-300k.elp");
+    mod tiny = concat!(env!("CARGO_MANIFEST_DIR"), "/../../host/models/address-300k.elp");
 }
 
 static STATE: ConstStaticCell<tiny::State<f32>> = ConstStaticCell::new(tiny::State::new());

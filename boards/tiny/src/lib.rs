@@ -12,7 +12,7 @@ use static_cell::ConstStaticCell;
 
 elapid_core::model! {
     /// The model that the program is built for.
-    pub mod bundled = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/address-300k.elp");
+    pub mod bundled = concat!(env!("CARGO_MANIFEST_DIR"), "/../../host/models/address-300k.elp");
 }
 
 static STATE: ConstStaticCell<bundled::FixedState<i16>> = ConstStaticCell::new(bundled::FixedState::new());

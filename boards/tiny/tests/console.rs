@@ -56,7 +56,7 @@ impl Platform for Scripted {
 
 #[test]
 fn a_script_is_followed() {
-    let models = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/");
+    let models = concat!(env!("CARGO_MANIFEST_DIR"), "/../../host/models/");
     let memory = std::fs::read(format!("{models}address-300k.elp")).expect("the bundled model");
     let prompt = "My fellow citizens";
     let script = [
@@ -93,7 +93,7 @@ fn a_script_is_followed() {
     said(7, "\nerror: interrupted\n");
 
     // With the report that the boards' tests read, the stored one.
-    let stored = std::fs::read_to_string(format!("{models}../tests/snapshots/boards/mps2-an385.txt"));
+    let stored = std::fs::read_to_string(format!("{models}../../tests/snapshots/boards/mps2-an385.txt"));
     let stored = stored.expect("the stored report");
     let lines = stored.lines().filter(|line| !line.starts_with("text "));
     lines.for_each(|line| said(9, &format!("\n--- {line}\n")));

@@ -1,6 +1,7 @@
 //! The features of the CPU that the program runs on.
 
 #[cfg(target_arch = "x86_64")]
+#[allow(unsafe_code)]
 pub(crate) mod x86_64;
 
 /// The first instruction set extension that the program was compiled for (`-C target-cpu`, `-C target-feature`) and this

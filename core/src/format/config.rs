@@ -8,6 +8,7 @@ use crate::numbers::GROUP;
 /// The family that a model belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
+#[non_exhaustive]
 pub enum Arch {
     /// Mamba-1.
     Mamba = 1,

@@ -41,6 +41,11 @@ mod flag {
     pub(super) const ALL: u8 = 31;
 }
 
+/// What tells a packed file from others: its checksums and its length. A file that was packed again from the same source with the same
+/// options has the same. Checksums find mistakes, not attacks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fingerprint(pub [u8; 16]);
+
 /// A parsed header.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Header {
@@ -138,6 +143,17 @@ impl Header {
     #[must_use]
     pub const fn checksums_checksum(&self) -> u32 {
         self.checksums
+    }
+
+    /// What tells this file from others: it follows from the header and from the checksums of all blocks, without reading them.
+    #[must_use]
+    pub fn fingerprint(&self) -> Fingerprint {
+        // The checksum of the section table follows from the layout.
+        let header = checksum(&emit_header(&self.layout, 0, self.checksums));
+        let mut bytes = [0; 16];
+        put_words(&mut bytes, &[self.checksums, header]);
+        bytes[8..].copy_from_slice(&self.layout.file_bytes().to_le_bytes());
+        Fingerprint(bytes)
     }
 
     /// Checks the bytes of section [`Section::Checksums`].

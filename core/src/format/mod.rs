@@ -12,7 +12,7 @@ mod matrix;
 
 pub use config::{Arch, Config, DataSizes, Fields, Limit, PerMatrix, Quants};
 pub use error::FormatError;
-pub use header::{Header, emit_header, emit_table_entry};
+pub use header::{Fingerprint, Header, emit_header, emit_table_entry};
 pub use layout::{
     BLOCK_ALIGN, Block, COMPACT_ALIGN, Layout, Part, PartGeometry, SECTION_ALIGN, Section, SectionGeometry,
 };

@@ -27,6 +27,7 @@ fn table() -> Vec<u8> {
         pre_tokenizer: PreTokenizer::Gpt2,
         nfc: false,
         wide: false,
+        added_rules: false,
         vocab_size: TOKENS.len() as u32,
         merges: 0,
         merge_slots: 1,
@@ -36,6 +37,8 @@ fn table() -> Vec<u8> {
         prefix: 0,
         suffix: 0,
         text_len: text.concat().len() as u32,
+        patterns_len: 0,
+        chars: None,
     };
     let mut table = header.emit().to_vec();
     for byte in 0..=255u8 {

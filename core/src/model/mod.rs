@@ -16,7 +16,9 @@ mod error;
 pub mod fixed;
 mod float;
 mod operations;
+mod parts;
 mod session;
+pub mod snapshot;
 mod span;
 mod spread;
 mod step;
@@ -24,6 +26,7 @@ mod step;
 pub use error::StepError;
 pub use float::{Scratch, ScratchSize, State, StateKind, StateSize};
 pub use operations::{Fixed, Float, MAX_SLOTS, Model, Rows};
+pub use parts::{Element, Stored};
 pub use session::{Position, Session};
 
 use crate::format::{Layout, Quant, Section};

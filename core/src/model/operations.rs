@@ -6,6 +6,7 @@ use core::marker::PhantomData;
 use core::ops::Range;
 
 use super::StepError;
+use super::parts::{self, Element, Stored};
 use crate::format::{Config, Layout, MatrixShape, Part, Section};
 use crate::kernels::{LANES, Share, Split, Team, split};
 use crate::source::LayerSource;
@@ -182,9 +183,11 @@ pub struct Buffers<'a, N: Operations> {
 pub trait Operations: Sized + Copy + fmt::Debug + 'static {
     type Kernels: ?Sized + Sync;
     /// A logit.
-    type Logit: Copy + Default + Send + 'static;
+    type Logit: Stored + Default + Send + 'static;
     /// The state of all layers of all sequences.
     type State<'a>: fmt::Debug;
+    /// A list of the parts of a layer's state.
+    type Parts<'a>: IntoIterator<Item = parts::Part<'a>>;
     /// The working memory of a step.
     type Scratch<'a>: fmt::Debug;
     /// The residual stream, `[d_model/16][T][16]`.
@@ -220,6 +223,12 @@ pub trait Operations: Sized + Copy + fmt::Debug + 'static {
 
     /// The state of one layer, counted through all sequences.
     fn layer<'a>(config: &Config, state: &'a mut Self::State<'_>, layer: usize) -> Self::State<'a>;
+
+    /// The parts of a layer's state, to be saved or read.
+    fn parts<'a>(config: &Config, layer: &'a mut Self::State<'_>) -> Self::Parts<'a>;
+
+    /// How the recurrent state is kept.
+    fn kept(state: &Self::State<'_>) -> Element;
 
     /// Forgets everything.
     fn clear(state: &mut Self::State<'_>);

@@ -38,11 +38,11 @@ impl Position {
 /// One sequence, or several that step together: their state, their working memory, and where their step stands.
 #[derive(Debug)]
 pub struct Session<'s, N: Operations = Float> {
-    config: Config,
+    pub(super) config: Config,
     slots: usize,
-    state: N::State<'s>,
+    pub(super) state: N::State<'s>,
     /// A copy of one layer's state of the sequences that take part, while that layer is being computed.
-    undo: N::State<'s>,
+    pub(super) undo: N::State<'s>,
     scratch: N::Scratch<'s>,
     cursor: Cursor,
 }
@@ -169,13 +169,18 @@ impl<'s, N: Operations> Session<'s, N> {
     }
 
     /// Whether there is such a slot.
-    fn check_slot(&self, slot: usize) -> Result<(), StepError> {
+    pub(super) fn check_slot(&self, slot: usize) -> Result<(), StepError> {
         if slot < self.slots { Ok(()) } else { Err(StepError::Slot { slot, slots: self.slots }) }
     }
 
     /// Forgets everything: the next token of every slot is the first of a new sequence.
     pub fn clear(&mut self) {
         N::clear(&mut self.state);
+        self.cursor = Cursor::Empty;
+    }
+
+    /// Forgets what the last step left in the working memory: there are no logits until the next one.
+    pub(super) fn forget_step(&mut self) {
         self.cursor = Cursor::Empty;
     }
 

@@ -136,6 +136,9 @@ pub struct Sampler {
 }
 
 impl Sampler {
+    /// Bytes of a sampler that is saved.
+    pub const BYTES: usize = 28;
+
     /// A sampler whose draws follow from `seed`.
     ///
     /// # Errors
@@ -143,6 +146,42 @@ impl Sampler {
     pub fn new(settings: Settings, seed: u64) -> Result<Self, SampleError> {
         settings.check()?;
         Ok(Self { settings, rng: Pcg32::new(seed) })
+    }
+
+    /// The settings, and where the generator stands: all that the next draws follow from, to be saved.
+    #[must_use]
+    pub fn to_bytes(&self) -> [u8; Self::BYTES] {
+        let Settings { temperature, top_k, top_p, min_p, repeat_penalty } = self.settings;
+        let words =
+            [temperature.to_bits(), top_k, top_p.to_bits(), min_p.to_bits(), repeat_penalty.to_bits()];
+        let mut bytes = [0; Self::BYTES];
+        let (settings, state) = bytes.split_at_mut(4 * words.len());
+        for (to, word) in settings.chunks_exact_mut(4).zip(words) {
+            to.copy_from_slice(&word.to_le_bytes());
+        }
+        state.copy_from_slice(&self.rng.state().to_le_bytes());
+        bytes
+    }
+
+    /// The sampler that was saved by [`Sampler::to_bytes`].
+    ///
+    /// # Errors
+    /// As [`Sampler::new`].
+    pub fn from_bytes(bytes: &[u8; Self::BYTES]) -> Result<Self, SampleError> {
+        let word = |i: usize| {
+            let word = bytes.get(4 * i..4 * i + 4).and_then(|word| word.try_into().ok());
+            word.map_or(0, u32::from_le_bytes)
+        };
+        let float = |i| f32::from_bits(word(i));
+        let settings = Settings {
+            temperature: float(0),
+            top_k: word(1),
+            top_p: float(2),
+            min_p: float(3),
+            repeat_penalty: float(4),
+        };
+        settings.check()?;
+        Ok(Self { settings, rng: Pcg32::at(u64::from(word(5)) | u64::from(word(6)) << 32) })
     }
 
     /// The settings.

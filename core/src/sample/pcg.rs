@@ -22,6 +22,16 @@ impl Pcg32 {
         rng
     }
 
+    /// Where the generator stands.
+    pub(super) const fn state(&self) -> u64 {
+        self.state
+    }
+
+    /// The generator where one of its states was.
+    pub(super) const fn at(state: u64) -> Self {
+        Self { state, increment: Self::STREAM << 1 | 1 }
+    }
+
     pub(super) fn next_u32(&mut self) -> u32 {
         let old = self.state;
         self.state = old.wrapping_mul(Self::MULTIPLIER).wrapping_add(self.increment);

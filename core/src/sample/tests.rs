@@ -316,3 +316,18 @@ fn the_most_likely_is_the_first_of_the_largest() {
         }
     }
 }
+
+#[test]
+fn a_saved_sampler_goes_on() {
+    let settings = Settings { temperature: 0.8, top_k: 40, top_p: 0.9, min_p: 0.01, repeat_penalty: 1.1 };
+    let mut sampler = Sampler::new(settings, 7).unwrap();
+    let draw = |sampler: &mut Sampler| sampler.sample(&mut vec![0.0; 1000], &[]).unwrap();
+    assert_eq!((0..5).map(|_| draw(&mut sampler)).count(), 5);
+    let mut again = Sampler::from_bytes(&sampler.to_bytes()).unwrap();
+    assert_eq!(*again.settings(), settings);
+    let drawn: Vec<u32> = (0..50).map(|_| draw(&mut sampler)).collect();
+    assert_eq!(drawn, (0..50).map(|_| draw(&mut again)).collect::<Vec<_>>());
+    let mut bytes = sampler.to_bytes();
+    bytes[..4].copy_from_slice(&f32::NAN.to_le_bytes());
+    assert!(matches!(Sampler::from_bytes(&bytes), Err(SampleError::Setting { name: "temperature", .. })));
+}

@@ -3,6 +3,8 @@
 //! Bytes that have no token are left out before anything is merged, as Hugging Face's implementation does: Falcon's
 //! vocabulary lacks some control characters.
 
+use super::chars::Chars;
+use super::unicode::char_at;
 use super::{Tokenizer, TokenizerError};
 
 /// Bytes of scratch for a byte of the longest word: four cells.
@@ -67,6 +69,35 @@ impl Tokenizer<'_> {
         Ok(())
     }
 
+    /// The tokens that a word is merged from: no more than it has bytes.
+    #[inline]
+    fn symbols(&self, word: &[u8], mut sink: impl FnMut(u32)) {
+        match &self.header.chars {
+            None => word.iter().filter_map(|&byte| self.byte_token(byte)).for_each(sink),
+            Some(chars) => self.char_symbols(chars, word, &mut sink),
+        }
+    }
+
+    #[inline(never)]
+    fn char_symbols(&self, chars: &Chars, word: &[u8], sink: &mut dyn FnMut(u32)) {
+        let (mut at, mut after_unknown) = (0, false);
+        while let Some((_, len)) = char_at(word, at) {
+            let char = word.get(at..at + len).unwrap_or(&[]);
+            at += len;
+            let known = self.find_word(char);
+            let is_unknown = known.is_none() && !chars.byte_fallback;
+            match (known, chars.unknown) {
+                (Some(id), _) => sink(id),
+                (None, _) if chars.byte_fallback => {
+                    char.iter().filter_map(|&byte| self.byte_token(byte)).for_each(&mut *sink);
+                }
+                (None, Some(id)) if !(chars.fuse_unknown && after_unknown) => sink(id),
+                (None, _) => {}
+            }
+            after_unknown = is_unknown;
+        }
+    }
+
     /// The rank of the merge of two symbols.
     #[inline]
     fn rank(&self, left: u32, right: u32) -> u32 {
@@ -77,9 +108,18 @@ impl Tokenizer<'_> {
     fn merge_short(&self, word: &[u8], sink: &mut dyn FnMut(u32)) {
         let (mut ids, mut ranks) = ([0; SHORT_WORD], [NONE; SHORT_WORD]);
         let mut len = 0;
-        for (to, id) in ids.iter_mut().zip(word.iter().filter_map(|&byte| self.byte_token(byte))) {
-            *to = id;
-            len += 1;
+        if let Some(chars) = &self.header.chars {
+            self.char_symbols(chars, word, &mut |id| {
+                if let Some(to) = ids.get_mut(len) {
+                    *to = id;
+                    len += 1;
+                }
+            });
+        } else {
+            for (to, id) in ids.iter_mut().zip(word.iter().filter_map(|&byte| self.byte_token(byte))) {
+                *to = id;
+                len += 1;
+            }
         }
         for i in 1..len {
             ranks[i - 1] = self.rank(ids[i - 1], ids[i]);
@@ -115,11 +155,11 @@ impl Tokenizer<'_> {
     /// A tournament over the ranks of all pairs: each merge plays three of its paths again, so n log n in all.
     fn merge_long(&self, word: &[u8], mut cells: Cells<'_>, sink: &mut dyn FnMut(u32)) {
         let mut len = 0;
-        for id in word.iter().filter_map(|&byte| self.byte_token(byte)) {
+        self.symbols(word, |id| {
             cells.set_id(len, id);
             cells.set_span(len, 1);
             len += 1;
-        }
+        });
         if len == 0 {
             return;
         }

@@ -1,9 +1,12 @@
 //! Text to tokens: the stages joined, over a scratch slice of any size that holds the longest word.
 
-use super::added::{AddedSet, Found};
+use super::added::{AddedSet, Found, Search};
 use super::bpe::SHORT_WORD;
+use super::chars::{Chars, MARK, copy_with_marks};
 use super::nfc::{normalize_segment, segment_end, stable_until};
+use super::pattern::Patterns;
 use super::split::{LOOK_AHEAD, cut, cut_digits};
+use super::stages::{Next, Stages};
 use super::table::PreTokenizer;
 use super::{Tokenizer, TokenizerError};
 
@@ -45,13 +48,15 @@ impl Tokenizer<'_> {
     ///
     /// Without NFC: 16 bytes for each byte of the word, none up to 32 bytes. With NFC, where a text is not in that form
     /// already, it passes through a window: 21 bytes for each byte of the word, 2 for each of the longest added token,
-    /// and 512.
+    /// and 512. Where words consist of characters, all text does, with three bytes for a space.
     #[must_use]
     pub fn scratch_for(&self, longest_word: usize) -> usize {
         let word = Self::word_scratch(longest_word);
-        if !self.header.nfc {
+        if !self.header.nfc && self.header.chars.is_none() {
             return word;
         }
+        let longest_word =
+            if self.header.chars.is_some() { longest_word.saturating_mul(3) } else { longest_word };
         let margin = self.added_normalized.longest(self).saturating_mul(2).saturating_add(512);
         longest_word.saturating_mul(21).saturating_add(margin)
     }
@@ -73,6 +78,14 @@ pub struct Encoder<'t> {
     normalized: usize,
     /// The segment that `at` is in: up to the next added token of the raw text, or to the end.
     segment: Option<(usize, Option<Found>)>,
+    /// Where that segment begins.
+    begin: usize,
+    /// As `segment`, in the segment, where normalised added tokens are looked for in the text as it is.
+    piece: Option<(usize, Option<Found>)>,
+    /// Where that piece begins, or the segment.
+    piece_begin: usize,
+    /// Where `at` is among the pieces of the pre-tokenizer's stages.
+    stages: Stages,
 }
 
 impl<'t> Encoder<'t> {
@@ -87,6 +100,10 @@ impl<'t> Encoder<'t> {
             at: 0,
             normalized: 0,
             segment: None,
+            begin: 0,
+            piece: None,
+            piece_begin: 0,
+            stages: Stages::new(),
         }
     }
 
@@ -104,13 +121,16 @@ impl<'t> Encoder<'t> {
             tokenizer.prefix.iter().for_each(|&id| sink(u32::from_le_bytes(id)));
         }
         self.started = true;
-        while self.at < self.text.len() {
+        let len = self.text.len();
+        let mut search = Search { begin: 0, taken: self.at, starts: self.at..len, spaces: 0 };
+        while self.at < len || search.starts.start < len {
             let (end, found) = match self.segment.take() {
                 Some(segment) => segment,
                 None => {
-                    let starts = self.at..self.text.len();
-                    let found = self.find(&tokenizer.added_raw, tokenizer, self.text, starts);
-                    (found.as_ref().map_or(self.text.len(), |found| found.range.start), found)
+                    (self.begin, self.piece_begin, search.taken) = (self.at, self.at, self.at);
+                    self.stages.restart();
+                    let found = self.find(&tokenizer.added_raw, tokenizer, self.text, &mut search);
+                    (found.as_ref().map_or(len, |found| found.range.start.max(self.at)), found)
                 }
             };
             if let Err(error) = self.segment(tokenizer, end, scratch, sink) {
@@ -118,9 +138,11 @@ impl<'t> Encoder<'t> {
                 return Err(error);
             }
             self.at = end;
+            search.starts.start = len;
             if let Some(found) = found {
                 sink(found.id);
                 self.at = found.range.end;
+                search.starts.start = found.resume;
             }
         }
         if self.options.add_special && !self.finished {
@@ -135,9 +157,9 @@ impl<'t> Encoder<'t> {
         set: &AddedSet<'_>,
         tokenizer: &Tokenizer<'_>,
         text: &[u8],
-        starts: core::ops::Range<usize>,
+        search: &mut Search,
     ) -> Option<Found> {
-        set.find(tokenizer, text, starts, |id| !self.options.parse_special && tokenizer.is_special(id))
+        set.find(tokenizer, text, search, |id| !self.options.parse_special && tokenizer.is_special(id))
     }
 
     /// Encodes up to `end`: where it lies what is in NFC, or need not be, and through the window what is not.
@@ -148,6 +170,12 @@ impl<'t> Encoder<'t> {
         scratch: &mut [u8],
         sink: &mut dyn FnMut(u32),
     ) -> Result<(), TokenizerError> {
+        if let Some(chars) = &tokenizer.header.chars {
+            if chars.normalized_first {
+                return if self.at < end { self.window(tokenizer, end, scratch, sink) } else { Ok(()) };
+            }
+            return self.pieces(tokenizer, end, scratch, sink);
+        }
         while self.at < end {
             if self.normalized == 0 {
                 let stable = if tokenizer.header.nfc { stable_until(self.text, self.at, end) } else { end };
@@ -159,6 +187,42 @@ impl<'t> Encoder<'t> {
             }
             if self.at < end {
                 self.window(tokenizer, end, scratch, sink)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Encodes up to `end` what is between the normalised added tokens, through a window.
+    fn pieces(
+        &mut self,
+        tokenizer: &Tokenizer<'_>,
+        end: usize,
+        scratch: &mut [u8],
+        sink: &mut dyn FnMut(u32),
+    ) -> Result<(), TokenizerError> {
+        let text = self.text.get(..end).unwrap_or(self.text);
+        let mut search = Search { begin: self.begin, taken: self.at, starts: self.at..end, spaces: 0 };
+        while self.at < end || search.starts.start < end {
+            let (piece_end, found) = match self.piece.take() {
+                Some(piece) => piece,
+                None => {
+                    (self.piece_begin, search.taken) = (self.at, self.at);
+                    let found = self.find(&tokenizer.added_normalized, tokenizer, text, &mut search);
+                    (found.as_ref().map_or(end, |found| found.range.start.max(self.at)), found)
+                }
+            };
+            if self.at < piece_end
+                && let Err(error) = self.window(tokenizer, piece_end, scratch, sink)
+            {
+                self.piece = Some((piece_end, found));
+                return Err(error);
+            }
+            self.at = piece_end;
+            search.starts.start = end;
+            if let Some(found) = found {
+                sink(found.id);
+                self.at = found.range.end;
+                search.starts.start = found.resume;
             }
         }
         Ok(())
@@ -176,10 +240,25 @@ impl<'t> Encoder<'t> {
         let mut window = Window { start: 0, len: 0, raw: self.at, changed: 0, changed_raw: self.at };
         let before = self.normalized;
         let mut want = 32;
+        let chars = tokenizer.header.chars.as_ref();
+        if let Some(chars) = chars {
+            // The text does not become as it would lie in the window.
+            window.changed = usize::MAX;
+            let begins = self.at == self.piece_begin;
+            if begins && chars.prepends(self.text.get(..end).unwrap_or(self.text), self.at) {
+                let given = scratch.len();
+                let mark = scratch.get_mut(..MARK.len()).ok_or(window_too_small(FILL, given))?;
+                mark.copy_from_slice(MARK.as_bytes());
+                window.len = MARK.len();
+            }
+        }
         loop {
             while window.raw < end && window.len <= want {
                 let given = scratch.len();
-                let filled = window.fill(self.text, end, scratch);
+                let filled = match chars {
+                    Some(chars) => window.fill_with_marks(chars, self.text, end, scratch),
+                    None => window.fill(self.text, end, scratch),
+                };
                 filled.map_err(|needed| window_too_small(needed, given))?;
                 window.drop_until(self.normalized, scratch);
             }
@@ -213,7 +292,7 @@ impl<'t> Encoder<'t> {
     /// Encodes the words and added tokens of `text` from `at` on: all if the text is complete, or else those that do not
     /// depend on what comes after. `at` is then behind them.
     fn words(
-        &self,
+        &mut self,
         tokenizer: &Tokenizer<'_>,
         text: &[u8],
         at: &mut usize,
@@ -228,29 +307,116 @@ impl<'t> Encoder<'t> {
         } else {
             text.len().saturating_sub(set.longest(tokenizer).max(LOOK_AHEAD))
         };
-        while *at < sure {
-            let found = self.find(set, tokenizer, text, *at..sure);
+        // Of other texts of characters, normalised added tokens have been cut out before.
+        let is_searched = tokenizer.header.chars.is_none_or(|chars| chars.normalized_first);
+        let mut search = Search { begin: self.begin, taken: *at, starts: *at..sure, spaces: 0 };
+        while *at < sure || search.starts.start < sure {
+            search.taken = *at;
+            let found = if is_searched { self.find(set, tokenizer, text, &mut search) } else { None };
             let piece = found.as_ref().and_then(|found| text.get(..found.range.start)).unwrap_or(text);
-            while *at < piece.len() {
-                let word = cut(tokenizer.header.pre_tokenizer, piece, *at);
-                if found.is_none() && !complete && word.decided >= sure {
-                    return Ok(());
+            let complete = complete || found.is_some();
+            let sure_of_piece = if complete { usize::MAX } else { sure };
+            let done = match &tokenizer.patterns {
+                Some(patterns) if tokenizer.header.pre_tokenizer == PreTokenizer::Patterns => {
+                    self.staged_words(tokenizer, patterns, piece, at, sure_of_piece, scratch, sink)?
                 }
-                let bytes = piece.get(*at..word.end).unwrap_or(&[]);
-                if tokenizer.header.pre_tokenizer == PreTokenizer::Falcon {
-                    encode_falcon_word(tokenizer, bytes, scratch, sink)?;
-                } else {
-                    tokenizer.encode_word(bytes, scratch, sink)?;
-                }
-                *at = word.end;
+                _ => built_in_words(tokenizer, piece, at, sure_of_piece, scratch, sink)?,
+            };
+            if !done {
+                return Ok(());
             }
+            search.starts.start = sure;
             if let Some(found) = found {
                 sink(found.id);
                 *at = found.range.end;
+                search.starts.start = found.resume;
+                self.stages.restart();
             }
         }
         Ok(())
     }
+
+    /// Encodes the words of a piece of text from `at` on that the stages of the pre-tokenizer cut, and says whether it came
+    /// to its end.
+    #[expect(clippy::too_many_arguments, reason = "the same as of `words`, and what that found out")]
+    #[inline(never)]
+    fn staged_words(
+        &mut self,
+        tokenizer: &Tokenizer<'_>,
+        patterns: &Patterns<'_>,
+        piece: &[u8],
+        at: &mut usize,
+        sure: usize,
+        scratch: &mut [u8],
+        sink: &mut dyn FnMut(u32),
+    ) -> Result<bool, TokenizerError> {
+        while *at < piece.len() {
+            match self.stages.next(patterns, piece, *at, sure, self.text.len())? {
+                Next::Word(len) => {
+                    let word = piece.get(*at..*at + len).unwrap_or(&[]);
+                    tokenizer.encode_word(word, scratch, sink)?;
+                    self.stages.advance(len);
+                    *at += len;
+                }
+                Next::Skip(len) => *at += len,
+                Next::Undecided => return Ok(false),
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// Encodes the words of a piece of text from `at` on that a built-in pre-tokenizer cuts, and says whether it came to its
+/// end.
+#[inline]
+fn built_in_words(
+    tokenizer: &Tokenizer<'_>,
+    piece: &[u8],
+    at: &mut usize,
+    sure: usize,
+    scratch: &mut [u8],
+    sink: &mut dyn FnMut(u32),
+) -> Result<bool, TokenizerError> {
+    let (pre, chars) = (tokenizer.header.pre_tokenizer, tokenizer.header.chars);
+    if let Some(chars) = chars {
+        return char_words(tokenizer, &chars, piece, at, sure, scratch, sink);
+    }
+    while *at < piece.len() {
+        let word = cut(pre, piece, *at);
+        if word.decided >= sure {
+            return Ok(false);
+        }
+        let bytes = piece.get(*at..word.end).unwrap_or(&[]);
+        if pre == PreTokenizer::Falcon {
+            encode_falcon_word(tokenizer, bytes, scratch, sink)?;
+        } else {
+            tokenizer.encode_word(bytes, scratch, sink)?;
+        }
+        *at = word.end;
+    }
+    Ok(true)
+}
+
+/// As [`built_in_words`], where words consist of characters.
+#[inline(never)]
+fn char_words(
+    tokenizer: &Tokenizer<'_>,
+    chars: &Chars,
+    piece: &[u8],
+    at: &mut usize,
+    sure: usize,
+    scratch: &mut [u8],
+    sink: &mut dyn FnMut(u32),
+) -> Result<bool, TokenizerError> {
+    while *at < piece.len() {
+        let word = chars.cut(piece, *at);
+        if word.decided >= sure {
+            return Ok(false);
+        }
+        tokenizer.encode_word(piece.get(*at..word.end).unwrap_or(&[]), scratch, sink)?;
+        *at = word.end;
+    }
+    Ok(true)
 }
 
 /// Encodes the pieces of a word between its digits. Either all of them are encoded or none.
@@ -284,6 +450,9 @@ fn encode_falcon_word(
 fn first_piece(word: &[u8]) -> (&[u8], &[u8]) {
     word.split_at_checked(cut_digits(word)).unwrap_or((word, &[]))
 }
+
+/// Bytes of a text that are put into the window at a time where words consist of characters.
+const FILL: usize = 64;
 
 /// How far the window has to go is not known before it is there, so at least half as much again is asked for: what was
 /// normalised in vain is then in proportion to what is needed.
@@ -321,6 +490,25 @@ impl Window {
             (self.changed, self.changed_raw) = (self.start + self.len, next);
         }
         self.raw = next;
+        Ok(())
+    }
+
+    /// Adds some more text, with spaces as `▁`. The error is the size that scratch would need.
+    fn fill_with_marks(
+        &mut self,
+        chars: &Chars,
+        text: &[u8],
+        end: usize,
+        scratch: &mut [u8],
+    ) -> Result<(), usize> {
+        let next = text.get(self.raw..end.min(self.raw + FILL)).unwrap_or(&[]);
+        let room = scratch.get_mut(self.len..).unwrap_or(&mut []);
+        let (len, taken) = copy_with_marks(next, chars.spaces, room);
+        if taken == 0 {
+            return Err(self.len + MARK.len() * FILL);
+        }
+        self.len += len;
+        self.raw += taken;
         Ok(())
     }
 

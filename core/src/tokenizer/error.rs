@@ -44,6 +44,11 @@ pub enum TokenizerError {
         /// The size of the slice, in bytes.
         given: usize,
     },
+    /// The expressions of the pre-tokenizer look at too many characters: those of a table that no packer made.
+    TooManySteps {
+        /// The size of the text, in bytes.
+        bytes: usize,
+    },
     /// No token has this id. A model's padded vocabulary may be larger than its tokenizer's.
     UnknownId {
         /// The id.
@@ -60,7 +65,7 @@ impl fmt::Display for TokenizerError {
                 f.write_str("the tokenizer section is not a tokenizer table: pack the model again")
             }
             Self::Version { found } => {
-                write!(f, "the tokenizer table has version {found}, this reader knows version ")?;
+                write!(f, "the tokenizer table has version {found}, this reader knows versions up to ")?;
                 write!(f, "{}: pack the model again with the packer of this release", super::table::VERSION)
             }
             Self::Unsupported { what, value } => {
@@ -77,6 +82,13 @@ impl fmt::Display for TokenizerError {
             }
             Self::ScratchTooSmall { needed, given } => {
                 write!(f, "the tokenizer's scratch has {given} bytes and a word of this text needs {needed}")
+            }
+            Self::TooManySteps { bytes } => {
+                write!(
+                    f,
+                    "the tokenizer's expressions take too long to cut this text of {bytes} bytes into words: "
+                )?;
+                f.write_str("shorten it, or pack the model again")
             }
             Self::UnknownId { id, vocab_size } => {
                 write!(f, "no token has the id {id}: the tokenizer has ids below {vocab_size}")

@@ -7,11 +7,14 @@ use core::ops::Range;
 
 use super::TokenizerError;
 use super::added::AddedSet;
+use super::chars::{Chars, MARK, Prepend};
+use super::pattern::Patterns;
 
 /// The first bytes of every table.
 pub const MAGIC: [u8; 4] = *b"eBPE";
-/// The version that this code reads and writes.
-pub const VERSION: u16 = 1;
+/// The latest version that this code reads and writes. A table that does not need it has version 1, which older releases
+/// read too.
+pub const VERSION: u16 = 2;
 /// The size of the header in bytes.
 pub const HEADER_LEN: usize = 64;
 /// No key of a hash table lies further than this from its home slot: the bound of every search.
@@ -27,11 +30,23 @@ pub const TOKEN_WORD: u32 = 1 << 28;
 pub const TOKEN_SPECIAL: u32 = 1 << 29;
 /// Set in a token's entry: an added token.
 pub const TOKEN_ADDED: u32 = 1 << 30;
+/// Set in a token's entry: it stands for its one byte, whatever its name, and is never a word. Version 2.
+pub const TOKEN_BYTE: u32 = 1 << 31;
 /// The bits of a token's entry that hold the offset of its bytes.
 pub const TOKEN_OFFSET: u32 = TOKEN_WORD - 1;
 
+/// Set in the id of an added token: white space before it belongs to it. Version 2.
+pub const ADDED_LSTRIP: u32 = 1 << 29;
+/// Set in the id of an added token: white space behind it belongs to it. Version 2.
+pub const ADDED_RSTRIP: u32 = 1 << 30;
+/// Set in the id of an added token: it is not matched beside a character of a word (`\w`). Version 2.
+pub const ADDED_SINGLE_WORD: u32 = 1 << 31;
+/// The bits of an added token's entry that hold its id.
+pub const ADDED_ID: u32 = ADDED_LSTRIP - 1;
+
 const FLAG_NFC: u16 = 1;
 const FLAG_WIDE: u16 = 2;
+const FLAG_ADDED_RULES: u16 = 4;
 
 /// How text is cut into words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +56,8 @@ pub enum PreTokenizer {
     Gpt2,
     /// `Punctuation`, `ByteLevel`, `Digits`, and three digits at a time: Falcon.
     Falcon,
+    /// The stages of [`Layout::patterns`]. Version 2.
+    Patterns,
 }
 
 /// The header: what the table holds, and how much of it.
@@ -52,6 +69,8 @@ pub struct Header {
     pub nfc: bool,
     /// Indices have 32 bits, not 16.
     pub wide: bool,
+    /// Added tokens have the `ADDED_` flags. Version 2.
+    pub added_rules: bool,
     /// Ids of tokens are below this.
     pub vocab_size: u32,
     /// Merges, in the order of their rank.
@@ -70,6 +89,10 @@ pub struct Header {
     pub suffix: u32,
     /// Bytes of all tokens together.
     pub text_len: u32,
+    /// Bytes of the automata. Version 2.
+    pub patterns_len: u32,
+    /// Words consist of characters, not of bytes. Version 2.
+    pub chars: Option<Chars>,
 }
 
 /// Where each array lies, in bytes from the start of the table.
@@ -96,6 +119,8 @@ pub struct Layout {
     pub suffix: Range<usize>,
     /// `[text_len]` bytes: the tokens' bytes, one after the other.
     pub text: Range<usize>,
+    /// `[patterns_len]` bytes: the automata of the pre-tokenizer and of added tokens, see [`super::pattern`].
+    pub patterns: Range<usize>,
 }
 
 impl Header {
@@ -103,13 +128,16 @@ impl Header {
     #[must_use]
     pub fn emit(&self) -> [u8; HEADER_LEN] {
         let mut out = [0; HEADER_LEN];
-        let flags = if self.nfc { FLAG_NFC } else { 0 } | if self.wide { FLAG_WIDE } else { 0 };
+        let flags = [(self.nfc, FLAG_NFC), (self.wide, FLAG_WIDE), (self.added_rules, FLAG_ADDED_RULES)];
+        let flags =
+            flags.iter().map(|&(set, flag)| if set { flag } else { 0 }).fold(0, |all, flag| all | flag);
         let pre: u32 = match self.pre_tokenizer {
             PreTokenizer::Gpt2 => 1,
             PreTokenizer::Falcon => 2,
+            PreTokenizer::Patterns => 3,
         };
         out[0..4].copy_from_slice(&MAGIC);
-        out[4..6].copy_from_slice(&VERSION.to_le_bytes());
+        out[4..6].copy_from_slice(&self.version().to_le_bytes());
         out[6..8].copy_from_slice(&flags.to_le_bytes());
         let fields = [
             pre,
@@ -122,11 +150,35 @@ impl Header {
             self.prefix,
             self.suffix,
             self.text_len,
+            self.patterns_len,
+            self.chars.map_or(0, |chars| chars.bits()),
+            self.chars.and_then(|chars| chars.unknown).map_or(0, |id| id.saturating_add(1)),
         ];
         for (at, field) in out[8..].chunks_exact_mut(4).zip(fields) {
             at.copy_from_slice(&field.to_le_bytes());
         }
         out
+    }
+
+    /// The kind of tokenizer, in words.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match (&self.chars, self.pre_tokenizer) {
+            (Some(_), _) => "SentencePiece BPE",
+            (None, PreTokenizer::Gpt2) => "byte-level BPE, words of GPT-2",
+            (None, PreTokenizer::Falcon) => "byte-level BPE, words of Falcon",
+            (None, PreTokenizer::Patterns) => "byte-level BPE, words by its own expressions",
+        }
+    }
+
+    /// The version of a table with this header: the first one that has what it asks for.
+    #[must_use]
+    pub fn version(&self) -> u16 {
+        let second = self.pre_tokenizer == PreTokenizer::Patterns
+            || self.added_rules
+            || self.patterns_len > 0
+            || self.chars.is_some();
+        if second { 2 } else { 1 }
     }
 
     /// Reads the header from the start of a table.
@@ -142,11 +194,13 @@ impl Header {
             return Err(TokenizerError::NotATable);
         }
         let version = u16::from_le_bytes([header[4], header[5]]);
-        if version != VERSION {
+        if !(1..=VERSION).contains(&version) {
             return Err(TokenizerError::Version { found: version });
         }
+        let second = version >= 2;
         let flags = u16::from_le_bytes([header[6], header[7]]);
-        if flags & !(FLAG_NFC | FLAG_WIDE) != 0 {
+        let known = FLAG_NFC | FLAG_WIDE | if second { FLAG_ADDED_RULES } else { 0 };
+        if flags & !known != 0 {
             return Err(TokenizerError::Unsupported { what: "flags", value: flags.into() });
         }
         let field = |i: usize| {
@@ -156,13 +210,24 @@ impl Header {
         let pre_tokenizer = match field(0) {
             1 => PreTokenizer::Gpt2,
             2 => PreTokenizer::Falcon,
+            3 if second => PreTokenizer::Patterns,
             value => return Err(TokenizerError::Unsupported { what: "pre-tokenizer", value }),
+        };
+        let chars = match if second { field(11) } else { 0 } {
+            0 => None,
+            bits => match Chars::parse(bits, field(12).checked_sub(1)) {
+                Some(chars) => Some(chars),
+                None => {
+                    return Err(TokenizerError::Unsupported { what: "treatment of characters", value: bits });
+                }
+            },
         };
         let wide = flags & FLAG_WIDE != 0;
         let header = Self {
             pre_tokenizer,
             nfc: flags & FLAG_NFC != 0,
             wide,
+            added_rules: flags & FLAG_ADDED_RULES != 0,
             vocab_size: field(1),
             merges: field(2),
             merge_slots: field(3),
@@ -172,6 +237,8 @@ impl Header {
             prefix: field(7),
             suffix: field(8),
             text_len: field(9),
+            patterns_len: if second { field(10) } else { 0 },
+            chars,
         };
         let most = if wide { MAX_COUNT } else { 0xffff };
         for (what, value) in [("vocabulary size", header.vocab_size), ("merge count", header.merges)] {
@@ -206,6 +273,7 @@ impl Header {
             prefix: take(self.prefix, 4, 0)?,
             suffix: take(self.suffix, 4, 0)?,
             text: take(self.text_len, 1, 0)?,
+            patterns: take(self.patterns_len, 1, 0)?,
         })
     }
 }
@@ -214,7 +282,7 @@ impl Layout {
     /// The size of the whole table in bytes.
     #[must_use]
     pub const fn len(&self) -> usize {
-        self.text.end
+        self.patterns.end
     }
 
     /// A table is never empty.
@@ -290,6 +358,7 @@ pub struct Tokenizer<'a> {
     pub(super) prefix: &'a [[u8; 4]],
     pub(super) suffix: &'a [[u8; 4]],
     text: &'a [u8],
+    pub(super) patterns: Option<Patterns<'a>>,
     missing: Range<u32>,
 }
 
@@ -323,6 +392,10 @@ impl<'a> Tokenizer<'a> {
         let layout = header.layout().ok_or(TokenizerError::Truncated { needed: u64::MAX, given })?;
         let truncated = TokenizerError::Truncated { needed: layout.len() as u64, given };
         let part = |range: Range<usize>| bytes.get(range).ok_or(truncated);
+        let before = match header.chars {
+            Some(chars) if chars.normalized_first && chars.prepend == Prepend::Always => MARK,
+            _ => "",
+        };
         let words = |range: Range<usize>| part(range).map(|part| part.as_chunks::<4>().0);
         let indices = |range: Range<usize>| part(range).map(|part| Indices::new(part, header.wide));
         Ok(Self {
@@ -331,11 +404,13 @@ impl<'a> Tokenizer<'a> {
             merges: indices(layout.merges)?,
             merge_slots: indices(layout.merge_slots)?,
             word_slots: indices(layout.word_slots)?,
-            added_raw: AddedSet::new(part(layout.added_raw)?).ok_or(truncated)?,
-            added_normalized: AddedSet::new(part(layout.added_normalized)?).ok_or(truncated)?,
+            added_raw: AddedSet::new(part(layout.added_raw)?, header.added_rules, "").ok_or(truncated)?,
+            added_normalized: AddedSet::new(part(layout.added_normalized)?, header.added_rules, before)
+                .ok_or(truncated)?,
             prefix: words(layout.prefix)?,
             suffix: words(layout.suffix)?,
             text: part(layout.text)?,
+            patterns: Patterns::new(part(layout.patterns)?),
             missing,
             header,
         })
@@ -382,6 +457,13 @@ impl<'a> Tokenizer<'a> {
                 return Err(damaged("word slot", slot));
             }
         }
+        if let Some(patterns) = self.patterns {
+            if !patterns.check() {
+                return Err(damaged("pattern", 0));
+            }
+        } else if self.header.patterns_len > 0 || self.header.pre_tokenizer == PreTokenizer::Patterns {
+            return Err(damaged("pattern", 0));
+        }
         for set in [&self.added_raw, &self.added_normalized] {
             let mut before: &[u8] = &[];
             for (index, id) in set.ids().enumerate() {
@@ -392,6 +474,11 @@ impl<'a> Tokenizer<'a> {
                 }
                 before = bytes;
             }
+        }
+        if let Some(id) = self.header.chars.and_then(|chars| chars.unknown)
+            && id >= vocab_size
+        {
+            return Err(damaged("unknown token", id));
         }
         for (index, &id) in self.prefix.iter().chain(self.suffix).enumerate() {
             if u32::from_le_bytes(id) >= vocab_size {
@@ -447,6 +534,12 @@ impl<'a> Tokenizer<'a> {
     #[must_use]
     pub fn is_special(&self, id: u32) -> bool {
         self.entry(id) & TOKEN_SPECIAL != 0
+    }
+
+    /// Whether a token stands for one byte of a character that has no token.
+    #[must_use]
+    pub fn is_byte(&self, id: u32) -> bool {
+        self.header.chars.is_some() && self.entry(id) & TOKEN_BYTE != 0
     }
 
     /// Whether a token was added to the vocabulary, special or not.
@@ -505,7 +598,7 @@ impl<'a> Tokenizer<'a> {
     }
 
     /// The token of the vocabulary with these bytes.
-    fn find_word(&self, word: &[u8]) -> Option<u32> {
+    pub(super) fn find_word(&self, word: &[u8]) -> Option<u32> {
         let slots = self.header.word_slots;
         let mut slot = word_slot(word, slots);
         for _ in 0..=MAX_PROBES {

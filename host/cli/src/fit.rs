@@ -140,7 +140,7 @@ mod tests {
     use elapid::core::format::{Config, Fields, Header, Quant, Quants};
 
     fn layout(model: &str, change: impl FnOnce(&mut Fields)) -> Layout {
-        let file = format!("{}/../../models/{model}", env!("CARGO_MANIFEST_DIR"));
+        let file = format!("{}/../models/{model}", env!("CARGO_MANIFEST_DIR"));
         let header = Header::parse(&std::fs::read(file).unwrap()).unwrap();
         let mut fields = *header.layout().config().fields();
         change(&mut fields);

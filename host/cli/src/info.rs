@@ -77,6 +77,8 @@ struct Info {
     /// State in f32 and working memory of one sequence.
     memory_bytes: usize,
     vocabulary: Option<u32>,
+    /// The kind of tokenizer.
+    tokenizer: Option<&'static str>,
     generation: Option<Generation>,
     #[serde(skip_serializing_if = "Option::is_none")]
     plan: Option<Planned>,
@@ -175,7 +177,7 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
     });
     let sections = sections.filter(|s| s.bytes > 0).collect();
     let vocabulary = match model.tokenizer() {
-        Ok(tokenizer) => Some(tokenizer.vocab_size()),
+        Ok(tokenizer) => Some((tokenizer.vocab_size(), tokenizer.header().kind())),
         Err(elapid::Error::NoTokenizer { .. }) => None,
         Err(error) => return Err(error.into()),
     };
@@ -206,7 +208,8 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
             i32: state(Numbers::Fixed(fixed::StateKind::I32)),
         },
         memory_bytes: SessionOptions::default().memory_bytes(config),
-        vocabulary,
+        vocabulary: vocabulary.map(|(size, _)| size),
+        tokenizer: vocabulary.map(|(_, kind)| kind),
         generation,
         plan,
         board: args.board.map(|board| Fit::new(board, layout)),
@@ -333,8 +336,8 @@ fn table(info: &Info) -> Result<(), Error> {
         ),
         (
             "vocabulary",
-            match info.vocabulary {
-                Some(n) => format!("{}, tokenizer {n}", c.vocab),
+            match info.vocabulary.zip(info.tokenizer) {
+                Some((n, kind)) => format!("{}, tokenizer {n} ({kind})", c.vocab),
                 None => format!("{}, no tokenizer", c.vocab),
             },
         ),

@@ -5,6 +5,7 @@
 mod bar;
 mod bench;
 mod board;
+mod chat;
 mod cpu;
 mod error;
 mod fit;
@@ -18,6 +19,9 @@ mod output;
 mod package;
 mod perplexity;
 mod run;
+mod sampling;
+mod session;
+mod stream;
 mod tokenize;
 mod verify;
 
@@ -44,6 +48,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Run(run::Args),
+    Chat(chat::Args),
     Logits(logits::Args),
     Perplexity(perplexity::Args),
     Tokenize(tokenize::Args),
@@ -58,6 +63,7 @@ enum Command {
 fn perform(command: Command) -> Result<(), Failure> {
     match command {
         Command::Run(args) => run::run(args)?,
+        Command::Chat(args) => chat::run(args)?,
         Command::Logits(args) => logits::run(&args)?,
         Command::Perplexity(args) => perplexity::run(&args)?,
         Command::Tokenize(args) => tokenize::run(args)?,

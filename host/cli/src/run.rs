@@ -1,14 +1,12 @@
 //! `elapid run`: text after a prompt.
 
 use std::ffi::OsString;
-use std::io::{self, IsTerminal, StdoutLock, Write};
-use std::ops::ControlFlow;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
 
 use crate::error::Error;
-use elapid::core::sample::{SampleError, Sampler, Settings};
 use elapid::core::tokenizer::EncodeOptions;
-use elapid::{End, Event, GenerateOptions, Generated, encode};
+use elapid::{End, GenerateOptions, Generated, encode};
 use elapid_args::whole;
 use elapid_files::interrupt;
 
@@ -16,6 +14,9 @@ use super::bar::{Bar, Status};
 use super::error::Failure;
 use super::model::{ComputeArgs, ModelAndText, STDIN, StateArgs, read_text, report_incidents, text};
 use super::output;
+use super::sampling::SamplingArgs;
+use super::session::SessionArgs;
+use super::stream::{Report, Stream, end_name};
 
 /// Generate text from a prompt
 ///
@@ -25,7 +26,7 @@ use super::output;
 /// Without a prompt, or if it is `-`, the prompt is read from standard input, without the newline at its end. A prompt that begins
 /// with a hyphen goes after `--`: `elapid run model.elp -- "- buy milk"`.
 ///
-/// Only the generated text is written to standard output.
+/// Only the generated text is written to standard output; with --json, one line of JSON at the end.
 #[derive(clap::Args)]
 pub(super) struct Args {
     /// Packed model. Default: the bundled one
@@ -36,30 +37,21 @@ pub(super) struct Args {
     /// Maximum number of tokens to generate
     #[arg(short, default_value_t = 256, value_parser = whole::<u32>(1..=u32::MAX.into()), allow_hyphen_values = true)]
     n: u32,
-    /// Sampling temperature: 0 always takes the most likely token, 1 samples from the model's own distribution
-    #[arg(long, default_value_t = 0.8, value_name = "T", value_parser = setting(|s| &mut s.temperature), allow_hyphen_values = true)]
-    temp: f32,
-    /// Sample from the K most likely tokens only (0 disables it)
-    #[arg(long, default_value_t = 0, value_name = "K", value_parser = whole::<u32>(0..=u32::MAX.into()), allow_hyphen_values = true)]
-    top_k: u32,
-    /// Sample from the most likely tokens that together reach probability P (1 disables it)
-    #[arg(long, default_value_t = 0.95, value_name = "P", value_parser = setting(|s| &mut s.top_p), allow_hyphen_values = true)]
-    top_p: f32,
-    /// Sample from tokens that are at least P times as likely as the most likely one (0 disables it)
-    #[arg(long, default_value_t = 0.0, value_name = "P", value_parser = setting(|s| &mut s.min_p), allow_hyphen_values = true)]
-    min_p: f32,
-    /// Penalty for tokens that occur among the last 256 (1 disables it)
-    #[arg(long, default_value_t = 1.0, value_name = "R", value_parser = setting(|s| &mut s.repeat_penalty), allow_hyphen_values = true)]
-    repeat_penalty: f32,
-    /// Seed of the sampler: equal seeds give equal texts. Default: from the clock
-    #[arg(long, value_name = "S", value_parser = whole::<u64>(0..=u64::MAX), allow_hyphen_values = true)]
-    seed: Option<u64>,
+    #[command(flatten)]
+    sampling: SamplingArgs,
     /// Stop before this text; may be given several times. Default: none
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     stop: Vec<String>,
     /// Print seed and speed even if stderr is not a terminal
     #[arg(short, long)]
     verbose: bool,
+    /// Print one line of JSON at the end instead of the text: text, tokens, prompt_tokens, cached_tokens, computed_tokens, seed and
+    /// end
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    files: SessionArgs,
 
     #[command(flatten)]
     state: StateArgs,
@@ -67,60 +59,11 @@ pub(super) struct Args {
     compute: ComputeArgs,
 }
 
-/// A parser of one of the sampler's settings, with the sampler's own range.
-fn setting(
-    field: fn(&mut Settings) -> &mut f32,
-) -> impl Fn(&str) -> Result<f32, String> + Clone + Send + Sync + 'static {
-    move |text| {
-        let mut settings = Settings::MODEL;
-        let value = text.parse().unwrap_or(f32::NAN);
-        *field(&mut settings) = value;
-        match Sampler::new(settings, 0) {
-            Ok(_) => Ok(value),
-            Err(SampleError::Setting { range, .. }) => Err(format!("give a number: {range}")),
-            Err(error) => Err(error.to_string()),
-        }
-    }
-}
-
-/// Writes text to standard output at once, and shows on a terminal how far slow work has come.
-struct Stream {
-    out: StdoutLock<'static>,
-    bar: Option<Bar>,
-    status: Status,
-    newline: bool,
-}
-
-impl Stream {
-    fn take(&mut self, event: Event<'_>) -> Result<ControlFlow<()>, Error> {
-        match event {
-            Event::Text(text) => {
-                self.bar = None;
-                self.status.clear();
-                self.newline = text.ends_with('\n');
-                self.out
-                    .write_all(text.as_bytes())
-                    .and_then(|()| self.out.flush())
-                    .map_err(output::failed)?;
-            }
-            Event::Prompt(progress) => match &self.bar {
-                Some(bar) if progress.done < progress.total => bar.set(progress.done, progress.total),
-                _ => {
-                    self.bar = None;
-                    self.status.clear();
-                }
-            },
-            Event::Layer(progress) => self.status.set(progress),
-            _ => {}
-        }
-        Ok(interrupt::check())
-    }
-}
-
-/// The prompt given, or standard input's.
-fn prompt(argument: Option<OsString>) -> Result<String, Error> {
+/// The prompt given, or standard input's. A text that goes on needs none.
+fn prompt(argument: Option<OsString>, goes_on: bool) -> Result<String, Error> {
     let prompt = match argument {
         Some(argument) if argument != STDIN => text(argument, "the prompt")?,
+        None if goes_on && io::stdin().is_terminal() => String::new(),
         None if io::stdin().is_terminal() => {
             return Err(Error::Usage(
                 "no prompt: give one, such as `elapid run \"My fellow citizens\"`".into(),
@@ -134,42 +77,53 @@ fn prompt(argument: Option<OsString>) -> Result<String, Error> {
             text
         }
     };
-    if prompt.is_empty() {
+    if prompt.is_empty() && !goes_on {
         return Err(Error::Usage("the prompt is empty: give a word at least".into()));
     }
     Ok(prompt)
-}
-
-/// A seed that differs from run to run, short enough to type.
-fn seed_from_clock() -> u64 {
-    let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    (time.as_nanos() / 1000 % 1_000_000_000) as u64
 }
 
 pub(super) fn run(args: Args) -> Result<(), Failure> {
     let inputs = ModelAndText::new(args.model, args.prompt, "prompt", "run");
     let model = args.compute.open(inputs.model.as_deref()).map_err(|error| inputs.explain(error))?;
     let tokenizer = model.tokenizer()?;
-    let prompt = prompt(inputs.text)?;
-    let tokens = encode(&tokenizer, &prompt, EncodeOptions::default())?;
-    let settings = Settings {
-        temperature: args.temp,
-        top_k: args.top_k,
-        top_p: args.top_p,
-        min_p: args.min_p,
-        repeat_penalty: args.repeat_penalty,
-    };
-    let seed = args.seed.unwrap_or_else(seed_from_clock);
+    let goes_on = args.files.goes_on();
+    let prompt = prompt(inputs.text, goes_on)?;
+    // Nothing is added in the middle of a text.
+    let add = EncodeOptions { add_special: !goes_on, ..EncodeOptions::default() };
+    let tokens = encode(&tokenizer, &prompt, add)?;
+    let (settings, seed) = (args.sampling.settings(), args.sampling.seed());
     let options = GenerateOptions::default().max_tokens(args.n as usize).settings(settings).seed(seed);
     let options = args.stop.into_iter().fold(options, GenerateOptions::stop);
+    // A seed that is given begins a sampler of its own.
+    let options = args.files.autosave(options.go_on(true).fresh(args.sampling.seeded()));
     let held = prompt.len() + 4 * tokens.capacity();
     let mut session = model.session(&args.state.options()?.held(held))?;
+    let _locked = args.files.load(&mut session)?;
+    let (before, pending) = (session.tokens().len(), session.pending().len());
     interrupt::listen();
     let bar = Some(Bar::new("reading the prompt"));
     let status = Status::new(model.config().n_layer);
-    let mut stream = Stream { out: io::stdout().lock(), bar, status, newline: false };
-    let generated = session.generate(&tokens, &options)?.run(|event| stream.take(event))?;
-    if !stream.newline && stream.out.is_terminal() {
+    let kept = args.json.then(String::new);
+    let mut stream = Stream::new(kept, bar, status);
+    let generated = session.generate(&tokens, &options)?.run(|event| stream.take(event));
+    // What was said is saved also where its reader has gone.
+    let saved = args.files.save(&mut session);
+    let generated = generated?;
+    saved?;
+    let seed = session.seed().unwrap_or(seed);
+    if let Some(text) = stream.kept.take() {
+        drop(stream);
+        output::json(&Report {
+            text,
+            tokens: generated.tokens,
+            prompt_tokens: before + pending + tokens.len(),
+            cached_tokens: before,
+            computed_tokens: session.tokens().len() - before,
+            seed,
+            end: end_name(generated.end),
+        })?;
+    } else if !stream.newline && stream.out.is_terminal() {
         writeln!(stream.out).map_err(output::failed)?;
     }
     report_incidents(&model);

@@ -16,7 +16,7 @@ fn elapid(args: &[&str]) -> Command {
 }
 
 fn small() -> String {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/address-300k.elp").to_str().unwrap().into()
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/address-300k.elp").to_str().unwrap().into()
 }
 
 /// Ids of tokens that differ with `seed`.

@@ -126,6 +126,6 @@ struct Aligned<T: ?Sized>(T);
 /// The bundled model.
 #[cfg(feature = "bundled")]
 pub(crate) fn bundled() -> &'static [u8] {
-    static MODEL: &Aligned<[u8]> = &Aligned(*include_bytes!("../../../models/address-4m.elp"));
+    static MODEL: &Aligned<[u8]> = &Aligned(*include_bytes!("../../models/address-4m.elp"));
     &MODEL.0
 }

@@ -68,6 +68,7 @@ impl Shared {
     }
 
     /// Whether blocks may be borrowed as they are.
+    #[cfg(target_os = "linux")]
     pub(super) fn sound(&self, section: Section, blocks: Range<u32>, bytes: &[u8]) -> bool {
         self.verify == Verify::Never || self.damaged(section, blocks, bytes).is_none()
     }

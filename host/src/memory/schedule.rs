@@ -110,7 +110,7 @@ mod tests {
     use elapid_core::format::Header;
 
     fn layout() -> Layout {
-        let bytes = include_bytes!("../../../models/address-300k.elp");
+        let bytes = include_bytes!("../../models/address-300k.elp");
         *Header::parse(bytes).unwrap().layout()
     }
 

@@ -64,7 +64,8 @@ impl Log {
     pub(crate) fn retried(&self) {
         self.retried.fetch_add(1, Ordering::Relaxed);
     }
-    /// A read failed, and is tried again.
+    /// A read of the kernel's queue failed, and is tried again.
+    #[cfg(target_os = "linux")]
     pub(crate) fn failed(&self, error: &io::Error) {
         match error.kind() {
             io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock => self.partial(),

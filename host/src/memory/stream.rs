@@ -100,6 +100,8 @@ impl Streamer {
         let readers = Vec::with_capacity(plan.readers);
         let by = ReadBy::Threads;
         let mut streamer = Self { shared, readers, by, held: None, pinned, at: 0, panels, read_bytes: 0 };
+        #[cfg(not(target_os = "linux"))]
+        let _ = plain;
         #[cfg(target_os = "linux")]
         if let Some((queue, file)) =
             (!plain).then(|| super::uring::queue(&*streamer.shared.storage, plan.readers)).flatten()

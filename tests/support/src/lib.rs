@@ -2,5 +2,6 @@
 #![forbid(unsafe_code)]
 
 pub mod data;
+pub mod effort;
 pub mod gguf;
 pub mod process;

@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 use case::{Bound, Case};
 use elapid_core::format::{MatrixShape, Quant};
 use elapid_core::kernels::{Input, Kernels, Scalar, Scale, ScanInput, SsmState};
+use elapid_test_support::effort::emulated;
 use elapid_tests::sets::available;
 use perturbed::Perturbed;
 use random::{Kind, Random};
@@ -39,7 +40,7 @@ const KERNELS: [(&str, Make); 8] = [
 const CASES: usize = 29 * Quant::ALL.len() * 2;
 
 fn cases(make: Make, kind: Kind) -> impl Iterator<Item = (usize, Box<dyn Case>)> {
-    let fewer = if std::env::var_os("ELAPID_EMULATED").is_some() { 7 } else { 1 };
+    let fewer = if emulated() { 7 } else { 1 };
     (0..CASES).step_by(fewer).map(move |index| {
         let mut random = Random::new(index as u64 + 1);
         (index, make(&mut random, kind, index))
@@ -103,7 +104,7 @@ fn every_instruction_set_has_the_bits_of_the_portable_kernels() {
 /// More tokens than a kernel keeps near at a time, and more columns than a stretch of them has, of several panels.
 #[test]
 fn long_chunks_have_the_bits_of_the_portable_kernels() {
-    let emulated = std::env::var_os("ELAPID_EMULATED").is_some();
+    let emulated = emulated();
     let sets = available();
     for quant in Quant::ALL {
         // With the lowest weights, with the highest ones, and with random ones.
@@ -172,7 +173,7 @@ fn slices_that_do_not_fit() {
     let mut random = Random::new(5);
     let data = random.floats(1024, Kind::Tame);
     let bytes = case::bytes_of(&data);
-    let rounds = if std::env::var_os("ELAPID_EMULATED").is_some() { 500 } else { 5000 };
+    let rounds = if emulated() { 500 } else { 5000 };
     let sets = available();
     for round in 0..rounds {
         let mut cut = |longest: usize| {

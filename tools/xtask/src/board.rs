@@ -78,6 +78,7 @@ pub const TARGETS: &[&dyn Target] = &[
     &pi_linux::MUSL,
     &pi_linux::Kernel,
     &pico2::Pico2,
+    &pico2::UART,
     &pi_bare::PI_3,
     &pi_bare::PI_4,
     &bits::M3,

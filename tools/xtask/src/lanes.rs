@@ -43,13 +43,13 @@ impl<'s> Queue<'s> {
 }
 
 /// Runs `steps`, up to `jobs` at once; the rows are in the order of the steps.
-pub fn run(steps: &[&Step], install: bool, jobs: usize) -> Result<Vec<Row>> {
+pub fn run(steps: &[&Step], full: bool, install: bool, jobs: usize) -> Result<Vec<Row>> {
     let folder = Toolchain::Current.target_dir().join("xtask-steps");
     fs::create_dir_all(&folder).context(|| format!("cannot make {}", folder.display()))?;
     let (queue, changed) = (Mutex::new(Queue::new(steps)), Condvar::new());
     let work = || {
         while let Some((place, step)) = next(&queue, &changed) {
-            let row = perform(step, install, &folder);
+            let row = perform(step, full, install, &folder);
             lock(&queue).finish(place, row);
             changed.notify_all();
         }
@@ -84,12 +84,12 @@ fn lock<'q, 's>(queue: &'q Mutex<Queue<'s>>) -> MutexGuard<'q, Queue<'s>> {
 }
 
 /// Runs one step as a process and prints what it printed.
-fn perform(step: &Step, install: bool, folder: &Path) -> Row {
+fn perform(step: &Step, full: bool, install: bool, folder: &Path) -> Row {
     println!("... {} runs", step.name);
     let (log, row) =
         (folder.join(step.name).with_extension("log"), folder.join(step.name).with_extension("json"));
     let start = Instant::now();
-    let result = process(step, install, &log, &row);
+    let result = process(step, full, install, &log, &row);
     // One call, so that no other step's lines come between.
     print!("{}", String::from_utf8_lossy(&fs::read(&log).unwrap_or_default()));
     result.unwrap_or_else(|error| {
@@ -98,16 +98,14 @@ fn perform(step: &Step, install: bool, folder: &Path) -> Row {
     })
 }
 
-fn process(step: &Step, install: bool, log: &Path, row: &PathBuf) -> Result<Row> {
+fn process(step: &Step, full: bool, install: bool, log: &Path, row: &PathBuf) -> Result<Row> {
     let _ = fs::remove_file(row);
     let output = File::create(log).context(|| format!("cannot write {}", log.display()))?;
     let errors = output.try_clone().context(|| format!("cannot write {}", log.display()))?;
     let program = std::env::current_exe().context(|| "cannot find this program's file".into())?;
     let mut command = Command::new(program);
     command.args(["test", "--only", step.name, "--row"]).arg(row);
-    if !install {
-        command.arg("--no-install");
-    }
+    command.args(full.then_some("--full")).args((!install).then_some("--no-install"));
     let status = command
         .stdin(std::process::Stdio::null())
         .stdout(output)
@@ -144,7 +142,7 @@ mod tests {
     #[test]
     fn steps_that_share_a_resource_do_not_run_at_once() {
         let names = ["fmt", "clippy", "pi-linux", "pi-linux-kernel"].map(String::from);
-        let steps = select(&names).unwrap();
+        let steps = select(&names, false).unwrap();
         let mut queue = Queue::new(&steps);
         let mut take = || queue.take().map(|(_, step)| step.name);
         assert_eq!([take(), take(), take()], [Some("fmt"), Some("pi-linux"), None]);
@@ -155,7 +153,7 @@ mod tests {
 
     #[test]
     fn a_row_can_be_read_back() {
-        let step = select(&["fmt".into()]).unwrap()[0];
+        let step = select(&["fmt".into()], false).unwrap()[0];
         let row = broken(step, &Error::new("cause"), Duration::from_millis(1500));
         let file = std::env::temp_dir().join(format!("elapid-row-{}", std::process::id()));
         write_row(&file, &row).unwrap();

@@ -20,6 +20,7 @@ mod libtest;
 mod models;
 mod peer;
 mod programs;
+mod python;
 mod steps;
 mod table;
 mod test;
@@ -49,6 +50,9 @@ enum Task {
         /// Steps or groups of steps to run. Default: all
         #[arg(long, value_delimiter = ',', value_name = "STEP")]
         only: Vec<String>,
+        /// Run the slow checks that rarely fail, too: sweeps over every number, and packaging
+        #[arg(long)]
+        full: bool,
         /// Install nothing, and skip what can't run
         #[arg(long)]
         no_install: bool,
@@ -122,7 +126,7 @@ enum Task {
         #[arg(long, value_name = "FILE")]
         wiki: Option<PathBuf>,
     },
-    /// Pack the models that come with the project into models/
+    /// Pack the models that come with the project into host/models/
     Bundle {
         /// Folder with their checkpoints. Default: those in tests/support
         #[arg(long, value_name = "FOLDER")]
@@ -190,10 +194,10 @@ fn main() -> ExitCode {
             test::list();
             Ok(ExitCode::SUCCESS)
         }
-        Task::Test { only, no_install, row: Some(file), .. } => {
-            test::one_step(&only.join(","), !no_install, &file)
+        Task::Test { only, full, no_install, row: Some(file), .. } => {
+            test::one_step(&only.join(","), full, !no_install, &file)
         }
-        Task::Test { only, no_install, jobs, .. } => test::test(&only, !no_install, jobs),
+        Task::Test { only, full, no_install, jobs, .. } => test::test(&only, full, !no_install, jobs),
         Task::Board { name, action, model, overwrite, to, firmware, long, no_install } => {
             let request = board::Request { model, overwrite, to, firmware, long, install: !no_install };
             board::board(&name, action, &request).map(done)

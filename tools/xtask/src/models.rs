@@ -7,14 +7,14 @@ use serde_json::Value;
 use crate::error::{Context, Error, Result};
 use crate::exec::must;
 use crate::programs::{Built, Program, pack};
-use crate::toolchain::{Toolchain, root};
+use crate::toolchain::{Toolchain, models};
 
-/// The models in `models/`, and how each is packed.
+/// The models in `host/models/`, and how each is packed.
 const BUNDLED: &[(&str, &str)] = &[("address-4m", "q8"), ("address-300k", "q8")];
 /// What `bench` measures: a preset of random weights, and how it is packed.
 const MEASURED: &[(&str, &str)] = &[("mamba-130m", "q8"), ("mamba-130m", "q4")];
 
-/// Packs the checkpoints in `checkpoints` into `models/`, and verifies the result.
+/// Packs the checkpoints in `checkpoints` into `host/models/`, and verifies the result.
 pub fn bundle(checkpoints: &Path) -> Result<()> {
     let packer = Program::Pack.build()?;
     let files = BUNDLED
@@ -27,7 +27,7 @@ pub fn bundle(checkpoints: &Path) -> Result<()> {
                     folder.display()
                 )));
             }
-            let file = root().join("models").join(name).with_extension("elp");
+            let file = models().join(name).with_extension("elp");
             pack(&packer, &[folder.as_os_str()], &file, quant).map(|()| file)
         })
         .collect::<Result<Vec<_>>>()?;

@@ -13,6 +13,7 @@ use crate::error::{Context, Error, Result};
 use crate::exec::{capture, must, shown};
 use crate::models::random_model;
 use crate::programs::{Built, Program};
+use crate::python::environment;
 use crate::toolchain::{Toolchain, root};
 
 /// The release whose copy of llama.cpp is the peer.
@@ -57,18 +58,13 @@ struct Peer {
 impl Peer {
     fn build(python: &str) -> Result<Self> {
         let folder = Toolchain::Current.target_dir().join("peer");
-        let environment = folder.join("python");
-        let bin = environment.join(if cfg!(windows) { "Scripts" } else { "bin" });
-        let python_here = bin.join("python");
+        let python_here = environment("peer", python, &PYTHON_PACKAGES)?;
+        let bin = python_here.parent().unwrap_or(&folder).to_owned();
         let pip = |words: &[&str]| {
             let mut command = Command::new(&python_here);
             command.args(["-m", "pip", "--disable-pip-version-check", "--quiet"]).args(words);
             command
         };
-        if !bin.join("cmake").is_file() {
-            must(Command::new(python).args(["-m", "venv"]).arg(&environment))?;
-            must(pip(&["install"]).args(PYTHON_PACKAGES))?;
-        }
         let source = folder.join("source");
         if !source.is_dir() {
             // Asked for its metadata the package would build itself; what it needs for that is installed.

@@ -10,6 +10,8 @@ pub struct Step {
     pub shows: &'static str,
     /// Whether CI must not pass without it.
     pub required: bool,
+    /// Whether it runs only with `--full`, or when it is named: slow, and rarely fails.
+    pub full: bool,
     pub work: Work,
 }
 
@@ -20,10 +22,14 @@ pub enum Work {
     Host { commands: &'static [&'static [&'static str]], env: &'static [(&'static str, &'static str)] },
     /// `cargo` commands of a plugin that may not be installed.
     Plugin { name: &'static str, commands: &'static [&'static [&'static str]] },
+    /// A program of a Python package.
+    Python { package: &'static str, program: &'static str, arguments: &'static [&'static str] },
     /// `cargo test` on this machine.
     HostTests { arguments: &'static [&'static str] },
     /// `core` for a machine without an operating system.
     Bare { target: &'static str, rustflags: &'static str },
+    /// The programs type-checked for another operating system: nothing is linked.
+    Checked { target: &'static str },
     /// The fixed path compiled for a microcontroller, looked at instruction by instruction.
     Integers { target: &'static str, cpu: &'static str, kernels: &'static str },
     /// Tests for aarch64 Linux, on an emulated CPU.
@@ -42,8 +48,12 @@ impl Step {
         match self.work {
             Work::Host { .. } | Work::HostTests { .. } | Work::Fuzz => Some("host"),
             Work::Target { name } if name.starts_with("pi-linux") => Some("pi-linux"),
+            // Two builds of one program.
+            Work::Target { name } if name.starts_with("pico2") => Some("pico2"),
             Work::Plugin { .. }
+            | Work::Python { .. }
             | Work::Bare { .. }
+            | Work::Checked { .. }
             | Work::Integers { .. }
             | Work::Emulated { .. }
             | Work::Target { .. } => None,
@@ -60,6 +70,7 @@ pub const STEPS: &[Step] = &[
         group: "lint",
         shows: "the code is formatted",
         required: true,
+        full: false,
         work: Work::Host { commands: &[&["fmt", "--all", "--check"]], env: NO_ENV },
     },
     Step {
@@ -67,6 +78,7 @@ pub const STEPS: &[Step] = &[
         group: "lint",
         shows: "no warnings, with every set of features",
         required: true,
+        full: false,
         work: Work::Host {
             commands: &[
                 &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"],
@@ -91,6 +103,7 @@ pub const STEPS: &[Step] = &[
         group: "lint",
         shows: "the documentation builds, links included",
         required: true,
+        full: false,
         work: Work::Host {
             commands: &[&["doc", "--workspace", "--no-deps"]],
             env: &[("RUSTDOCFLAGS", "-D warnings")],
@@ -101,6 +114,7 @@ pub const STEPS: &[Step] = &[
         group: "lint",
         shows: "licences and sources of all dependencies are those of deny.toml, in boards/ too",
         required: false,
+        full: false,
         work: Work::Plugin {
             name: "deny",
             // Advisories and yanked crates need the network: `cargo deny check`.
@@ -120,10 +134,54 @@ pub const STEPS: &[Step] = &[
         },
     },
     Step {
+        name: "workflows",
+        group: "lint",
+        shows: "the workflows of GitHub Actions are well-formed and safe",
+        required: false,
+        full: false,
+        work: Work::Python {
+            package: "zizmor==1.32.0",
+            program: "zizmor",
+            arguments: &["--offline", "--no-progress", "--quiet", ".github"],
+        },
+    },
+    Step {
+        name: "publish",
+        group: "lint",
+        shows: "every published package builds from what it holds, in the order of publishing",
+        required: false,
+        full: true,
+        work: Work::Host {
+            commands: &[&[
+                "publish",
+                "--dry-run",
+                "--allow-dirty",
+                "-p",
+                "elapid-core",
+                "-p",
+                "elapid-files",
+                "-p",
+                "elapid-args",
+                "-p",
+                "elapid-boards",
+                "-p",
+                "elapid",
+                "-p",
+                "elapid-pack",
+                "-p",
+                "elapid-pack-cli",
+                "-p",
+                "elapid-cli",
+            ]],
+            env: NO_ENV,
+        },
+    },
+    Step {
         name: "host",
         group: "host",
         shows: "every test on this machine",
         required: true,
+        full: false,
         work: Work::HostTests { arguments: &["--workspace"] },
     },
     Step {
@@ -131,6 +189,7 @@ pub const STEPS: &[Step] = &[
         group: "host",
         shows: "damaged models, tokenizers, sections and checkpoints do no harm; planted faults are found",
         required: true,
+        full: false,
         work: Work::Fuzz,
     },
     Step {
@@ -138,6 +197,7 @@ pub const STEPS: &[Step] = &[
         group: "host",
         shows: "the programs build as users build them",
         required: true,
+        full: false,
         work: Work::Host {
             commands: &[&["build", "--release"], &["build", "--release", "-p", "elapid-pack-cli"]],
             env: NO_ENV,
@@ -148,6 +208,7 @@ pub const STEPS: &[Step] = &[
         group: "bare",
         shows: "core without std and alloc: Raspberry Pi without an operating system",
         required: true,
+        full: false,
         work: Work::Bare { target: "aarch64-unknown-none", rustflags: "" },
     },
     Step {
@@ -155,6 +216,7 @@ pub const STEPS: &[Step] = &[
         group: "bare",
         shows: "core without std and alloc: Cortex-M7 (Cortex-M4F has the same target)",
         required: true,
+        full: false,
         work: Work::Bare { target: "thumbv7em-none-eabihf", rustflags: "-C target-cpu=cortex-m7" },
     },
     Step {
@@ -162,6 +224,7 @@ pub const STEPS: &[Step] = &[
         group: "bare",
         shows: "core without std and alloc: Cortex-M3, which has no floating point",
         required: false,
+        full: false,
         work: Work::Bare { target: "thumbv7m-none-eabi", rustflags: "" },
     },
     Step {
@@ -169,13 +232,23 @@ pub const STEPS: &[Step] = &[
         group: "bare",
         shows: "core without std and alloc: Cortex-M33 (RP2350)",
         required: false,
+        full: false,
         work: Work::Bare { target: "thumbv8m.main-none-eabihf", rustflags: "-C target-cpu=cortex-m33" },
+    },
+    Step {
+        name: "macos",
+        group: "bare",
+        shows: "the programs compile for macOS",
+        required: false,
+        full: true,
+        work: Work::Checked { target: "aarch64-apple-darwin" },
     },
     Step {
         name: "integers-m3",
         group: "integers",
         shows: "the fixed path has no floats, no panic, no recursion and little stack on Cortex-M3",
         required: true,
+        full: false,
         work: Work::Integers {
             target: "thumbv7m-none-eabi",
             cpu: "cortex-m3",
@@ -187,6 +260,7 @@ pub const STEPS: &[Step] = &[
         group: "integers",
         shows: "the same on Cortex-M7, whose floating-point unit it leaves alone",
         required: true,
+        full: false,
         work: Work::Integers {
             target: "thumbv7em-none-eabihf",
             cpu: "cortex-m7",
@@ -198,6 +272,7 @@ pub const STEPS: &[Step] = &[
         group: "aarch64",
         shows: "the same bits on a Raspberry Pi 3's CPU, without the dot product instructions",
         required: true,
+        full: false,
         work: Work::Emulated { cpu: "cortex-a53", tests: EMULATED },
     },
     Step {
@@ -205,6 +280,7 @@ pub const STEPS: &[Step] = &[
         group: "aarch64",
         shows: "the same bits on a Raspberry Pi 5's CPU, with them",
         required: true,
+        full: false,
         work: Work::Emulated { cpu: "cortex-a76", tests: EMULATED },
     },
     Step {
@@ -212,6 +288,7 @@ pub const STEPS: &[Step] = &[
         group: "boards",
         shows: "Cortex-M7 with external memory: the host's tokens and logits, in the float path",
         required: true,
+        full: false,
         work: Work::Target { name: "mps2-an500" },
     },
     Step {
@@ -219,6 +296,7 @@ pub const STEPS: &[Step] = &[
         group: "boards",
         shows: "Cortex-M3 without floating point or heap: the host's tokens and logits, in the fixed path",
         required: true,
+        full: false,
         work: Work::Target { name: "mps2-an385" },
     },
     Step {
@@ -226,6 +304,7 @@ pub const STEPS: &[Step] = &[
         group: "boards",
         shows: "Cortex-M33 without heap, the RP2350's core: the host's tokens and logits, in the fixed path",
         required: true,
+        full: false,
         work: Work::Target { name: "mps2-an505" },
     },
     Step {
@@ -233,6 +312,7 @@ pub const STEPS: &[Step] = &[
         group: "boards",
         shows: "the Debian package for a Raspberry Pi, and its program on the CPUs of a Pi 3, 4 and 5: the host's text",
         required: true,
+        full: false,
         work: Work::Target { name: "pi-linux" },
     },
     Step {
@@ -240,6 +320,7 @@ pub const STEPS: &[Step] = &[
         group: "boards",
         shows: "the same program with musl: the host's text",
         required: false,
+        full: false,
         work: Work::Target { name: "pi-linux-musl" },
     },
     Step {
@@ -247,6 +328,7 @@ pub const STEPS: &[Step] = &[
         group: "boards",
         shows: "a real Linux kernel and 512 MB: the host's tokens and logits under a cap of 64 MB, and disks that fail",
         required: true,
+        full: false,
         work: Work::Target { name: "pi-linux-kernel" },
     },
     Step {
@@ -254,6 +336,7 @@ pub const STEPS: &[Step] = &[
         group: "boards",
         shows: "Cortex-M3: the fixed path's logits over 256 tokens, of models of all kinds",
         required: true,
+        full: false,
         work: Work::Target { name: "fixed-m3" },
     },
     Step {
@@ -261,20 +344,31 @@ pub const STEPS: &[Step] = &[
         group: "boards",
         shows: "Cortex-M7: the same with its instructions for two products",
         required: true,
+        full: false,
         work: Work::Target { name: "fixed-m7" },
     },
     Step {
         name: "pico2",
         group: "boards",
-        shows: "RP2350: program and model fit, and make the images for a board; no emulator runs it",
+        shows: "RP2350: program and model fit, and make the images for a board",
         required: false,
+        full: false,
         work: Work::Target { name: "pico2" },
+    },
+    Step {
+        name: "pico2-uart",
+        group: "boards",
+        shows: "emulated RP2350, console on the UART: the host's tokens and logits, and refuses models that it can't run",
+        required: false,
+        full: false,
+        work: Work::Target { name: "pico2-uart" },
     },
     Step {
         name: "pi-bare",
         group: "boards",
         shows: "Raspberry Pi 3 without an operating system: the host's tokens and logits, faults told, four cores",
         required: true,
+        full: false,
         work: Work::Target { name: "pi-bare" },
     },
     Step {
@@ -282,6 +376,7 @@ pub const STEPS: &[Step] = &[
         group: "boards",
         shows: "the same kernel on a Raspberry Pi 4, which QEMU knows from version 9 on: the host's tokens and logits",
         required: false,
+        full: false,
         work: Work::Target { name: "pi-bare-4" },
     },
     Step {
@@ -289,6 +384,7 @@ pub const STEPS: &[Step] = &[
         group: "boards",
         shows: "where a new board begins builds",
         required: false,
+        full: false,
         work: Work::Target { name: "template" },
     },
     Step {
@@ -296,6 +392,7 @@ pub const STEPS: &[Step] = &[
         group: "boards",
         shows: "core's step without tokenizer and sampler has at most 5% more than 48 KB of code on a Cortex-M7",
         required: true,
+        full: false,
         work: Work::Target { name: "step-size" },
     },
 ];
@@ -305,6 +402,7 @@ pub const STEPS: &[Step] = &[
 const EMULATED: &[&[&str]] = &[
     &["-p", "elapid-core", "--features", "std", "--lib"],
     &["-p", "elapid", "--lib"],
+    &["-p", "elapid", "--test", "history", "the_same"],
     &[
         "-p",
         "elapid-tests",
@@ -323,13 +421,17 @@ const EMULATED: &[&[&str]] = &[
 /// Seconds that one emulated test binary may take: a hang must end in a table that says so, not in silence.
 pub const EMULATED_LIMIT: u32 = 1200;
 
-/// The steps that `--only` names: step or group names, all if there are none. The error is the name that is neither.
-pub fn select(only: &[String]) -> Result<Vec<&'static Step>, &str> {
+/// The steps that `--only` names: step or group names, all if there are none; without `full` none that is for it, unless it is
+/// named itself. The error is the name that is neither.
+pub fn select(only: &[String], full: bool) -> Result<Vec<&'static Step>, &str> {
     let is = |step: &Step, name: &str| step.name == name || step.group == name;
     if let Some(unknown) = only.iter().find(|name| !STEPS.iter().any(|step| is(step, name))) {
         return Err(unknown);
     }
-    Ok(STEPS.iter().filter(|step| only.is_empty() || only.iter().any(|name| is(step, name))).collect())
+    let named =
+        |step: &Step| only.iter().any(|name| step.name == name || step.group == name && (full || !step.full));
+    let wanted = |step: &&Step| if only.is_empty() { full || !step.full } else { named(step) };
+    Ok(STEPS.iter().filter(wanted).collect())
 }
 
 #[cfg(test)]
@@ -338,15 +440,18 @@ mod tests {
 
     fn names(only: &[&str]) -> Vec<&'static str> {
         let only = only.iter().map(|&name| name.into()).collect::<Vec<String>>();
-        select(&only).unwrap().iter().map(|step| step.name).collect()
+        select(&only, false).unwrap().iter().map(|step| step.name).collect()
     }
 
     #[test]
     fn steps_are_chosen_by_name_or_group() {
-        assert_eq!(names(&[]).len(), STEPS.len());
+        assert_eq!(names(&[]).len(), STEPS.iter().filter(|step| !step.full).count());
+        assert_eq!(select(&[], true).unwrap().len(), STEPS.len());
+        assert_eq!(names(&["publish"]), ["publish"]);
+        assert!(!names(&["lint"]).contains(&"publish"));
         assert_eq!(names(&["host", "fmt"]), ["fmt", "host", "fuzz", "release"]);
         assert_eq!(names(&["bare-m3"]), ["bare-m3"]);
-        assert_eq!(select(&["fmt".into(), "tset".into()]).unwrap_err(), "tset");
+        assert_eq!(select(&["fmt".into(), "tset".into()], false).unwrap_err(), "tset");
     }
 
     #[test]

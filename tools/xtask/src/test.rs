@@ -9,36 +9,43 @@ use crate::apt::{Apt, Package, QEMU_USER};
 use crate::bare;
 use crate::board;
 use crate::error::{Error, Result};
-use crate::exec::{Finished, run, shown, succeeds, tee};
+use crate::exec::{Finished, must, run, shown, succeeds, tee};
 use crate::fuzz;
 use crate::integers;
 use crate::lanes;
 use crate::libtest::Tally;
+use crate::python;
 use crate::steps::{EMULATED_LIMIT, STEPS, Step, Work, select};
 use crate::table::{Outcome, Row, clock, problems, render, totals};
-use crate::toolchain::{AARCH64_LINUX, Toolchain, host};
+use crate::toolchain::{AARCH64_LINUX, Toolchain, host, root};
 
 /// What disassembles.
 const LLVM: Package = Package { name: "llvm", tool: Some("llvm-objdump") };
 
 /// Prints the names that `--only` takes.
 pub fn list() {
-    for Step { name, group, shows, required, .. } in STEPS {
-        let required = if *required { "required" } else { "" };
+    for Step { name, group, shows, required, full, .. } in STEPS {
+        let required = if *required {
+            "required"
+        } else if *full {
+            "full"
+        } else {
+            ""
+        };
         println!("{name:15} {group:8} {required:9} {shows}");
     }
 }
 
 /// Runs the steps that `only` names, all if it is empty, up to `jobs` of them at once.
-pub fn test(only: &[String], install: bool, jobs: Option<NonZeroUsize>) -> Result<ExitCode> {
-    let chosen = select_steps(only)?;
+pub fn test(only: &[String], full: bool, install: bool, jobs: Option<NonZeroUsize>) -> Result<ExitCode> {
+    let chosen = select_steps(only, full)?;
     let ci = is_ci();
     let jobs = jobs.map_or_else(default_jobs, NonZeroUsize::get);
     let rows = if jobs == 1 || chosen.len() == 1 {
         let (host, mut apt) = (host()?, Apt::new(install));
-        chosen.iter().map(|step| perform(step, &host, install, &mut apt)).collect()
+        chosen.iter().map(|step| perform(step, &host, full, install, &mut apt)).collect()
     } else {
-        lanes::run(&chosen, install, jobs)?
+        lanes::run(&chosen, full, install, jobs)?
     };
 
     println!("\n{}", render(&rows));
@@ -51,15 +58,15 @@ pub fn test(only: &[String], install: bool, jobs: Option<NonZeroUsize>) -> Resul
 }
 
 /// Runs one step and writes its row of the table to `file`: a process of [`lanes`].
-pub fn one_step(name: &str, install: bool, file: &Path) -> Result<ExitCode> {
+pub fn one_step(name: &str, full: bool, install: bool, file: &Path) -> Result<ExitCode> {
     let step = STEPS.iter().find(|step| step.name == name);
     let step = step.ok_or_else(|| Error::new(format!("no step is called `{name}`; `--list` shows them")))?;
-    lanes::write_row(file, &perform(step, &host()?, install, &mut Apt::new(install)))?;
+    lanes::write_row(file, &perform(step, &host()?, full, install, &mut Apt::new(install)))?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn select_steps(only: &[String]) -> Result<Vec<&'static Step>> {
-    select(only)
+fn select_steps(only: &[String], full: bool) -> Result<Vec<&'static Step>> {
+    select(only, full)
         .map_err(|name| Error::new(format!("no step or group is called `{name}`; `--list` shows them")))
 }
 
@@ -78,12 +85,18 @@ struct Done {
     tests: Tally,
 }
 
-fn perform(step: &Step, host: &str, install: bool, apt: &mut Apt) -> Row {
+fn perform(step: &Step, host: &str, full: bool, install: bool, apt: &mut Apt) -> Row {
     println!("\n=== {}: {}", step.name, step.shows);
     let start = Instant::now();
     let target = match &step.work {
-        Work::Host { .. } | Work::Plugin { .. } | Work::HostTests { .. } | Work::Fuzz => host.to_owned(),
-        Work::Bare { target, .. } | Work::Integers { target, .. } => (*target).to_owned(),
+        Work::Host { .. }
+        | Work::Plugin { .. }
+        | Work::Python { .. }
+        | Work::HostTests { .. }
+        | Work::Fuzz => host.to_owned(),
+        Work::Bare { target, .. } | Work::Checked { target } | Work::Integers { target, .. } => {
+            (*target).to_owned()
+        }
         Work::Emulated { cpu, .. } => format!("{AARCH64_LINUX} ({cpu})"),
         Work::Target { name } => {
             board::find(name).map_or_else(|_| (*name).into(), |target| target.platform())
@@ -95,12 +108,21 @@ fn perform(step: &Step, host: &str, install: bool, apt: &mut Apt) -> Row {
             Ok(()) => on_host(commands, &[]),
             Err(missing) => Ok(skipped(&missing)),
         },
+        Work::Python { package, program, arguments } => match python::ensure(apt, program, &[package]) {
+            Ok(()) => with_python(program, arguments),
+            Err(missing) => Ok(skipped(&missing)),
+        },
         Work::HostTests { arguments } => {
             let mut command = Toolchain::Current.cargo();
             command.arg("test").args(*arguments).args(["--no-fail-fast", "--", "--show-output"]);
+            command.envs(full.then_some(("ELAPID_FULL", "1")));
             run_tests([command])
         }
         Work::Fuzz => fuzz::check(install).map(|tests| Done { outcome: Outcome::Passed, tests }),
+        Work::Checked { target } => prepared(Toolchain::for_target(target, &[], apt), |toolchain| {
+            let mut command = toolchain.cargo_for("check", target, "-D warnings", "std");
+            must(command.args(["-p", "elapid-cli", "-p", "elapid-pack-cli"]))
+        }),
         Work::Bare { target, rustflags } => prepared(Toolchain::for_target(target, &[], apt), |toolchain| {
             bare::build(toolchain, target, rustflags)
         }),
@@ -147,6 +169,11 @@ fn on_host(commands: &[&[&str]], env: &[(&str, &str)]) -> Result<Done> {
             return Ok(failed(format!("`{}` failed", shown(&command)), Tally::default()));
         }
     }
+    Ok(Done { outcome: Outcome::Passed, tests: Tally::default() })
+}
+
+fn with_python(program: &str, arguments: &[&str]) -> Result<Done> {
+    must(Command::new(python::program(program, program)).args(arguments).current_dir(root()))?;
     Ok(Done { outcome: Outcome::Passed, tests: Tally::default() })
 }
 

@@ -153,6 +153,11 @@ pub fn root() -> &'static Path {
     here.ancestors().nth(2).unwrap_or(here)
 }
 
+/// The models that come with the project, within the package that carries one of them.
+pub fn models() -> PathBuf {
+    root().join("host/models")
+}
+
 /// The triple of this machine.
 pub fn host() -> Result<String> {
     let version = capture(Toolchain::Current.rustc().arg("-vV"))?;

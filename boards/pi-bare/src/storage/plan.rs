@@ -181,7 +181,7 @@ mod tests {
 
     fn layout() -> Layout {
         let bytes =
-            std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/address-4m.elp")).unwrap();
+            std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/../../host/models/address-4m.elp")).unwrap();
         *Header::parse(&bytes).unwrap().layout()
     }
 

@@ -36,7 +36,7 @@ fn now() -> Duration {
 }
 
 fn model(name: &str) -> (Vec<u8>, Header) {
-    let path = format!("{}/../../models/{name}", env!("CARGO_MANIFEST_DIR"));
+    let path = format!("{}/../../host/models/{name}", env!("CARGO_MANIFEST_DIR"));
     let bytes = std::fs::read(&path).unwrap_or_else(|e| panic!("{path}: {e}"));
     let header = Header::parse(&bytes).unwrap();
     (bytes, header)

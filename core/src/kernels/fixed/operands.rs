@@ -91,6 +91,14 @@ impl Range {
         let unit = (unit - LOW) as u16;
         Self { unit, top: unit + bits as u16 }
     }
+    /// Both exponents as one number, to be saved.
+    pub(crate) const fn to_bits(self) -> u32 {
+        self.unit as u32 | (self.top as u32) << 16
+    }
+    /// From [`Range::to_bits`]. What was saved elsewhere must be checked as any state is.
+    pub(crate) const fn from_bits(bits: u32) -> Self {
+        Self { unit: bits as u16, top: (bits >> 16) as u16 }
+    }
     /// Exponent of the mantissas.
     #[inline(always)]
     #[must_use]

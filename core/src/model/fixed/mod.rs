@@ -22,6 +22,7 @@ use super::operations::{
     self, Buffers, LayerState, Operand, Operations, Panels, Pass, ScanVectors, Slices, at, at_mut, copy,
     first, from, from_mut, part, wrong_size,
 };
+use super::parts::{self, Element, Values};
 use super::span::for_each_span;
 use super::spread::{cost, multiply};
 use crate::format::{Config, MatrixShape, Part};
@@ -99,6 +100,7 @@ impl Operations for Fixed {
     type Kernels = dyn Kernels;
     type Logit = i32;
     type State<'a> = State<'a>;
+    type Parts<'a> = [parts::Part<'a>; 4];
     type Scratch<'a> = Scratch<'a>;
     type Residual<'a> = Residual<'a>;
     type Vectors = Wides;
@@ -169,6 +171,26 @@ impl Operations for Fixed {
             },
             ranges: part(state.ranges, one.ranges, layer),
         }
+    }
+
+    fn parts<'a>(config: &Config, layer: &'a mut State<'_>) -> [parts::Part<'a>; 4] {
+        let (panels, lanes) = (config.padded_inner() / LANES as u32, LANES as u32);
+        let recurrent = match &mut layer.ssm {
+            SsmState::I16(s) => Values::I16(s),
+            SsmState::I32(s) => Values::I32(s),
+        };
+        let (taps, d_state) = (config.d_conv - 1, config.d_state);
+        let part = |name, shape, values| parts::Part { name, recurrent: false, shape, values };
+        [
+            part("conv", [panels, taps, lanes, 0], Values::I32(layer.conv)),
+            part("conv_exp", [panels, taps, 0, 0], Values::U16(layer.conv_exponents)),
+            part("ssm", [panels, d_state, lanes, 0], recurrent),
+            part("ssm_range", [panels, lanes, 0, 0], Values::Ranges(layer.ranges)),
+        ]
+    }
+
+    fn kept(state: &State<'_>) -> Element {
+        if matches!(state.ssm, SsmState::I16(_)) { Element::I16 } else { Element::I32 }
     }
 
     fn clear(state: &mut State<'_>) {

@@ -13,6 +13,7 @@ use super::operations::{
     Buffers, Float, LayerState, Operand, Operations, Pass, ScanVectors, Slices, Vector, at, copy, first,
     from_mut, part, wrong_size,
 };
+use super::parts::{self, Element, Values};
 use super::span::for_each_span;
 use super::spread::{cost, multiply};
 use crate::format::{Config, MatrixShape, Part, power_of_two};
@@ -87,6 +88,7 @@ impl Operations for Float {
     type Kernels = dyn Kernels;
     type Logit = f32;
     type State<'a> = State<'a>;
+    type Parts<'a> = [parts::Part<'a>; 2];
     type Scratch<'a> = Scratch<'a>;
     type Residual<'a> = &'a mut [f32];
     type Vectors = Slices<f32>;
@@ -154,6 +156,33 @@ impl Operations for Float {
                 SsmState::F16(s) => SsmState::F16(part(s, config.ssm_state_len(), layer)),
             },
         }
+    }
+
+    fn parts<'a>(config: &Config, layer: &'a mut State<'_>) -> [parts::Part<'a>; 2] {
+        let (panels, lanes) = (config.padded_inner() / LANES as u32, LANES as u32);
+        let recurrent = match &mut layer.ssm {
+            SsmState::F32(s) => Values::F32(s),
+            SsmState::F16(s) => Values::F16(s),
+        };
+        let (taps, d_state) = (config.d_conv - 1, config.d_state);
+        [
+            parts::Part {
+                name: "conv",
+                recurrent: false,
+                shape: [panels, taps, lanes, 0],
+                values: Values::F32(layer.conv),
+            },
+            parts::Part {
+                name: "ssm",
+                recurrent: true,
+                shape: [panels, d_state, lanes, 0],
+                values: recurrent,
+            },
+        ]
+    }
+
+    fn kept(state: &State<'_>) -> Element {
+        if matches!(state.ssm, SsmState::F32(_)) { Element::F32 } else { Element::F16 }
     }
 
     fn clear(state: &mut State<'_>) {

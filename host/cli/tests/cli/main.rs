@@ -1,7 +1,9 @@
 //! The program, from outside: outputs, exit codes, signals and closed pipes.
 
 mod arguments;
+mod chat;
 mod run;
+mod session;
 
 use std::fs;
 use std::io::Read;
@@ -17,7 +19,7 @@ fn elapid(args: &[&str]) -> Command {
 }
 
 fn model(name: &str) -> String {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models").join(name).to_str().unwrap().into()
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../models").join(name).to_str().unwrap().into()
 }
 
 fn small() -> String {

@@ -19,6 +19,7 @@ use range::{Q3, Q4, Q5, Q8};
 
 /// Why a panel can't be stored.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub enum Unfit {
     /// A value is too large for any exponent.
     TooLarge {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use elapid_core::tokenizer::chars::MARK;
 use elapid_core::tokenizer::nfc::{normalize_segment, segment_end};
 use serde::Deserialize;
 
@@ -92,13 +93,26 @@ struct Known<'a> {
     special: bool,
 }
 
+/// What is done to a text before normalised added tokens are looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Normalization {
+    /// Nothing.
+    None,
+    /// NFC.
+    Nfc,
+    /// A `▁` may be put before it.
+    Prefix,
+    /// The same, and spaces become `▁`.
+    Marks,
+}
+
 /// Adds tokens to the vocabulary as the tokenizers crate does: those of tokenizer.json at once, then `later` ones.
 pub fn add(
     tokens: &mut BTreeMap<u32, Token>,
     vocab: &HashMap<String, u32>,
     own: &[AddedToken],
     later: &[AddedToken],
-    nfc: bool,
+    normalization: Normalization,
 ) -> Result<(), CompileError> {
     let mut contents = HashSet::new();
     for AddedToken { content, .. } in own.iter().filter(|token| !token.content.is_empty()) {
@@ -111,16 +125,18 @@ pub fn add(
         add_batch(&mut known, vocab, batch)?;
     }
     for (content, known) in known {
-        known.check(nfc)?;
+        known.check(normalization)?;
         let entry = tokens.entry(known.id).or_default();
-        if !entry.bytes.is_empty() && entry.bytes != content.as_bytes() {
+        let marked = normalization == Normalization::Marks && known.token.normalized();
+        let bytes = if marked { content.replace(' ', MARK) } else { content.to_owned() }.into_bytes();
+        if !entry.bytes.is_empty() && entry.bytes != bytes {
             return known
                 .token
                 .origin
                 .refuse(format!("the added token {content:?} has the id of other bytes in the vocabulary"));
         }
-        entry.bytes = content.as_bytes().to_vec();
-        entry.added = Some(Added { special: known.special, normalized: known.token.normalized() });
+        entry.bytes = bytes;
+        entry.added = Some(known.added());
     }
     Ok(())
 }
@@ -158,18 +174,26 @@ fn add_batch<'a>(
 }
 
 impl Known<'_> {
-    /// Refuses what the runtime does not do.
-    fn check(&self, nfc: bool) -> Result<(), CompileError> {
-        let AddedToken { content, origin, .. } = self.token;
-        for (set, name) in [
-            (self.token.single_word, "single_word"),
-            (self.token.lstrip, "lstrip"),
-            (self.token.rstrip, "rstrip"),
-        ] {
-            if set {
-                return origin.refuse(format!("{name} of the added token {content:?}"));
-            }
+    fn added(&self) -> Added {
+        Added {
+            special: self.special,
+            normalized: self.token.normalized(),
+            lstrip: self.token.lstrip,
+            rstrip: self.token.rstrip,
+            single_word: self.token.single_word,
         }
+    }
+
+    /// Refuses what the runtime does not do.
+    fn check(&self, normalization: Normalization) -> Result<(), CompileError> {
+        let AddedToken { content, origin, .. } = self.token;
+        let changed = normalization != Normalization::None;
+        if changed && self.token.normalized() && self.added().has_rules() {
+            return origin.refuse(format!(
+                "single_word, lstrip or rstrip of the added token {content:?}, which is matched in the normalised text"
+            ));
+        }
+        let nfc = normalization == Normalization::Nfc;
         if nfc && self.token.normalized() && normalize(content) != content.as_bytes() {
             return origin
                 .refuse(format!("the added token {content:?} is matched in NFC, and is not NFC itself"));

@@ -6,11 +6,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use elapid_core::tokenizer::table::PreTokenizer;
 use serde_json::{Map, Value};
 
 use super::CompileError;
 use super::added::{AddedToken, Origin};
+use super::pre_tokenizer::PreTokenizer;
+use super::sentencepiece::Llama;
 
 const CLASS: &str = "tokenizer_class";
 const CONFIG: &str = "tokenizer_config.json";
@@ -48,6 +49,8 @@ pub enum Class {
     Gpt2,
     /// Only vocabulary and merges count; text is normalised to NFC.
     GptNeoX,
+    /// SentencePiece's BPE: only vocabulary, merges and post-processor count.
+    Llama,
 }
 
 impl Class {
@@ -57,6 +60,7 @@ impl Class {
             Self::AsItIs => "PreTrainedTokenizerFast",
             Self::Gpt2 => "GPT2Tokenizer",
             Self::GptNeoX => "GPTNeoXTokenizer",
+            Self::Llama => "LlamaTokenizer",
         }
     }
 
@@ -65,6 +69,7 @@ impl Class {
         const END: &str = "<|endoftext|>";
         match self {
             Self::AsItIs => &[],
+            Self::Llama => &[("unk_token", "<unk>"), ("bos_token", "<s>"), (EOS, "</s>")],
             Self::Gpt2 => &[("unk_token", END), ("bos_token", END), (EOS, END)],
             Self::GptNeoX => {
                 &[("unk_token", END), ("bos_token", END), (EOS, END), ("pad_token", "<|padding|>")]
@@ -83,6 +88,8 @@ pub struct Auto {
     pub named: Vec<(String, String)>,
     /// The end token that a file names.
     pub eos: Option<AddedToken>,
+    /// The settings of a LlamaTokenizer of SentencePiece's BPE.
+    pub llama: Option<Llama>,
     /// Parts of tokenizer.json that the class leaves out.
     pub overridden: Vec<&'static str>,
 }
@@ -90,9 +97,13 @@ pub struct Auto {
 impl Auto {
     /// Refuses where a class that builds a tokenizer of its own would cut text in other words than tokenizer.json
     /// does, or leave out tokens of it.
-    pub fn check_rebuilt(&self, pre_tokenizer: PreTokenizer, own: &[AddedToken]) -> Result<(), CompileError> {
+    pub fn check_rebuilt(
+        &self,
+        pre_tokenizer: &PreTokenizer,
+        own: &[AddedToken],
+    ) -> Result<(), CompileError> {
         let name = self.class.name();
-        if pre_tokenizer != PreTokenizer::Gpt2 {
+        if self.class != Class::Llama && *pre_tokenizer != PreTokenizer::Gpt2 {
             let reason = format!(
                 "makes this a {name}, which has another pre_tokenizer than tokenizer.json; PreTrainedTokenizerFast takes tokenizer.json as it is"
             );
@@ -135,9 +146,10 @@ pub fn read(
     own: &[AddedToken],
     vocab: &HashMap<String, u32>,
     padding: Option<&str>,
+    of_characters: bool,
 ) -> Result<Auto, CompileError> {
-    let class = class(beside)?;
-    refuse_settings(&beside.config)?;
+    let class = class(beside, of_characters)?;
+    refuse_settings(&beside.config, of_characters)?;
     let settings = Settings::read(beside)?;
     let declared = declared(beside, &settings, own)?;
 
@@ -186,11 +198,17 @@ pub fn read(
     }
     let named = named.into_iter().map(|(name, token)| (name, token.content)).collect();
     let eos = settings.named.get(EOS).cloned().flatten();
-    Ok(Auto { class, add, named, eos, overridden: Vec::new() })
+    let set = |key: &str, default: bool| match beside.config.get(key) {
+        None | Some(Value::Null) => default,
+        Some(value) => is_truthy(value),
+    };
+    let llama = Llama { legacy: set("legacy", false), add_prefix_space: set("add_prefix_space", true) };
+    let llama = Some(llama).filter(|_| class == Class::Llama);
+    Ok(Auto { class, add, named, eos, llama, overridden: Vec::new() })
 }
 
 /// The class that reads the tokenizer.json, from the first file that names one.
-fn class(beside: &Beside) -> Result<Class, CompileError> {
+fn class(beside: &Beside, of_characters: bool) -> Result<Class, CompileError> {
     let truthy = |value: &&Value| !value.is_null() && *value != "";
     let of_config = beside.config.get(CLASS).filter(truthy).map(|value| (CONFIG, value));
     let named = of_config.or_else(|| Some(("config.json", beside.model_class.as_ref().filter(truthy)?)));
@@ -201,7 +219,7 @@ fn class(beside: &Beside) -> Result<Class, CompileError> {
         return refuse(file, CLASS, format!("is {name}; it must be the name of a class"));
     };
     match name.strip_suffix("Fast").unwrap_or(name) {
-        // Llama's, where the pre-tokenizer is byte-level: others are refused anyway.
+        "LlamaTokenizer" if of_characters => Ok(Class::Llama),
         "PreTrainedTokenizer"
         | "TokenizersBackend"
         | "PythonBackend"
@@ -220,8 +238,8 @@ fn class(beside: &Beside) -> Result<Class, CompileError> {
 }
 
 /// Refuses the keys that would give other tokens.
-fn refuse_settings(config: &Map<String, Value>) -> Result<(), CompileError> {
-    if config.get("add_prefix_space").is_some_and(is_truthy) {
+fn refuse_settings(config: &Map<String, Value>, of_characters: bool) -> Result<(), CompileError> {
+    if !of_characters && config.get("add_prefix_space").is_some_and(is_truthy) {
         return refuse(
             CONFIG,
             "add_prefix_space",
@@ -476,7 +494,7 @@ mod tests {
     #[test]
     fn a_class_that_is_not_known_is_told_on_one_line() {
         let config = Map::from_iter([(CLASS.to_owned(), Value::from("Mine\nand more"))]);
-        let source = class(&Beside { config, ..Beside::default() }).unwrap_err();
+        let source = class(&Beside { config, ..Beside::default() }, false).unwrap_err();
         let error = PackError::Tokenizer { path: "tokenizer.json".into(), source }.to_string();
         assert!(error.contains("is Mine\\nand more, and what") && !error.contains('\n'), "{error}");
     }

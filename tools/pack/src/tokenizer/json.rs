@@ -2,13 +2,16 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use elapid_core::tokenizer::table::PreTokenizer;
+use elapid_core::tokenizer::chars::{Chars, MARK, Words};
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::CompileError;
-use super::added::{AddedToken, add};
+use super::added::{AddedToken, Normalization, add};
 use super::auto::{self, Auto, Beside, Class};
+use super::parts::{sequence, type_of};
+use super::pre_tokenizer::{self, PreTokenizer};
+use super::sentencepiece::{Parts, Treatment, byte_of, is_unjoined};
 use super::tokens::{Token, invalid, unsupported};
 
 /// A tokenizer as its file describes it, checked and in bytes.
@@ -48,6 +51,7 @@ struct Bpe {
     unk_token: Option<String>,
     continuing_subword_prefix: Option<String>,
     end_of_word_suffix: Option<String>,
+    fuse_unk: Option<bool>,
     byte_fallback: Option<bool>,
     ignore_merges: Option<bool>,
     vocab: HashMap<String, u32>,
@@ -64,16 +68,16 @@ enum Merges {
 /// Reads a `tokenizer.json`, alone or with the files beside it.
 pub fn read(json: &[u8], beside: Option<&Beside>) -> Result<(Description, Option<Auto>), CompileError> {
     let file: File = serde_json::from_slice(json)?;
-    let mut nfc = normalizer(&file.normalizer)?;
-    let pre_tokenizer = pre_tokenizer(&file.pre_tokenizer)?;
-    decoder(&file.decoder)?;
     let kind = type_of(&file.model);
     // Old files leave the type out where it is BPE.
     if kind != "BPE" && !(file.model.get("type").is_none() && file.model.get("merges").is_some()) {
         return unsupported(format!("model of type {kind}"));
     }
     let model: Bpe = serde_json::from_value(file.model)?;
-    model.check()?;
+    let parts =
+        Parts { normalizer: &file.normalizer, pre_tokenizer: &file.pre_tokenizer, decoder: &file.decoder };
+    let of_characters = parts.is_of_characters()?;
+    model.check(of_characters)?;
     if let Some(token) = file.added_tokens.iter().find(|token| token.id.is_none()) {
         return invalid(format!("the added token {:?} has no id", token.content));
     }
@@ -82,9 +86,33 @@ pub fn read(json: &[u8], beside: Option<&Beside>) -> Result<(Description, Option
     let mut ignore_merges = model.ignore_merges.unwrap_or(false);
     let mut own = file.added_tokens.as_slice();
     let padding = file.padding.get("pad_token").and_then(Value::as_str);
-    let mut auto = beside.map(|beside| auto::read(beside, own, &model.vocab, padding)).transpose()?;
+    let mut auto =
+        beside.map(|beside| auto::read(beside, own, &model.vocab, padding, of_characters)).transpose()?;
+    let llama = auto.as_ref().and_then(|auto| auto.llama);
+    if let (Some(llama), Some(auto)) = (llama, auto.as_mut())
+        && parts.read().ok() != Some(llama.treatment())
+    {
+        auto.overridden.push("normalizer, pre_tokenizer and decoder");
+    }
+    let (mut nfc, pre_tokenizer, mut tokens, merges) = if of_characters {
+        let treatment = match llama {
+            Some(llama) => llama.treatment(),
+            None => parts.read()?,
+        };
+        let tokens = characters(&model.vocab, treatment.byte_tokens)?;
+        let merges = merges(&model, &tokens)?;
+        let chars = model.chars(treatment, &tokens, &merges, llama.is_some())?;
+        (false, PreTokenizer::Chars(chars), tokens, merges)
+    } else {
+        let nfc = normalizer(&file.normalizer)?;
+        let pre_tokenizer = pre_tokenizer::read(&file.pre_tokenizer)?;
+        decoder(&file.decoder)?;
+        let tokens = vocabulary(&model.vocab)?;
+        let merges = merges(&model, &tokens)?;
+        (nfc, pre_tokenizer, tokens, merges)
+    };
     if let Some(auto) = auto.as_mut().filter(|auto| auto.class != Class::AsItIs) {
-        auto.check_rebuilt(pre_tokenizer, own)?;
+        auto.check_rebuilt(&pre_tokenizer, own)?;
         auto.override_part("normalizer", &mut nfc, auto.class == Class::GptNeoX);
         auto.override_part("model.ignore_merges", &mut ignore_merges, false);
         if auto.class == Class::GptNeoX {
@@ -93,39 +121,14 @@ pub fn read(json: &[u8], beside: Option<&Beside>) -> Result<(Description, Option
         own = &[];
     }
 
-    let mut tokens = vocabulary(&model.vocab)?;
-    let merges = merges(&model, &tokens)?;
     let later = auto.as_ref().map_or(&[][..], |auto| &auto.add);
-    add(&mut tokens, &model.vocab, own, later, nfc)?;
+    add(&mut tokens, &model.vocab, own, later, normalization(nfc, &pre_tokenizer))?;
     for id in template.iter().flatten() {
         if !tokens.contains_key(id) {
             return invalid(format!("post_processor puts in token {id}, which does not exist"));
         }
     }
     Ok((Description { pre_tokenizer, nfc, ignore_merges, tokens, merges, template }, auto))
-}
-
-/// The `type` of a part, for comparison and for messages.
-fn type_of(part: &Value) -> &str {
-    part.get("type").and_then(Value::as_str).unwrap_or("(none)")
-}
-
-fn flag(part: &Value, name: &str, default: bool) -> bool {
-    part.get(name).and_then(Value::as_bool).unwrap_or(default)
-}
-
-/// The parts of a `Sequence`, or the one part that there is.
-fn sequence<'v>(part: &'v Value, list: &str) -> Result<Vec<&'v Value>, CompileError> {
-    if part.is_null() {
-        return Ok(Vec::new());
-    }
-    if type_of(part) != "Sequence" {
-        return Ok(vec![part]);
-    }
-    match part.get(list).and_then(Value::as_array) {
-        Some(parts) => Ok(parts.iter().collect()),
-        None => invalid(format!("a Sequence without {list}")),
-    }
 }
 
 /// Whether text is normalised to NFC.
@@ -137,35 +140,6 @@ fn normalizer(part: &Value) -> Result<bool, CompileError> {
         }
     }
     Ok(!parts.is_empty())
-}
-
-fn pre_tokenizer(part: &Value) -> Result<PreTokenizer, CompileError> {
-    let parts = sequence(part, "pretokenizers")?;
-    for part in &parts {
-        let refused = match type_of(part) {
-            "ByteLevel" if flag(part, "add_prefix_space", true) => "ByteLevel with add_prefix_space",
-            "ByteLevel" if !flag(part, "use_regex", true) => "ByteLevel without use_regex",
-            "Punctuation" if part["behavior"] != "Contiguous" => "Punctuation other than Contiguous",
-            "Digits" if flag(part, "individual_digits", false) => "Digits with individual_digits",
-            "Split"
-                if part["pattern"]["Regex"] != "[0-9][0-9][0-9]"
-                    || part["behavior"] != "Isolated"
-                    || flag(part, "invert", false) =>
-            {
-                return unsupported(format!("pre_tokenizer Split at {}", part["pattern"]));
-            }
-            "ByteLevel" | "Punctuation" | "Digits" | "Split" => continue,
-            other => return unsupported(format!("pre_tokenizer {other}")),
-        };
-        return unsupported(format!("pre_tokenizer {refused}"));
-    }
-    let types: Vec<&str> = parts.iter().map(|part| type_of(part)).collect();
-    match types[..] {
-        ["ByteLevel"] => Ok(PreTokenizer::Gpt2),
-        ["Punctuation", "ByteLevel", "Digits", "Split"] => Ok(PreTokenizer::Falcon),
-        [] => unsupported("no pre_tokenizer"),
-        _ => unsupported(format!("pre_tokenizer of {} in this order", types.join(", "))),
-    }
 }
 
 fn decoder(part: &Value) -> Result<(), CompileError> {
@@ -220,7 +194,41 @@ fn template(part: &Value) -> Result<[Vec<u32>; 2], CompileError> {
 }
 
 impl Bpe {
-    fn check(&self) -> Result<(), CompileError> {
+    /// How characters are treated with this vocabulary.
+    fn chars(
+        &self,
+        treatment: Treatment,
+        tokens: &BTreeMap<u32, Token>,
+        merges: &[[u32; 3]],
+        llama: bool,
+    ) -> Result<Chars, CompileError> {
+        let Treatment { mut chars, byte_tokens } = treatment;
+        let bytes = tokens.values().filter(|token| token.byte).count();
+        chars.byte_fallback = llama || self.byte_fallback == Some(true);
+        chars.fuse_unknown = llama || self.fuse_unk == Some(true);
+        if chars.byte_fallback && (bytes != 256 || !byte_tokens) {
+            return unsupported(format!(
+                "model.byte_fallback with tokens for {bytes} bytes; all 256 and the decoder ByteFallback are needed"
+            ));
+        }
+        // Without bytes to fall back to.
+        chars.unknown = match &self.unk_token {
+            Some(unknown) if !chars.byte_fallback => match self.vocab.get(unknown) {
+                Some(&id) => Some(id),
+                None => return invalid(format!("model.unk_token {unknown:?} is not in the vocabulary")),
+            },
+            _ => None,
+        };
+        let merged = || merges.iter().filter_map(|[.., id]| tokens.get(id)).map(|token| &*token.bytes);
+        // Where unknown characters are left out, what is beside them is merged.
+        let all_stay = chars.byte_fallback || chars.unknown.is_some();
+        if chars.words == Words::Whole && all_stay && self.vocab.contains_key(MARK) && is_unjoined(merged()) {
+            chars.words = Words::Unjoined;
+        }
+        Ok(chars)
+    }
+
+    fn check(&self, of_characters: bool) -> Result<(), CompileError> {
         if self.dropout.is_some_and(|dropout| dropout != 0.0) {
             return unsupported("model.dropout");
         }
@@ -230,8 +238,14 @@ impl Bpe {
         if self.end_of_word_suffix.as_deref().is_some_and(|suffix| !suffix.is_empty()) {
             return unsupported("model.end_of_word_suffix");
         }
+        if of_characters {
+            if self.ignore_merges == Some(true) {
+                return unsupported("model.ignore_merges with SentencePiece's BPE");
+            }
+            return Ok(());
+        }
         if self.byte_fallback == Some(true) {
-            return unsupported("model.byte_fallback (as of SentencePiece)");
+            return unsupported("model.byte_fallback without the decoder ByteFallback");
         }
         // Bytes that UTF-8 has: letters and spaces must be there, others may be left out of a text if nothing is to
         // stand for them.
@@ -253,6 +267,42 @@ impl Bpe {
         }
         Ok(())
     }
+}
+
+/// Whether added tokens are matched in a text that has been changed.
+fn normalization(nfc: bool, pre_tokenizer: &PreTokenizer) -> Normalization {
+    match pre_tokenizer {
+        PreTokenizer::Chars(chars) if chars.normalized_first => {
+            if chars.spaces {
+                Normalization::Marks
+            } else {
+                Normalization::Prefix
+            }
+        }
+        _ if nfc => Normalization::Nfc,
+        _ => Normalization::None,
+    }
+}
+
+/// The vocabulary of a tokenizer whose words consist of characters.
+fn characters(vocab: &HashMap<String, u32>, bytes: bool) -> Result<BTreeMap<u32, Token>, CompileError> {
+    let mut tokens = BTreeMap::new();
+    for (text, &id) in vocab {
+        let byte = byte_of(text).filter(|_| bytes);
+        let token = Token {
+            bytes: byte.map_or_else(|| text.clone().into_bytes(), |byte| vec![byte]),
+            word: byte.is_none(),
+            byte: byte.is_some(),
+            added: None,
+        };
+        if token.bytes.is_empty() {
+            return invalid(format!("token {id} of the vocabulary is empty"));
+        }
+        if tokens.insert(id, token).is_some() {
+            return invalid(format!("two tokens of the vocabulary have the id {id}"));
+        }
+    }
+    Ok(tokens)
 }
 
 /// The letter that stands for each byte in a vocabulary: itself where it is printable in Latin-1, or else the next one
@@ -280,7 +330,7 @@ fn vocabulary(vocab: &HashMap<String, u32>) -> Result<BTreeMap<u32, Token>, Comp
         if bytes.is_empty() {
             return invalid(format!("token {id} of the vocabulary is empty"));
         }
-        if tokens.insert(id, Token { bytes, word, added: None }).is_some() {
+        if tokens.insert(id, Token { bytes, word, byte: false, added: None }).is_some() {
             return invalid(format!("two tokens of the vocabulary have the id {id}"));
         }
     }
@@ -310,7 +360,9 @@ fn merges(model: &Bpe, tokens: &BTreeMap<u32, Token>) -> Result<Vec<[u32; 3]>, C
             ));
         };
         if ![l, r, m].iter().all(|id| tokens.get(id).is_some_and(|token| token.word)) {
-            return unsupported(format!("merge {left:?} {right:?}: not spelt in byte-level letters"));
+            return unsupported(format!(
+                "merge {left:?} {right:?} of tokens that are not spelt in byte-level letters, or stand for a byte"
+            ));
         }
         out.push([l, r, m]);
     }

@@ -6,7 +6,12 @@
 
 mod added;
 mod auto;
+mod automaton;
+mod expression;
 mod json;
+mod parts;
+mod pre_tokenizer;
+mod sentencepiece;
 mod table;
 mod tokens;
 
@@ -22,9 +27,7 @@ pub enum CompileError {
     #[error("the tokenizer is not a valid tokenizer.json: {0}; download the file again")]
     Json(#[from] serde_json::Error),
     /// The tokenizer asks for something that the runtime does not do.
-    #[error(
-        "the tokenizer asks for what is not supported: {0}; supported is byte-level BPE as of GPT-NeoX and Falcon"
-    )]
+    #[error("the tokenizer asks for what is not supported: {0}; docs/tokenizer.md lists what is")]
     Unsupported(String),
     /// The tokenizer contradicts itself.
     #[error("the tokenizer contradicts itself: {0}; download the file again or correct it")]
@@ -57,6 +60,8 @@ pub fn compile(json: &[u8]) -> Result<Vec<u8>, CompileError> {
 pub struct Compiled {
     /// The table.
     pub table: Vec<u8>,
+    /// What kind of tokenizer it is, in words.
+    pub kind: &'static str,
     /// The tokens before and after every text.
     pub around: Vec<u32>,
     /// The special tokens by name, for chat templates.
@@ -86,7 +91,8 @@ pub fn compile_beside(json: &[u8], beside: &Beside) -> Result<Compiled, CompileE
     let (description, auto) = json::read(json, Some(beside))?;
     let table = table::build(&description)?;
     let around = description.template.concat();
-    let mut compiled = Compiled { table, around, named: Vec::new(), eos: None, notes: Vec::new() };
+    let kind = Tokenizer::parse(&table)?.header().kind();
+    let mut compiled = Compiled { table, kind, around, named: Vec::new(), eos: None, notes: Vec::new() };
     let Some(auto) = auto else { return Ok(compiled) };
     if !auto.overridden.is_empty() {
         compiled.notes.push(format!(

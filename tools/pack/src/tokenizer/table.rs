@@ -1,13 +1,17 @@
 //! The compiled table, written.
 
 use elapid_core::tokenizer::Tokenizer;
+use elapid_core::tokenizer::chars::{MARK, Prepend};
 use elapid_core::tokenizer::table::{
-    Header, Layout, MAX_COUNT, MAX_PROBES, MAX_TOKEN_LEN, TOKEN_ADDED, TOKEN_OFFSET, TOKEN_SPECIAL,
-    TOKEN_WORD, pair_slot, word_slot,
+    self, ADDED_LSTRIP, ADDED_RSTRIP, ADDED_SINGLE_WORD, Header, Layout, MAX_COUNT, MAX_PROBES,
+    MAX_TOKEN_LEN, TOKEN_ADDED, TOKEN_BYTE, TOKEN_OFFSET, TOKEN_SPECIAL, TOKEN_WORD, pair_slot, word_slot,
 };
 
 use super::CompileError;
+use super::automaton;
 use super::json::Description;
+use super::pre_tokenizer::PreTokenizer;
+use super::tokens::{Added, Token};
 
 /// Builds the table of a tokenizer.
 pub fn build(from: &Description) -> Result<Vec<u8>, CompileError> {
@@ -34,6 +38,9 @@ pub fn build(from: &Description) -> Result<Vec<u8>, CompileError> {
             if let Some(added) = token.added {
                 flags |= TOKEN_ADDED | if added.special { TOKEN_SPECIAL } else { 0 };
             }
+            if token.byte {
+                flags |= TOKEN_BYTE;
+            }
             if token.word && from.ignore_merges {
                 flags |= TOKEN_WORD;
             }
@@ -52,17 +59,37 @@ pub fn build(from: &Description) -> Result<Vec<u8>, CompileError> {
         let mut set: Vec<(&[u8], u32)> = from
             .tokens
             .iter()
-            .filter(|(_, token)| token.added.is_some_and(|added| added.normalized == normalized))
-            .map(|(&id, token)| (&*token.bytes, id))
+            .filter_map(|(&id, token)| Some((&*token.bytes, id, token.added?)))
+            .filter(|(.., added)| added.normalized == normalized)
+            .map(|(bytes, id, added)| (bytes, id | rules(added)))
             .collect();
         set.sort_unstable();
         set
     });
+    let chars = match from.pre_tokenizer {
+        PreTokenizer::Chars(chars) => Some(chars),
+        _ => None,
+    };
+    let all_added = || from.tokens.values().filter_map(|token| token.added);
+    let word = all_added().any(|added| added.single_word);
+    let (pre_tokenizer, patterns) = match &from.pre_tokenizer {
+        PreTokenizer::Gpt2 => (table::PreTokenizer::Gpt2, &[][..]),
+        PreTokenizer::Falcon => (table::PreTokenizer::Falcon, &[][..]),
+        PreTokenizer::Stages(stages) => (table::PreTokenizer::Patterns, &stages[..]),
+        // It is not looked at.
+        PreTokenizer::Chars(_) => (table::PreTokenizer::Gpt2, &[][..]),
+    };
+    let patterns = match pre_tokenizer {
+        table::PreTokenizer::Patterns => automaton::compile(patterns, word)?,
+        _ if word => automaton::compile(&[], word)?,
+        _ => Vec::new(),
+    };
 
     let header = Header {
-        pre_tokenizer: from.pre_tokenizer,
+        pre_tokenizer,
         nfc: from.nfc,
         wide: vocab_size.max(merges) > 0xffff,
+        added_rules: all_added().any(|added| added.has_rules()),
         vocab_size,
         merges,
         merge_slots: merge_slots.len() as u32,
@@ -72,6 +99,8 @@ pub fn build(from: &Description) -> Result<Vec<u8>, CompileError> {
         prefix: from.template[0].len() as u32,
         suffix: from.template[1].len() as u32,
         text_len: text.len() as u32,
+        patterns_len: patterns.len() as u32,
+        chars,
     };
     let too_large = || CompileError::Unsupported("a tokenizer larger than the address space".into());
     let layout = header.layout().ok_or_else(too_large)?;
@@ -82,16 +111,20 @@ pub fn build(from: &Description) -> Result<Vec<u8>, CompileError> {
     };
     let u32s = |out: &mut Vec<u8>, values: &[u32]| values.iter().for_each(|v| out.extend(v.to_le_bytes()));
     for byte in 0..=255u8 {
-        let id = words.iter().find(|(_, word)| *word == [byte]).map_or(0, |(id, _)| id + 1);
+        let of_byte = |token: &Token| token.byte == chars.is_some() && (token.word || token.byte);
+        let mut tokens = from.tokens.iter().filter(|(_, token)| of_byte(token));
+        let id = tokens.find(|(_, token)| token.bytes == [byte]).map_or(0, |(id, _)| id + 1);
         index(&mut out, id);
     }
     u32s(&mut out, &entries);
     from.merges.iter().flatten().for_each(|&id| index(&mut out, id));
     merge_slots.iter().for_each(|&slot| index(&mut out, slot));
     word_slots.iter().for_each(|&slot| index(&mut out, slot));
-    for set in &added {
+    let marked = chars.is_some_and(|chars| chars.normalized_first && chars.prepend == Prepend::Always);
+    for (set, before) in added.iter().zip(["", if marked { MARK } else { "" }]) {
         let mut first_and_second = [[0u8; 32]; 2];
         for (bytes, _) in set {
+            let bytes = [before.as_bytes(), bytes].concat();
             for (place, bits) in first_and_second.iter_mut().enumerate() {
                 match bytes.get(place) {
                     Some(&byte) => bits[usize::from(byte / 8)] |= 1 << (byte % 8),
@@ -106,11 +139,19 @@ pub fn build(from: &Description) -> Result<Vec<u8>, CompileError> {
     u32s(&mut out, &from.template[0]);
     u32s(&mut out, &from.template[1]);
     out.extend_from_slice(&text);
+    out.extend_from_slice(&patterns);
     debug_assert_eq!(out.len(), layout.len());
 
     mark_words(&mut out, &layout, &words)?;
     Tokenizer::parse(&out)?;
     Ok(out)
+}
+
+/// The flags of an added token's entry.
+fn rules(added: Added) -> u32 {
+    let flags =
+        [(added.lstrip, ADDED_LSTRIP), (added.rstrip, ADDED_RSTRIP), (added.single_word, ADDED_SINGLE_WORD)];
+    flags.iter().filter(|(set, _)| *set).map(|(_, flag)| flag).sum()
 }
 
 fn offset_bits(offset: usize) -> Result<u32, CompileError> {

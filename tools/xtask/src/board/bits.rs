@@ -15,7 +15,7 @@ use super::{Request, Target, fault};
 use crate::apt::{Apt, emulator};
 use crate::error::{Context, Error, Result};
 use crate::programs::{Built, Program, pack};
-use crate::toolchain::{Toolchain, root};
+use crate::toolchain::{Toolchain, models, root};
 
 /// The name of the program and its folder.
 const PROGRAM: &str = "fixed-bits";
@@ -140,7 +140,7 @@ impl Target for Bits {
     }
 
     fn build(&self, toolchain: Toolchain, _request: &Request) -> Result<()> {
-        build(toolchain, (self.triple, self.cpu), "core,alloc", "release", PROGRAM)?;
+        build(toolchain, (self.triple, self.cpu), "core,alloc", "release", PROGRAM, "")?;
         sizes(&self.program(toolchain), self.name, &MEMORIES, STACK)
     }
 
@@ -150,7 +150,7 @@ impl Target for Bits {
 
     fn test(&self, toolchain: Toolchain, request: &Request) -> Result<()> {
         self.build(toolchain, request)?;
-        let model = root().join("models").join(BUNDLED).with_extension("elp");
+        let model = models().join(BUNDLED).with_extension("elp");
         let tokens = tokens(BUNDLED)?;
         let ran = self.compare(toolchain, &format!("{BUNDLED} q8 I16"), &model, &tokens)?;
         let most = self.instructions;

@@ -74,7 +74,7 @@ impl Target for Built {
     }
 
     fn build(&self, toolchain: Toolchain, _request: &Request) -> Result<()> {
-        build(toolchain, (self.triple, self.cpu), "core,alloc", self.profile, self.name)?;
+        build(toolchain, (self.triple, self.cpu), "core,alloc", self.profile, self.name, "")?;
         let program = toolchain.target_dir().join(self.triple).join(self.profile).join(self.name);
         sizes(&program, self.name, &self.memories, 4 << 10)?;
         let Self { name, aim, limit, .. } = self;

@@ -50,7 +50,7 @@ mod tests {
 
     #[test]
     fn the_file_is_whole_and_has_the_roles() {
-        let file = std::fs::read(crate::toolchain::root().join("models/address-300k.elp")).unwrap();
+        let file = std::fs::read(crate::toolchain::models().join("address-300k.elp")).unwrap();
         let user = Wrapping { prefix: "A: ", suffix: "\n" };
         let roles = RoleTable { user, generation: "B:", ..RoleTable::default() };
         let made = with_roles(&file, &roles).unwrap();

@@ -63,7 +63,7 @@ mod tests {
     use elapid_core::source::{LayerSource, SliceSource};
 
     fn model() -> Vec<u8> {
-        std::fs::read(crate::toolchain::root().join("models/address-300k.elp")).unwrap()
+        std::fs::read(crate::toolchain::models().join("address-300k.elp")).unwrap()
     }
 
     /// Whether every block of the last layer is as its checksum says.

@@ -17,10 +17,15 @@ use crate::apt::{Apt, Package, emulator};
 use crate::error::{Context, Error, Result};
 use crate::exec::{capture, must, shown};
 use crate::programs::Program;
-use crate::toolchain::{Toolchain, root};
+use crate::python;
+use crate::toolchain::{Toolchain, models, root};
 
 pub const QEMU: Package = Package { name: "qemu-system-arm", tool: Some("qemu-system-arm") };
 pub const LLD: Package = Package { name: "lld", tool: Some("ld.lld") };
+
+/// The Python package that emulates a CPU, and the environment that has it.
+const UNICORN: &str = "unicorn==2.1.4";
+const EMULATOR: &str = "unicorn";
 
 /// What every board is asked for in its test.
 const PROMPT: &str = "My fellow citizens";
@@ -28,15 +33,28 @@ const TOKENS: usize = 64;
 /// A hang must end in an error, not in silence; a busy machine emulates slowly.
 const LIMIT: Duration = Duration::from_secs(420);
 
-/// A board with a microcontroller that QEMU knows.
+/// What runs a board's program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Runner {
+    /// `qemu-system-arm`, with the machine of the board's name.
+    Qemu,
+    /// A script in the board's folder: QEMU's CPU by way of the Python package `unicorn`, and its own model of the registers.
+    Script(&'static str),
+}
+
+/// A board with a microcontroller, emulated.
 #[derive(Debug)]
 pub struct Mcu {
+    pub name: &'static str,
+    pub runner: Runner,
+    /// Features of the program's crate, with commas.
+    pub features: &'static str,
     /// Its memories, and how much of them the program may take.
     pub board: &'static table::Board,
     pub triple: &'static str,
     /// The CPU as the compiler knows it.
     pub cpu: &'static str,
-    /// The model that the program is made for, in `models/`.
+    /// The model that the program is made for, in `host/models/`.
     pub model: &'static str,
     /// A model of another size, which the program must refuse; `None` where it runs any that fits.
     pub other_size: Option<&'static str>,
@@ -44,8 +62,8 @@ pub struct Mcu {
     pub build_std: &'static str,
     /// Words of its defmt logs, where it has them.
     pub logs: Option<&'static str>,
-    /// Instructions that QEMU counts in a tick of the program's clock.
-    pub instructions_a_tick: u64,
+    /// Instructions that the emulator counts in a tick of the program's clock, where it counts them.
+    pub instructions_a_tick: Option<u64>,
     /// Instructions that a token may take.
     pub instructions: u64,
 }
@@ -58,12 +76,17 @@ impl Mcu {
     fn model<'a>(&self, request: &'a Request) -> std::borrow::Cow<'a, Path> {
         match &request.model {
             Some(model) => model.into(),
-            None => root().join("models").join(self.model).into(),
+            None => models().join(self.model).into(),
         }
     }
 
     /// The emulator with `model` in the board's memory. What the program sends by semihosting goes to `logs`.
     fn emulator(&self, toolchain: Toolchain, model: Option<&Path>, logs: &Path) -> Command {
+        if let Runner::Script(script) = self.runner {
+            let mut command = Command::new(python::interpreter(EMULATOR));
+            command.arg(root().join(script)).arg(self.program(toolchain)).args(model);
+            return command;
+        }
         let mut command = Command::new(emulator("qemu-system-arm"));
         command.args(["-M", self.board.name, "-display", "none", "-monitor", "none", "-serial", "stdio"]);
         command.args(["-icount", "shift=0", "-chardev"]).arg(format!("file,id=logs,path={}", logs.display()));
@@ -95,9 +118,9 @@ impl Mcu {
     ) -> Result<Emulated> {
         let mut bytes = model.to_vec();
         change(&mut bytes)?;
-        let file = scratch(self.board.name, "-fault.elp")?;
+        let file = scratch(self.name, "-fault.elp")?;
         fs::write(&file, bytes).context(|| format!("cannot write {}", file.display()))?;
-        let logs = scratch(self.board.name, "-fault.logs")?;
+        let logs = scratch(self.name, "-fault.logs")?;
         emulate(&mut self.emulator(toolchain, Some(&file), &logs), script, LIMIT)
     }
 
@@ -115,8 +138,9 @@ impl Mcu {
 
     /// What the program measured, against its limits.
     fn measurements(&self, console: &str) -> Result<()> {
+        let Some(instructions_a_tick) = self.instructions_a_tick else { return Ok(()) };
         let stack = measured(console, "stack")?;
-        let instructions = measured(console, "ticks")? * self.instructions_a_tick;
+        let instructions = measured(console, "ticks")? * instructions_a_tick;
         println!("{}: {instructions} instructions a token, {stack} bytes of stack", self.board.name);
         if stack > self.board.stack {
             let most = self.board.stack;
@@ -131,7 +155,7 @@ impl Mcu {
 
     /// Models that can't be run, each of which must be refused in words.
     fn bad_models(&self, toolchain: Toolchain, model: &[u8], script: &str) -> Result<()> {
-        let logs = scratch(self.board.name, "-none.logs")?;
+        let logs = scratch(self.name, "-none.logs")?;
         let none = emulate(&mut self.emulator(toolchain, None, &logs), script, LIMIT)?;
         self.refused("no model", &none, &["not a packed model"])?;
         let newer = self.with_fault(toolchain, model, script, |file| fault::newer_version(file))?;
@@ -151,7 +175,7 @@ impl Mcu {
             &["of section layer", "offset", "checksum does not match"],
         )?;
         if let Some(other) = self.other_size {
-            let file = root().join("models").join(other);
+            let file = models().join(other);
             let other = emulate(&mut self.emulator(toolchain, Some(&file), &logs), script, LIMIT)?;
             self.refused("a model of another size", &other, &["built for a model of", "this one has"])?;
         }
@@ -161,26 +185,31 @@ impl Mcu {
 
 impl Target for Mcu {
     fn name(&self) -> &'static str {
-        self.board.name
+        self.name
     }
 
     fn platform(&self) -> String {
-        format!("{} (QEMU {})", self.triple, self.board.name)
+        let emulator = if self.runner == Runner::Qemu { "QEMU" } else { "emulated" };
+        format!("{} ({emulator} {})", self.triple, self.board.name)
     }
 
     fn tools(&self, apt: &mut Apt) -> Result<Toolchain> {
-        Toolchain::for_target(self.triple, &[QEMU, LLD], apt)
+        if self.runner == Runner::Qemu {
+            return Toolchain::for_target(self.triple, &[QEMU, LLD], apt);
+        }
+        python::ensure(apt, EMULATOR, &[UNICORN])?;
+        Toolchain::for_target(self.triple, &[LLD], apt)
     }
 
     fn build(&self, toolchain: Toolchain, _request: &Request) -> Result<()> {
-        build(toolchain, (self.triple, self.cpu), self.build_std, "release", self.board.name)?;
+        build(toolchain, (self.triple, self.cpu), self.build_std, "release", self.board.name, self.features)?;
         let table::Board { name, code, ram, stack, .. } = *self.board;
         sizes(&self.program(toolchain), name, &[code, ram], stack)
     }
 
     fn run(&self, toolchain: Toolchain, request: &Request) -> Result<()> {
         self.build(toolchain, request)?;
-        let logs = scratch(self.board.name, ".logs")?;
+        let logs = scratch(self.name, ".logs")?;
         let mut command = self.emulator(toolchain, Some(&self.model(request)), &logs);
         println!("Type a prompt, or /exit.");
         must(&mut command)?;
@@ -199,7 +228,7 @@ impl Target for Mcu {
         };
         let case = Case { model: &file, prompt: PROMPT, tokens: TOKENS, seed: 1, compute };
         let script = case.script();
-        let logs = scratch(self.board.name, ".logs")?;
+        let logs = scratch(self.name, ".logs")?;
         let mut command = self.emulator(toolchain, Some(&file), &logs);
         let done = emulate(&mut command, &script, LIMIT)?;
         if done.code != 0 {
@@ -211,9 +240,9 @@ impl Target for Mcu {
         }
         let host = case.on_host(&report)?;
         report.compare(&host)?;
-        report.snapshot_is(self.board.name, request.overwrite)?;
+        report.snapshot_is(self.name, request.overwrite)?;
         self.measurements(&done.console)?;
-        if self.board.heap.is_none() {
+        if self.board.heap.is_none() && self.runner == Runner::Qemu {
             predicted(&self.program(toolchain), self.board, &file)?;
         }
         if let Some(words) = self.logs {
@@ -234,6 +263,9 @@ impl Target for Mcu {
     }
 
     fn flash(&self, _toolchain: Toolchain, _request: &Request) -> Result<()> {
+        if let Runner::Script(_) = self.runner {
+            return Err(Error::new(format!("{} is for an emulator; `flash` {}", self.name, self.board.name)));
+        }
         Err(Error::new(format!(
             "{} is an FPGA board that loads its image from an SD card; boards/{}/README.md says how. `run` runs it \
              under QEMU",
@@ -242,19 +274,22 @@ impl Target for Mcu {
     }
 }
 
-/// Builds the program of a board's crate for a CPU as the compiler knows it, perhaps followed by flags.
+/// Builds the program of a board's crate for a CPU as the compiler knows it, perhaps followed by flags; `features` are the
+/// crate's, with commas.
 pub fn build(
     toolchain: Toolchain,
     (triple, cpu): (&str, &str),
     build_std: &str,
     profile: &str,
     name: &str,
+    features: &str,
 ) -> Result<()> {
     let flags = format!("-C target-cpu={cpu} -C linker=ld.lld");
     let mut command = toolchain.cargo_for("build", triple, &flags, build_std);
     command
         .args(["--profile", profile, "--manifest-path", "boards/Cargo.toml", "-p"])
-        .arg(format!("elapid-{name}"));
+        .arg(format!("elapid-{name}"))
+        .args((!features.is_empty()).then_some(["--features", features]).into_iter().flatten());
     // Without it defmt leaves all but errors out when the program is compiled.
     command.env("DEFMT_LOG", "info").arg("--target-dir").arg(toolchain.target_dir());
     must(&mut command)

@@ -17,7 +17,7 @@ use crate::apt::{Apt, QEMU_SYSTEM, emulator};
 use crate::counter;
 use crate::error::{Context, Error, Result};
 use crate::exec::must;
-use crate::toolchain::{Toolchain, root};
+use crate::toolchain::{Toolchain, models, root};
 
 /// One kernel for both boards.
 #[derive(Debug)]
@@ -146,7 +146,7 @@ impl Target for PiBare {
 }
 
 fn model(request: &Request) -> PathBuf {
-    request.model.clone().unwrap_or_else(|| root().join("models").join(MODEL))
+    request.model.clone().unwrap_or_else(|| models().join(MODEL))
 }
 
 fn read(file: &Path) -> Result<Vec<u8>> {
@@ -155,7 +155,7 @@ fn read(file: &Path) -> Result<Vec<u8>> {
 
 /// Builds the kernel, checks that it fits, and returns where its image is.
 fn kernel(board: &str, toolchain: Toolchain) -> Result<PathBuf> {
-    mcu::build(toolchain, (TARGET, CPU), "core", "release", NAME)?;
+    mcu::build(toolchain, (TARGET, CPU), "core", "release", NAME, "")?;
     let program = toolchain.target_dir().join(TARGET).join("release/kernel8");
     mcu::sizes(&program, NAME, &[IMAGE], STACKS)?;
     let image = flat_image(&elf::stored(&program)?)?;

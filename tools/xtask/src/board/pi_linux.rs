@@ -43,7 +43,7 @@ const GZIP: Package = Package { name: "gzip", tool: Some("gzip") };
 const CPUS: [(&str, &str); 3] =
     [("cortex-a53", "NEON"), ("cortex-a72", "NEON"), ("cortex-a76", "NEON with dot product")];
 const STRIP: &str = "aarch64-linux-gnu-strip";
-const MODEL: &str = "models/address-4m.elp";
+const MODEL: &str = "host/models/address-4m.elp";
 const PROMPT: &str = "My fellow citizens";
 
 impl Target for PiLinux {

@@ -1,18 +1,32 @@
-//! Raspberry Pi Pico 2 and other boards with an RP2350. No emulator runs it: its program is built and measured, and its
-//! images are made and looked at.
+//! Raspberry Pi Pico 2 and other boards with an RP2350: the program for a board is built and measured, and its images are made
+//! and looked at; the same program with its console on the UART runs on an emulated RP2350.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use elapid_boards::PICO2;
 
-use super::mcu::{LLD, build, predicted, scratch, sizes};
+use super::mcu::{LLD, Mcu, Runner, build, predicted, scratch, sizes};
+use super::mps2::AN505;
 use super::{Request, Target, elf, uf2};
 use crate::apt::Apt;
 use crate::error::{Context, Error, Result};
-use crate::toolchain::{Toolchain, root};
+use crate::toolchain::{Toolchain, models};
 
-/// The RP2350. What it computes is the same crate as on mps2-an505, which QEMU runs.
+/// The program with its console on the UART.
+pub const UART: Mcu = Mcu {
+    name: "pico2-uart",
+    runner: Runner::Script("boards/pico2/emulate.py"),
+    features: "uart",
+    board: &PICO2,
+    // The larger bundled model is larger than the flash.
+    other_size: None,
+    // Its clock is this machine's.
+    instructions_a_tick: None,
+    ..AN505
+};
+
+/// The program with its console on USB, which no emulator has.
 #[derive(Debug)]
 pub struct Pico2;
 
@@ -34,7 +48,7 @@ fn program(toolchain: Toolchain) -> PathBuf {
 }
 
 fn model(request: &Request) -> PathBuf {
-    request.model.clone().unwrap_or_else(|| root().join("models").join(MODEL))
+    request.model.clone().unwrap_or_else(|| models().join(MODEL))
 }
 
 /// What the program's file stores in flash. The error names what keeps the boot ROM from starting it.
@@ -92,13 +106,14 @@ impl Target for Pico2 {
     }
 
     fn build(&self, toolchain: Toolchain, _request: &Request) -> Result<()> {
-        build(toolchain, (TARGET, "cortex-m33"), "core,alloc", "release", PICO2.name)?;
+        build(toolchain, (TARGET, "cortex-m33"), "core,alloc", "release", PICO2.name, "")?;
         sizes(&program(toolchain), PICO2.name, &[PICO2.code, PICO2.ram], PICO2.stack)
     }
 
     fn run(&self, _toolchain: Toolchain, _request: &Request) -> Result<()> {
         Err(Error::new(
-            "no emulator knows the RP2350: `flash` makes the file for a board; mps2-an505 runs the same model code",
+            "no emulator has the RP2350's USB: `board pico2-uart run` runs the program with its console on the UART, and `board pico2 flash` \
+             makes the file for a board",
         ))
     }
 
@@ -133,7 +148,7 @@ mod tests {
 
     #[test]
     fn the_bundled_model_goes_to_its_partition() {
-        let model = partition(&root().join("models").join(MODEL)).unwrap();
+        let model = partition(&models().join(MODEL)).unwrap();
         let parts = vec![(PICO2.code.start, vec![1; 100_000]), (PICO2.model.start, model.clone())];
         let (flash, family) = uf2::independent::read(&uf2::file(&parts, uf2::RP2350_ARM_S)).unwrap();
         assert_eq!(family, 0xe48b_ff59);
@@ -147,7 +162,7 @@ mod tests {
 
     #[test]
     fn a_model_larger_than_its_partition_is_refused() {
-        let error = partition(&root().join("models/address-4m.elp")).unwrap_err().to_string();
+        let error = partition(&models().join("address-4m.elp")).unwrap_err().to_string();
         assert!(error.contains("3145728"), "{error}");
     }
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::error::{Context, Error, Result};
 use crate::programs::{Built, Program, pack};
-use crate::toolchain::{Toolchain, root};
+use crate::toolchain::{Toolchain, models, root};
 use draw::{Axis, Chart, Series};
 
 /// Tokens of the long generation.
@@ -92,7 +92,7 @@ impl Bench {
 }
 
 fn bundled() -> PathBuf {
-    root().join("models/address-4m.elp")
+    models().join("address-4m.elp")
 }
 
 /// A random model in the target folder, made if it is not there.
@@ -169,7 +169,7 @@ fn long_charts(data: &Value) -> Result<Vec<Chart>> {
             transformer.push((tokens, (file + cache * tokens) / MB));
         }
         memory.series.push(Series { name: name.into(), points: resident, dashed: false, colour });
-        let name = format!("a transformer of the size of {name}: weights and cache");
+        let name = "transformer of its size".into();
         memory.series.push(Series { name, points: transformer, dashed: true, colour });
         let name = run["model"].as_str().unwrap_or("?").into();
         speed.series.push(Series { name, points: rates, dashed: false, colour });
@@ -192,21 +192,10 @@ fn prompt_charts(data: &Value) -> Result<Vec<Chart>> {
     let further = |each: f64| -> Vec<_> {
         peak.iter().map(|(tokens, _)| (*tokens, first.1 + each * (tokens - first.0) / MB)).collect()
     };
-    let ids = Series {
-        name: "4 bytes a token: the prompt itself".into(),
-        points: further(4.0),
-        dashed: true,
-        colour: 1,
-    };
+    let ids = Series { name: "4 bytes a token".into(), points: further(4.0), dashed: true, colour: 1 };
     let cache = further(cache_bytes(&data["config"])?);
-    let cache =
-        Series { name: "a transformer of its size: a cache".into(), points: cache, dashed: true, colour: 2 };
-    memory.series.push(Series {
-        name: "bundled model, prompt included".into(),
-        points: peak,
-        dashed: false,
-        colour: 0,
-    });
+    let cache = Series { name: "transformer of its size".into(), points: cache, dashed: true, colour: 2 };
+    memory.series.push(Series { name: "bundled model".into(), points: peak, dashed: false, colour: 0 });
     memory.series.extend([ids, cache]);
     Ok(vec![time, memory])
 }
@@ -226,12 +215,7 @@ fn cap_charts(data: &Value) -> Result<Vec<Chart>> {
         caps.push((cap, cap));
     }
     speed.series.push(Series { name: "measured".into(), points: measured, dashed: false, colour: 0 });
-    speed.series.push(Series {
-        name: "by the plan, at the drive's rate".into(),
-        points: promised,
-        dashed: true,
-        colour: 1,
-    });
+    speed.series.push(Series { name: "predicted".into(), points: promised, dashed: true, colour: 1 });
     memory.series.push(Series { name: "peak".into(), points: peak, dashed: false, colour: 0 });
     memory.series.push(Series { name: "the cap".into(), points: caps, dashed: true, colour: 1 });
     Ok(vec![speed, memory])

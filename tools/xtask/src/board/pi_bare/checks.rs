@@ -17,7 +17,7 @@ use crate::board::{Request, fault, mcu::scratch};
 use crate::counter::Counter;
 use crate::error::{Context, Error, Result};
 use crate::programs::Program;
-use crate::toolchain::root;
+use crate::toolchain::models;
 
 const PROMPT: &str = "elapid> ";
 const NO_MODEL: &str = "(no model; Enter looks at the card again) ";
@@ -128,9 +128,9 @@ fn generates_as_the_host(emulator: &Emulator, kernel: &Path, request: &Request) 
 
 /// What a model file can do to a user, in one session.
 fn bad_models_are_told(emulator: &Emulator, kernel: &Path) -> Result<()> {
-    let model = root().join("models/address-300k.elp");
+    let model = models().join("address-300k.elp");
     let good = read(&model)?;
-    let large = read(&root().join("models").join(MODEL))?;
+    let large = read(&models().join(MODEL))?;
     let changed = |change: &dyn Fn(&mut Vec<u8>) -> Result<()>| {
         let mut bytes = good.clone();
         change(&mut bytes).map(|()| bytes)
@@ -230,7 +230,7 @@ fn overwrite(file: &Path, at: u64, bytes: &[u8]) -> Result<()> {
 
 /// A card that gives wrong data without saying so, and one that is pulled out, while a text is generated from it.
 fn a_card_that_fails_is_told(emulator: &Emulator, kernel: &Path) -> Result<()> {
-    let model = root().join("models").join(MODEL);
+    let model = models().join(MODEL);
     let card = card(emulator.board, &model, None)?;
     let case = Case { model: &model, prompt: "My fellow citizens", tokens: 4, seed: 7, compute: &[] };
     let mut dialogue = start(emulator, kernel, Some(&card), &IN_TURN)?;
@@ -272,7 +272,7 @@ fn a_chat_goes_on_after_ctrl_c(emulator: &Emulator, kernel: &Path) -> Result<()>
         generation: "The answer was:",
         ..RoleTable::default()
     };
-    let chatting = with_roles(&read(&root().join("models").join(MODEL))?, &roles)?;
+    let chatting = with_roles(&read(&models().join(MODEL))?, &roles)?;
     let model = scratch(NAME, "-chat.elp")?;
     std::fs::write(&model, &chatting).context(|| format!("cannot write {}", model.display()))?;
     let card = scratch(NAME, "-chat.img")?;
@@ -323,7 +323,7 @@ fn the_card_is_read_while_layers_are_computed(emulator: &Emulator, kernel: &Path
     const LEAST_AHEAD: f64 = 0.6;
     /// The canary: what is measured must be next to nothing then.
     const MOST_NOT_AHEAD: f64 = 0.05;
-    let model = root().join("models").join(MODEL);
+    let model = models().join(MODEL);
     let card = card(emulator.board, &model, None)?;
     let case = Case { model: &model, prompt: "My fellow citizens", tokens: 6, seed: 7, compute: &[] };
     let share = |ahead: &str| -> Result<f64> {
@@ -382,7 +382,7 @@ fn monitor(dialogue: &mut Dialogue, command: &str) -> Result<()> {
 
 /// Starts a kernel with [`MODEL`] on its card, with instructions counted.
 fn start_counting(emulator: &Emulator, kernel: &Path, counter: &Counter) -> Result<Dialogue> {
-    let card = card(emulator.board, &root().join("models").join(MODEL), None)?;
+    let card = card(emulator.board, &models().join(MODEL), None)?;
     let mut command = qemu(emulator, kernel, Some(&card));
     command.args(["-serial", "mon:stdio"]).args(COUNTED_TIME);
     let mut dialogue = Dialogue::start(counter.attach(&mut command, &IDLE), PATIENCE)?;

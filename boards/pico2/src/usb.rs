@@ -4,10 +4,12 @@ use core::fmt;
 
 use elapid_console::Platform;
 use heapless::Deque;
+use rp235x_hal::clocks::UsbClock;
 use rp235x_hal::fugit::ExtU32;
 use rp235x_hal::timer::CopyableTimer0;
 use rp235x_hal::usb::UsbBus;
-use rp235x_hal::{Timer, Watchdog};
+use rp235x_hal::{Timer, Watchdog, pac};
+use static_cell::StaticCell;
 use usb_device::UsbError;
 use usb_device::bus::UsbBusAllocator;
 use usb_device::device::{StringDescriptors, UsbDevice, UsbDeviceBuilder, UsbVidPid};
@@ -17,8 +19,8 @@ use usbd_serial::{SerialPort, USB_CLASS_CDC};
 const TEST_ID: UsbVidPid = UsbVidPid(0x1209, 0x0001);
 /// Microseconds after which text that no terminal takes is dropped, rather than the program hangs.
 const PATIENCE: u64 = 500_000;
-/// A layer of the bundled model takes a few thousandths of this.
-const WATCHDOG_SECONDS: u32 = 4;
+
+static BUS: StaticCell<UsbBusAllocator<UsbBus>> = StaticCell::new();
 
 /// The board as `elapid-console` wants it.
 pub struct Pico2 {
@@ -30,18 +32,22 @@ pub struct Pico2 {
 }
 
 impl Pico2 {
-    /// The board with its port on the bus.
+    /// The board with its port on the bus. Once: there is one bus.
     pub fn new(
-        bus: &'static UsbBusAllocator<UsbBus>,
+        usb: pac::USB,
+        memory: pac::USB_DPRAM,
+        clock: UsbClock,
+        resets: &mut pac::RESETS,
         timer: Timer<CopyableTimer0>,
         mut watchdog: Watchdog,
     ) -> Self {
+        let bus = BUS.init(UsbBusAllocator::new(UsbBus::new(usb, memory, clock, true, resets)));
         let serial = SerialPort::new(bus);
         let strings = StringDescriptors::default().manufacturer("Elapid").product("Elapid on RP2350");
         let builder = || UsbDeviceBuilder::new(bus, TEST_ID).device_class(USB_CLASS_CDC);
         // Refused only for more languages than there is room for: there is one.
         let device = builder().strings(&[strings]).unwrap_or_else(|_| builder()).build();
-        watchdog.start(WATCHDOG_SECONDS.secs());
+        watchdog.start(crate::WATCHDOG_SECONDS.secs());
         Self { device, serial, timer, watchdog, typed: Deque::new() }
     }
 

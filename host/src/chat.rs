@@ -1,0 +1,277 @@
+//! A conversation: messages rendered by the model's template, of which a session is fed only what is new.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use elapid_core::format::Section;
+use elapid_core::tokenizer::{EncodeOptions, Tokenizer};
+
+use crate::Error;
+use crate::generate::{Event, GenerateOptions, Generated};
+use crate::history::{Reused, SaveOptions};
+use crate::message::Message;
+use crate::model::Model;
+use crate::session::{Session, Watch};
+use crate::template::ChatTemplate;
+use crate::text::encode;
+
+const SYSTEM: &str = "system";
+const USER: &str = "user";
+const ASSISTANT: &str = "assistant";
+
+impl Model {
+    /// The model's chat template, or `None` if it has none.
+    ///
+    /// # Errors
+    /// Damage of the section, or a template that can't be compiled.
+    pub fn chat_template(&self) -> Result<Option<ChatTemplate>, Error> {
+        let bytes = self.data_section(Section::ChatTemplate)?;
+        if bytes.is_empty() {
+            return Ok(None);
+        }
+        let text = str::from_utf8(bytes)
+            .map_err(|cause| Error::Section { model: self.name().into(), cause: cause.into() })?;
+        let template = ChatTemplate::new(text);
+        template.map(Some).map_err(|cause| Error::Template { model: self.name().into(), cause })
+    }
+
+    /// The special tokens that a template may name, by the generation defaults: `bos_token`, `eos_token` (the first one that ends a text)
+    /// and `pad_token`.
+    ///
+    /// # Errors
+    /// As [`Model::tokenizer`] and [`Model::generation`].
+    pub fn special_names(&self) -> Result<BTreeMap<String, String>, Error> {
+        let tokenizer = self.tokenizer()?;
+        let Some(defaults) = self.generation()? else { return Ok(BTreeMap::new()) };
+        let named = [
+            ("bos_token", defaults.bos),
+            ("eos_token", defaults.eos.iter().next()),
+            ("pad_token", defaults.pad),
+        ];
+        let text = |token| Some(String::from_utf8_lossy(tokenizer.token_bytes(token?)?).into_owned());
+        Ok(named.into_iter().filter_map(|(name, token)| Some((name.into(), text(token)?))).collect())
+    }
+}
+
+/// A conversation with a model.
+///
+/// ```no_run
+/// # fn main() -> Result<(), elapid::Error> {
+/// use std::ops::ControlFlow;
+/// use elapid::{Chat, Event, GenerateOptions, Model, ModelOptions, SessionOptions};
+/// let model = Model::open("model.elp".as_ref(), &ModelOptions::default())?;
+/// let mut chat = Chat::new(model.session(&SessionOptions::default().marks(64 << 20))?)?;
+/// chat.ask("Hello", &mut |_| ControlFlow::Continue(()))?;
+/// chat.answer(&GenerateOptions::default(), |event| {
+///     if let Event::Text(text) = event {
+///         print!("{text}");
+///     }
+///     Ok::<_, elapid::Error>(ControlFlow::Continue(()))
+/// })?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Chat {
+    session: Session,
+    template: Option<ChatTemplate>,
+    names: BTreeMap<String, String>,
+    messages: Vec<Message>,
+}
+
+impl Chat {
+    /// A conversation in which nothing was said. Without a chat template ([`Chat::has_template`]), the model goes on with the text of the
+    /// messages.
+    ///
+    /// # Errors
+    /// As [`Model::chat_template`] and [`Model::special_names`].
+    pub fn new(session: Session) -> Result<Self, Error> {
+        let (template, names) = (session.model().chat_template()?, session.model().special_names()?);
+        Ok(Self { session, template, names, messages: Vec::new() })
+    }
+
+    /// A conversation that goes on from a session that was loaded, in which `messages` were said.
+    ///
+    /// # Errors
+    /// As [`Chat::new`].
+    pub fn with_messages(session: Session, messages: Vec<Message>) -> Result<Self, Error> {
+        Ok(Self { messages, ..Self::new(session)? })
+    }
+
+    /// The session.
+    #[must_use]
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// Whether the model has a chat template.
+    #[must_use]
+    pub fn has_template(&self) -> bool {
+        self.template.is_some()
+    }
+
+    /// All that was said.
+    #[must_use]
+    pub fn messages(&self) -> &[Message] {
+        &self.messages
+    }
+
+    /// The last message of the user.
+    #[must_use]
+    pub fn last_question(&self) -> Option<&str> {
+        self.messages.iter().rfind(|message| message.role == USER).map(|message| message.content.as_str())
+    }
+
+    /// Replaces the system message; none if it is empty. The conversation is read again with it when the next message is sent.
+    pub fn set_system(&mut self, content: &str) {
+        self.messages.retain(|message| message.role != SYSTEM);
+        if !content.is_empty() {
+            self.messages.insert(0, Message::new(SYSTEM, content));
+        }
+    }
+
+    /// Forgets everything but the system message.
+    pub fn clear(&mut self) {
+        self.messages.retain(|message| message.role == SYSTEM);
+        self.session.clear();
+    }
+
+    /// Forgets the last message of the user and what followed, and returns the message. What the session was fed of it is
+    /// forgotten when the next message is sent.
+    pub fn undo(&mut self) -> Option<String> {
+        let last = self.messages.iter().rposition(|message| message.role == USER)?;
+        let question = self.messages.get(last).map(|message| message.content.clone());
+        self.messages.truncate(last);
+        question
+    }
+
+    /// Adds a message of the user, and feeds the session what it has not read of the conversation, up to where the model answers.
+    ///
+    /// # Errors
+    /// [`Error::Template`] where the template refuses the conversation, and as [`Session::feed_watched`]. The message is
+    /// then no part of the conversation.
+    pub fn ask(&mut self, content: &str, watch: &mut Watch<'_>) -> Result<Reused, Error> {
+        self.messages.push(Message::new(USER, content));
+        let read = self.text().and_then(|text| self.read(&text, watch));
+        if read.is_err() {
+            self.messages.pop();
+        }
+        read
+    }
+
+    /// Generates the answer, which becomes part of the conversation, also where it is interrupted.
+    ///
+    /// # Errors
+    /// As [`Session::generate`], and what `each` returns.
+    pub fn answer<E: From<Error>>(
+        &mut self,
+        options: &GenerateOptions,
+        mut each: impl FnMut(Event<'_>) -> Result<ControlFlow<()>, E>,
+    ) -> Result<Generated, E> {
+        let mut answer = String::new();
+        let generation = self.session.generate(&[], &options.clone().go_on(true))?;
+        let outcome = generation.run(|event| {
+            if let Event::Text(text) = event {
+                answer.push_str(text);
+            }
+            each(event)
+        });
+        self.messages.push(Message::new(ASSISTANT, answer));
+        // A token that was interrupted is finished: it is part of what was said.
+        self.session.resume(&mut |_| ControlFlow::Continue(()))?;
+        self.session.mark()?;
+        outcome
+    }
+
+    /// The conversation as text, up to where the model answers.
+    fn text(&self) -> Result<String, Error> {
+        let Some(template) = &self.template else {
+            let mut text = String::new();
+            for Message { role, content } in &self.messages {
+                let gap = if role == ASSISTANT || text.is_empty() { "" } else { "\n" };
+                text.extend([gap, content]);
+            }
+            return Ok(text);
+        };
+        template
+            .render_chat(&self.messages, &self.names, true)
+            .map_err(|cause| Error::Template { model: self.session.model().name().into(), cause })
+    }
+
+    /// Makes the session one that has read `text`, and feeds it no more than it must: what it was fed stays as far as it spells the
+    /// text, even where the text would be other tokens.
+    fn read(&mut self, text: &str, watch: &mut Watch<'_>) -> Result<Reused, Error> {
+        let Self { session, template, .. } = self;
+        session.resume(watch)?;
+        let model = session.model().clone();
+        let tokenizer = model.tokenizer()?;
+        let plain = template.is_none();
+        let spell = |tokens: &[u32]| spell(&tokenizer, tokens, plain);
+        let encoded = |text: &str, start: bool| {
+            encode(
+                &tokenizer,
+                text,
+                EncodeOptions { add_special: plain && start, ..EncodeOptions::default() },
+            )
+        };
+        let rest_after = |said: &[u8]| {
+            let known = !said.is_empty() && text.as_bytes().starts_with(said);
+            text.get(said.len()..).filter(|_| known)
+        };
+        let before = session.tokens().len();
+        let whole = [session.tokens(), session.pending()].concat();
+        let (keep, rest) = if let Some(rest) = rest_after(&spell(&whole)) {
+            (before, [session.pending(), &encoded(rest, false)?].concat())
+        } else {
+            let tokens = encoded(text, true)?;
+            let same = session.tokens().iter().zip(&tokens).take_while(|(a, b)| a == b).count();
+            let marked =
+                session.marks().rev().take_while(|mark| *mark > same).find_map(|mark| {
+                    rest_after(&spell(session.tokens().get(..mark)?)).map(|rest| (mark, rest))
+                });
+            match marked {
+                Some((mark, rest)) => (mark, encoded(rest, false)?),
+                None => (same, tokens.get(same..).unwrap_or_default().to_vec()),
+            }
+        };
+        let replayed = session.truncate_watched(keep, watch)?;
+        if !rest.is_empty() {
+            session.feed_watched(&rest, watch)?;
+        }
+        session.mark()?;
+        Ok(Reused::new(keep - replayed, rest.len() + replayed))
+    }
+
+    /// Saves the conversation with its session: see [`Session::save`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn save(&mut self, path: &Path, options: &SaveOptions) -> Result<(), Error> {
+        self.session.save(path, &options.clone().messages(self.messages.clone()))
+    }
+
+    /// Goes on with a conversation that was saved: see [`Session::load`].
+    ///
+    /// # Errors
+    /// As there; the conversation is then as it was.
+    pub fn load(&mut self, path: &Path) -> Result<(), Error> {
+        self.messages = self.session.load(path)?.messages;
+        Ok(())
+    }
+
+    /// Another conversation that goes on from here.
+    ///
+    /// # Errors
+    /// As [`Session::fork`] and [`Chat::new`].
+    pub fn fork(&mut self) -> Result<Self, Error> {
+        let messages = self.messages.clone();
+        Ok(Self { messages, ..Self::new(self.session.fork()?)? })
+    }
+}
+
+/// The text that tokens spell; without the special ones if they are not `plain` text.
+fn spell(tokenizer: &Tokenizer<'_>, tokens: &[u32], plain: bool) -> Vec<u8> {
+    let spelled = tokens.iter().filter(|token| !(plain && tokenizer.is_special(**token)));
+    spelled.flat_map(|token| tokenizer.token_bytes(*token).unwrap_or_default()).copied().collect()
+}

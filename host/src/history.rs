@@ -1,0 +1,327 @@
+//! A session's past: saved, read, copied and undone.
+
+use std::fs::File;
+use std::io;
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use elapid_core::model::StepError;
+use elapid_core::model::snapshot::{About, Sink, SnapshotError};
+use elapid_files::{Output, open_regular};
+
+use crate::Error;
+use crate::error::SessionFault;
+use crate::message::Message;
+use crate::model::Model;
+use crate::past::{Past, Snapshot};
+use crate::session::{Sequence, Session, Watch};
+use crate::session_file::{self, Contents, Opened, Writer};
+
+/// How a session is saved.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct SaveOptions {
+    /// The messages of a chat, which are kept as they are.
+    pub messages: Vec<Message>,
+    /// Store a recurrent state in f32 as f16. The file is smaller, and what goes on from it differs: bits are lost.
+    pub half: bool,
+}
+
+impl SaveOptions {
+    /// Sets [`SaveOptions::messages`].
+    #[must_use]
+    pub fn messages(self, messages: impl Into<Vec<Message>>) -> Self {
+        Self { messages: messages.into(), ..self }
+    }
+    /// Sets [`SaveOptions::half`].
+    #[must_use]
+    pub fn half(self, half: bool) -> Self {
+        Self { half, ..self }
+    }
+}
+
+/// What a session file held beside the session's own.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Loaded {
+    /// The messages of the chat.
+    pub messages: Vec<Message>,
+    /// Bits were lost when it was saved: see [`SaveOptions::half`].
+    pub half: bool,
+}
+
+/// How the tokens of [`Session::feed_to`] came to be in the session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Reused {
+    /// Tokens that were there.
+    pub cached: usize,
+    /// Tokens that were computed, replayed ones among them.
+    pub computed: usize,
+}
+
+impl Reused {
+    pub(crate) fn new(cached: usize, computed: usize) -> Self {
+        Self { cached, computed }
+    }
+}
+
+/// What is undone or saved can't be in the middle of a step.
+fn no_watch() -> impl FnMut(crate::Progress) -> ControlFlow<()> {
+    |_| ControlFlow::Continue(())
+}
+
+/// Counts bytes.
+struct Count(u64);
+
+impl Sink for Count {
+    type Error = std::convert::Infallible;
+    fn write(&mut self, bytes: &[u8]) -> Result<(), Self::Error> {
+        self.0 += bytes.len() as u64;
+        Ok(())
+    }
+}
+
+impl Session {
+    /// All tokens that the session was fed, those of a step that was interrupted too.
+    #[must_use]
+    pub fn tokens(&self) -> &[u32] {
+        &self.past.tokens
+    }
+
+    /// What the last generation did not feed: the token that it chose last, where a limit or a stop text ended the text, or the rest of a
+    /// prompt that was interrupted. It is saved with the session, and [`GenerateOptions::go_on`](crate::GenerateOptions::go_on) feeds it.
+    #[must_use]
+    pub fn pending(&self) -> &[u32] {
+        &self.past.pending
+    }
+
+    /// The seed and the sampler's settings of the last generation.
+    #[must_use]
+    pub fn seed(&self) -> Option<u64> {
+        self.past.sampler.as_ref().map(|(_, seed)| *seed)
+    }
+
+    /// The points that are marked, as tokens before them.
+    pub fn marks(&self) -> impl DoubleEndedIterator<Item = usize> {
+        self.past.marks.points()
+    }
+
+    /// Marks this point: [`Session::undo`] and [`Session::truncate`] go back to it without computing anything. Does nothing where
+    /// [`SessionOptions::marks`](crate::SessionOptions::marks) has no room for a copy of the state.
+    ///
+    /// # Errors
+    /// [`Error::Memory`], what [`Session::logits`] returns, and [`Error::Step`] while a step is suspended.
+    pub fn mark(&mut self) -> Result<(), Error> {
+        let at = self.past.tokens.len();
+        if at > 0 && self.past.marks.wanted() && self.past.marks.points().next_back() != Some(at) {
+            let snapshot = self.snapshot()?;
+            self.past.marks.set(at, snapshot);
+        }
+        Ok(())
+    }
+
+    /// A copy of the state and of the logits after the last token.
+    pub(crate) fn snapshot(&mut self) -> Result<Snapshot, Error> {
+        let model = self.lease.model();
+        let logits = if self.past.tokens.is_empty() { None } else { Some(self.sequence.own_logits(model)?) };
+        Ok(Snapshot::new(self.sequence.memory.keep()?, logits))
+    }
+
+    /// Goes back to the last mark before this point, or to the beginning, and returns how many tokens are left.
+    ///
+    /// # Errors
+    /// [`Error::Step`] if marks are of another session.
+    pub fn undo(&mut self) -> Result<usize, Error> {
+        let here = self.past.tokens.len();
+        let to = self.marks().rev().find(|at| *at < here).unwrap_or(0);
+        self.truncate(to)?;
+        Ok(to)
+    }
+
+    /// Forgets all but the first `tokens` tokens, and returns how many were computed again: none if the point is marked, and those since
+    /// the last mark before it otherwise.
+    ///
+    /// # Errors
+    /// As [`Session::feed`].
+    pub fn truncate(&mut self, tokens: usize) -> Result<usize, Error> {
+        self.truncate_watched(tokens, &mut no_watch())
+    }
+
+    /// As [`Session::truncate`], telling `watch` how far it is.
+    ///
+    /// # Errors
+    /// As [`Session::feed_watched`]. After an interruption the session has fewer tokens than were asked for.
+    pub fn truncate_watched(&mut self, tokens: usize, watch: &mut Watch<'_>) -> Result<usize, Error> {
+        let suspended = self.sequence.memory.suspended();
+        if tokens >= self.past.tokens.len() && !suspended {
+            return Ok(0);
+        }
+        let tokens = tokens.min(self.past.tokens.len());
+        // A mark without logits is good only for what is before the point.
+        let mark = self.past.marks.last_before(tokens, |at, mark| at < tokens || mark.logits().is_some());
+        let again = self.past.tokens.split_off(mark.as_ref().map_or(0, |(at, _)| *at));
+        let again = again[..tokens - self.past.tokens.len()].to_vec();
+        match mark {
+            None => self.clear(),
+            Some((at, mark)) => {
+                self.past.marks.forget_after(at);
+                self.sequence.restore(self.lease.model(), &mark)?;
+            }
+        }
+        self.past.pending.clear();
+        self.past.before = 0;
+        if !again.is_empty() {
+            self.feed_watched(&again, watch)?;
+        }
+        Ok(again.len())
+    }
+
+    /// Makes `tokens` the tokens that the session was fed: keeps what they have in common with those that it has, and computes only the
+    /// others. Where nothing is left to compute, the logits are those after the last one all the same.
+    ///
+    /// # Errors
+    /// As [`Session::feed_watched`].
+    pub fn feed_to(&mut self, tokens: &[u32], watch: &mut Watch<'_>) -> Result<Reused, Error> {
+        crate::session::check_tokens(self.lease.model(), tokens)?;
+        if self.sequence.memory.suspended() {
+            self.resume(watch)?;
+        }
+        let same = self.past.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count();
+        let replayed = self.truncate_watched(same, watch)?;
+        if same < tokens.len() {
+            self.feed_watched(&tokens[same..], watch)?;
+        }
+        Ok(Reused::new(same - replayed, tokens.len() - same + replayed))
+    }
+
+    /// Another session that goes on from here, with marks that both share.
+    ///
+    /// # Errors
+    /// As [`Model::session`](crate::Model::session), and [`Error::Step`] while a step is suspended.
+    pub fn fork(&mut self) -> Result<Self, Error> {
+        let snapshot = self.snapshot()?;
+        let mut other = self.model().session(&self.options)?;
+        other.sequence.restore(other.lease.model(), &snapshot)?;
+        other.past = self.past.clone();
+        Ok(other)
+    }
+
+    /// Saves the session to a file, which replaces the one at `path` when it is complete: state and last logits, tokens, sampler, and
+    /// the messages given. `docs/session.md` has the format.
+    ///
+    /// # Errors
+    /// [`Error::File`], and [`Error::Step`] while a step is suspended ([`Session::resume`] finishes it). What was at `path` is as it was.
+    pub fn save(&mut self, path: &Path, options: &SaveOptions) -> Result<(), Error> {
+        let Self { sequence, past, lease, .. } = self;
+        save(lease.model(), sequence, past, path, options)
+    }
+
+    /// Goes on from a file that [`Session::save`] wrote, with this model and these numbers, on any machine. All of the file is checked
+    /// before anything of the session is changed.
+    ///
+    /// # Errors
+    /// [`Error::File`], [`Error::SessionFile`], and [`Error::Step`] while a step is suspended; the session is then as it was, unless
+    /// the file could be read once and not again: then it is cleared.
+    pub fn load(&mut self, path: &Path) -> Result<Loaded, Error> {
+        let file = open_regular(path).map_err(Error::file(path, "read"))?;
+        self.load_file(file).map_err(|cause| match cause {
+            Fault::Session(SessionFault::Io(cause)) => Error::file(path, "read")(cause),
+            Fault::Session(cause) => Error::SessionFile { path: path.into(), cause },
+            Fault::Other(error) => error,
+        })
+    }
+
+    fn load_file(&mut self, file: File) -> Result<Loaded, Fault> {
+        let opened = Opened::new(file)?;
+        let model = self.lease.model();
+        let (config, fingerprint) = (model.config(), model.header().fingerprint());
+        let (contents, mut reader) = opened.contents(config.vocab)?;
+        let (mut steps, _) = self.sequence.memory.take_up(model)?;
+        let saved = steps.check_saved(&fingerprint, &mut reader)?;
+        // All bytes are used, and the state is of these tokens.
+        if saved.about.tokens != contents.tokens.len() as u64 || !reader.is_at_end() {
+            return Err(SessionFault::Contents("its state is of other tokens than it has").into());
+        }
+        drop(reader);
+        let mut reader = opened.snapshot()?;
+        let loaded = steps.load(&fingerprint, config, &mut reader);
+        let (saved, logits) = match loaded {
+            Ok(loaded) => loaded,
+            Err(error) => {
+                self.clear();
+                return Err(error.into());
+            }
+        };
+        self.sequence.stand_at(saved.logits.then_some(logits));
+        let Contents { tokens, pending, sampler, messages } = contents;
+        self.past.clear();
+        (self.past.tokens, self.past.pending, self.past.sampler) = (tokens, pending, sampler);
+        self.mark().map_err(Fault::Other)?;
+        Ok(Loaded { messages, half: saved.about.half })
+    }
+}
+
+/// Why a file could not be loaded, without its path.
+enum Fault {
+    Session(SessionFault),
+    Other(Error),
+}
+
+impl From<SessionFault> for Fault {
+    fn from(fault: SessionFault) -> Self {
+        Self::Session(fault)
+    }
+}
+
+impl From<Error> for Fault {
+    fn from(error: Error) -> Self {
+        Self::Other(error)
+    }
+}
+
+impl From<SnapshotError<SessionFault>> for Fault {
+    fn from(error: SnapshotError<SessionFault>) -> Self {
+        Self::Session(match error {
+            SnapshotError::Stream(fault) => fault,
+            other => SessionFault::State(other.without_stream()),
+        })
+    }
+}
+
+/// See [`Session::save`].
+pub(crate) fn save(
+    model: &Model,
+    sequence: &mut Sequence,
+    past: &Past,
+    path: &Path,
+    options: &SaveOptions,
+) -> Result<(), Error> {
+    let logits = if past.tokens.is_empty() { None } else { Some(sequence.own_logits(model)?) };
+    let about = About {
+        fingerprint: model.header().fingerprint(),
+        tokens: past.tokens.len() as u64,
+        half: options.half,
+    };
+    let contents = Contents {
+        tokens: past.tokens.clone(),
+        pending: past.pending.clone(),
+        sampler: past.sampler.clone(),
+        messages: options.messages.clone(),
+    };
+    let (mut steps, _) = sequence.memory.take_up(model)?;
+    let mut count = Count(0);
+    let counted = steps.save(&about, logits.as_ref(), &mut count);
+    counted.map_err(|cause| match cause {
+        SnapshotError::Session(cause) => model.step_error(cause),
+        _ => model.step_error(StepError::NotReady),
+    })?;
+    let output = Output::create(path).map_err(Error::file(path, "write"))?;
+    let written = session_file::write(output.file(), &contents, count.0, |out: &mut Writer<'_>| {
+        steps.save(&about, logits.as_ref(), out).map_err(|error| match error {
+            SnapshotError::Stream(error) => error,
+            other => io::Error::other(other.to_string()),
+        })
+    });
+    written.and_then(|()| output.finish()).map_err(Error::file(path, "write"))
+}
