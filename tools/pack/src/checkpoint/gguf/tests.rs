@@ -293,29 +293,49 @@ fn scores_become_merges() {
     refused(&gguf, &["1 elements for 9 tokens"]);
 }
 
-/// The vocabularies of real models, where they are at hand: `ELAPID_GGUF_VOCABULARIES` names a folder with ggml-vocab-NAME.gguf
-/// and NAME-tokenizer.json.
+/// The vocabularies of real models, where they are at hand: `ELAPID_GGUF_VOCABULARIES` names a folder with ggml-vocab-NAME.gguf, and
+/// beside each .inp and .out with texts and their ids, or NAME-tokenizer.json.
 #[test]
-fn real_vocabularies_give_the_ids_of_their_tokenizer_json() {
+fn real_vocabularies_give_their_published_ids() {
     let Some(folder) = std::env::var_os("ELAPID_GGUF_VOCABULARIES").map(PathBuf::from) else {
         println!("skipped: ELAPID_GGUF_VOCABULARIES names no folder");
         return;
     };
-    let text = "Hello  world, it's 12345 \u{e9}t\u{e9}\n\n\tNa\u{ef}ve caf\u{e9}s \u{4f60}\u{597d} \u{1f600} def f(x):\r\n    return x**2 ...";
-    for name in ["gpt-neox", "falcon"] {
+    let encode = |table: &[u8], text: &str| {
+        let tokenizer = Tokenizer::parse(table).unwrap();
+        let (mut tokens, mut scratch) = (Vec::new(), vec![0; 1 << 20]);
+        let options = EncodeOptions { add_special: false, ..EncodeOptions::default() };
+        let mut encoder = Encoder::new(text, options);
+        encoder.run(&tokenizer, &mut scratch, &mut |token| tokens.push(token)).unwrap();
+        tokens
+    };
+    for name in ["gpt-neox", "falcon", "gpt-2", "llama-spm", "llama-bpe", "qwen2", "starcoder"] {
         let path = folder.join(format!("ggml-vocab-{name}.gguf"));
-        let shard = super::Shard { file: Box::new(fs::File::open(&path).unwrap()), path };
+        let shard = super::Shard { file: Box::new(fs::File::open(&path).unwrap()), path: path.clone() };
         let header = super::reader::read(&shard).unwrap();
         let texts = super::Texts::read(&header.metadata).unwrap();
-        let json = fs::read(folder.join(format!("{name}-tokenizer.json"))).unwrap();
-        let encode = |json: &[u8]| {
-            let table = crate::tokenizer::compile(json).unwrap();
-            let tokenizer = Tokenizer::parse(&table).unwrap();
-            let (mut tokens, mut scratch) = (Vec::new(), vec![0; 1 << 16]);
-            let mut encoder = Encoder::new(text, EncodeOptions::default());
-            encoder.run(&tokenizer, &mut scratch, &mut |token| tokens.push(token)).unwrap();
-            tokens
-        };
-        assert_eq!(encode(&texts.tokenizer.unwrap()), encode(&json), "{name}");
+        let table = crate::tokenizer::compile(&texts.tokenizer.unwrap()).unwrap();
+        if let Ok(json) = fs::read(folder.join(format!("{name}-tokenizer.json"))) {
+            let text = "Hello  world, it's 12345 \u{e9}t\u{e9}\n\n\tcaf\u{e9}s \u{4f60}\u{597d} \u{1f600} f(x):\r\n    x**2 ...";
+            let other = crate::tokenizer::compile(&json).unwrap();
+            assert_eq!(encode(&table, text), encode(&other, text), "{name}");
+        }
+        let beside = |end: &str| fs::read_to_string(format!("{}.{end}", path.display()));
+        let (Ok(texts), Ok(ids)) = (beside("inp"), beside("out")) else { continue };
+        let mut texts: Vec<&str> = texts.split("\n__ggml_vocab_test__\n").collect();
+        let ids: Vec<&str> = ids.lines().collect();
+        // A separator is behind the last one too.
+        texts.pop_if(|last| last.is_empty());
+        assert_eq!(texts.len(), ids.len(), "{name}");
+        let mut wrong = Vec::new();
+        for (text, ids) in texts.iter().zip(&ids) {
+            let wanted: Vec<u32> = ids.split_whitespace().map(|id| id.parse().unwrap()).collect();
+            let found = encode(&table, text);
+            if found != wanted {
+                wrong.push(format!("{text:?}: {found:?}, not {wanted:?}"));
+            }
+        }
+        assert!(wrong.is_empty(), "{name}: {} of {}: {}", wrong.len(), texts.len(), wrong.join("\n"));
+        println!("{name}: {} texts", texts.len());
     }
 }
