@@ -195,6 +195,24 @@ impl Session {
         Ok(Reused::new(same - replayed, tokens.len() - same + replayed))
     }
 
+    /// How many of the first of `tokens` the session can stand at without computing anything.
+    pub(crate) fn reaches(&self, tokens: &[u32]) -> usize {
+        let same = self.past.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count();
+        if same == self.past.tokens.len() {
+            return same;
+        }
+        self.past.marks.last_before(same, |_, mark| mark.logits().is_some()).map_or(0, |(at, _)| at)
+    }
+
+    /// Goes on from a copy of another session's state, after these tokens.
+    pub(crate) fn stand(&mut self, tokens: &[u32], snapshot: Snapshot) -> Result<(), Error> {
+        self.sequence.restore(self.lease.model(), &snapshot)?;
+        self.past.clear();
+        self.past.tokens.extend(tokens);
+        self.past.marks.set(tokens.len(), snapshot);
+        Ok(())
+    }
+
     /// Another session that goes on from here, with marks that both share.
     ///
     /// # Errors

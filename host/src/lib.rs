@@ -24,6 +24,7 @@
 #![deny(unsafe_code)]
 
 mod batch;
+mod cache;
 #[cfg(feature = "chat")]
 mod chat;
 mod error;
@@ -49,6 +50,7 @@ mod verify;
 pub use elapid_core as core;
 
 pub use batch::Batch;
+pub use cache::{CacheStats, Eviction, PrefixCache};
 #[cfg(feature = "chat")]
 pub use chat::Chat;
 pub use error::{Error, ExitClass, SessionFault};

@@ -283,6 +283,16 @@ impl Model {
         })
     }
 
+    /// Counts memory that is used beside the sessions, until what is returned is dropped.
+    pub(crate) fn set_aside(&self, bytes: usize) -> Lease {
+        let mut held = self.held();
+        let before = held.bytes;
+        held.bytes = before.saturating_add(bytes as u64);
+        let own = Held { bytes: held.bytes - before, mapped: 0 };
+        drop(held);
+        Lease { model: self.clone(), held: own }
+    }
+
     /// Takes a session's share of the memory, and starts to read if weights are streamed. Also returns the tokens of a chunk.
     pub(crate) fn lease(&self, options: &SessionOptions) -> Result<(Lease, Option<Streamer>, usize), Error> {
         let (plan, lease) = {

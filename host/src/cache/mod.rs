@@ -1,0 +1,224 @@
+//! A cache of prompts' prefixes: copies of states, so that what was fed once is not fed again.
+
+mod tree;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use elapid_core::format::Fingerprint;
+
+use crate::model::Lease;
+use crate::past::Snapshot;
+use crate::{Error, Model, Numbers, Progress, Reused, Session, Watch};
+
+pub use tree::Eviction;
+use tree::{Found, Tree};
+
+/// Tokens between two copies that are kept of a long prompt, at least.
+const SPACING: usize = 512;
+/// Tokens that a copy at a branching point must save, at least.
+const LEAST: usize = 4;
+
+/// What states have in common that go on from each other.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Key {
+    fingerprint: Fingerprint,
+    numbers: Numbers,
+}
+
+impl Key {
+    fn of(session: &Session) -> Self {
+        Self { fingerprint: session.model().header().fingerprint(), numbers: session.numbers() }
+    }
+}
+
+/// What a cache has done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CacheStats {
+    /// Prompts of [`PrefixCache::feed_to`].
+    pub requests: u64,
+    /// Those of which a part came from the cache.
+    pub hits: u64,
+    /// Tokens that came from the cache, or were in the session.
+    pub cached: u64,
+    /// Tokens that were fed.
+    pub computed: u64,
+    /// Copies that were evicted.
+    pub evicted: u64,
+    /// Copies there are.
+    pub entries: usize,
+    /// Bytes that they take, with their tokens and the tree.
+    pub bytes: usize,
+}
+
+/// Copies of sessions' states, with the logits after their last tokens, by the tokens that led to them: a prompt that begins as another one
+/// did feeds only the rest. Any number of models and threads may share it.
+///
+/// It never takes more memory than it was given. When there is no room, the least valuable copy goes: by the tokens that would have to
+/// be fed again without it, how often and how recently it was used, and its size. A short prompt does not displace a long chat.
+///
+/// Where a model has a cap, [`PrefixCache::count_in`] makes the cache's budget a part of it. A streamed model reads its weights once more
+/// for each part of a prompt after which a copy is kept.
+///
+/// ```
+/// # fn main() -> Result<(), elapid::Error> {
+/// use std::ops::ControlFlow;
+/// use elapid::{Model, ModelOptions, PrefixCache, SessionOptions};
+///
+/// let model = Model::bundled(&ModelOptions::default())?;
+/// let cache = PrefixCache::new(64 << 20);
+/// let prompt = model.encode("My fellow citizens, I am here")?;
+/// for computed in [prompt.len(), 0] {
+///     let mut session = model.session(&SessionOptions::default())?;
+///     let fed = cache.feed_to(&mut session, &prompt, &mut |_| ControlFlow::Continue(()))?;
+///     assert_eq!(fed.computed, computed);
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct PrefixCache {
+    inner: Mutex<Inner>,
+    /// What counts its memory under the models' caps.
+    leases: Vec<Lease>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    tree: Tree<Key, Snapshot>,
+    stats: CacheStats,
+}
+
+impl PrefixCache {
+    /// An empty cache that takes `bytes` bytes at most. One without room for a copy of a model's state keeps none of it.
+    #[must_use]
+    pub fn new(bytes: usize) -> Self {
+        Self::with_eviction(bytes, Eviction::Value)
+    }
+
+    /// As [`PrefixCache::new`], with another choice of what goes first.
+    #[must_use]
+    pub fn with_eviction(bytes: usize, eviction: Eviction) -> Self {
+        let inner = Inner { tree: Tree::new(bytes, eviction), stats: CacheStats::default() };
+        Self { inner: Mutex::new(inner), leases: Vec::new() }
+    }
+
+    /// Counts the whole budget under the model's cap ([`ModelOptions::ram`](crate::ModelOptions::ram)) until the cache is dropped: sessions that
+    /// are made from now on are planned beside it, as beside other sessions.
+    #[must_use]
+    pub fn count_in(mut self, model: &Model) -> Self {
+        self.leases.push(model.set_aside(self.budget()));
+        self
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The bytes that it takes at most.
+    #[must_use]
+    pub fn budget(&self) -> usize {
+        self.inner().tree.budget()
+    }
+
+    /// What it has done so far.
+    #[must_use]
+    pub fn stats(&self) -> CacheStats {
+        let inner = self.inner();
+        CacheStats { entries: inner.tree.len(), bytes: inner.tree.bytes(), ..inner.stats }
+    }
+
+    /// Makes `tokens` the tokens that the session was fed, as [`Session::feed_to`] does, from the longest prefix of them that the cache or the
+    /// session has: only the others are computed, none where all of them are known. Copies are kept at their end, where they part
+    /// from what the cache knows, and on a long way. The bits are those of feeding everything.
+    ///
+    /// # Errors
+    /// As [`Session::feed_to`].
+    pub fn feed_to(
+        &self,
+        session: &mut Session,
+        tokens: &[u32],
+        watch: &mut Watch<'_>,
+    ) -> Result<Reused, Error> {
+        crate::session::check_tokens(session.model(), tokens)?;
+        if session.sequence.memory.suspended() {
+            session.resume(watch)?;
+        }
+        let Found { best, shared } = self.inner().tree.find(&Key::of(session), tokens);
+        let own = session.reaches(tokens);
+        let base = match best {
+            Some((at, snapshot)) if at > own => {
+                session.stand(&tokens[..at], snapshot)?;
+                at
+            }
+            _ => {
+                session.truncate_watched(own, watch)?;
+                own
+            }
+        };
+        {
+            let stats = &mut self.inner().stats;
+            stats.requests += 1;
+            stats.hits += u64::from(base > 0);
+            stats.cached += base as u64;
+            stats.computed += (tokens.len() - base) as u64;
+        }
+        let layers = u64::from(session.model().config().n_layer);
+        let total = (tokens.len() - base) as u64 * layers;
+        let (mut at, mut read) = (base, 0);
+        while at < tokens.len() {
+            let branch = Some(shared).filter(|shared| *shared >= base + LEAST && *shared > at);
+            let spaced = at + SPACING.next_multiple_of(session.sequence.chunk);
+            let next = branch.unwrap_or(tokens.len()).min(spaced).min(tokens.len());
+            let (start, before) = ((at - base) as u64 * layers, read);
+            let mut watch = |progress: Progress| {
+                read = before + progress.read;
+                watch(Progress { done: start + progress.done, total, read })
+            };
+            session.feed_watched(&tokens[at..next], &mut watch)?;
+            at = next;
+            self.keep(session)?;
+        }
+        self.keep(session)?;
+        Ok(Reused::new(base, tokens.len() - base))
+    }
+
+    /// Keeps a copy of the session's state, such as at the end of an answer. Does nothing where one of the same tokens is there, or where
+    /// it is worth less than what would have to go.
+    ///
+    /// # Errors
+    /// As [`Session::mark`].
+    pub fn keep(&self, session: &mut Session) -> Result<(), Error> {
+        let model = session.model().clone();
+        session.sequence.memory.check_ready(&model)?;
+        let key = Key::of(session);
+        let bytes = copy_bytes(&model, session);
+        let mut gone = Vec::new();
+        let admitted = {
+            let mut inner = self.inner();
+            let admitted = inner.tree.admit(key, &session.past.tokens, bytes, &mut gone);
+            inner.stats.evicted += gone.len() as u64;
+            admitted
+        };
+        // Other threads need not wait while memory is given back, and taken.
+        drop(gone);
+        if !admitted {
+            return Ok(());
+        }
+        let snapshot = session.snapshot();
+        let mut inner = self.inner();
+        match snapshot {
+            Ok(snapshot) => inner.tree.fill(&key, &session.past.tokens, snapshot),
+            Err(error) => {
+                inner.tree.take_out(&key, &session.past.tokens);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Bytes of a copy of a session's state: numbers, logits, and what holds them.
+fn copy_bytes(model: &Model, session: &Session) -> usize {
+    session.options.mark_bytes(model.config()).saturating_add(512)
+}
