@@ -119,7 +119,7 @@ enum Task {
     CheckReal {
         /// Folder with config.json, weights and tokenizer
         folder: PathBuf,
-        /// Number format of the weights: f32, f16, q8, q5, q4 or q3. Default: f16, for falcon-mamba-7b q8
+        /// Type of the weights: f32, f16, q8, q5, q4 or q3. Default: f16, for falcon-mamba-7b q8
         #[arg(long)]
         quant: Option<String>,
         /// File wiki.test.raw of wikitext-2, to compare the perplexity too. Default: compare only the text

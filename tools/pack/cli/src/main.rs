@@ -28,12 +28,12 @@ struct Args {
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
 
-    /// Number format of the large matrices. Default: of a GGUF file the one that keeps its weights as they are (Q8_0: q8,
+    /// Type of the weights of the large matrices. Default: of a GGUF file the one that keeps its weights as they are (Q8_0: q8,
     /// Q5_0: q5, Q4_0: q4), otherwise q8
     #[arg(long, value_parser = quant, value_name = "f32|f16|q8|q5|q4|q3")]
     quant: Option<Quant>,
 
-    /// Number format of head and embedding. Default: that of --quant; q8 where a GGUF file has finer ones
+    /// Type of the weights of head and embedding. Default: that of --quant; q8 where a GGUF file has finer ones
     #[arg(long, value_parser = quant, value_name = "f32|f16|q8|q5|q4|q3")]
     head: Option<Quant>,
 
