@@ -61,6 +61,7 @@ impl Ranges for File {
         self.read_exact_at(bytes, offset)
     }
 
+    #[cfg(target_os = "linux")]
     fn expect(&self, offset: u64, length: u64) {
         let advice = rustix::fs::Advice::WillNeed;
         // A file system that takes no hints is no worse off.
