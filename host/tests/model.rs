@@ -221,7 +221,7 @@ fn sessions_share_a_cap_and_give_it_back() {
     assert!(needs > left && needs <= plan.session_bytes && left < plan.session_bytes, "{needs}, {left}");
     let error = model.session(&options).unwrap_err();
     assert_eq!(error.class(), ExitClass::Memory);
-    assert!(error.to_string().contains(&format!("needs {needs} bytes")), "{error}");
+    assert!(error.to_string().contains(&format!("needs at least {needs} bytes")), "{error}");
     for session in &mut sessions {
         session.feed(&TOKENS).unwrap();
     }

@@ -273,7 +273,7 @@ fn compiling_is_deterministic_and_compact() {
 
 #[test]
 fn the_bundled_model_has_the_table_that_is_compiled_today() {
-    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models");
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../host/models");
     let table = compile(&data("models/address-4m/tokenizer.json")).unwrap();
     let files = std::fs::read_dir(folder).unwrap().map(|entry| std::fs::read(entry.unwrap().path()).unwrap());
     let starts = |file: &[u8]| file.windows(4).any(|bytes| bytes == b"eBPE");

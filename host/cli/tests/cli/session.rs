@@ -79,7 +79,7 @@ fn a_bad_session_is_refused_and_kept() {
     damaged[5000] ^= 1;
     for (bytes, says) in [
         (damaged.as_slice(), "block 0 of the session file is damaged"),
-        (&whole[..5000], "5000 bytes long where"),
+        (&whole[..5000], "5000 bytes, but its header says"),
         (b"something else".as_slice(), "not a session file"),
     ] {
         fs::write(&session, bytes).unwrap();
