@@ -42,6 +42,24 @@ pub(super) struct Search {
     pub spaces: usize,
 }
 
+impl Search {
+    /// Gives the token that was found behind a piece of the text, if one was, and moves `at` behind it: whether there was one. The next
+    /// one is looked for from there, or without one from `end`.
+    pub(super) fn pass(
+        &mut self,
+        found: Option<Found>,
+        end: usize,
+        at: &mut usize,
+        sink: &mut dyn FnMut(u32),
+    ) -> bool {
+        self.starts.start = end;
+        let Some(found) = found else { return false };
+        sink(found.id);
+        (*at, self.starts.start) = (found.range.end, found.resume);
+        true
+    }
+}
+
 impl<'a> AddedSet<'a> {
     /// Reads a set as the table stores it: two bit sets and the ids.
     pub(super) fn new(bytes: &'a [u8], rules: bool, before: &'static str) -> Option<Self> {

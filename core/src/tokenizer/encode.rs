@@ -5,7 +5,7 @@ use super::bpe::SHORT_WORD;
 use super::chars::{Chars, MARK, copy_with_marks};
 use super::nfc::{normalize_segment, segment_end, stable_until};
 use super::pattern::Patterns;
-use super::split::{LOOK_AHEAD, cut, cut_digits};
+use super::split::{Cut, LOOK_AHEAD, cut, cut_digits};
 use super::stages::{Next, Stages};
 use super::table::PreTokenizer;
 use super::{Tokenizer, TokenizerError};
@@ -129,8 +129,7 @@ impl<'t> Encoder<'t> {
                 None => {
                     (self.begin, self.piece_begin, search.taken) = (self.at, self.at, self.at);
                     self.stages.restart();
-                    let found = self.find(&tokenizer.added_raw, tokenizer, self.text, &mut search);
-                    (found.as_ref().map_or(len, |found| found.range.start.max(self.at)), found)
+                    self.piece(&tokenizer.added_raw, tokenizer, self.text, &mut search)
                 }
             };
             if let Err(error) = self.segment(tokenizer, end, scratch, sink) {
@@ -138,12 +137,7 @@ impl<'t> Encoder<'t> {
                 return Err(error);
             }
             self.at = end;
-            search.starts.start = len;
-            if let Some(found) = found {
-                sink(found.id);
-                self.at = found.range.end;
-                search.starts.start = found.resume;
-            }
+            search.pass(found, len, &mut self.at, sink);
         }
         if self.options.add_special && !self.finished {
             tokenizer.suffix.iter().for_each(|&id| sink(u32::from_le_bytes(id)));
@@ -160,6 +154,18 @@ impl<'t> Encoder<'t> {
         search: &mut Search,
     ) -> Option<Found> {
         set.find(tokenizer, text, search, |id| !self.options.parse_special && tokenizer.is_special(id))
+    }
+
+    /// The end of the piece of `text` from `self.at` on in which no added token is, and the token behind it.
+    fn piece(
+        &self,
+        set: &AddedSet<'_>,
+        tokenizer: &Tokenizer<'_>,
+        text: &[u8],
+        search: &mut Search,
+    ) -> (usize, Option<Found>) {
+        let found = self.find(set, tokenizer, text, search);
+        (found.as_ref().map_or(text.len(), |found| found.range.start.max(self.at)), found)
     }
 
     /// Encodes up to `end`: where it lies what is in NFC, or need not be, and through the window what is not.
@@ -207,8 +213,7 @@ impl<'t> Encoder<'t> {
                 Some(piece) => piece,
                 None => {
                     (self.piece_begin, search.taken) = (self.at, self.at);
-                    let found = self.find(&tokenizer.added_normalized, tokenizer, text, &mut search);
-                    (found.as_ref().map_or(end, |found| found.range.start.max(self.at)), found)
+                    self.piece(&tokenizer.added_normalized, tokenizer, text, &mut search)
                 }
             };
             if self.at < piece_end
@@ -218,12 +223,7 @@ impl<'t> Encoder<'t> {
                 return Err(error);
             }
             self.at = piece_end;
-            search.starts.start = end;
-            if let Some(found) = found {
-                sink(found.id);
-                self.at = found.range.end;
-                search.starts.start = found.resume;
-            }
+            search.pass(found, end, &mut self.at, sink);
         }
         Ok(())
     }
@@ -325,11 +325,7 @@ impl<'t> Encoder<'t> {
             if !done {
                 return Ok(());
             }
-            search.starts.start = sure;
-            if let Some(found) = found {
-                sink(found.id);
-                *at = found.range.end;
-                search.starts.start = found.resume;
+            if search.pass(found, sure, at, sink) {
                 self.stages.restart();
             }
         }
@@ -381,20 +377,14 @@ fn built_in_words(
     if let Some(chars) = chars {
         return char_words(tokenizer, &chars, piece, at, sure, scratch, sink);
     }
-    while *at < piece.len() {
-        let word = cut(pre, piece, *at);
-        if word.decided >= sure {
-            return Ok(false);
-        }
-        let bytes = piece.get(*at..word.end).unwrap_or(&[]);
+    let encode = |bytes: &[u8]| {
         if pre == PreTokenizer::Falcon {
-            encode_falcon_word(tokenizer, bytes, scratch, sink)?;
+            encode_falcon_word(tokenizer, bytes, scratch, sink)
         } else {
-            tokenizer.encode_word(bytes, scratch, sink)?;
+            tokenizer.encode_word(bytes, scratch, sink)
         }
-        *at = word.end;
-    }
-    Ok(true)
+    };
+    each_word(piece, at, sure, |at| cut(pre, piece, at), encode)
 }
 
 /// As [`built_in_words`], where words consist of characters.
@@ -408,12 +398,25 @@ fn char_words(
     scratch: &mut [u8],
     sink: &mut dyn FnMut(u32),
 ) -> Result<bool, TokenizerError> {
+    let encode = |bytes: &[u8]| tokenizer.encode_word(bytes, scratch, sink);
+    each_word(piece, at, sure, |at| chars.cut(piece, at), encode)
+}
+
+/// Cuts words from `at` on, as long as they are decided before `sure`, and encodes them: whether all of the piece was.
+#[inline(always)]
+fn each_word(
+    piece: &[u8],
+    at: &mut usize,
+    sure: usize,
+    cut: impl Fn(usize) -> Cut,
+    mut encode: impl FnMut(&[u8]) -> Result<(), TokenizerError>,
+) -> Result<bool, TokenizerError> {
     while *at < piece.len() {
-        let word = chars.cut(piece, *at);
+        let word = cut(*at);
         if word.decided >= sure {
             return Ok(false);
         }
-        tokenizer.encode_word(piece.get(*at..word.end).unwrap_or(&[]), scratch, sink)?;
+        encode(piece.get(*at..word.end).unwrap_or(&[]))?;
         *at = word.end;
     }
     Ok(true)
