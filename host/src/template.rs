@@ -8,6 +8,7 @@ mod python;
 
 use std::collections::BTreeMap;
 
+use elapid_core::format::data::without_generation_tags;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Value, ValueKind};
 use minijinja::{AutoEscape, Environment, ErrorKind};
@@ -62,7 +63,8 @@ impl ChatTemplate {
         if jinja.len() > LENGTH_LIMIT {
             return Err(TemplateError::TooMuch("it is longer than 64 KiB"));
         }
-        let jinja = without_generation_tags(&jinja.replace("\r\n", "\n").replace('\r', "\n"));
+        let jinja = jinja.replace("\r\n", "\n").replace('\r', "\n");
+        let jinja: String = without_generation_tags(&jinja).collect();
         let stack = STACK_BASE + STACK_PER_BYTE * jinja.len();
         let environment = on_stack(stack, || compile(jinja))?;
         Ok(Self { environment, stack })
@@ -230,28 +232,4 @@ fn strftime_now(format: &str) -> Result<String, minijinja::Error> {
         return Err(fail(format!("strftime_now does not know all of {format:?}")));
     }
     Ok(chrono::Local::now().format_with_items(items.into_iter()).to_string())
-}
-
-/// Replaces the tags of transformers' extension `generation`, which only mark what to train on.
-fn without_generation_tags(jinja: &str) -> String {
-    let mut out = String::with_capacity(jinja.len());
-    let mut rest = jinja;
-    while let Some((before, after)) = rest.split_once("{%") {
-        out.push_str(before);
-        out.push_str("{%");
-        rest = after;
-        let Some((tag, after)) = after.split_once("%}") else { break };
-        let open = |c| c == '-' || c == '+';
-        let name = tag.trim_start_matches(open).trim_end_matches(open).trim();
-        let plain = match name {
-            "generation" => "if true",
-            "endgeneration" => "endif",
-            _ => continue,
-        };
-        out.push_str(&tag.replacen(name, plain, 1));
-        out.push_str("%}");
-        rest = after;
-    }
-    out.push_str(rest);
-    out
 }

@@ -233,6 +233,27 @@ pub struct Wrapping<'a> {
     pub suffix: &'a str,
 }
 
+/// A Jinja template, in pieces, without the tags of transformers' extension `generation`, which only mark what to train on: an `if` that
+/// is true stands for them, so that any Jinja renders it.
+pub fn without_generation_tags(jinja: &str) -> impl Iterator<Item = &str> {
+    let mut tags = jinja.split("{%");
+    let before = tags.next().unwrap_or_default();
+    let replaced = |text: &str| {
+        let (tag, _) = text.split_once("%}")?;
+        let open = |c| c == '-' || c == '+';
+        match tag.trim_start_matches(open).trim_end_matches(open).trim() {
+            "generation" => Some(("generation", "if true")),
+            "endgeneration" => Some(("endgeneration", "endif")),
+            _ => None,
+        }
+    };
+    let pieces = move |text| {
+        let split = replaced(text).and_then(|(name, plain)| Some((text.split_once(name)?, plain)));
+        split.map_or(["{%", text, "", ""], |((before, after), plain)| ["{%", before, plain, after])
+    };
+    core::iter::once(before).chain(tags.flat_map(pieces))
+}
+
 /// A chat template as plain text.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RoleTable<'a> {

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use elapid_core::format::data::without_generation_tags;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, ErrorKind, Value, context};
 use serde_json::Map;
@@ -72,7 +73,7 @@ impl ChatTemplate {
     /// Compiles a template and derives its table. `tokens` are the special tokens that it can name (`eos_token`);
     /// `path` is the file that the template came from, for errors.
     pub fn new(jinja: &str, tokens: &[(String, String)], path: &Path) -> Result<Self, PackError> {
-        let jinja = without_generation_tags(jinja);
+        let jinja: String = without_generation_tags(jinja).collect();
         let invalid =
             |line, reason: String| PackError::InvalidTemplate { path: path.to_path_buf(), line, reason };
         if jinja.len() > LENGTH_LIMIT {
@@ -140,30 +141,6 @@ impl ChatTemplate {
         };
         jinja.map(|jinja| Self::new(jinja, tokens, path)).transpose()
     }
-}
-
-/// Replaces the tags of transformers' extension `generation`, which minijinja does not know.
-fn without_generation_tags(jinja: &str) -> String {
-    let mut out = String::with_capacity(jinja.len());
-    let mut rest = jinja;
-    while let Some((before, after)) = rest.split_once("{%") {
-        out.push_str(before);
-        out.push_str("{%");
-        rest = after;
-        let Some((tag, after)) = after.split_once("%}") else { break };
-        let open = |c| c == '-' || c == '+';
-        let name = tag.trim_start_matches(open).trim_end_matches(open).trim();
-        let plain = match name {
-            "generation" => "if true",
-            "endgeneration" => "endif",
-            _ => continue,
-        };
-        out.push_str(&tag.replacen(name, plain, 1));
-        out.push_str("%}");
-        rest = after;
-    }
-    out.push_str(rest);
-    out
 }
 
 /// A compiled template and what transformers defines for it.

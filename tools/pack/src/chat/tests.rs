@@ -107,8 +107,9 @@ fn what_no_table_can_say_has_none() {
 fn generation_tags_keep_their_space_control() {
     let jinja = "a{%- generation -%}b{% endgeneration +%}c{% if generation %}{% endif %}{%";
     let expected = "a{%- if true -%}b{% endif +%}c{% if generation %}{% endif %}{%";
-    assert_eq!(without_generation_tags(jinja), expected);
-    assert_eq!(without_generation_tags("{% generation"), "{% generation");
+    let replaced = |jinja| without_generation_tags(jinja).collect::<String>();
+    assert_eq!(replaced(jinja), expected);
+    assert_eq!(replaced("{% generation"), "{% generation");
 }
 
 #[test]
