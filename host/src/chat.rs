@@ -81,8 +81,7 @@ pub struct Chat {
 }
 
 impl Chat {
-    /// A conversation in which nothing was said. Without a chat template ([`Chat::has_template`]), the model goes on with the text of the
-    /// messages.
+    /// A conversation without messages. Without a chat template ([`Chat::has_template`]), the model continues the plain text of the messages.
     ///
     /// # Errors
     /// As [`Model::chat_template`] and [`Model::special_names`].
@@ -91,7 +90,7 @@ impl Chat {
         Ok(Self { session, template, names, messages: Vec::new() })
     }
 
-    /// A conversation that goes on from a session that was loaded, in which `messages` were said.
+    /// A conversation that continues a session that was loaded, with these messages.
     ///
     /// # Errors
     /// As [`Chat::new`].
@@ -111,7 +110,7 @@ impl Chat {
         self.template.is_some()
     }
 
-    /// All that was said.
+    /// The messages.
     #[must_use]
     pub fn messages(&self) -> &[Message] {
         &self.messages
@@ -131,14 +130,14 @@ impl Chat {
         }
     }
 
-    /// Forgets everything but the system message.
+    /// Removes all messages but the system message.
     pub fn clear(&mut self) {
         self.messages.retain(|message| message.role == SYSTEM);
         self.session.clear();
     }
 
-    /// Forgets the last message of the user and what followed, and returns the message. What the session was fed of it is
-    /// forgotten when the next message is sent.
+    /// Removes the last message of the user and what followed, and returns the message. The session forgets them when the next message is
+    /// sent.
     pub fn undo(&mut self) -> Option<String> {
         let last = self.messages.iter().rposition(|message| message.role == USER)?;
         let question = self.messages.get(last).map(|message| message.content.clone());
@@ -146,7 +145,7 @@ impl Chat {
         question
     }
 
-    /// Adds a message of the user, and feeds the session what it has not read of the conversation, up to where the model answers.
+    /// Adds a message of the user, and feeds the session the part of the conversation that it has not read, up to where the model answers.
     ///
     /// # Errors
     /// [`Error::Template`] where the template refuses the conversation, and as [`Session::feed_watched`]. The message is
@@ -160,7 +159,7 @@ impl Chat {
         read
     }
 
-    /// Generates the answer, which becomes part of the conversation, also where it is interrupted.
+    /// Generates the answer and adds it to the conversation, even if it is interrupted.
     ///
     /// # Errors
     /// As [`Session::generate`], and what `each` returns.
@@ -199,8 +198,8 @@ impl Chat {
             .map_err(|cause| Error::Template { model: self.session.model().name().into(), cause })
     }
 
-    /// Makes the session one that has read `text`, and feeds it no more than it must: what it was fed stays as far as it spells the
-    /// text, even where the text would be other tokens.
+    /// Feeds the session what is missing of `text`. The tokens that it has stay as far as they spell the text, even if the text would be
+    /// encoded as other tokens.
     fn read(&mut self, text: &str, watch: &mut Watch<'_>) -> Result<Reused, Error> {
         let Self { session, template, .. } = self;
         session.resume(watch)?;
@@ -225,7 +224,7 @@ impl Chat {
             (before, [session.pending(), &encoded(rest, false)?].concat())
         } else {
             let tokens = encoded(text, true)?;
-            let same = session.tokens().iter().zip(&tokens).take_while(|(a, b)| a == b).count();
+            let same = session.shared_with(&tokens);
             let marked =
                 session.marks().rev().take_while(|mark| *mark > same).find_map(|mark| {
                     rest_after(&spell(session.tokens().get(..mark)?)).map(|rest| (mark, rest))
@@ -251,7 +250,7 @@ impl Chat {
         self.session.save(path, &options.clone().messages(self.messages.clone()))
     }
 
-    /// Goes on with a conversation that was saved: see [`Session::load`].
+    /// Continues a conversation that was saved: see [`Session::load`].
     ///
     /// # Errors
     /// As there; the conversation is then as it was.
@@ -260,7 +259,7 @@ impl Chat {
         Ok(())
     }
 
-    /// Another conversation that goes on from here.
+    /// A copy of the conversation, to be continued in another way.
     ///
     /// # Errors
     /// As [`Session::fork`] and [`Chat::new`].

@@ -32,17 +32,17 @@ pub struct GenerateOptions {
     pub eos: Option<Vec<u32>>,
     /// Texts that end the text, whatever tokens they come in, special ones included; they are no part of it. Default: none.
     pub stop: Vec<String>,
-    /// Go on with the text that the session's last generation ended in, as if it had not ended: a token that was chosen and not fed
-    /// comes before the prompt, the sampler goes on where it stands, and the repetition penalty knows what was before. `settings` and
-    /// `seed` are for a session that has generated nothing, or for new ones ([`GenerateOptions::fresh`]). Default: false.
+    /// Continue the text of the session's last generation as if it had not ended. A token that was chosen and not fed comes before the
+    /// prompt, the sampler keeps its state, and the repetition penalty counts the tokens before. `settings` and `seed` then matter only
+    /// if the session has generated nothing yet, or with [`GenerateOptions::fresh`]. Default: false.
     pub go_on: bool,
-    /// With [`GenerateOptions::go_on`], take `settings` and `seed` all the same. Default: false.
+    /// With [`GenerateOptions::go_on`], use `settings` and `seed` anyway. Default: false.
     pub fresh: bool,
     /// Save the session while the text is generated. Default: no.
     pub autosave: Option<Autosave>,
 }
 
-/// Where a session is saved while it generates: after a token, whenever so much time has passed.
+/// How a session is saved while it generates: after a token, at intervals.
 #[derive(Clone, Debug)]
 pub struct Autosave {
     /// The file.

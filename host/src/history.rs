@@ -5,8 +5,7 @@ use std::io;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use elapid_core::model::StepError;
-use elapid_core::model::snapshot::{About, Sink, SnapshotError};
+use elapid_core::model::snapshot::{About, SnapshotError};
 use elapid_files::{Output, open_regular};
 
 use crate::Error;
@@ -16,6 +15,7 @@ use crate::model::Model;
 use crate::past::{Past, Snapshot};
 use crate::session::{Sequence, Session, Watch};
 use crate::session_file::{self, Contents, Opened, Writer};
+use crate::state::Logits;
 
 /// How a session is saved.
 #[derive(Clone, Debug, Default)]
@@ -23,7 +23,7 @@ use crate::session_file::{self, Contents, Opened, Writer};
 pub struct SaveOptions {
     /// The messages of a chat, which are kept as they are.
     pub messages: Vec<Message>,
-    /// Store a recurrent state in f32 as f16. The file is smaller, and what goes on from it differs: bits are lost.
+    /// Store a recurrent state in f32 as f16. The file is smaller; a text that continues from it differs, because bits are lost.
     pub half: bool,
 }
 
@@ -66,22 +66,6 @@ impl Reused {
     }
 }
 
-/// What is undone or saved can't be in the middle of a step.
-fn no_watch() -> impl FnMut(crate::Progress) -> ControlFlow<()> {
-    |_| ControlFlow::Continue(())
-}
-
-/// Counts bytes.
-struct Count(u64);
-
-impl Sink for Count {
-    type Error = std::convert::Infallible;
-    fn write(&mut self, bytes: &[u8]) -> Result<(), Self::Error> {
-        self.0 += bytes.len() as u64;
-        Ok(())
-    }
-}
-
 impl Session {
     /// All tokens that the session was fed, those of a step that was interrupted too.
     #[must_use]
@@ -107,7 +91,7 @@ impl Session {
         self.past.marks.points()
     }
 
-    /// Marks this point: [`Session::undo`] and [`Session::truncate`] go back to it without computing anything. Does nothing where
+    /// Marks this point: [`Session::undo`] and [`Session::truncate`] return to it without computing anything. Does nothing if
     /// [`SessionOptions::marks`](crate::SessionOptions::marks) has no room for a copy of the state.
     ///
     /// # Errors
@@ -123,8 +107,7 @@ impl Session {
 
     /// A copy of the state and of the logits after the last token.
     pub(crate) fn snapshot(&mut self) -> Result<Snapshot, Error> {
-        let model = self.lease.model();
-        let logits = if self.past.tokens.is_empty() { None } else { Some(self.sequence.own_logits(model)?) };
+        let logits = last_logits(self.lease.model(), &mut self.sequence, &self.past)?;
         Ok(Snapshot::new(self.sequence.memory.keep()?, logits))
     }
 
@@ -145,7 +128,7 @@ impl Session {
     /// # Errors
     /// As [`Session::feed`].
     pub fn truncate(&mut self, tokens: usize) -> Result<usize, Error> {
-        self.truncate_watched(tokens, &mut no_watch())
+        self.truncate_watched(tokens, &mut |_| ControlFlow::Continue(()))
     }
 
     /// As [`Session::truncate`], telling `watch` how far it is.
@@ -177,8 +160,8 @@ impl Session {
         Ok(again.len())
     }
 
-    /// Makes `tokens` the tokens that the session was fed: keeps what they have in common with those that it has, and computes only the
-    /// others. Where nothing is left to compute, the logits are those after the last one all the same.
+    /// Makes `tokens` the tokens that the session was fed: keeps the prefix that it has already, and computes only the rest. The logits are
+    /// those after the last token, even if nothing was computed.
     ///
     /// # Errors
     /// As [`Session::feed_watched`].
@@ -187,7 +170,7 @@ impl Session {
         if self.sequence.memory.suspended() {
             self.resume(watch)?;
         }
-        let same = self.past.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count();
+        let same = self.shared_with(tokens);
         let replayed = self.truncate_watched(same, watch)?;
         if same < tokens.len() {
             self.feed_watched(&tokens[same..], watch)?;
@@ -195,9 +178,14 @@ impl Session {
         Ok(Reused::new(same - replayed, tokens.len() - same + replayed))
     }
 
+    /// How many of the first of `tokens` are those that the session was fed.
+    pub(crate) fn shared_with(&self, tokens: &[u32]) -> usize {
+        self.past.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count()
+    }
+
     /// How many of the first of `tokens` the session can stand at without computing anything.
     pub(crate) fn reaches(&self, tokens: &[u32]) -> usize {
-        let same = self.past.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count();
+        let same = self.shared_with(tokens);
         if same == self.past.tokens.len() {
             return same;
         }
@@ -213,7 +201,7 @@ impl Session {
         Ok(())
     }
 
-    /// Another session that goes on from here, with marks that both share.
+    /// A copy of the session. Both share the marks.
     ///
     /// # Errors
     /// As [`Model::session`](crate::Model::session), and [`Error::Step`] while a step is suspended.
@@ -235,8 +223,8 @@ impl Session {
         save(lease.model(), sequence, past, path, options)
     }
 
-    /// Goes on from a file that [`Session::save`] wrote, with this model and these numbers, on any machine. All of the file is checked
-    /// before anything of the session is changed.
+    /// Continues from a file that [`Session::save`] wrote on any machine, with this model and these numbers. The whole file is checked
+    /// before the session is changed.
     ///
     /// # Errors
     /// [`Error::File`], [`Error::SessionFile`], and [`Error::Step`] while a step is suspended; the session is then as it was, unless
@@ -307,6 +295,11 @@ impl From<SnapshotError<SessionFault>> for Fault {
     }
 }
 
+/// The logits after the last token; `None` before the first.
+fn last_logits(model: &Model, sequence: &mut Sequence, past: &Past) -> Result<Option<Logits>, Error> {
+    if past.tokens.is_empty() { Ok(None) } else { sequence.own_logits(model).map(Some) }
+}
+
 /// See [`Session::save`].
 pub(crate) fn save(
     model: &Model,
@@ -315,7 +308,8 @@ pub(crate) fn save(
     path: &Path,
     options: &SaveOptions,
 ) -> Result<(), Error> {
-    let logits = if past.tokens.is_empty() { None } else { Some(sequence.own_logits(model)?) };
+    sequence.memory.check_ready(model)?;
+    let logits = last_logits(model, sequence, past)?;
     let about = About {
         fingerprint: model.header().fingerprint(),
         tokens: past.tokens.len() as u64,
@@ -328,14 +322,9 @@ pub(crate) fn save(
         messages: options.messages.clone(),
     };
     let (mut steps, _) = sequence.memory.take_up(model)?;
-    let mut count = Count(0);
-    let counted = steps.save(&about, logits.as_ref(), &mut count);
-    counted.map_err(|cause| match cause {
-        SnapshotError::Session(cause) => model.step_error(cause),
-        _ => model.step_error(StepError::NotReady),
-    })?;
+    let bytes = steps.saved_bytes(&about);
     let output = Output::create(path).map_err(Error::file(path, "write"))?;
-    let written = session_file::write(output.file(), &contents, count.0, |out: &mut Writer<'_>| {
+    let written = session_file::write(output.file(), &contents, bytes, |out: &mut Writer<'_>| {
         steps.save(&about, logits.as_ref(), out).map_err(|error| match error {
             SnapshotError::Stream(error) => error,
             other => io::Error::other(other.to_string()),

@@ -1,6 +1,6 @@
 //! The float path and the fixed path, joined: their sizes, their memory and their steps.
 //!
-//! Nothing else in this crate tells them apart.
+//! Nothing else in this crate tells them apart, but for what a state consists of (`state`).
 
 use elapid_core::fixed;
 use elapid_core::format::{Config, Fingerprint, Layout};
@@ -335,6 +335,14 @@ impl Steps<'_> {
             }
             (Running::Float { session, .. }, _) => session.save(0, about, None, sink),
             (Running::Fixed { session, .. }, _) => session.save(0, about, None, sink),
+        }
+    }
+
+    /// The bytes that [`Steps::save`] writes.
+    pub(crate) fn saved_bytes(&mut self, about: &About) -> u64 {
+        match &mut self.running {
+            Running::Float { session, .. } => session.saved_bytes(about),
+            Running::Fixed { session, .. } => session.saved_bytes(about),
         }
     }
 

@@ -6,8 +6,8 @@ use elapid_core::sample::Sampler;
 
 use crate::state::{Kept, Logits};
 
-/// Tokens between two marks that are set while a long prompt is read, at least.
-const SPACING: usize = 512;
+/// Tokens between two copies of a state that are kept while a long prompt is read, at least.
+pub(crate) const SPACING: usize = 512;
 /// Marks that are never thinned out: the newest.
 const RECENT: usize = 2;
 

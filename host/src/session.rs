@@ -30,6 +30,35 @@ pub struct Progress {
 /// Told of progress after every layer of a chunk; [`ControlFlow::Break`] ends the computation.
 pub type Watch<'w> = dyn FnMut(Progress) -> ControlFlow<()> + 'w;
 
+/// Tells a listener of a whole computation, where that is done in parts.
+pub(crate) struct InParts<'a, 'w> {
+    watch: &'a mut Watch<'w>,
+    /// Of the whole, in tokens times layers.
+    total: u64,
+    /// Of the parts before this one, the same.
+    done: u64,
+    /// Bytes that were read for them.
+    read: u64,
+}
+
+impl<'a, 'w> InParts<'a, 'w> {
+    pub(crate) fn new(watch: &'a mut Watch<'w>, total: u64) -> Self {
+        Self { watch, total, done: 0, read: 0 }
+    }
+
+    /// Runs a part, `work` tokens times layers, with what is to be told of its progress.
+    pub(crate) fn part<T>(&mut self, work: u64, run: impl FnOnce(&mut Watch<'_>) -> T) -> T {
+        let mut read = 0;
+        let outcome = run(&mut |progress| {
+            read = progress.read;
+            let (done, read) = (self.done + progress.done, self.read + read);
+            (self.watch)(Progress { done, total: self.total, read })
+        });
+        (self.done, self.read) = (self.done + work, self.read + read);
+        outcome
+    }
+}
+
 /// One sequence of a model: tokens go in, logits come out. It owns its state and working memory, and keeps the model open.
 #[derive(Debug)]
 pub struct Session {
@@ -78,7 +107,7 @@ impl Session {
     /// Forgets everything, an interrupted computation too: the next token is the first of a new sequence.
     pub fn clear(&mut self) {
         self.past.clear();
-        (self.sequence.fed, self.sequence.stood) = (0, None);
+        self.sequence.stand_at(None);
         // The steps fail only if they failed when the session was made.
         if let Ok((mut steps, _)) = self.sequence.memory.take_up(self.lease.model()) {
             steps.clear();
@@ -177,20 +206,16 @@ pub(crate) fn feed(
         return (0, Err(error));
     }
     let layers = u64::from(model.config().n_layer);
-    let (mut done, mut read) = (0, 0);
+    let mut parts = InParts::new(watch, tokens.len() as u64 * layers);
+    let mut done = 0;
     while done < tokens.len() {
         let left = tokens.len() - done;
         // Whole chunks, so that none is smaller than it would be without marks.
         let due = past.marks.due().map(|due| due.saturating_sub(past.tokens.len()).max(1));
         let due = due.map(|due| due.div_ceil(sequence.chunk).saturating_mul(sequence.chunk));
         let part = &tokens[done..done + due.unwrap_or(left).min(left)];
-        let (start, before) = (done as u64 * layers, read);
-        let mut watch = |progress: Progress| {
-            read = before + progress.read;
-            let total = tokens.len() as u64 * layers;
-            watch(Progress { done: start + progress.done, total, read })
-        };
-        let outcome = sequence.feed(model, part, &mut watch);
+        let work = part.len() as u64 * layers;
+        let outcome = parts.part(work, |watch| sequence.feed(model, part, watch));
         let taken = sequence.taken();
         past.take(done, part, taken);
         done += taken;

@@ -516,6 +516,19 @@ where
         Ok(slot.saturating_mul(self.config.n_layer as usize))
     }
 
+    /// The bytes that [`Session::save`] writes.
+    #[must_use]
+    pub fn saved_bytes(&mut self, about: &About) -> u64 {
+        let half = self.is_halved(about);
+        let mut layer = N::layer(&self.config, &mut self.undo, 0);
+        snapshot_bytes::<N>(&self.config, &mut layer, half, about.tokens > 0)
+    }
+
+    /// Only f32 can be halved.
+    fn is_halved(&self, about: &About) -> bool {
+        about.half && N::kept(&self.state) == Element::F32
+    }
+
     /// Saves a sequence with the logits `[vocab]` after its last token. They are required unless the sequence was fed no token.
     ///
     /// # Errors
@@ -533,7 +546,7 @@ where
         if (have < need) != (about.tokens == 0) {
             return Err(SnapshotError::Logits { have, need });
         }
-        let half = about.half && N::kept(&self.state) == Element::F32;
+        let half = self.is_halved(about);
         let about = About { half, ..*about };
         let mut out = Summed::new(sink);
         out.write(&header(&config, N::kept(&self.state), &about, about.tokens > 0))?;

@@ -29,12 +29,12 @@ const MARKS: usize = 64 << 20;
 
 /// Chat with a model
 ///
-/// What was said is never read again: each message costs what it has of new tokens. Messages are rendered by the model's own chat
-/// template; a model without one goes on with the text of the messages. `/help` lists the commands.
+/// A message costs only its own tokens: the model never reads anything twice. Messages are rendered with the model's chat template. A
+/// model without a template continues the plain text of the messages. `/help` lists the commands.
 ///
-/// On a terminal, Ctrl-C stops an answer and keeps what was said, Ctrl-D leaves, a line that ends with a backslash goes on in the next
-/// one. Without a terminal, each line of standard input is a message. With --json, each line is a JSON string or an object with
-/// `content` or `command`, and each answer one line of JSON.
+/// On a terminal, Ctrl-C stops an answer and keeps its text, Ctrl-D exits, and a backslash at the end of a line continues the message
+/// on the next line. Otherwise each line of standard input is a message. With --json, each line is a JSON string or an object with
+/// `content` or `command`, and each answer is one line of JSON.
 #[derive(clap::Args)]
 pub(super) struct Args {
     /// Packed model. Default: the bundled one
@@ -51,7 +51,7 @@ pub(super) struct Args {
     /// Stop an answer before this text; may be given several times. Default: none
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     stop: Vec<String>,
-    /// Memory for copies of the state that /undo, /retry and /edit go back to, such as 64M. Default: 64M, or two copies with --ram
+    /// Memory for copies of the state, to which /undo, /retry and /edit return. Default: 64M, or two copies with --ram
     #[arg(long, value_name = "SIZE", value_parser = marks, allow_hyphen_values = true)]
     marks: Option<usize>,
     /// Read messages and write answers as lines of JSON
@@ -156,7 +156,7 @@ impl Talk {
         }
     }
 
-    /// Says what went wrong; the conversation goes on.
+    /// Says what went wrong; the conversation continues.
     fn complain(&self, error: &Error) {
         if self.json {
             let _ = output::json(&Note::Error(&error.to_string()));
@@ -233,7 +233,7 @@ impl Talk {
         });
         let (text, newline) = (stream.kept.take(), stream.newline);
         drop(stream);
-        // What was said is saved also where its reader has gone.
+        // The text is saved even if nobody reads it any more.
         let saved = self.save(files);
         let generated = generated?;
         saved?;
@@ -297,22 +297,18 @@ impl Talk {
                 self.chat = kept.fork()?;
                 self.note(&count(self.chat.messages().len(), "message"));
             }
-            Command::Undo => match self.chat.undo() {
-                Some(_) => self.note(&format!("{} left", count(self.chat.messages().len(), "message"))),
-                None => return Err(Error::Usage("nothing was said yet".into())),
-            },
-            Command::Retry => match self.chat.undo() {
-                Some(question) => {
-                    (self.seed, self.fresh) = (self.seed.wrapping_add(1), true);
-                    return self.say(&question, files);
-                }
-                None => return Err(Error::Usage("nothing was said yet".into())),
-            },
+            Command::Undo => {
+                self.undo()?;
+                self.note(&format!("{} left", count(self.chat.messages().len(), "message")));
+            }
+            Command::Retry => {
+                let question = self.undo()?;
+                (self.seed, self.fresh) = (self.seed.wrapping_add(1), true);
+                return self.say(&question, files);
+            }
             Command::Edit(text) => {
                 let text = text.ok_or_else(|| Error::Usage("give the new text: /edit TEXT".into()))?;
-                if self.chat.undo().is_none() {
-                    return Err(Error::Usage("nothing was said yet".into()));
-                }
+                self.undo()?;
                 return self.say(&text, files);
             }
             Command::System(text) => {
@@ -346,6 +342,11 @@ impl Talk {
             }
         }
         Ok(())
+    }
+
+    /// Forgets the last message of the user and what followed, and returns the message.
+    fn undo(&mut self) -> Result<String, Error> {
+        self.chat.undo().ok_or_else(|| Error::Usage("nothing was said yet".into()))
     }
 
     fn shown(&self) -> String {

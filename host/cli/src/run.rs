@@ -59,7 +59,7 @@ pub(super) struct Args {
     compute: ComputeArgs,
 }
 
-/// The prompt given, or standard input's. A text that goes on needs none.
+/// The prompt given, or standard input's. A text that is continued needs none.
 fn prompt(argument: Option<OsString>, goes_on: bool) -> Result<String, Error> {
     let prompt = match argument {
         Some(argument) if argument != STDIN => text(argument, "the prompt")?,
@@ -107,7 +107,7 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     let kept = args.json.then(String::new);
     let mut stream = Stream::new(kept, bar, status);
     let generated = session.generate(&tokens, &options)?.run(|event| stream.take(event));
-    // What was said is saved also where its reader has gone.
+    // The text is saved even if nobody reads it any more.
     let saved = args.files.save(&mut session);
     let generated = generated?;
     saved?;

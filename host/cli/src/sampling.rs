@@ -58,11 +58,16 @@ pub(super) fn setting(
         let mut settings = Settings::MODEL;
         let value = text.parse().unwrap_or(f32::NAN);
         *field(&mut settings) = value;
-        match Sampler::new(settings, 0) {
-            Ok(_) => Ok(value),
-            Err(SampleError::Setting { range, .. }) => Err(format!("give a number: {range}")),
-            Err(error) => Err(error.to_string()),
-        }
+        check(settings, "").map(|()| value)
+    }
+}
+
+/// The sampler's own ranges: what is wrong, with `name` before it.
+pub(super) fn check(settings: Settings, name: &str) -> Result<(), String> {
+    match Sampler::new(settings, 0) {
+        Ok(_) => Ok(()),
+        Err(SampleError::Setting { range, .. }) => Err(format!("{name}give a number: {range}")),
+        Err(error) => Err(error.to_string()),
     }
 }
 

@@ -17,17 +17,17 @@ const EVERY: Duration = Duration::from_secs(10);
 /// Options of sessions that outlive the program.
 #[derive(clap::Args)]
 pub(super) struct SessionArgs {
-    /// Session file: go on from it if it is there, and save to it at the end, after Ctrl-C and every 10 seconds. Without a prompt the
-    /// text goes on as if it had not ended. Default: none
+    /// Session file: continue from it if it exists, and save to it at the end, after Ctrl-C and every 10 seconds. Without a prompt,
+    /// the text is continued as if it had not ended. Default: none
     #[arg(long, value_name = "FILE", conflicts_with_all = ["load", "save"])]
     session: Option<PathBuf>,
-    /// Go on from this session file, which must be there and stays as it is. Default: none
+    /// Continue from this session file, which must exist and is not changed. Default: none
     #[arg(long, value_name = "FILE")]
     load: Option<PathBuf>,
     /// Save the session to this file. Default: none
     #[arg(long, value_name = "FILE")]
     save: Option<PathBuf>,
-    /// Save an f32 state as f16: the file is smaller, and a text that goes on from it differs
+    /// Save an f32 state as f16: the file is smaller, and a text that continues from it differs
     #[arg(long)]
     save_half: bool,
 }
@@ -44,12 +44,12 @@ impl SessionArgs {
         self.session.as_deref().or(self.save.as_deref())
     }
 
-    /// Whether there is a past to go on from.
+    /// Whether there is a session to continue.
     pub(super) fn goes_on(&self) -> bool {
         self.source().is_some()
     }
 
-    /// Reads the file, if there is one, and keeps other programs that go on from it waiting as long as the result lives.
+    /// Reads the file, if there is one. While the result lives, other programs can't continue from the file.
     pub(super) fn load(&self, session: &mut Session) -> Result<Option<(File, Vec<Message>)>, Error> {
         let Some(path) = self.source() else { return Ok(None) };
         let file = open_regular(path).map_err(|cause| Error::file(path, "read", cause))?;

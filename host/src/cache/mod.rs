@@ -7,14 +7,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use elapid_core::format::Fingerprint;
 
 use crate::model::Lease;
-use crate::past::Snapshot;
-use crate::{Error, Model, Numbers, Progress, Reused, Session, Watch};
+use crate::past::{SPACING, Snapshot};
+use crate::session::InParts;
+use crate::{Error, Model, Numbers, Reused, Session, Watch};
 
 pub use tree::Eviction;
 use tree::{Found, Tree};
 
-/// Tokens between two copies that are kept of a long prompt, at least.
-const SPACING: usize = 512;
 /// Tokens that a copy at a branching point must save, at least.
 const LEAST: usize = 4;
 
@@ -51,10 +50,10 @@ pub struct CacheStats {
     pub bytes: usize,
 }
 
-/// Copies of sessions' states, with the logits after their last tokens, by the tokens that led to them: a prompt that begins as another one
-/// did feeds only the rest. Any number of models and threads may share it.
+/// Copies of sessions' states, with the logits after their last tokens, by the tokens that led to them: of prompts that begin alike, only
+/// what differs is computed. Any number of models and threads may share it.
 ///
-/// It never takes more memory than it was given. When there is no room, the least valuable copy goes: by the tokens that would have to
+/// It never takes more memory than it was given. When there is no room, it drops the least valuable copy, by the tokens that would have to
 /// be fed again without it, how often and how recently it was used, and its size. A short prompt does not displace a long chat.
 ///
 /// Where a model has a cap, [`PrefixCache::count_in`] makes the cache's budget a part of it. A streamed model reads its weights once more
@@ -128,9 +127,9 @@ impl PrefixCache {
         CacheStats { entries: inner.tree.len(), bytes: inner.tree.bytes(), ..inner.stats }
     }
 
-    /// Makes `tokens` the tokens that the session was fed, as [`Session::feed_to`] does, from the longest prefix of them that the cache or the
-    /// session has: only the others are computed, none where all of them are known. Copies are kept at their end, where they part
-    /// from what the cache knows, and on a long way. The bits are those of feeding everything.
+    /// Makes `tokens` the tokens that the session was fed, as [`Session::feed_to`] does. It starts from their longest prefix that the cache or
+    /// the session has, and computes only the rest, with the same bits. Copies are kept at the end, where the tokens diverge from what the
+    /// cache has, and at intervals on long prompts.
     ///
     /// # Errors
     /// As [`Session::feed_to`].
@@ -164,18 +163,14 @@ impl PrefixCache {
             stats.computed += (tokens.len() - base) as u64;
         }
         let layers = u64::from(session.model().config().n_layer);
-        let total = (tokens.len() - base) as u64 * layers;
-        let (mut at, mut read) = (base, 0);
+        let mut parts = InParts::new(watch, (tokens.len() - base) as u64 * layers);
+        let mut at = base;
         while at < tokens.len() {
             let branch = Some(shared).filter(|shared| *shared >= base + LEAST && *shared > at);
             let spaced = at + SPACING.next_multiple_of(session.sequence.chunk);
             let next = branch.unwrap_or(tokens.len()).min(spaced).min(tokens.len());
-            let (start, before) = ((at - base) as u64 * layers, read);
-            let mut watch = |progress: Progress| {
-                read = before + progress.read;
-                watch(Progress { done: start + progress.done, total, read })
-            };
-            session.feed_watched(&tokens[at..next], &mut watch)?;
+            let work = (next - at) as u64 * layers;
+            parts.part(work, |watch| session.feed_watched(&tokens[at..next], watch))?;
             at = next;
             self.keep(session)?;
         }

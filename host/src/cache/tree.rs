@@ -164,7 +164,10 @@ impl<K: PartialEq, T: Clone> Tree<K, T> {
         self.held += bytes;
         let mut kept = true;
         while self.bytes() > self.budget {
-            let Some(least) = self.least() else { break };
+            let Some((value, least)) = self.least() else { break };
+            if self.eviction == Eviction::Value {
+                self.age = self.age.max(value);
+            }
             kept &= least != node;
             gone.extend(self.remove(least));
         }
@@ -240,8 +243,8 @@ impl<K: PartialEq, T: Clone> Tree<K, T> {
         node
     }
 
-    /// The entry that is to go first.
-    fn least(&self) -> Option<usize> {
+    /// The entry that is to go first, and its value.
+    fn least(&self) -> Option<(f64, usize)> {
         let mut least: Option<(f64, usize)> = None;
         // Nodes with the tokens up to them, and up to the last entry before them.
         let mut stack: Vec<(usize, usize, usize)> =
@@ -260,7 +263,7 @@ impl<K: PartialEq, T: Clone> Tree<K, T> {
                 node.children.iter().map(|child| (*child, depth + self.nodes[*child].run.len(), covered)),
             );
         }
-        least.map(|(_, node)| node)
+        least
     }
 
     /// What an entry is worth: without it, `gap` tokens would have to be fed again. This is GreedyDual-Size-Frequency (Cherkasova,
@@ -276,23 +279,10 @@ impl<K: PartialEq, T: Clone> Tree<K, T> {
 
     /// Removes an entry, and the nodes that nothing needs any more.
     fn remove(&mut self, node: usize) -> Option<T> {
-        if self.eviction == Eviction::Value {
-            self.age = self.age.max(self.worth(node));
-        }
         let entry = self.nodes[node].entry.take()?;
         self.held -= entry.bytes;
         self.tidy(node);
         entry.value
-    }
-
-    fn worth(&self, node: usize) -> f64 {
-        let mut gap = self.nodes[node].run.len();
-        let mut up = self.nodes[node].parent;
-        while let Some(parent) = self.nodes.get(up).filter(|parent| parent.entry.is_none()) {
-            (gap, up) = (gap + parent.run.len(), parent.parent);
-        }
-        let children = self.nodes[node].children.len();
-        self.nodes[node].entry.as_ref().map_or(0.0, |entry| self.value(entry, gap, children))
     }
 
     /// Removes a node without an entry that has no children, and those above it that are left so; joins one that has one child with it.

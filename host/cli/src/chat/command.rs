@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use elapid::core::sample::{SampleError, Sampler, Settings};
+use elapid::core::sample::Settings;
+
+use crate::sampling::check;
 
 /// What `/help` says.
 pub(super) const HELP: &str = "\
@@ -12,7 +14,7 @@ pub(super) const HELP: &str = "\
 /edit [TEXT]  change the last message    /clear        begin a new conversation
 /system TEXT  set the system prompt      /set [NAME VALUE]  show or set temp, top-k, top-p, min-p, repeat-penalty, seed, n
 /stats        show tokens and speed      /help         show this
-A line that ends with \\ goes on in the next one; // begins a message with a slash. Ctrl-C stops an answer, Ctrl-D leaves.";
+A \\ at the end of a line continues the message on the next one; // begins a message with a slash. Ctrl-C stops an answer, Ctrl-D exits.";
 
 /// A command.
 #[derive(Debug, PartialEq)]
@@ -88,11 +90,7 @@ pub(super) fn set(settings: Settings, name: &str, value: &str) -> Result<Setting
             ));
         }
     }
-    match Sampler::new(changed, 0) {
-        Ok(_) => Ok(changed),
-        Err(SampleError::Setting { range, .. }) => Err(format!("{name}: give a number: {range}")),
-        Err(error) => Err(error.to_string()),
-    }
+    check(changed, &format!("{name}: ")).map(|()| changed)
 }
 
 #[cfg(test)]

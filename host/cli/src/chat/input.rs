@@ -51,7 +51,7 @@ impl Terminal {
     }
 }
 
-/// What helps to edit a line: it goes on after a backslash, and the prompt has a colour.
+/// Helps to edit a line: it continues after a backslash, and the prompt has a colour.
 pub(super) struct Help {
     colour: bool,
 }
