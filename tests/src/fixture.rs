@@ -33,6 +33,12 @@ impl Fixture {
         &self.logits[index * self.vocab..][..self.vocab]
     }
 
+    /// The largest difference to the expected logits, as a share of their largest magnitude.
+    pub fn error(&self, logits: &[f32]) -> f32 {
+        assert_eq!(logits.len(), self.logits.len(), "{}", self.name);
+        difference(logits, &self.logits) / self.scale()
+    }
+
     /// The largest magnitude among the expected logits: errors are stated as a share of it.
     pub fn scale(&self) -> f32 {
         self.logits.iter().fold(0.0, |largest, value| largest.max(value.abs()))
@@ -130,6 +136,11 @@ pub fn golden_perplexity(model: &str) -> Perplexity {
 /// The folder of the committed fixtures.
 pub fn fixtures_folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures")
+}
+
+/// The largest difference between two lists of numbers.
+pub fn difference(a: &[f32], b: &[f32]) -> f32 {
+    a.iter().zip(b).fold(0.0, |largest, (a, b)| largest.max((a - b).abs()))
 }
 
 #[cfg(test)]

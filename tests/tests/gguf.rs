@@ -6,7 +6,7 @@ use elapid_core::format::Quant;
 use elapid_core::kernels::{self, Solo};
 use elapid_core::model::StateKind;
 use elapid_test_support::gguf::{Gguf, Value, kind};
-use elapid_tests::fixture::{Fixture, fixtures};
+use elapid_tests::fixture::{Fixture, difference, fixtures};
 use elapid_tests::runner::{Runner, pack, quant};
 use half::{bf16, f16};
 use safetensors::{Dtype, SafeTensors};
@@ -94,8 +94,7 @@ fn error(fixture: &Fixture, file: &Path, folder: &Path) -> f32 {
     let path = pack(file, folder, &quant(Quant::F32));
     let mut runner = Runner::open(&path, StateKind::F32, 7);
     let logits = runner.all_logits(kernels::detect(), &Solo, &fixture.tokens).expect("the step succeeds");
-    let largest = logits.iter().zip(&fixture.logits).fold(0.0f32, |m, (a, b)| m.max((a - b).abs()));
-    largest / fixture.scale()
+    fixture.error(&logits)
 }
 
 #[test]
@@ -135,8 +134,7 @@ fn the_peers_files_agree_with_transformers() {
         let mut runner = Runner::open(&path, StateKind::F32, 7);
         let logits = runner.all_logits(kernels::detect(), &Solo, &tokens).expect("the step succeeds");
         assert_eq!(logits.len(), wanted.len());
-        let largest = logits.iter().zip(&wanted).fold(0.0f32, |m, (a, b)| m.max((a - b).abs()));
-        let share = largest / wanted.iter().fold(0.0f32, |m, value| m.max(value.abs()));
+        let share = difference(&logits, &wanted) / wanted.iter().fold(0.0f32, |m, value| m.max(value.abs()));
         println!("{name}: {share:.2e} of the largest logit");
         assert!(share < 2e-5, "{name}: {share:e}");
     }

@@ -6,13 +6,6 @@ use elapid_core::model::StateKind;
 use elapid_tests::fixture::fixtures;
 use elapid_tests::runner::{Runner, pack, quant};
 
-/// Largest difference to the expected logits, as a share of their largest magnitude.
-fn error(fixture: &elapid_tests::fixture::Fixture, logits: &[f32]) -> f32 {
-    assert_eq!(logits.len(), fixture.logits.len(), "{}", fixture.name);
-    let largest = logits.iter().zip(&fixture.logits).fold(0.0f32, |m, (a, b)| m.max((a - b).abs()));
-    largest / fixture.scale()
-}
-
 #[test]
 fn f32_logits_agree_with_transformers() {
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -21,7 +14,7 @@ fn f32_logits_agree_with_transformers() {
         let path = pack(&fixture.checkpoint, folder.path(), &quant(Quant::F32));
         let mut runner = Runner::open(&path, StateKind::F32, 7);
         let logits = runner.all_logits(kernels::detect(), &Solo, &fixture.tokens).expect("the step succeeds");
-        let error = error(&fixture, &logits);
+        let error = fixture.error(&logits);
         println!("{}: {error:.2e} of the largest logit over {} tokens", fixture.name, fixture.tokens.len());
         assert!(error < 2e-5, "{}: {error:e}", fixture.name);
         ran += 1;
@@ -61,5 +54,5 @@ fn a_changed_weight_is_seen() {
     std::fs::write(&weights, bytes).expect("changed weights");
     let path = pack(&changed, folder.path(), &quant(Quant::F32));
     let logits = Runner::open(&path, StateKind::F32, 7).all_logits(kernels::detect(), &Solo, &fixture.tokens);
-    assert!(error(&fixture, &logits.expect("the step succeeds")) > 2e-5);
+    assert!(fixture.error(&logits.expect("the step succeeds")) > 2e-5);
 }

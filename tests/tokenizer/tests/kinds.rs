@@ -9,11 +9,11 @@ use elapid_core::tokenizer::{EncodeOptions, Tokenizer};
 use elapid_pack::tokenizer::compile;
 use elapid_tests::tokenizer_json::{byte_level, character_kinds, characters, kinds};
 use serde_json::{Value, json};
-use support::{Random, assert_same, decode, encode, encode_with, oracle, random_text};
+use support::{Random, assert_same, assert_same_plain, decode, encode, oracle, random_text};
 
 /// Random texts of each kind.
 fn texts() -> usize {
-    if std::env::var_os("ELAPID_FULL").is_some() { 100_000 } else { 3_000 }
+    if elapid_test_support::effort::full() { 100_000 } else { 3_000 }
 }
 
 /// Texts that the expressions treat in ways of their own.
@@ -163,11 +163,7 @@ fn added_tokens_take_the_white_space_and_the_places_that_the_oracle_gives_them()
                 }
                 assert_same(name, &oracle, &tokenizer, &text);
                 if i % 4 == 0 {
-                    oracle.set_encode_special_tokens(true);
-                    let wanted = oracle.encode(text.as_str(), true).unwrap();
-                    let options = EncodeOptions { parse_special: false, ..EncodeOptions::default() };
-                    assert_eq!(encode_with(&tokenizer, &text, options), wanted.get_ids(), "{name}: {text:?}");
-                    oracle.set_encode_special_tokens(false);
+                    assert_same_plain(name, &mut oracle, &tokenizer, &text);
                 }
                 rules += 1;
             }
@@ -255,11 +251,7 @@ fn characters_are_merged_and_shown_as_the_oracle_does() {
                     );
                 }
                 if i % 4 == 0 {
-                    oracle.set_encode_special_tokens(true);
-                    let wanted = oracle.encode(text.as_str(), true).unwrap();
-                    let options = EncodeOptions { parse_special: false, ..EncodeOptions::default() };
-                    assert_eq!(encode_with(&tokenizer, &text, options), wanted.get_ids(), "{name}: {text:?}");
-                    oracle.set_encode_special_tokens(false);
+                    assert_same_plain(name, &mut oracle, &tokenizer, &text);
                 }
                 // Any tokens, and many bytes.
                 let skip = i % 2 == 0;

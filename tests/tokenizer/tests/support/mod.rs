@@ -58,6 +58,21 @@ pub fn assert_same(name: &str, oracle: &tokenizers::Tokenizer, tokenizer: &Token
     }
 }
 
+/// The same where special tokens in the text are plain text.
+#[track_caller]
+pub fn assert_same_plain(
+    name: &str,
+    oracle: &mut tokenizers::Tokenizer,
+    tokenizer: &Tokenizer<'_>,
+    text: &str,
+) {
+    oracle.set_encode_special_tokens(true);
+    let wanted = oracle.encode(text, true).unwrap();
+    let options = EncodeOptions { parse_special: false, ..EncodeOptions::default() };
+    assert_eq!(encode_with(tokenizer, text, options), wanted.get_ids(), "{name}: {text:?}");
+    oracle.set_encode_special_tokens(false);
+}
+
 /// A small generator of pseudorandom numbers (SplitMix64), so that failures repeat.
 pub struct Random(pub u64);
 

@@ -33,6 +33,7 @@ pub use config::{Arch, ModelConfig};
 pub use entry::{Dtype, TensorEntry};
 pub use generation::GenerationDefaults;
 pub use ggml::{Block, StoredGroup};
+pub use gguf::gguf_tokenizer;
 pub use names::{LayerTensor, TensorKind};
 
 use crate::PackError;

@@ -82,6 +82,11 @@ pub enum TensorKind {
     Layer(usize, LayerTensor),
 }
 
+/// The number of a layer, as names spell it. "+1" and "01" also parse as 1, and would let two names share a role.
+pub(super) fn layer_number(text: &str) -> Option<usize> {
+    text.parse().ok().filter(|layer: &usize| layer.to_string() == text)
+}
+
 impl TensorKind {
     /// Reads a tensor's name, in Hugging Face's spelling or the original one.
     pub(super) fn parse(name: &str) -> Option<Self> {
@@ -94,11 +99,7 @@ impl TensorKind {
             _ => {}
         }
         let (index, suffix) = name.strip_prefix("backbone.layers.")?.split_once('.')?;
-        let layer: usize = index.parse().ok()?;
-        // "+1" and "01" also parse as 1, and would let two names share a role.
-        if layer.to_string() != index {
-            return None;
-        }
+        let layer = layer_number(index)?;
         let tensor = LayerTensor::ALL.into_iter().find(|tensor| tensor.suffix() == suffix)?;
         Some(Self::Layer(layer, tensor))
     }

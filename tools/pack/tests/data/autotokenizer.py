@@ -5,11 +5,7 @@
 A case is a patch of the base tokenizer.json (as by RFC 7396), the files beside it, and, for each text, the ids; or the
 error with which AutoTokenizer ends.
 """
-import copy, json, os, sys, tempfile, warnings
-
-os.environ.update(TRANSFORMERS_VERBOSITY="critical", HF_HUB_OFFLINE="1")
-warnings.filterwarnings("ignore")
-from transformers import AutoTokenizer
+from folders import flags, write
 from transformers.models.mamba import MambaConfig
 
 letters = [*range(33, 127), *range(161, 173), *range(174, 256)]
@@ -21,11 +17,6 @@ for byte in range(256):
 merges = [["Ġ", "t"], ["h", "e"], ["Ġt", "he"], ["l", "o"]]
 for left, right in merges:
     vocab[left + right] = len(vocab)
-
-
-def flags(content, **changed):
-    token = dict(content=content, single_word=False, lstrip=False, rstrip=False, normalized=False, special=True)
-    return {**token, **changed}
 
 
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
@@ -171,39 +162,6 @@ case("added_tokens.json, beside added_tokens_decoder", config={**T, "added_token
     "0": flags("<|endoftext|>")}}, added={"<|im_end|>": 261})
 
 
-def patch(target, change):
-    for key, value in change.items():
-        if isinstance(value, dict) and isinstance(target.get(key), dict):
-            patch(target[key], value)
-        elif value is None:
-            target.pop(key, None)
-        else:
-            target[key] = value
-    return target
-
-
-def run(case):
-    with tempfile.TemporaryDirectory() as folder:
-        def write(name, value):
-            if value is not None:
-                with open(os.path.join(folder, name), "w") as file:
-                    json.dump(value, file)
-        tokenizer = patch(copy.deepcopy(BASE), case["tokenizer"])
-        absent = dict.fromkeys(["normalizer", "post_processor", "padding", "truncation"])
-        write("tokenizer.json", {**absent, **tokenizer})
-        write("tokenizer_config.json", case["tokenizer_config"])
-        write("special_tokens_map.json", case["special_tokens_map"])
-        write("added_tokens.json", case["added_tokens"])
-        write("config.json", {"model_type": "mamba", "vocab_size": 300, "tokenizer_class": case["model_class"]})
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(folder)
-            case["ids"] = [tokenizer(text)["input_ids"] for text in case["texts"]]
-            case["named"] = tokenizer.special_tokens_map
-            case["special"] = [id for id in range(300) if tokenizer.decode([id]) and not tokenizer.decode([id], skip_special_tokens=True)]
-        except Exception as error:
-            case["error"] = f"{type(error).__name__}: {error}".splitlines()[0][:120]
-        return {key: value for key, value in case.items() if value not in (None, {}) or key == "tokenizer_config" and value == {}}
-
-
-lines = ",\n".join(json.dumps(run(case), ensure_ascii=False, separators=(",", ":")) for case in cases)
-print(f'{{"base": {json.dumps(BASE, ensure_ascii=False)},\n"cases": [\n{lines}\n]}}')
+# Those that are left out of a text where it is asked for.
+write(BASE, cases, lambda tokenizer: [
+    id for id in range(300) if tokenizer.decode([id]) and not tokenizer.decode([id], skip_special_tokens=True)])

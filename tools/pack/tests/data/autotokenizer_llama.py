@@ -4,11 +4,7 @@
 
 The form is that of autotokenizer.json.
 """
-import copy, json, os, tempfile, warnings
-
-os.environ.update(TRANSFORMERS_VERBOSITY="critical", HF_HUB_OFFLINE="1")
-warnings.filterwarnings("ignore")
-from transformers import AutoTokenizer
+from folders import flags, write
 
 vocab = {"<unk>": 0, "<s>": 1, "</s>": 2}
 for byte in range(256):
@@ -19,10 +15,6 @@ merges = [["▁", "t"], ["h", "e"], ["▁t", "he"], ["l", "o"], ["▁", "▁"], 
 for left, right in merges:
     vocab[left + right] = len(vocab)
 NEXT = len(vocab)
-
-
-def flags(content, **changed):
-    return {**dict(content=content, single_word=False, lstrip=False, rstrip=False, normalized=False, special=True), **changed}
 
 
 NAMES = ["<unk>", "<s>", "</s>"]
@@ -73,37 +65,6 @@ for cls in ["PreTrainedTokenizerFast", "LlamaTokenizer", "LlamaTokenizerFast"]:
         case(f"{n}: no template", {**tokenizer, "post_processor": None}, c)
 
 
-def patch(target, change):
-    for key, value in change.items():
-        if isinstance(value, dict) and isinstance(target.get(key), dict):
-            patch(target[key], value)
-        elif value is None:
-            target.pop(key, None)
-        else:
-            target[key] = value
-    return target
-
-
-def run(case):
-    with tempfile.TemporaryDirectory() as folder:
-        def write(name, value):
-            with open(os.path.join(folder, name), "w") as file:
-                json.dump(value, file)
-        tokenizer = patch(copy.deepcopy(BASE), case["tokenizer"])
-        absent = dict.fromkeys(["normalizer", "pre_tokenizer", "post_processor", "padding", "truncation"])
-        write("tokenizer.json", {**absent, **tokenizer})
-        write("tokenizer_config.json", case["tokenizer_config"])
-        write("config.json", {"model_type": "mamba", "vocab_size": 300})
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(folder)
-            case["ids"] = [tokenizer(text)["input_ids"] for text in case["texts"]]
-            case["named"] = tokenizer.special_tokens_map
 # Not by decoding: tokenizers 0.23 shows normalised special tokens that it is to leave out; 0.22 does not.
-            case["special"] = sorted(id for id, token in tokenizer.added_tokens_decoder.items() if token.special)
-        except Exception as error:
-            case["error"] = f"{type(error).__name__}: {error}".splitlines()[0][:120]
-        return {key: value for key, value in case.items() if value not in (None, {})}
-
-
-lines = ",\n".join(json.dumps(run(case), ensure_ascii=False, separators=(",", ":")) for case in cases)
-print(f'{{"base": {json.dumps(BASE, ensure_ascii=False)},\n"cases": [\n{lines}\n]}}')
+write(BASE, cases, lambda tokenizer: sorted(
+    id for id, token in tokenizer.added_tokens_decoder.items() if token.special))

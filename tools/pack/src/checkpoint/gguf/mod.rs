@@ -11,9 +11,10 @@ mod tests;
 mod tokenizer;
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use super::entry::{Dtype, Shard, Shards, TensorEntry};
-use super::place::Place;
+use super::place::{Folder, Place};
 use super::{Arch, GenerationDefaults, LayerTensor, ModelConfig, TensorKind};
 use crate::PackError;
 use metadata::Metadata;
@@ -51,6 +52,16 @@ impl Gguf {
         texts.notes.append(&mut notes);
         Ok(Self { config, generation, shards, texts })
     }
+}
+
+/// The tokenizer.json that the metadata of a GGUF file stand for, which may have no weights; `None` if it has no tokenizer.
+///
+/// # Errors
+/// What is wrong with the file, and a tokenizer of a kind that is not read.
+pub fn gguf_tokenizer(path: &Path) -> Result<Option<Vec<u8>>, PackError> {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let (_, header) = open(&Folder::of(path), name)?;
+    Ok(Texts::read(&header.metadata)?.tokenizer)
 }
 
 fn open(place: &dyn Place, name: &str) -> Result<(Shard, Header), PackError> {

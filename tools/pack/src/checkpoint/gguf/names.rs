@@ -1,5 +1,6 @@
 //! What the tensors of a GGUF file are called.
 
+use crate::checkpoint::names::layer_number;
 use crate::checkpoint::{LayerTensor, TensorKind};
 
 /// Reads a tensor's name.
@@ -11,11 +12,7 @@ pub(super) fn parse(name: &str) -> Option<TensorKind> {
         _ => {}
     }
     let (index, suffix) = name.strip_prefix("blk.")?.split_once('.')?;
-    let layer: usize = index.parse().ok()?;
-    // "+1" and "01" also parse as 1, and would let two names share a role.
-    if layer.to_string() != index {
-        return None;
-    }
+    let layer = layer_number(index)?;
     let tensor = match suffix {
         "attn_norm.weight" => LayerTensor::Norm,
         "ssm_in.weight" => LayerTensor::InProj,

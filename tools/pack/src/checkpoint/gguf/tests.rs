@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use elapid_core::format::Quant;
-use elapid_core::tokenizer::{EncodeOptions, Encoder, Tokenizer};
+use elapid_core::tokenizer::Tokenizer;
 use elapid_test_support::gguf::{Gguf, Random, Value, kind, model, values, with_tokens};
 use serde_json::Value as Json;
 
@@ -291,51 +291,4 @@ fn scores_become_merges() {
     assert_eq!(json["post_processor"]["single"][0]["SpecialToken"]["id"], "<s>");
     gguf.set("tokenizer.ggml.scores", Value::F32s(vec![0.0]));
     refused(&gguf, &["1 elements for 9 tokens"]);
-}
-
-/// The vocabularies of real models, where they are at hand: `ELAPID_GGUF_VOCABULARIES` names a folder with ggml-vocab-NAME.gguf, and
-/// beside each .inp and .out with texts and their ids, or NAME-tokenizer.json.
-#[test]
-fn real_vocabularies_give_their_published_ids() {
-    let Some(folder) = std::env::var_os("ELAPID_GGUF_VOCABULARIES").map(PathBuf::from) else {
-        println!("skipped: ELAPID_GGUF_VOCABULARIES names no folder");
-        return;
-    };
-    let encode = |table: &[u8], text: &str| {
-        let tokenizer = Tokenizer::parse(table).unwrap();
-        let (mut tokens, mut scratch) = (Vec::new(), vec![0; 1 << 20]);
-        let options = EncodeOptions { add_special: false, ..EncodeOptions::default() };
-        let mut encoder = Encoder::new(text, options);
-        encoder.run(&tokenizer, &mut scratch, &mut |token| tokens.push(token)).unwrap();
-        tokens
-    };
-    for name in ["gpt-neox", "falcon", "gpt-2", "llama-spm", "llama-bpe", "qwen2", "starcoder"] {
-        let path = folder.join(format!("ggml-vocab-{name}.gguf"));
-        let shard = super::Shard { file: Box::new(fs::File::open(&path).unwrap()), path: path.clone() };
-        let header = super::reader::read(&shard).unwrap();
-        let texts = super::Texts::read(&header.metadata).unwrap();
-        let table = crate::tokenizer::compile(&texts.tokenizer.unwrap()).unwrap();
-        if let Ok(json) = fs::read(folder.join(format!("{name}-tokenizer.json"))) {
-            let text = "Hello  world, it's 12345 \u{e9}t\u{e9}\n\n\tcaf\u{e9}s \u{4f60}\u{597d} \u{1f600} f(x):\r\n    x**2 ...";
-            let other = crate::tokenizer::compile(&json).unwrap();
-            assert_eq!(encode(&table, text), encode(&other, text), "{name}");
-        }
-        let beside = |end: &str| fs::read_to_string(format!("{}.{end}", path.display()));
-        let (Ok(texts), Ok(ids)) = (beside("inp"), beside("out")) else { continue };
-        let mut texts: Vec<&str> = texts.split("\n__ggml_vocab_test__\n").collect();
-        let ids: Vec<&str> = ids.lines().collect();
-        // A separator is behind the last one too.
-        texts.pop_if(|last| last.is_empty());
-        assert_eq!(texts.len(), ids.len(), "{name}");
-        let mut wrong = Vec::new();
-        for (text, ids) in texts.iter().zip(&ids) {
-            let wanted: Vec<u32> = ids.split_whitespace().map(|id| id.parse().unwrap()).collect();
-            let found = encode(&table, text);
-            if found != wanted {
-                wrong.push(format!("{text:?}: {found:?}, not {wanted:?}"));
-            }
-        }
-        assert!(wrong.is_empty(), "{name}: {} of {}: {}", wrong.len(), texts.len(), wrong.join("\n"));
-        println!("{name}: {} texts", texts.len());
-    }
 }
