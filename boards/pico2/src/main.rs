@@ -92,6 +92,19 @@ fn main() -> ! {
     stop()
 }
 
+/// Hands out a text with the line ends that a terminal wants.
+fn with_line_ends(text: &str, mut send: impl FnMut(&[u8])) {
+    for line in text.split_inclusive('\n') {
+        match line.strip_suffix('\n') {
+            Some(line) => {
+                send(line.as_bytes());
+                send(b"\r\n");
+            }
+            None => send(line.as_bytes()),
+        }
+    }
+}
+
 /// Maps the PSRAM, where there is one and the clock is the one that its timing is for.
 fn start_psram(clocks: &ClocksManager) -> Option<usize> {
     if clocks.system_clock.freq() != SYSTEM_MHZ.MHz::<1, 1>() {

@@ -43,16 +43,10 @@ impl Pico2 {
 
 impl fmt::Write for Pico2 {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        for line in text.split_inclusive('\n') {
+        crate::with_line_ends(text, |bytes| {
             self.watchdog.feed();
-            match line.strip_suffix('\n') {
-                Some(line) => {
-                    self.uart.write_full_blocking(line.as_bytes());
-                    self.uart.write_full_blocking(b"\r\n");
-                }
-                None => self.uart.write_full_blocking(line.as_bytes()),
-            }
-        }
+            self.uart.write_full_blocking(bytes);
+        });
         Ok(())
     }
 }

@@ -92,15 +92,7 @@ impl Pico2 {
 
 impl fmt::Write for Pico2 {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        for line in text.split_inclusive('\n') {
-            match line.strip_suffix('\n') {
-                Some(line) => {
-                    self.send(line.as_bytes());
-                    self.send(b"\r\n");
-                }
-                None => self.send(line.as_bytes()),
-            }
-        }
+        crate::with_line_ends(text, |bytes| self.send(bytes));
         Ok(())
     }
 }
