@@ -185,14 +185,7 @@ impl Chat {
 
     /// The conversation as text, up to where the model answers.
     fn text(&self) -> Result<String, Error> {
-        let Some(template) = &self.template else {
-            let mut text = String::new();
-            for Message { role, content } in &self.messages {
-                let gap = if role == ASSISTANT || text.is_empty() { "" } else { "\n" };
-                text.extend([gap, content]);
-            }
-            return Ok(text);
-        };
+        let Some(template) = &self.template else { return Ok(plain_chat(&self.messages)) };
         template
             .render_chat(&self.messages, &self.names, true)
             .map_err(|cause| Error::Template { model: self.session.model().name().into(), cause })
@@ -267,6 +260,17 @@ impl Chat {
         let messages = self.messages.clone();
         Ok(Self { messages, ..Self::new(self.session.fork()?)? })
     }
+}
+
+/// A conversation as plain text, for models without a chat template: messages of the user and the system begin a line, answers go on.
+#[must_use]
+pub fn plain_chat(messages: &[Message]) -> String {
+    let mut text = String::new();
+    for Message { role, content } in messages {
+        let gap = if role == ASSISTANT || text.is_empty() { "" } else { "\n" };
+        text.extend([gap, content]);
+    }
+    text
 }
 
 /// The text that tokens spell; without the special ones if they are not `plain` text.

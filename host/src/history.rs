@@ -108,7 +108,7 @@ impl Session {
     /// A copy of the state and of the logits after the last token.
     pub(crate) fn snapshot(&mut self) -> Result<Snapshot, Error> {
         let logits = last_logits(self.lease.model(), &mut self.sequence, &self.past)?;
-        Ok(Snapshot::new(self.sequence.memory.keep()?, logits))
+        Ok(Snapshot::new(self.sequence.memory.keep(0)?, logits))
     }
 
     /// Goes back to the last mark before this point, or to the beginning, and returns how many tokens are left.
@@ -149,7 +149,7 @@ impl Session {
             None => self.clear(),
             Some((at, mark)) => {
                 self.past.marks.forget_after(at);
-                self.sequence.restore(self.lease.model(), &mark)?;
+                self.sequence.restore(self.lease.model(), 0, &mark)?;
             }
         }
         self.past.pending.clear();
@@ -194,7 +194,7 @@ impl Session {
 
     /// Goes on from a copy of another session's state, after these tokens.
     pub(crate) fn stand(&mut self, tokens: &[u32], snapshot: Snapshot) -> Result<(), Error> {
-        self.sequence.restore(self.lease.model(), &snapshot)?;
+        self.sequence.restore(self.lease.model(), 0, &snapshot)?;
         self.past.clear();
         self.past.tokens.extend(tokens);
         self.past.marks.set(tokens.len(), snapshot);
@@ -208,7 +208,7 @@ impl Session {
     pub fn fork(&mut self) -> Result<Self, Error> {
         let snapshot = self.snapshot()?;
         let mut other = self.model().session(&self.options)?;
-        other.sequence.restore(other.lease.model(), &snapshot)?;
+        other.sequence.restore(other.lease.model(), 0, &snapshot)?;
         other.past = self.past.clone();
         Ok(other)
     }

@@ -21,6 +21,9 @@ pub(crate) enum Error {
         /// How many more there are.
         others: usize,
     },
+    /// The server could not start.
+    #[cfg(feature = "serve")]
+    Serve(String),
     /// The reader of the output has closed it. Nothing is printed.
     ClosedOutput,
 }
@@ -43,6 +46,8 @@ impl Error {
             Self::Library(error) => error.class() as u8,
             Self::Usage(_) => ExitClass::Usage as u8,
             Self::Damaged { .. } => ExitClass::BadModel as u8,
+            #[cfg(feature = "serve")]
+            Self::Serve(_) => ExitClass::Failure as u8,
             Self::ClosedOutput => 0,
         }
     }
@@ -56,6 +61,8 @@ impl std::fmt::Display for Error {
             ),
             Self::Library(error) => write!(f, "{error}{}", advice(error)),
             Self::Usage(text) => f.write_str(text),
+            #[cfg(feature = "serve")]
+            Self::Serve(text) => f.write_str(text),
             Self::Damaged { model, first, others } => {
                 let more = match others {
                     0 => String::new(),

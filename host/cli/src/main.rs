@@ -20,6 +20,8 @@ mod package;
 mod perplexity;
 mod run;
 mod sampling;
+#[cfg(feature = "serve")]
+mod serve;
 mod session;
 mod stream;
 mod tokenize;
@@ -49,6 +51,8 @@ struct Cli {
 enum Command {
     Run(run::Args),
     Chat(chat::Args),
+    #[cfg(feature = "serve")]
+    Serve(serve::Args),
     Logits(logits::Args),
     Perplexity(perplexity::Args),
     Tokenize(tokenize::Args),
@@ -64,6 +68,8 @@ fn perform(command: Command) -> Result<(), Failure> {
     match command {
         Command::Run(args) => run::run(args)?,
         Command::Chat(args) => chat::run(args)?,
+        #[cfg(feature = "serve")]
+        Command::Serve(args) => serve::run(args)?,
         Command::Logits(args) => logits::run(&args)?,
         Command::Perplexity(args) => perplexity::run(&args)?,
         Command::Tokenize(args) => tokenize::run(args)?,

@@ -120,6 +120,12 @@ impl ComputeArgs {
         self.open_with(model, &options)
     }
 
+    /// Opens a file, or the bundled model, as the options say.
+    #[cfg(feature = "serve")]
+    pub(super) fn open_quietly(&self, model: Option<&Path>) -> Result<Model, elapid::Error> {
+        open(model, &self.options())
+    }
+
     /// Opens a file, or the bundled model, and streams it only if that was asked for.
     pub(super) fn open_as_asked(&self, model: Option<&Path>) -> Result<Model, Error> {
         self.open_with(model, &self.options())
@@ -162,10 +168,10 @@ fn does_not_fit(file: u64, free: Option<u64>) -> Option<String> {
 }
 
 /// Opens a file, or the bundled model.
-fn open(model: Option<&Path>, options: &ModelOptions) -> Result<Model, Error> {
+fn open(model: Option<&Path>, options: &ModelOptions) -> Result<Model, elapid::Error> {
     match model {
-        Some(path) => Ok(Model::open(path, options)?),
-        None => Ok(Model::bundled(options)?),
+        Some(path) => Model::open(path, options),
+        None => Model::bundled(options),
     }
 }
 
@@ -208,7 +214,7 @@ impl StateArgs {
 
 /// Opens a model to look at it only: on one thread.
 pub(super) fn open_to_read(model: Option<&Path>) -> Result<Model, Error> {
-    open(model, &ModelOptions::default().threads(1))
+    Ok(open(model, &ModelOptions::default().threads(1))?)
 }
 
 /// Whether an argument is a packed model by its name.

@@ -9,7 +9,7 @@ use elapid_core::format::Fingerprint;
 use crate::model::Lease;
 use crate::past::{SPACING, Snapshot};
 use crate::session::InParts;
-use crate::{Error, Model, Numbers, Reused, Session, Watch};
+use crate::{Batch, Error, Model, Numbers, Reused, Session, SessionOptions, Watch};
 
 pub use tree::Eviction;
 use tree::{Found, Tree};
@@ -22,12 +22,27 @@ const LEAST: usize = 4;
 struct Key {
     fingerprint: Fingerprint,
     numbers: Numbers,
+    owner: u64,
 }
 
 impl Key {
     fn of(session: &Session) -> Self {
-        Self { fingerprint: session.model().header().fingerprint(), numbers: session.numbers() }
+        Self::new(session.model(), session.numbers(), 0)
     }
+
+    fn new(model: &Model, numbers: Numbers, owner: u64) -> Self {
+        Self { fingerprint: model.header().fingerprint(), numbers, owner }
+    }
+}
+
+/// What a cache had of a prompt: see [`PrefixCache::begin`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Prefix {
+    /// Tokens that the sequence now has.
+    pub cached: usize,
+    /// Tokens after which a copy is worth keeping on the way, because other prompts diverge there.
+    pub branch: Option<usize>,
 }
 
 /// What a cache has done.
@@ -155,13 +170,7 @@ impl PrefixCache {
                 own
             }
         };
-        {
-            let stats = &mut self.inner().stats;
-            stats.requests += 1;
-            stats.hits += u64::from(base > 0);
-            stats.cached += base as u64;
-            stats.computed += (tokens.len() - base) as u64;
-        }
+        self.count(base, tokens.len() - base);
         let layers = u64::from(session.model().config().n_layer);
         let mut parts = InParts::new(watch, (tokens.len() - base) as u64 * layers);
         let mut at = base;
@@ -186,12 +195,78 @@ impl PrefixCache {
     pub fn keep(&self, session: &mut Session) -> Result<(), Error> {
         let model = session.model().clone();
         session.sequence.memory.check_ready(&model)?;
-        let key = Key::of(session);
-        let bytes = copy_bytes(&model, session);
+        let (key, tokens) = (Key::of(session), session.past.tokens.clone());
+        self.admit(key, &tokens, copy_bytes(&model, session.options), || session.snapshot())
+    }
+
+    /// Puts a sequence of a batch at the longest prefix of `tokens` that the cache has for this `owner`; at none if there is none. Owners
+    /// share nothing, so that nobody learns from the time that an answer takes what others asked. Where the whole prompt was there,
+    /// [`Batch::logits`] gives the logits after it. Otherwise feed the rest, and call [`PrefixCache::keep_in`] after it.
+    ///
+    /// # Errors
+    /// As [`Batch::clear`], and [`Error::Step`] for a token that the model does not know.
+    pub fn begin(
+        &self,
+        batch: &mut Batch,
+        sequence: usize,
+        owner: u64,
+        tokens: &[u32],
+    ) -> Result<Prefix, Error> {
+        crate::session::check_tokens(batch.model(), tokens)?;
+        batch.clear(sequence)?;
+        let key = Key::new(batch.model(), batch.numbers, owner);
+        let Found { mut best, shared } = self.inner().tree.find(&key, tokens);
+        if best.as_ref().is_some_and(|(at, snapshot)| *at == tokens.len() && snapshot.logits().is_none()) {
+            // Good only for what goes on from it.
+            best = self.inner().tree.find(&key, &tokens[..tokens.len() - 1]).best;
+        }
+        let cached = best.as_ref().map_or(0, |(at, _)| *at);
+        if let Some((_, snapshot)) = best {
+            batch.restore(sequence, &snapshot)?;
+        }
+        self.count(cached, tokens.len() - cached);
+        let branch = Some(shared).filter(|shared| *shared >= cached + LEAST && *shared < tokens.len());
+        Ok(Prefix { cached, branch })
+    }
+
+    /// Keeps a copy of the state of a sequence that was fed `tokens` since it was empty, as [`PrefixCache::keep`] does. The logits after its last
+    /// token are kept if [`Batch::logits`] gives them.
+    ///
+    /// # Errors
+    /// [`Error::Memory`], and what [`Batch::logits`] returns.
+    pub fn keep_in(
+        &self,
+        batch: &mut Batch,
+        sequence: usize,
+        owner: u64,
+        tokens: &[u32],
+    ) -> Result<(), Error> {
+        let model = batch.model().clone();
+        let bytes = copy_bytes(&model, SessionOptions::default().numbers(batch.numbers));
+        self.admit(Key::new(&model, batch.numbers, owner), tokens, bytes, || batch.snapshot(sequence))
+    }
+
+    /// Counts a prompt.
+    fn count(&self, cached: usize, computed: usize) {
+        let stats = &mut self.inner().stats;
+        stats.requests += 1;
+        stats.hits += u64::from(cached > 0);
+        stats.cached += cached as u64;
+        stats.computed += computed as u64;
+    }
+
+    /// Makes room for a copy of `bytes` bytes, and puts it in.
+    fn admit(
+        &self,
+        key: Key,
+        tokens: &[u32],
+        bytes: usize,
+        snapshot: impl FnOnce() -> Result<Snapshot, Error>,
+    ) -> Result<(), Error> {
         let mut gone = Vec::new();
         let admitted = {
             let mut inner = self.inner();
-            let admitted = inner.tree.admit(key, &session.past.tokens, bytes, &mut gone);
+            let admitted = inner.tree.admit(key, tokens, bytes, &mut gone);
             inner.stats.evicted += gone.len() as u64;
             admitted
         };
@@ -200,12 +275,12 @@ impl PrefixCache {
         if !admitted {
             return Ok(());
         }
-        let snapshot = session.snapshot();
+        let snapshot = snapshot();
         let mut inner = self.inner();
         match snapshot {
-            Ok(snapshot) => inner.tree.fill(&key, &session.past.tokens, snapshot),
+            Ok(snapshot) => inner.tree.fill(&key, tokens, snapshot),
             Err(error) => {
-                inner.tree.take_out(&key, &session.past.tokens);
+                inner.tree.take_out(&key, tokens);
                 return Err(error);
             }
         }
@@ -213,7 +288,7 @@ impl PrefixCache {
     }
 }
 
-/// Bytes of a copy of a session's state: numbers, logits, and what holds them.
-fn copy_bytes(model: &Model, session: &Session) -> usize {
-    session.options.mark_bytes(model.config()).saturating_add(512)
+/// Bytes of a copy of a sequence's state: numbers, logits, and what holds them.
+fn copy_bytes(model: &Model, options: SessionOptions) -> usize {
+    options.mark_bytes(model.config()).saturating_add(512)
 }
