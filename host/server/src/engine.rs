@@ -111,7 +111,7 @@ pub(crate) struct Counters {
 /// A model that is being served. Dropping it stops its thread.
 #[derive(Debug)]
 pub(crate) struct Engine {
-    requests: Mutex<Option<Sender<(Request, Instant)>>>,
+    requests: Mutex<Option<Sender<Waiting>>>,
     pub counters: Arc<Counters>,
     stop: Arc<AtomicBool>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -179,7 +179,7 @@ impl Engine {
             return Err(Refused::Full);
         }
         let sender = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
-        let sent = sender.as_ref().map(|sender| sender.send((request, Instant::now())));
+        let sent = sender.as_ref().map(|sender| sender.send(Waiting { request: Box::new(request), since: Instant::now() }));
         if !matches!(sent, Some(Ok(()))) {
             waiting.fetch_sub(1, Ordering::Relaxed);
             return Err(Refused::Stopping);
@@ -201,6 +201,12 @@ impl Drop for Engine {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+/// A request in the queue.
+struct Waiting {
+    request: Box<Request>,
+    since: Instant,
 }
 
 /// What tokens mean, and what ends a text.
@@ -252,11 +258,11 @@ struct Scheduler {
     batch: Batch,
     eos: Vec<u32>,
     cache: Arc<PrefixCache>,
-    receiver: Receiver<(Request, Instant)>,
+    receiver: Receiver<Waiting>,
     counters: Arc<Counters>,
     stop: Arc<AtomicBool>,
     /// Waiting requests by their owners; the front one is next.
-    queues: VecDeque<(u64, VecDeque<(Request, Instant)>)>,
+    queues: VecDeque<(u64, VecDeque<Waiting>)>,
     slots: Vec<Option<()>>,
     /// Seconds of a step, on average.
     step_time: f64,
@@ -307,8 +313,8 @@ impl Scheduler {
         }
     }
 
-    fn enqueue(&mut self, request: (Request, Instant)) {
-        let owner = request.0.owner;
+    fn enqueue(&mut self, request: Waiting) {
+        let owner = request.request.owner;
         match self.queues.iter_mut().find(|(known, _)| *known == owner) {
             Some((_, queue)) => queue.push_back(request),
             None => self.queues.push_back((owner, VecDeque::from([request]))),
@@ -316,7 +322,7 @@ impl Scheduler {
     }
 
     /// The next request whose reader is there: owners take turns.
-    fn next(&mut self) -> Option<(Request, Instant)> {
+    fn next(&mut self) -> Option<Waiting> {
         loop {
             let (owner, mut queue) = self.queues.pop_front()?;
             let request = queue.pop_front();
@@ -325,7 +331,7 @@ impl Scheduler {
             }
             let request = request?;
             self.counters.waiting.fetch_sub(1, Ordering::Relaxed);
-            if !request.0.events.is_closed() {
+            if !request.request.events.is_closed() {
                 return Some(request);
             }
             self.counters.cancelled.fetch_add(1, Ordering::Relaxed);
@@ -336,9 +342,9 @@ impl Scheduler {
     fn admit<'t>(&mut self, running: &mut [Option<Running<'t>>], tokenizer: &'t Tokenizer<'t>) {
         for slot in 0..running.len() {
             while running[slot].is_none() {
-                let Some((request, since)) = self.next() else { return };
+                let Some(Waiting { request, since }) = self.next() else { return };
                 self.counters.requests.fetch_add(1, Ordering::Relaxed);
-                match self.begin(slot, request, since, tokenizer) {
+                match self.begin(slot, *request, since, tokenizer) {
                     Ok(begun) => running[slot] = Some(begun),
                     Err((events, error)) => fail(&self.counters, &events, error),
                 }
@@ -502,7 +508,7 @@ impl Scheduler {
         };
         self.turn += 1;
         // Short prompts don't wait behind long ones, nor long ones for ever.
-        let next = if self.turn % 2 == 0 {
+        let next = if self.turn.is_multiple_of(2) {
             reading().min_by_key(|(_, text)| text.began)
         } else {
             reading().min_by_key(|(_, text)| text.unread())
@@ -585,7 +591,7 @@ impl Scheduler {
 
     /// Ends everything: what was generated until now is complete.
     fn end_all(&mut self, running: &mut [Option<Running<'_>>]) {
-        while let Some((request, _)) = self.next() {
+        while let Some(Waiting { request, .. }) = self.next() {
             let _ = request.events.send(Event::Failed("the server is stopping: ask again later".into()));
         }
         for text in running.iter_mut().flatten() {

@@ -87,10 +87,23 @@ pub fn serve(
     load: impl FnOnce() -> Result<Vec<(String, Model)>, elapid::Error> + Send + 'static,
     ready: impl FnOnce(SocketAddr),
 ) -> Result<(), ServeError> {
+    serve_until(options, load, ready, std::future::pending())
+}
+
+/// As [`serve`], until `stop` is done or a signal comes.
+///
+/// # Errors
+/// As [`serve`].
+pub fn serve_until(
+    options: ServeOptions,
+    load: impl FnOnce() -> Result<Vec<(String, Model)>, elapid::Error> + Send + 'static,
+    ready: impl FnOnce(SocketAddr),
+    stop: impl Future<Output = ()>,
+) -> Result<(), ServeError> {
     // Handlers only wait: the models have threads of their own.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.map_err(ServeError::System)?;
-    let served = runtime.block_on(run(options, load, ready));
+    let served = runtime.block_on(run(options, load, ready, stop));
     runtime.shutdown_timeout(Duration::from_secs(1));
     served
 }
@@ -99,13 +112,20 @@ async fn run(
     options: ServeOptions,
     load: impl FnOnce() -> Result<Vec<(String, Model)>, elapid::Error> + Send + 'static,
     ready: impl FnOnce(SocketAddr),
+    stop: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
     let tls = options.tls.as_ref().map(|(certificates, key)| acceptor(certificates, key)).transpose()?;
     let address = format!("{}:{}", options.host, options.port);
     let listen = |cause| ServeError::Listen { address: address.clone(), cause };
     let listener = TcpListener::bind((options.host.as_str(), options.port)).await.map_err(listen)?;
     let local = listener.local_addr().map_err(listen)?;
-    let mut stop = Signals::new().map_err(ServeError::System)?;
+    let mut signals = Signals::new().map_err(ServeError::System)?;
+    let mut stop = std::pin::pin!(async {
+        tokio::select! {
+            () = signals.next() => {}
+            () = stop => {}
+        }
+    });
     let app = Arc::new(App { options, models: OnceLock::new(), started: Instant::now() });
     let (closing, closed) = watch::channel(false);
     let accepting = tokio::spawn(accept(listener, tls, Arc::clone(&app), closed));
@@ -122,7 +142,7 @@ async fn run(
     };
     let loaded = tokio::select! {
         loaded = loading => Some(loaded),
-        () = stop.next() => None,
+        () = stop.as_mut() => None,
     };
     match loaded {
         None => {}
@@ -131,7 +151,7 @@ async fn run(
         Some(Ok(Ok(()))) => {
             ready(local);
             notify("READY=1");
-            stop.next().await;
+            stop.await;
         }
     }
     notify("STOPPING=1");

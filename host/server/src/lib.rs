@@ -32,7 +32,7 @@ mod tools;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 pub use app::ServeOptions;
-pub use http::{ServeError, serve};
+pub use http::{ServeError, serve, serve_until};
 
 /// The time since 1970.
 fn now() -> Duration {

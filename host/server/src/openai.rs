@@ -230,7 +230,7 @@ impl Usage {
     /// Takes what an event says. Only the first text after a prompt says how much of it was cached.
     pub(crate) fn count(&mut self, told: &Told, choices: usize) {
         match &told.event {
-            Event::Read { cached, .. } if told.index % choices.max(1) == 0 => self.cached += cached,
+            Event::Read { cached, .. } if told.index.is_multiple_of(choices) => self.cached += cached,
             Event::End(finished) => self.completion += finished.tokens,
             _ => {}
         }
