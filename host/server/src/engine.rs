@@ -179,7 +179,9 @@ impl Engine {
             return Err(Refused::Full);
         }
         let sender = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
-        let sent = sender.as_ref().map(|sender| sender.send(Waiting { request: Box::new(request), since: Instant::now() }));
+        let sent = sender
+            .as_ref()
+            .map(|sender| sender.send(Waiting { request: Box::new(request), since: Instant::now() }));
         if !matches!(sent, Some(Ok(()))) {
             waiting.fetch_sub(1, Ordering::Relaxed);
             return Err(Refused::Stopping);

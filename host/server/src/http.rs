@@ -17,6 +17,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -411,16 +412,23 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
                 status => ApiError::new(status, "the body could not be read to its end"),
             })?;
         let mut json = serde_json::Deserializer::from_slice(&bytes);
-        let parsed = serde_path_to_error::deserialize(&mut json).map_err(|error| {
-            let path = error.path().to_string();
-            let cause = error.into_inner();
-            if cause.is_data() && path != "." {
-                ApiError::field(&path, cause.to_string())
-            } else {
-                ApiError::bad(format!("the body is not the JSON that is expected: {cause}"))
-            }
-        })?;
+        let parsed = parse(&mut json)?;
         json.end().map_err(|_| ApiError::bad("the body has more after its JSON"))?;
         Ok(Self(parsed))
     }
+}
+
+/// Reads a type from JSON; the error names the field that is wrong.
+pub(crate) fn parse<'de, T: Deserialize<'de>>(
+    json: impl serde::Deserializer<'de, Error = serde_json::Error>,
+) -> Result<T, ApiError> {
+    serde_path_to_error::deserialize(json).map_err(|error| {
+        let path = error.path().to_string();
+        let cause = error.into_inner();
+        if cause.is_data() && path != "." {
+            ApiError::field(&path, cause.to_string())
+        } else {
+            ApiError::bad(format!("the body is not the JSON that is expected: {cause}"))
+        }
+    })
 }

@@ -19,7 +19,7 @@ use serde_json::{Map, Value, json};
 use crate::app::{App, Served};
 use crate::engine::{Chosen, Event};
 use crate::error::ApiError;
-use crate::http::{Json, Owner};
+use crate::http::{Json, Owner, parse};
 use crate::job::{Accepted, Told, Wish, normalize, render, shape_of, tokens_of};
 use crate::tools::{Reader, Tools};
 
@@ -158,8 +158,6 @@ struct ChatRequest {
     top_logprobs: Option<usize>,
     tools: Option<Value>,
     tool_choice: Option<Value>,
-    #[serde(flatten)]
-    common: Common,
 }
 
 #[derive(Debug, Deserialize)]
@@ -177,8 +175,6 @@ struct CompletionRequest {
     logprobs: Option<usize>,
     echo: Option<bool>,
     suffix: Option<String>,
-    #[serde(flatten)]
-    common: Common,
 }
 
 /// What the parts of an answer begin with.
@@ -310,11 +306,12 @@ struct ChatChoice {
 async fn chat(
     State(app): State<Arc<App>>,
     Extension(Owner(owner)): Extension<Owner>,
-    Json(mut request): Json<ChatRequest>,
+    Json(body): Json<Value>,
 ) -> Result<Response, ApiError> {
-    let served = app.model(request.common.model.as_deref())?;
-    let (streams, usage_asked) = (request.common.streams(), request.common.usage());
-    let mut wish = request.common.wish()?;
+    let (request, mut common): (ChatRequest, Common) = (parse(&body)?, parse(&body)?);
+    let served = app.model(common.model.as_deref())?;
+    let (streams, usage_asked) = (common.streams(), common.usage());
+    let mut wish = common.wish()?;
     wish.max_tokens = request.max_completion_tokens.or(wish.max_tokens);
     wish.logprobs = request.logprobs.unwrap_or(false).then_some(request.top_logprobs.unwrap_or(0));
     let tools = Tools::new(request.tools.as_ref(), request.tool_choice.as_ref())?;
@@ -511,15 +508,16 @@ impl Completion {
 async fn completions(
     State(app): State<Arc<App>>,
     Extension(Owner(owner)): Extension<Owner>,
-    Json(mut request): Json<CompletionRequest>,
+    Json(body): Json<Value>,
 ) -> Result<Response, ApiError> {
-    let served = app.model(request.common.model.as_deref())?;
-    let (streams, usage_asked) = (request.common.streams(), request.common.usage());
+    let (request, mut common): (CompletionRequest, Common) = (parse(&body)?, parse(&body)?);
+    let served = app.model(common.model.as_deref())?;
+    let (streams, usage_asked) = (common.streams(), common.usage());
     let echo = request.echo.unwrap_or(false);
     if request.suffix.is_some_and(|suffix| !suffix.is_empty()) {
         return Err(ApiError::field("suffix", "this model does not fill in the middle"));
     }
-    let mut wish = request.common.wish()?;
+    let mut wish = common.wish()?;
     wish.logprobs = request.logprobs;
     wish.prompt_logprobs = echo && request.logprobs.is_some();
     let choices = wish.choices;
