@@ -17,6 +17,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("files", &[]),
     ("host", &[]),
     ("host/cli", &[]),
+    ("host/server", &[]),
     ("tests", &[]),
     ("tests/support", &[]),
     ("tools/pack", &[]),

@@ -94,7 +94,7 @@ impl Served {
             names,
             engine: Arc::new(engine),
             grammars: OnceLock::new(),
-            created: crate::now().as_secs(),
+            created: crate::clock::now().as_secs(),
         })
     }
 

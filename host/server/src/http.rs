@@ -7,8 +7,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::body::{Body, Bytes};
-use axum::extract::{DefaultBodyLimit, FromRequest, Request, State};
+use axum::body::Body;
+use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
@@ -17,8 +17,6 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
@@ -29,6 +27,7 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use crate::app::{App, ServeOptions, Served};
 use crate::error::ApiError;
+use crate::request::Owner;
 use crate::{metrics, ollama, openai, page, plain, responses};
 
 /// The time that a client has to send the head of a request, and to shake hands.
@@ -360,10 +359,6 @@ async fn bound(State(app): State<Arc<App>>, request: Request, next: Next) -> Res
     }
 }
 
-/// The number of the key that a request was sent with.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Owner(pub u64);
-
 /// Lets requests pass that have a key, if one is needed, and that no foreign page has made a browser send.
 async fn guard(State(app): State<Arc<App>>, mut request: Request<Body>, next: Next) -> Response {
     let headers = request.headers();
@@ -394,41 +389,4 @@ fn origin_allowed(allowed: &[String], headers: &HeaderMap) -> bool {
     let local = name == "localhost" || name.parse::<IpAddr>().is_ok();
     let own = local && origin.split_once("://").is_some_and(|(_, authority)| authority == host);
     own || allowed.iter().any(|allowed| allowed == "*" || allowed == origin)
-}
-
-/// The body of a request, as JSON of this type.
-#[derive(Debug)]
-pub(crate) struct Json<T>(pub T);
-
-impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
-    type Rejection = ApiError;
-
-    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        let bytes =
-            Bytes::from_request(request, state).await.map_err(|rejected| match rejected.status() {
-                StatusCode::PAYLOAD_TOO_LARGE => {
-                    ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "the body is longer than this server takes")
-                }
-                status => ApiError::new(status, "the body could not be read to its end"),
-            })?;
-        let mut json = serde_json::Deserializer::from_slice(&bytes);
-        let parsed = parse(&mut json)?;
-        json.end().map_err(|_| ApiError::bad("the body has more after its JSON"))?;
-        Ok(Self(parsed))
-    }
-}
-
-/// Reads a type from JSON; the error names the field that is wrong.
-pub(crate) fn parse<'de, T: Deserialize<'de>>(
-    json: impl serde::Deserializer<'de, Error = serde_json::Error>,
-) -> Result<T, ApiError> {
-    serde_path_to_error::deserialize(json).map_err(|error| {
-        let path = error.path().to_string();
-        let cause = error.into_inner();
-        if cause.is_data() && path != "." {
-            ApiError::field(&path, cause.to_string())
-        } else {
-            ApiError::bad(format!("the body is not the JSON that is expected: {cause}"))
-        }
-    })
 }

@@ -1,7 +1,5 @@
 //! What all interfaces have in common: from messages or a prompt to requests, and their events.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use elapid::core::sample::{SampleError, Sampler, Settings};
 use elapid::core::tokenizer::EncodeOptions;
 use elapid::{Message, encode, plain_chat};
@@ -337,7 +335,6 @@ pub(crate) fn shape_of(format: Option<&Value>) -> Result<Option<Shape>, ApiError
 
 /// A seed that differs from request to request.
 fn seed_from_clock() -> u64 {
-    let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     // Short enough for every JSON reader.
-    time.as_nanos() as u64 & ((1 << 53) - 1)
+    crate::clock::now().as_nanos() as u64 & ((1 << 53) - 1)
 }

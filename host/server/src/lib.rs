@@ -16,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 mod app;
+mod clock;
 mod engine;
 mod error;
 mod grammar;
@@ -26,15 +27,9 @@ mod ollama;
 mod openai;
 mod page;
 mod plain;
+mod request;
 mod responses;
 mod tools;
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
 pub use app::ServeOptions;
 pub use http::{ServeError, serve, serve_until};
-
-/// The time since 1970.
-fn now() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
-}

@@ -19,9 +19,9 @@ use crate::app::{App, Served};
 use crate::engine::{Event, Finished};
 use crate::error::ApiError;
 use crate::grammar::Shape;
-use crate::http::{Json, Owner};
 use crate::job::{Wish, normalize, render, tokens_of};
 use crate::openai::{OneOrMany, blocking, told};
+use crate::request::{Json, Owner};
 use crate::tools::{Reader, Tools};
 
 /// The version of Ollama whose interface this is: clients ask for it.
@@ -84,7 +84,7 @@ fn time(seconds: u64, nanos: u32) -> String {
 }
 
 fn now() -> String {
-    let now = crate::now();
+    let now = crate::clock::now();
     time(now.as_secs(), now.subsec_nanos())
 }
 

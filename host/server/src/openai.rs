@@ -19,8 +19,8 @@ use serde_json::{Map, Value, json};
 use crate::app::{App, Served};
 use crate::engine::{Chosen, Event};
 use crate::error::ApiError;
-use crate::http::{Json, Owner, parse};
 use crate::job::{Accepted, Told, Wish, normalize, render, shape_of, tokens_of};
+use crate::request::{Json, Owner, parse};
 use crate::tools::{Reader, Tools};
 
 /// The time between comments while nothing else is sent: clients and proxies give up on silence.
@@ -188,7 +188,7 @@ struct Head {
 
 impl Head {
     fn new(prefix: &str, object: &'static str, served: &Served) -> Self {
-        let now = crate::now();
+        let now = crate::clock::now();
         let id = format!("{prefix}-{:x}{:08x}", now.as_nanos(), std::process::id());
         Self { id, object, created: now.as_secs(), model: served.name.clone() }
     }

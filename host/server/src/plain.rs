@@ -10,9 +10,9 @@ use serde_json::{Value, json};
 
 use crate::app::App;
 use crate::error::ApiError;
-use crate::http::Json;
 use crate::job::{normalize, render, tokens_of};
 use crate::openai::{blocking, spell};
+use crate::request::Json;
 
 pub(crate) fn routes() -> Router<Arc<App>> {
     Router::new()

@@ -15,9 +15,9 @@ use serde_json::{Value, json};
 use crate::app::App;
 use crate::engine::Event;
 use crate::error::ApiError;
-use crate::http::{Json, Owner};
 use crate::job::{Wish, normalize, render, shape_of, tokens_of};
 use crate::openai::{Usage, blocking, events, told};
+use crate::request::{Json, Owner};
 
 pub(crate) fn routes() -> Router<Arc<App>> {
     Router::new().route("/v1/responses", post(responses))
@@ -120,7 +120,7 @@ async fn responses(
         ..Wish::default()
     };
     let messages = messages_of(request.input, request.instructions)?;
-    let now = crate::now();
+    let now = crate::clock::now();
     let object = Object {
         id: format!("resp_{:x}", now.as_nanos()),
         message: format!("msg_{:x}", now.as_nanos()),

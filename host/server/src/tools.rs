@@ -177,7 +177,7 @@ impl Reader {
             Some(Value::String(text)) => text.clone(),
             Some(arguments) => arguments.to_string(),
         };
-        let id = format!("call_{:x}_{place}", crate::now().as_nanos());
+        let id = format!("call_{:x}_{place}", crate::clock::now().as_nanos());
         Some(json!({ "id": id, "type": "function", "function": { "name": name, "arguments": arguments } }))
     }
 }

@@ -27,6 +27,11 @@ pub fn say(program: &Path) -> Result<()> {
 
 /// Builds it for a target of 64-bit ARM Linux and returns where it is.
 pub fn build(toolchain: Toolchain, target: &str) -> Result<PathBuf> {
+    build_with(toolchain, target, &[])
+}
+
+/// The same with features of the program that are not in by default.
+pub fn build_with(toolchain: Toolchain, target: &str, features: &[&str]) -> Result<PathBuf> {
     // Static, so that it runs whatever glibc the board has.
     must(toolchain.cargo_for("build", target, "-C target-feature=+crt-static", "").args([
         "--release",
@@ -34,6 +39,8 @@ pub fn build(toolchain: Toolchain, target: &str) -> Result<PathBuf> {
         "elapid-cli",
         "--bin",
         "elapid",
+        "--features",
+        &features.join(","),
     ]))?;
     Ok(toolchain.target_dir().join(target).join("release/elapid"))
 }

@@ -26,6 +26,8 @@ pub enum Work {
     Python { package: &'static str, program: &'static str, arguments: &'static [&'static str] },
     /// `cargo test` on this machine.
     HostTests { arguments: &'static [&'static str] },
+    /// Tests that drive programs of this machine with packages of Python, in the environment `name`.
+    PythonTests { name: &'static str, packages: &'static [&'static str], arguments: &'static [&'static str] },
     /// `core` for a machine without an operating system.
     Bare { target: &'static str, rustflags: &'static str },
     /// The programs type-checked for another operating system: nothing is linked.
@@ -46,7 +48,9 @@ impl Step {
     /// Steps that name the same one never run at once.
     pub fn resource(&self) -> Option<&'static str> {
         match self.work {
-            Work::Host { .. } | Work::HostTests { .. } | Work::Fuzz => Some("host"),
+            Work::Host { .. } | Work::HostTests { .. } | Work::PythonTests { .. } | Work::Fuzz => {
+                Some("host")
+            }
             Work::Target { name } if name.starts_with("pi-linux") => Some("pi-linux"),
             // Two builds of one program.
             Work::Target { name } if name.starts_with("pico2") => Some("pico2"),
@@ -83,6 +87,17 @@ pub const STEPS: &[Step] = &[
             commands: &[
                 &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"],
                 &["clippy", "-p", "elapid-core", "--no-default-features", "--", "-D", "warnings"],
+                &[
+                    "clippy",
+                    "-p",
+                    "elapid-cli",
+                    "--features",
+                    "serve",
+                    "--all-targets",
+                    "--",
+                    "-D",
+                    "warnings",
+                ],
                 &[
                     "clippy",
                     "-p",
@@ -167,6 +182,8 @@ pub const STEPS: &[Step] = &[
                 "-p",
                 "elapid",
                 "-p",
+                "elapid-server",
+                "-p",
                 "elapid-pack",
                 "-p",
                 "elapid-pack-cli",
@@ -182,7 +199,19 @@ pub const STEPS: &[Step] = &[
         shows: "every test on this machine",
         required: true,
         full: false,
-        work: Work::HostTests { arguments: &["--workspace"] },
+        work: Work::HostTests { arguments: &["--workspace", "--features", "elapid-cli/serve"] },
+    },
+    Step {
+        name: "clients",
+        group: "host",
+        shows: "clients that people have use the server: the Python packages openai and ollama",
+        required: false,
+        full: false,
+        work: Work::PythonTests {
+            name: "clients",
+            packages: &["openai==3.57.0", "ollama==0.6.3", "jsonschema==4.26.0"],
+            arguments: &["--workspace", "--features", "elapid-cli/serve", "--test", "clients"],
+        },
     },
     Step {
         name: "fuzz",
@@ -449,7 +478,7 @@ mod tests {
         assert_eq!(select(&[], true).unwrap().len(), STEPS.len());
         assert_eq!(names(&["publish"]), ["publish"]);
         assert!(!names(&["lint"]).contains(&"publish"));
-        assert_eq!(names(&["host", "fmt"]), ["fmt", "host", "fuzz", "release"]);
+        assert_eq!(names(&["host", "fmt"]), ["fmt", "host", "clients", "fuzz", "release"]);
         assert_eq!(names(&["bare-m3"]), ["bare-m3"]);
         assert_eq!(select(&["fmt".into(), "tset".into()], false).unwrap_err(), "tset");
     }
