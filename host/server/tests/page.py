@@ -109,8 +109,9 @@ class Driver:
         check(f"{where}: no violation of the security policy", not violations, violations)
 
     def fits(self, where):
-        size = self.page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
-        check(f"{where}: no horizontal scrolling at {size[1]} px", size[0] <= size[1], size)
+        wide = self.page.evaluate("""Array.from(document.querySelectorAll('html, #scroll, nav, aside, dialog[open]'))
+            .filter((it) => it.scrollWidth > it.clientWidth).map((it) => [it.id || it.nodeName, it.scrollWidth, it.clientWidth])""")
+        check(f"{where}: no horizontal scrolling", not wide, wide)
 
 
 def chat(browser, url):
