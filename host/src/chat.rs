@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::Arc;
 
 use elapid_core::format::Section;
 use elapid_core::tokenizer::{EncodeOptions, Tokenizer};
 
 use crate::Error;
+use crate::cache::PrefixCache;
 use crate::generate::{Event, GenerateOptions, Generated};
 use crate::history::{Reused, SaveOptions};
 use crate::message::Message;
@@ -78,6 +80,7 @@ pub struct Chat {
     template: Option<ChatTemplate>,
     names: BTreeMap<String, String>,
     messages: Vec<Message>,
+    cache: Option<Arc<PrefixCache>>,
 }
 
 impl Chat {
@@ -87,7 +90,13 @@ impl Chat {
     /// As [`Model::chat_template`] and [`Model::special_names`].
     pub fn new(session: Session) -> Result<Self, Error> {
         let (template, names) = (session.model().chat_template()?, session.model().special_names()?);
-        Ok(Self { session, template, names, messages: Vec::new() })
+        Ok(Self { session, template, names, messages: Vec::new(), cache: None })
+    }
+
+    /// Takes from the cache what it knows of a conversation, and keeps copies there.
+    #[must_use]
+    pub fn cached(self, cache: Arc<PrefixCache>) -> Self {
+        Self { cache: Some(cache), ..self }
     }
 
     /// A conversation that continues a session that was loaded, with these messages.
@@ -180,6 +189,9 @@ impl Chat {
         // A token that was interrupted is finished: it is part of what was said.
         self.session.resume(&mut |_| ControlFlow::Continue(()))?;
         self.session.mark()?;
+        if let Some(cache) = &self.cache {
+            cache.keep(&mut self.session)?;
+        }
         outcome
     }
 
@@ -201,7 +213,7 @@ impl Chat {
     /// Feeds the session what is missing of `text`. The tokens that it has stay as far as they spell the text, even if the text would be
     /// encoded as other tokens.
     fn read(&mut self, text: &str, watch: &mut Watch<'_>) -> Result<Reused, Error> {
-        let Self { session, template, .. } = self;
+        let Self { session, template, cache, .. } = self;
         session.resume(watch)?;
         let model = session.model().clone();
         let tokenizer = model.tokenizer()?;
@@ -219,8 +231,8 @@ impl Chat {
             text.get(said.len()..).filter(|_| known)
         };
         let before = session.tokens().len();
-        let whole = [session.tokens(), session.pending()].concat();
-        let (keep, rest) = if let Some(rest) = rest_after(&spell(&whole)) {
+        let said = [session.tokens(), session.pending()].concat();
+        let (keep, rest) = if let Some(rest) = rest_after(&spell(&said)) {
             (before, [session.pending(), &encoded(rest, false)?].concat())
         } else {
             let tokens = encoded(text, true)?;
@@ -234,6 +246,12 @@ impl Chat {
                 None => (same, tokens.get(same..).unwrap_or_default().to_vec()),
             }
         };
+        let whole = [session.tokens().get(..keep).unwrap_or_default(), &rest].concat();
+        if let Some(cache) = cache.as_ref().filter(|_| !whole.is_empty()) {
+            let read = cache.feed_to(session, &whole, watch)?;
+            session.mark()?;
+            return Ok(read);
+        }
         let replayed = session.truncate_watched(keep, watch)?;
         if !rest.is_empty() {
             session.feed_watched(&rest, watch)?;
@@ -264,8 +282,8 @@ impl Chat {
     /// # Errors
     /// As [`Session::fork`] and [`Chat::new`].
     pub fn fork(&mut self) -> Result<Self, Error> {
-        let messages = self.messages.clone();
-        Ok(Self { messages, ..Self::new(self.session.fork()?)? })
+        let (messages, cache) = (self.messages.clone(), self.cache.clone());
+        Ok(Self { messages, cache, ..Self::new(self.session.fork()?)? })
     }
 }
 

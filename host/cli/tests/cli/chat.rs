@@ -1,7 +1,7 @@
 //! `elapid chat`: what a conversation costs, its commands, and its terminal.
 
 use std::fs;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::LazyLock;
@@ -241,4 +241,28 @@ fn a_terminal_edits_stops_and_leaves() {
     terminal.wait("history", |screen| screen.trim_end().ends_with("> /stats"));
     terminal.type_keys(&["C-u", "C-d"]);
     terminal.wait("the end", |screen| screen.contains("left 0"));
+}
+
+#[test]
+fn a_file_that_a_chat_saves_to_is_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("talk").to_str().unwrap().to_owned();
+    let mut child = elapid(&["chat", &small(), "-n", "4", "--json", "--session", &file])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut input = child.stdin.take().unwrap();
+    // The first answer makes the file, the second replaces it.
+    for _ in 0..2 {
+        input.write_all(b"\"My fellow citizens\"\n").unwrap();
+        while !lines.next().unwrap().unwrap().contains("\"end\"") {}
+        // An answer is told once it is saved.
+        let other = elapid(&["run", &small(), "My", "-n", "1", "--session", &file]).output().unwrap();
+        bad(other, 2, "another program goes on from this session");
+    }
+    drop(input);
+    assert!(child.wait().unwrap().success());
+    super::good(&["run", &small(), "My", "-n", "1", "--session", &file]);
 }

@@ -2,6 +2,7 @@
 
 mod arguments;
 mod chat;
+mod prompt_cache;
 mod run;
 mod session;
 
