@@ -38,14 +38,17 @@ impl Model {
         template.map(Some).map_err(|cause| Error::Template { model: self.name().into(), cause })
     }
 
-    /// The special tokens that a template may name, by the generation defaults: `bos_token`, `eos_token` (the first one that ends a text)
-    /// and `pad_token`.
+    /// The special tokens that a template may name, such as `bos_token`, with their texts: those that transformers has for the model. In a
+    /// file without them they follow from the generation defaults: `bos_token`, `eos_token` (the first one that ends a text) and `pad_token`.
     ///
     /// # Errors
     /// As [`Model::tokenizer`] and [`Model::generation`].
     pub fn special_names(&self) -> Result<BTreeMap<String, String>, Error> {
-        let tokenizer = self.tokenizer()?;
         let Some(defaults) = self.generation()? else { return Ok(BTreeMap::new()) };
+        if let Some(names) = defaults.names {
+            return Ok(names.iter().map(|(name, text)| (name.into(), text.into())).collect());
+        }
+        let tokenizer = self.tokenizer()?;
         let named = [
             ("bos_token", defaults.bos),
             ("eos_token", defaults.eos.iter().next()),

@@ -5,6 +5,7 @@ mod chat;
 mod prompt_cache;
 mod run;
 mod session;
+mod templates;
 
 use std::fs;
 use std::io::Read;
