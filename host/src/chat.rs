@@ -83,6 +83,10 @@ pub struct Chat {
     template: Option<ChatTemplate>,
     names: BTreeMap<String, String>,
     messages: Vec<Message>,
+    /// The session's tokens before each question, as far as they are known.
+    asked_at: Vec<usize>,
+    /// The session's tokens that are left after questions were undone: it forgets the others when the next one is asked.
+    left: Option<usize>,
     cache: Option<Arc<PrefixCache>>,
 }
 
@@ -93,7 +97,15 @@ impl Chat {
     /// As [`Model::chat_template`] and [`Model::special_names`].
     pub fn new(session: Session) -> Result<Self, Error> {
         let (template, names) = (session.model().chat_template()?, session.model().special_names()?);
-        Ok(Self { session, template, names, messages: Vec::new(), cache: None })
+        Ok(Self {
+            session,
+            template,
+            names,
+            messages: Vec::new(),
+            asked_at: Vec::new(),
+            left: None,
+            cache: None,
+        })
     }
 
     /// Takes from the cache what it knows of a conversation, and keeps copies there.
@@ -114,6 +126,12 @@ impl Chat {
     #[must_use]
     pub fn session(&self) -> &Session {
         &self.session
+    }
+
+    /// Tokens of the session that belong to the conversation: all of them, but after [`Chat::undo`] until the next message.
+    #[must_use]
+    pub fn tokens(&self) -> usize {
+        self.left.unwrap_or(self.session.tokens().len())
     }
 
     /// Whether the model has a chat template.
@@ -146,6 +164,8 @@ impl Chat {
     pub fn clear(&mut self) {
         self.messages.retain(|message| message.role == SYSTEM);
         self.session.clear();
+        self.left = None;
+        self.asked_at.clear();
     }
 
     /// Removes the last message of the user and what followed, and returns the message. The session forgets them when the next message is
@@ -154,6 +174,7 @@ impl Chat {
         let last = self.messages.iter().rposition(|message| message.role == USER)?;
         let question = self.messages.get(last).map(|message| message.content.clone());
         self.messages.truncate(last);
+        self.left = self.asked_at.pop();
         question
     }
 
@@ -163,10 +184,15 @@ impl Chat {
     /// [`Error::Template`] where the template refuses the conversation, and as [`Session::feed_watched`]. The message is
     /// then no part of the conversation.
     pub fn ask(&mut self, content: &str, watch: &mut Watch<'_>) -> Result<Reused, Error> {
+        let before = self.tokens();
         self.messages.push(Message::new(USER, content));
         let read = self.text().and_then(|text| self.read(&text, watch));
-        if read.is_err() {
-            self.messages.pop();
+        match &read {
+            Ok(_) => {
+                self.left = None;
+                self.asked_at.push(before);
+            }
+            Err(_) => drop(self.messages.pop()),
         }
         read
     }
@@ -277,6 +303,8 @@ impl Chat {
     /// As there; the conversation is then as it was.
     pub fn load(&mut self, path: &Path) -> Result<(), Error> {
         self.messages = self.session.load(path)?.messages;
+        self.left = None;
+        self.asked_at.clear();
         Ok(())
     }
 
@@ -285,8 +313,9 @@ impl Chat {
     /// # Errors
     /// As [`Session::fork`] and [`Chat::new`].
     pub fn fork(&mut self) -> Result<Self, Error> {
-        let (messages, cache) = (self.messages.clone(), self.cache.clone());
-        Ok(Self { messages, cache, ..Self::new(self.session.fork()?)? })
+        let (messages, asked_at) = (self.messages.clone(), self.asked_at.clone());
+        let (left, cache) = (self.left, self.cache.clone());
+        Ok(Self { messages, asked_at, left, cache, ..Self::new(self.session.fork()?)? })
     }
 }
 

@@ -292,6 +292,7 @@ impl Talk {
             }
             Command::Load(path) => {
                 self.chat.load(&path)?;
+                self.last = Cost::default();
                 self.note(&format!("{}: {}", path.display(), count(self.chat.messages().len(), "message")));
             }
             Command::Fork(None) => {
@@ -308,6 +309,7 @@ impl Talk {
                     )));
                 };
                 self.chat = kept.fork()?;
+                self.last = Cost::default();
                 self.note(&count(self.chat.messages().len(), "message"));
             }
             Command::Undo => {
@@ -330,6 +332,7 @@ impl Talk {
             }
             Command::Clear => {
                 self.chat.clear();
+                self.last = Cost::default();
                 self.note("a new conversation");
             }
             Command::Stats => self.note(&self.stats()),
@@ -359,7 +362,9 @@ impl Talk {
 
     /// Forgets the last message of the user and what followed, and returns the message.
     fn undo(&mut self) -> Result<String, Error> {
-        self.chat.undo().ok_or_else(|| Error::Usage("nothing was said yet".into()))
+        let question = self.chat.undo();
+        self.last = Cost::default();
+        question.ok_or_else(|| Error::Usage("nothing was said yet".into()))
     }
 
     fn shown(&self) -> String {
@@ -386,9 +391,9 @@ impl Talk {
         format!(
             "{}, {} in a state of {:.1} MB, {}{last}",
             count(self.chat.messages().len(), "message"),
-            count(session.tokens().len(), "token"),
+            count(self.chat.tokens(), "token"),
             state as f64 / 1e6,
-            count(session.marks().count(), "mark"),
+            count(session.marks().filter(|mark| *mark <= self.chat.tokens()).count(), "mark"),
         )
     }
 }

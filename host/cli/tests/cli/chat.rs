@@ -122,6 +122,24 @@ fn what_was_said_is_changed() {
 }
 
 #[test]
+fn stats_are_those_of_the_conversation() {
+    let stats = "{\"command\":\"/stats\"}";
+    let undo = "{\"command\":\"/undo\"}";
+    let lines =
+        [stats, "\"My fellow\"", stats, "\"And then?\"", stats, undo, stats, undo, stats, "\"Yes\"", stats];
+    let said = answers(&[model(), "-n", "6"], &lines);
+    let told: Vec<_> =
+        said.iter().filter_map(|line| line["note"].as_str()).filter(|note| note.contains("MB")).collect();
+    let [none, one, two, undone, nothing, again] = told[..] else { panic!("{said:#?}") };
+    assert!(none.starts_with("0 messages, 0 tokens in a state of "), "{none}");
+    assert!(two.starts_with("4 messages, ") && two.contains("; last answer: "), "{two}");
+    // As it was before the second question, but that there was no answer since.
+    assert_eq!(Some(undone), one.split_once("; last answer: ").map(|(before, _)| before));
+    assert_eq!(nothing, none);
+    assert!(again.starts_with("2 messages, ") && again.contains("; last answer: "), "{again}");
+}
+
+#[test]
 fn a_conversation_goes_on_in_another_process() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("talk").to_str().unwrap().to_owned();
