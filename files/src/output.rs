@@ -121,9 +121,7 @@ impl Output {
             return synced.or_else(|e| if e.kind() == io::ErrorKind::InvalidInput { Ok(()) } else { Err(e) });
         };
         synced?;
-        if let Some(part) = unfinished().remove(part) {
-            part.persist(target).map_err(|e| e.error)?;
-        }
+        persist(part, target)?;
         // The new name, too. It is there already: a folder that can't be opened, or a file system that does this in another
         // way, is no failure.
         match File::open(folder(target)).and_then(|folder| folder.sync_all()) {
@@ -131,6 +129,21 @@ impl Output {
             _ => Ok(()),
         }
     }
+
+    /// Gives the file its name without waiting for the storage: for what can be made again. After a power failure the file may be
+    /// there without its contents.
+    ///
+    /// # Errors
+    /// The system's. The target is then as it was.
+    pub fn finish_unsynced(self) -> io::Result<()> {
+        self.replaces.as_ref().map_or(Ok(()), |(part, target)| persist(part, target))
+    }
+}
+
+/// Gives an unfinished file its name.
+fn persist(part: &Path, target: &Path) -> io::Result<()> {
+    let part = unfinished().remove(part);
+    part.map_or(Ok(()), |part| part.persist(target).map_err(|e| e.error))
 }
 
 impl Write for Output {

@@ -5,6 +5,7 @@
 mod bar;
 mod bench;
 mod board;
+mod cache;
 mod chat;
 mod cpu;
 mod error;

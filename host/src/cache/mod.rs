@@ -1,7 +1,9 @@
 //! A cache of prompts' prefixes: copies of states, so that what was fed once is not fed again.
 
+mod disk;
 mod tree;
 
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use elapid_core::format::Fingerprint;
@@ -11,6 +13,7 @@ use crate::past::{SPACING, Snapshot};
 use crate::session::InParts;
 use crate::{Batch, Error, Model, Numbers, Reused, Session, SessionOptions, Watch};
 
+use disk::Disk;
 pub use tree::Eviction;
 use tree::{Found, Tree};
 
@@ -61,8 +64,12 @@ pub struct CacheStats {
     pub evicted: u64,
     /// Copies there are.
     pub entries: usize,
-    /// Bytes that they take, with their tokens and the tree.
+    /// Bytes of memory that they take, with their tokens and the tree, and with what is remembered of the files.
     pub bytes: usize,
+    /// Files there are in the folder of [`PrefixCache::on_disk`].
+    pub files: usize,
+    /// What the files are counted as, in bytes.
+    pub file_bytes: u64,
 }
 
 /// Copies of sessions' states, with the logits after their last tokens, by the tokens that led to them: of prompts that begin alike, only
@@ -93,6 +100,11 @@ pub struct CacheStats {
 #[derive(Debug)]
 pub struct PrefixCache {
     inner: Mutex<Inner>,
+    /// Copies that outlive the process.
+    disk: Option<Disk>,
+    /// Bytes of memory, with what is remembered of the files.
+    budget: usize,
+    eviction: Eviction,
     /// What counts its memory under the models' caps.
     leases: Vec<Lease>,
 }
@@ -114,7 +126,31 @@ impl PrefixCache {
     #[must_use]
     pub fn with_eviction(bytes: usize, eviction: Eviction) -> Self {
         let inner = Inner { tree: Tree::new(bytes, eviction), stats: CacheStats::default() };
-        Self { inner: Mutex::new(inner), leases: Vec::new() }
+        Self { inner: Mutex::new(inner), disk: None, budget: bytes, eviction, leases: Vec::new() }
+    }
+
+    /// Keeps copies in a folder, too, for later processes and for others at the same time. The folder is made where it is missing. Its
+    /// files take at most `bytes` bytes, also those of several processes; the least valuable goes first. 4 MiB of the cache's memory are for
+    /// what is remembered of them: a cache with a folder has at least these.
+    ///
+    /// A file that is damaged is removed and serves nothing. That and a file that can't be written are no errors:
+    /// [`PrefixCache::take_warnings`] tells them.
+    ///
+    /// # Errors
+    /// [`Error::File`] if the folder can't be made or written to.
+    pub fn on_disk(mut self, folder: &Path, bytes: u64) -> Result<Self, Error> {
+        let copies = self.budget.saturating_sub(disk::MEMORY);
+        self.disk = Some(Disk::open(folder, bytes, self.eviction)?);
+        self.budget = copies + disk::MEMORY;
+        self.inner().tree = Tree::new(copies, self.eviction);
+        Ok(self)
+    }
+
+    /// What went wrong with files since this was asked last: those that were damaged, and those that could not be written. A cache
+    /// works all the same.
+    #[must_use]
+    pub fn take_warnings(&self) -> Vec<Error> {
+        self.disk.as_ref().map_or(Vec::new(), Disk::take_warnings)
     }
 
     /// Counts the whole budget under the model's cap ([`ModelOptions::ram`](crate::ModelOptions::ram)) until the cache is dropped: sessions that
@@ -129,17 +165,20 @@ impl PrefixCache {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The bytes that it takes at most.
+    /// The bytes of memory that it takes at most.
     #[must_use]
     pub fn budget(&self) -> usize {
-        self.inner().tree.budget()
+        self.budget
     }
 
     /// What it has done so far.
     #[must_use]
     pub fn stats(&self) -> CacheStats {
+        let (files, file_bytes) = self.disk.as_ref().map_or((0, 0), Disk::count);
+        let remembered = self.disk.as_ref().map_or(0, Disk::memory);
         let inner = self.inner();
-        CacheStats { entries: inner.tree.len(), bytes: inner.tree.bytes(), ..inner.stats }
+        let (entries, bytes) = (inner.tree.len(), inner.tree.bytes() + remembered);
+        CacheStats { entries, bytes, files, file_bytes, ..inner.stats }
     }
 
     /// Makes `tokens` the tokens that the session was fed, as [`Session::feed_to`] does. It starts from their longest prefix that the cache or
@@ -158,18 +197,7 @@ impl PrefixCache {
         if session.sequence.memory.suspended() {
             session.resume(watch)?;
         }
-        let Found { best, shared } = self.inner().tree.find(&Key::of(session), tokens);
-        let own = session.reaches(tokens);
-        let base = match best {
-            Some((at, snapshot)) if at > own => {
-                session.stand(&tokens[..at], snapshot)?;
-                at
-            }
-            _ => {
-                session.truncate_watched(own, watch)?;
-                own
-            }
-        };
+        let (base, shared) = self.start(session, tokens, watch)?;
         self.count(base, tokens.len() - base);
         let layers = u64::from(session.model().config().n_layer);
         let mut parts = InParts::new(watch, (tokens.len() - base) as u64 * layers);
@@ -187,6 +215,40 @@ impl PrefixCache {
         Ok(Reused::new(base, tokens.len() - base))
     }
 
+    /// Lets the session stand at the longest prefix that the cache or the session has. Returns its length, and how many tokens the cache
+    /// knows.
+    fn start(
+        &self,
+        session: &mut Session,
+        tokens: &[u32],
+        watch: &mut Watch<'_>,
+    ) -> Result<(usize, usize), Error> {
+        let key = Key::of(session);
+        let Found { best, mut shared } = self.inner().tree.find(&key, tokens);
+        let known = best.as_ref().map_or(0, |(at, _)| *at).max(session.reaches(tokens));
+        while let Some(disk) = &self.disk {
+            let found = disk.find(&key, tokens);
+            shared = shared.max(found.shared);
+            let Some((at, name)) = found.best.filter(|(at, _)| *at > known) else { break };
+            if disk.load(session, &tokens[..at], &name)? {
+                self.keep(session)?;
+                return Ok((at, shared));
+            }
+        }
+        // What can't be read twice clears the session.
+        let own = session.reaches(tokens);
+        match best {
+            Some((at, snapshot)) if at > own => {
+                session.stand(&tokens[..at], snapshot)?;
+                Ok((at, shared))
+            }
+            _ => {
+                session.truncate_watched(own, watch)?;
+                Ok((own, shared))
+            }
+        }
+    }
+
     /// Keeps a copy of the session's state, such as at the end of an answer. Does nothing where one of the same tokens is there, or where
     /// it is worth less than what would have to go.
     ///
@@ -196,7 +258,11 @@ impl PrefixCache {
         let model = session.model().clone();
         session.sequence.memory.check_ready(&model)?;
         let (key, tokens) = (Key::of(session), session.past.tokens.clone());
-        self.admit(key, &tokens, copy_bytes(&model, session.options), || session.snapshot())
+        let kept = self.admit(key, &tokens, copy_bytes(&model, session.options), || session.snapshot())?;
+        if let Some(disk) = &self.disk {
+            disk.keep(session, &key, kept.as_ref().and_then(Snapshot::logits))?;
+        }
+        Ok(())
     }
 
     /// Puts a sequence of a batch at the longest prefix of `tokens` that the cache has for this `owner`; at none if there is none. Owners
@@ -244,6 +310,7 @@ impl PrefixCache {
         let model = batch.model().clone();
         let bytes = copy_bytes(&model, SessionOptions::default().numbers(batch.numbers));
         self.admit(Key::new(&model, batch.numbers, owner), tokens, bytes, || batch.snapshot(sequence))
+            .map(drop)
     }
 
     /// Counts a prompt.
@@ -255,14 +322,14 @@ impl PrefixCache {
         stats.computed += computed as u64;
     }
 
-    /// Makes room for a copy of `bytes` bytes, and puts it in.
+    /// Makes room in memory for a copy of `bytes` bytes, and puts it in. Returns it if it was worth it.
     fn admit(
         &self,
         key: Key,
         tokens: &[u32],
         bytes: usize,
         snapshot: impl FnOnce() -> Result<Snapshot, Error>,
-    ) -> Result<(), Error> {
+    ) -> Result<Option<Snapshot>, Error> {
         let mut gone = Vec::new();
         let admitted = {
             let mut inner = self.inner();
@@ -273,18 +340,11 @@ impl PrefixCache {
         // Other threads need not wait while memory is given back, and taken.
         drop(gone);
         if !admitted {
-            return Ok(());
+            return Ok(None);
         }
-        let snapshot = snapshot();
-        let mut inner = self.inner();
-        match snapshot {
-            Ok(snapshot) => inner.tree.fill(&key, tokens, snapshot),
-            Err(error) => {
-                inner.tree.take_out(&key, tokens);
-                return Err(error);
-            }
-        }
-        Ok(())
+        let snapshot = snapshot().inspect_err(|_| drop(self.inner().tree.take_out(&key, tokens)))?;
+        self.inner().tree.fill(&key, tokens, snapshot.clone());
+        Ok(Some(snapshot))
     }
 }
 

@@ -1,6 +1,6 @@
 //! The sections that are not weights, from what lies beside a checkpoint's weights.
 
-use elapid_core::format::data::{DataError, Generation, MAX_EOS, RoleTable, Wrapping};
+use elapid_core::format::data::{DataError, Generation, MAX_EOS, Names, RoleTable, Wrapping};
 use elapid_core::tokenizer::Tokenizer;
 use serde_json::Value;
 
@@ -41,12 +41,15 @@ pub(crate) fn data_sections(checkpoint: &Checkpoint) -> Result<Sections, PackErr
             texts_of(&beside)
         }
     };
+    let GenerationDefaults { eos, bos, pad } = &generation;
+    data.generation = emitted(|sink| Generation::emit(eos, *bos, *pad, vocab, sink))?;
     if let Some(template) = checkpoint.chat_template(&tokens)? {
         data.role_table = role_table(&template)?;
         data.chat_template = template.jinja.into_bytes();
+        // Nothing else needs them.
+        let names = tokens.iter().map(|(name, text)| (name.as_str(), text.as_str()));
+        data.generation.extend(emitted(|sink| Names::emit(names, sink))?);
     }
-    let GenerationDefaults { eos, bos, pad } = &generation;
-    data.generation = emitted(|sink| Generation::emit(eos, *bos, *pad, vocab, sink))?;
     Ok(Sections { data, notes, without_tokenizer })
 }
 

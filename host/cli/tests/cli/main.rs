@@ -2,8 +2,10 @@
 
 mod arguments;
 mod chat;
+mod prompt_cache;
 mod run;
 mod session;
+mod templates;
 
 use std::fs;
 use std::io::Read;
