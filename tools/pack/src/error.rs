@@ -32,6 +32,25 @@ pub enum PackError {
         /// The file.
         path: PathBuf,
     },
+    /// A file is a page of a web site in place of the real file.
+    WebPage {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The weights are quantized, in a format that is not read.
+    Quantized {
+        /// The file that tells.
+        path: PathBuf,
+        /// What it tells, and by whom the weights were quantized.
+        how: String,
+    },
+    /// What is given is an adapter, not a model.
+    Adapter {
+        /// The file that tells.
+        path: PathBuf,
+        /// The model that it is for, if that is known.
+        base: Option<String>,
+    },
     /// The source is not a folder.
     NotAFolder {
         /// The source.
@@ -316,6 +335,23 @@ impl fmt::Display for PackError {
                 "{}: a Git LFS pointer, not the file itself: fetch it with `git lfs pull`",
                 path.display()
             ),
+            Self::WebPage { path } => write!(
+                out,
+                "{}: an HTML page, not the file itself: download it again, with a login if the model asks for one",
+                path.display()
+            ),
+            Self::Quantized { path, how } => write!(
+                out,
+                "{}: the weights are quantized already ({how}), in a format that is not read: give the original checkpoint in F32, F16 or BF16, or a GGUF file of it; elapid-pack quantizes them itself",
+                path.display()
+            ),
+            Self::Adapter { path, base } => write!(
+                out,
+                "{}: an adapter, which is a change to a model and no model: merge it into {} (merge_and_unload of peft) and pack the result",
+                path.display(),
+                base.as_ref()
+                    .map_or_else(|| "its base model".to_owned(), |base| format!("its base model `{base}`"))
+            ),
             Self::NotAFolder { path, reason } => write!(out, "{}: {reason}", path.display()),
             Self::NotACheckpoint { path, missing, advice } => {
                 write!(out, "{}: no {missing} here: {advice}", path.display())
@@ -332,8 +368,9 @@ impl fmt::Display for PackError {
             ),
             Self::UnsupportedArch { path, found } => write!(
                 out,
-                "{}: architecture `{found}` is not supported; supported are `mamba` and `falcon_mamba`",
-                path.display()
+                "{}: architecture `{found}`{} is not supported; supported are `mamba` and `falcon_mamba`: give such a model, as state-spaces/mamba-130m-hf or tiiuae/falcon-mamba-7b, or run this one with transformers or llama.cpp",
+                path.display(),
+                about_arch(found).map_or_else(String::new, |about| format!(" ({about})"))
             ),
             Self::UnsupportedFeature { path, key, reason } => {
                 write!(out, "{}: `{key}`: {reason}; no packed file can express this model", path.display())
@@ -429,6 +466,37 @@ impl fmt::Display for PackError {
             Self::Calibration { path, reason } => write!(out, "{}: {reason}", path.display()),
             Self::Cancelled => out.write_str("interrupted; nothing was written"),
         }
+    }
+}
+
+/// What an architecture is that people may take for Mamba.
+fn about_arch(name: &str) -> Option<&'static str> {
+    let name = name.to_ascii_lowercase().replace(['-', '.', ' '], "_");
+    let is =
+        |names: &[&str]| names.iter().any(|known| name == *known || name.ends_with(&format!("_{known}")));
+    if is(&["mamba2", "codestral_mamba"]) {
+        Some("Mamba-2, which computes other things than Mamba")
+    } else if is(&[
+        "jamba",
+        "zamba",
+        "zamba2",
+        "bamba",
+        "falcon_h1",
+        "granitemoehybrid",
+        "granitehybrid",
+        "granite_hybrid",
+        "nemotron_h",
+        "nemotron_h_moe",
+        "plamo2",
+        "hymba",
+        "samba",
+        "phi4flash",
+    ]) {
+        Some("a hybrid of Mamba and attention layers")
+    } else if name.starts_with("rwkv") || is(&["recurrent_gemma", "xlstm", "retnet", "hyena", "lfm2"]) {
+        Some("another architecture with a recurrent state")
+    } else {
+        None
     }
 }
 

@@ -193,9 +193,6 @@ impl Checkpoint {
     /// What the user should know of how the checkpoint was read, in sentences.
     #[must_use]
     pub fn notes(&self) -> &[String] {
-        match &self.beside {
-            BesideWeights::Files { .. } => &[],
-            BesideWeights::Gguf(texts) => &texts.notes,
-        }
+        &self.notes
     }
 }

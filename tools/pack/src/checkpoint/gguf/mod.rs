@@ -195,8 +195,10 @@ fn config(metadata: &Metadata, entries: &[TensorEntry]) -> Result<(ModelConfig, 
     let epsilon = "mamba.attention.layer_norm_rms_epsilon";
     let norm_eps =
         metadata.float(epsilon)?.ok_or_else(|| metadata.invalid(epsilon, "is missing".into()))? as f32;
-    if !(norm_eps > 0.0 && norm_eps < 1.0) {
-        return Err(metadata.invalid(epsilon, format!("is {norm_eps}; it must be a number between 0 and 1")));
+    if !(norm_eps >= 0.0 && norm_eps.is_finite()) {
+        return Err(
+            metadata.invalid(epsilon, format!("is {norm_eps}; it must be a number from 0, such as 1e-5"))
+        );
     }
     let mut notes = Vec::new();
     if falcon {
