@@ -8,7 +8,6 @@ mod board;
 mod chat;
 mod cpu;
 mod error;
-mod fit;
 mod info;
 mod logits;
 mod long;

@@ -102,6 +102,7 @@ impl TensorEntry {
         shape: &[usize],
         faults: &mut Faults,
     ) -> Result<Option<(Option<TensorKind>, Dtype)>, PackError> {
+        faults.count(dtype, shape);
         if let Some(fault) = quantized::fault(path, name) {
             return faults.meet(fault).map(|()| None);
         }

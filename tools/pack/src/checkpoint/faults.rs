@@ -1,5 +1,6 @@
 //! What becomes of a fault in a checkpoint: the first one ends the reading, or all are listed.
 
+use std::collections::BTreeMap;
 use std::mem::{Discriminant, discriminant};
 
 use crate::PackError;
@@ -13,14 +14,23 @@ pub(crate) enum Faults {
     /// The first one is returned.
     #[default]
     First,
-    /// They are listed, a few of each kind, and reading goes on.
-    All(Vec<(Discriminant<PackError>, Vec<PackError>, usize)>),
+    /// They are listed, and reading goes on.
+    All(Box<Listed>),
+}
+
+/// What is found where all faults are listed.
+#[derive(Debug, Default)]
+pub(crate) struct Listed {
+    /// A few faults of each kind, and how many more there are.
+    kinds: Vec<(Discriminant<PackError>, Vec<PackError>, usize)>,
+    /// Tensors and values of each type.
+    pub(crate) tensors: BTreeMap<String, (usize, u64)>,
 }
 
 impl Faults {
     /// A list of all, empty yet.
     pub(crate) fn all() -> Self {
-        Self::All(Vec::new())
+        Self::All(Box::default())
     }
 
     /// Whether faults are listed: only headers are read then.
@@ -33,18 +43,8 @@ impl Faults {
     /// # Errors
     /// The fault, where only the first counts.
     pub(crate) fn meet(&mut self, fault: PackError) -> Result<(), PackError> {
-        let Self::All(kinds) = self else { return Err(fault) };
-        let kind = discriminant(&fault);
-        let at = kinds.iter().position(|(known, ..)| *known == kind).unwrap_or_else(|| {
-            kinds.push((kind, Vec::new(), 0));
-            kinds.len() - 1
-        });
-        let (_, listed, more) = &mut kinds[at];
-        if listed.len() < OF_A_KIND {
-            listed.push(fault)
-        } else {
-            *more += 1
-        }
+        let Self::All(listed) = self else { return Err(fault) };
+        listed.add(fault);
         Ok(())
     }
 
@@ -59,15 +59,44 @@ impl Faults {
         }
     }
 
-    /// All that were listed, in the order in which their kinds were found first, and how many of a kind are not.
-    pub(crate) fn listed(self) -> Vec<(PackError, usize)> {
-        let Self::All(kinds) = self else { return Vec::new() };
+    /// Counts a tensor of a file.
+    pub(crate) fn count(&mut self, dtype: &str, shape: &[usize]) {
+        if let Self::All(listed) = self {
+            let values = shape.iter().fold(1, |product: u64, n| product.saturating_mul(*n as u64));
+            let (tensors, sum) = listed.tensors.entry(dtype.to_owned()).or_default();
+            (*tensors, *sum) = (*tensors + 1, sum.saturating_add(values));
+        }
+    }
+
+    /// What was listed.
+    pub(crate) fn listed(self) -> Listed {
+        match self {
+            Self::First => Listed::default(),
+            Self::All(listed) => *listed,
+        }
+    }
+}
+
+impl Listed {
+    /// Lists a fault.
+    pub(crate) fn add(&mut self, fault: PackError) {
+        let kind = discriminant(&fault);
+        let at = self.kinds.iter().position(|(known, ..)| *known == kind).unwrap_or_else(|| {
+            self.kinds.push((kind, Vec::new(), 0));
+            self.kinds.len() - 1
+        });
+        let (_, faults, more) = &mut self.kinds[at];
+        if faults.len() < OF_A_KIND { faults.push(fault) } else { *more += 1 }
+    }
+
+    /// The faults, in the order in which their kinds were found first; beside the last of a kind how many more there are.
+    pub(crate) fn faults(self) -> Vec<(PackError, usize)> {
         let mut all = Vec::new();
-        for (_, listed, more) in kinds {
-            let last = listed.len() - 1;
-            all.extend(
-                listed.into_iter().enumerate().map(|(i, fault)| (fault, if i == last { more } else { 0 })),
-            );
+        for (_, faults, more) in self.kinds {
+            all.extend(faults.into_iter().map(|fault| (fault, 0)));
+            if let Some((_, last)) = all.last_mut() {
+                *last = more;
+            }
         }
         all
     }

@@ -131,16 +131,18 @@ impl Checkpoint {
         };
         let mut notes = Vec::new();
         let (path, config, generation, shards, beside) = if let Some(name) = gguf {
-            let Gguf { config, generation, shards, mut texts } = Gguf::open(&*place, &name)?;
+            let Gguf { config, generation, shards, mut texts } = Gguf::open(&*place, &name, faults)?;
             notes.append(&mut texts.notes);
             (place.path(&name), config, generation, shards, BesideWeights::Gguf(Box::new(texts)))
         } else {
-            let config_file = ConfigFile::read(&*place, faults)?;
-            let is_hugging_face = config_file.is_hugging_face;
+            let config_file = ConfigFile::read(&*place, faults);
             let shards = match file {
-                Some((name, _)) => Shards::open_file(&*place, name, faults)?,
-                None => Shards::open(&*place, faults)?,
+                _ if config_file.is_err() && !faults.are_listed() => Ok(Shards::default()),
+                Some((name, _)) => Shards::open_file(&*place, name, faults),
+                None => Shards::open(&*place, faults),
             };
+            let (config_file, shards) = (config_file?, shards?);
+            let is_hugging_face = config_file.is_hugging_face;
             let config = config_file.finish(&shards.entries, faults)?;
             let (values, vocab) = (&config_file.values, config.vocab_size);
             let generation = GenerationDefaults::read(&*place, values, vocab, &mut notes, faults)?;
@@ -274,6 +276,17 @@ impl Checkpoint {
         matches!(self.beside, BesideWeights::Gguf(_))
     }
 
+    /// How its weights are stored.
+    #[must_use]
+    pub fn format(&self) -> &'static str {
+        let name = self.files.first().map(|shard| shard.path.to_string_lossy());
+        match Format::of(name.as_deref().unwrap_or_default()) {
+            Format::Safetensors => "safetensors",
+            Format::Pickle => "torch.save",
+            Format::Gguf => "gguf",
+        }
+    }
+
     /// Whether the tensors [`LayerTensor::ALog`] hold A itself, and not ln(-A).
     #[must_use]
     pub fn holds_a(&self) -> bool {
@@ -400,8 +413,11 @@ impl Checkpoint {
     }
 }
 
-/// The place that a path leads to, and the file of weights in it, where it leads to one.
-pub(crate) fn place_of(path: &Path) -> Result<(Box<dyn Place>, Option<(String, Format)>), PackError> {
+/// A place, and the file of weights in it, where one is given.
+pub(crate) type Placed = (Box<dyn Place>, Option<(String, Format)>);
+
+/// Where a path leads.
+pub(crate) fn place_of(path: &Path) -> Result<Placed, PackError> {
     Ok(match folder::given(path)? {
         Given::Folder => (Box::new(Folder(path.to_path_buf())), None),
         Given::File(name, format) => (Box::new(Folder::of(path)), Some((name, format))),

@@ -14,6 +14,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::entry::{Dtype, Shard, Shards, TensorEntry};
+use super::faults::Faults;
 use super::place::{Folder, Place};
 use super::{Arch, GenerationDefaults, LayerTensor, ModelConfig, TensorKind};
 use crate::PackError;
@@ -37,7 +38,7 @@ pub(super) struct Gguf {
 
 impl Gguf {
     /// Opens a file, and with it those that it is split into.
-    pub(super) fn open(place: &dyn Place, name: &str) -> Result<Self, PackError> {
+    pub(super) fn open(place: &dyn Place, name: &str, faults: &mut Faults) -> Result<Self, PackError> {
         let mut shards = Shards::default();
         let (shard, header) = open(place, name)?;
         let count = header.metadata.whole("split.count")?.unwrap_or(1);
@@ -46,6 +47,7 @@ impl Gguf {
         } else {
             open_splits(place, name, &header.metadata, count, &mut shards)?
         };
+        shards.entries.iter().for_each(|entry| faults.count(entry.dtype.name(), &entry.shape));
         let (config, mut notes) = config(&metadata, &shards.entries)?;
         let mut texts = Texts::read(&metadata)?;
         let generation = generation(&metadata, config.vocab_size, &mut notes)?;
