@@ -500,11 +500,23 @@ fn about_arch(name: &str) -> Option<&'static str> {
     }
 }
 
-/// Escapes control characters, so that what is written stays on one line.
+/// What a quotation begins and ends with at most, in bytes.
+const QUOTED: [usize; 2] = [600, 300];
+
+/// Escapes control characters, so that what is written stays on one line, and leaves out the middle of what files say at length.
 struct OneLine<'a, 'f>(&'a mut fmt::Formatter<'f>);
 
 impl fmt::Write for OneLine<'_, '_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
+        let [first, last] = QUOTED;
+        if text.len() > first + last {
+            let whole =
+                |from: usize| (0..=from).rev().find(|at| text.is_char_boundary(*at)).unwrap_or_default();
+            self.write_str(&text[..whole(first)])?;
+            self.write_str(" … ")?;
+            // A character more at most.
+            return self.write_str(&text[whole(text.len() - last)..]);
+        }
         let Self(out) = self;
         for part in text.split_inclusive(char::is_control) {
             match part.chars().next_back().filter(|last| last.is_control()) {
@@ -545,5 +557,11 @@ mod tests {
         let path = PathBuf::from("a \"b\"\n/\té");
         let error = PackError::MissingTensor { path, name: "x\ry".into(), reason: "\u{1b}[0m\n".into() };
         assert_eq!(error.to_string(), "a \"b\"\\n/\\té: tensor `x\\ry` is missing (\\u{1b}[0m\\n)");
+        let name = "é".repeat(1 << 20);
+        let error = PackError::NoGroups { name }.to_string();
+        assert!(
+            error.len() < 1000 && error.ends_with("éé` is not stored in groups that share a scale"),
+            "{error}"
+        );
     }
 }

@@ -11,7 +11,9 @@ use elapid_pack::checkpoint::{Arch, ModelConfig};
 use elapid_pack::{Contents, Inspection, Options, Packed, inspect};
 use serde::Serialize;
 
-use crate::{Error, block_bytes, needs, quant};
+use crate::error::Error;
+use crate::needs;
+use crate::options::{block_bytes, quant};
 
 /// Print what a checkpoint holds and what packing makes of it, without reading its weights
 ///

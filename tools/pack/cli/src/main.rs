@@ -1,22 +1,26 @@
 //! The `elapid-pack` program.
 #![forbid(unsafe_code)]
 
+mod error;
 mod inspect;
 mod needs;
+mod options;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
-use elapid_args::{size, whole};
+use elapid_args::whole;
 use elapid_core::format::Quant;
 use elapid_files::{interrupt, same_file};
 use elapid_pack::checkpoint::{Checkpoint, ModelConfig};
 use elapid_pack::weights::Weights;
 use elapid_pack::write::Progress;
 use elapid_pack::{Options, PackError, Plan, random};
+use error::Error;
 use indicatif::{ProgressBar, ProgressStyle};
+use options::{block_bytes, quant};
 
 /// Pack a Mamba or Falcon Mamba checkpoint into a file that elapid runs
 #[derive(Parser)]
@@ -84,18 +88,6 @@ enum Command {
     Inspect(inspect::Args),
 }
 
-fn quant(text: &str) -> Result<Quant, String> {
-    let known = Quant::ALL.into_iter().find(|q| q.name() == text);
-    known.ok_or_else(|| "choose f32, f16, q8, q5, q4 or q3".into())
-}
-
-fn block_bytes(text: &str) -> Result<u32, String> {
-    let bytes = size(text).and_then(|bytes| u32::try_from(bytes).ok());
-    bytes
-        .filter(|b| (16 << 10..=1 << 20).contains(b) && b.is_multiple_of(16 << 10))
-        .ok_or_else(|| "give a multiple of 16K from 16K to 1M, such as 64K".into())
-}
-
 /// A bar on standard error, drawn only on a terminal, and Ctrl-C.
 struct Bar(ProgressBar);
 
@@ -109,47 +101,6 @@ impl Progress for Bar {
     }
     fn cancelled(&self) -> bool {
         interrupt::check().is_break()
-    }
-}
-
-/// Why the program failed.
-enum Error {
-    /// The library's reason.
-    Pack(PackError),
-    /// A request that makes no sense.
-    Usage(String),
-    /// What was inspected will be refused, as was said.
-    Refused,
-    /// Standard output could not be written.
-    Output(std::io::Error),
-}
-
-impl From<PackError> for Error {
-    fn from(error: PackError) -> Self {
-        Self::Pack(error)
-    }
-}
-
-impl Error {
-    fn exit_code(&self) -> u8 {
-        match self {
-            Self::Pack(error) => error.exit_code(),
-            Self::Usage(_) => 2,
-            Self::Refused => 3,
-            Self::Output(_) => 1,
-        }
-    }
-}
-
-impl std::fmt::Display for Error {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Pack(error @ PackError::TooLarge { .. }) => write!(f, "{error} (--quant f32)"),
-            Self::Pack(error) => error.fmt(f),
-            Self::Usage(text) => f.write_str(text),
-            Self::Refused => f.write_str("this can't be packed, for the reasons above"),
-            Self::Output(cause) => write!(f, "standard output: {cause}"),
-        }
     }
 }
 

@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::config::CONFIG_LIMIT;
+use super::Checkpoint;
 use super::gguf::Texts;
+use super::json::{self, CONFIG_LIMIT};
 use super::place::{Folder, Place};
-use super::{Checkpoint, json};
 use crate::PackError;
 use crate::chat::ChatTemplate;
 use crate::tokenizer::Beside;

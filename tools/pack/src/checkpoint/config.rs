@@ -7,11 +7,8 @@ use serde_json::{Map, Value};
 use super::entry::TensorEntry;
 use super::faults::Faults;
 use super::place::{Folder, Place};
-use super::{LayerTensor, TensorKind, folder, json};
+use super::{LayerTensor, TensorKind, folder, json, quantized};
 use crate::PackError;
-
-/// The largest JSON file accepted besides the tokenizer, in bytes.
-pub(super) const CONFIG_LIMIT: u64 = 4 << 20;
 
 /// The architecture of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,14 +88,16 @@ impl ConfigFile {
 
     /// Reads a file and settles the architecture; `None` if there is no such file.
     fn parse(place: &dyn Place, name: &str, faults: &mut Faults) -> Result<Option<Self>, PackError> {
-        let Some(values) = json::read_object(place, name, CONFIG_LIMIT)? else { return Ok(None) };
+        let Some(values) = json::read_object(place, name, json::CONFIG_LIMIT)? else { return Ok(None) };
         let path = place.path(name);
         let (arch, is_hugging_face) = match values.get("model_type").map(Value::as_str) {
             Some(Some("mamba")) => (Arch::Mamba, true),
             Some(Some("falcon_mamba")) => (Arch::FalconMamba, true),
             None if values.contains_key("ssm_cfg") || values.contains_key("n_layer") => (Arch::Mamba, false),
             Some(Some(other)) => return Err(PackError::UnsupportedArch { path, found: other.to_owned() }),
-            Some(None) | None if values.contains_key("peft_type") => return Err(adapter(path, &values)),
+            Some(None) | None if values.contains_key("peft_type") => {
+                return Err(quantized::adapter(path, &values));
+            }
             Some(None) | None => {
                 return Err(PackError::InvalidConfig {
                     path,
@@ -396,10 +395,4 @@ impl Shapes {
         let tied = (headless && shapes.vocab.is_some()).then_some(true);
         Self { bias, conv_bias, tied, ..shapes }
     }
-}
-
-/// The error for the configuration of an adapter.
-pub(super) fn adapter(path: PathBuf, values: &Map<String, Value>) -> PackError {
-    let base = values.get("base_model_name_or_path").and_then(Value::as_str).map(str::to_owned);
-    PackError::Adapter { path, base }
 }

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 
 use elapid_files::open_regular;
 
-use super::config::{self, CONFIG_LIMIT};
 use super::gguf::split_stem;
-use super::json;
+use super::json::{self, CONFIG_LIMIT};
 use super::place::{Folder, Place};
+use super::quantized;
 use crate::PackError;
 
 const WANTED: &str = "give a Hugging Face folder with config.json and model.safetensors or pytorch_model.bin (or their index.json and its shards), or a GGUF file";
@@ -108,7 +108,7 @@ pub(super) fn only_gguf(place: &dyn Place) -> Result<Option<String>, PackError> 
 pub(super) fn without_config(place: &dyn Place) -> Result<PackError, PackError> {
     let name = "adapter_config.json";
     if let Some(values) = json::read_object(place, name, CONFIG_LIMIT)? {
-        return Ok(config::adapter(place.path(name), &values));
+        return Ok(quantized::adapter(place.path(name), &values));
     }
     let path = place.path("");
     let advice = match checkpoint_below(&path) {
@@ -132,7 +132,7 @@ pub(super) fn without_weights(place: &dyn Place) -> Result<PackError, PackError>
     };
     let name = "adapter_config.json";
     if let Some(values) = json::read_object(place, name, CONFIG_LIMIT)? {
-        return Ok(config::adapter(place.path(name), &values));
+        return Ok(quantized::adapter(place.path(name), &values));
     }
     let advice = match &found(&["safetensors", "bin", "pt", "pth", "gguf"])?[..] {
         [] => match &found(&["h5", "msgpack", "onnx", "ckpt", "npz", "tflite"])?[..] {

@@ -2,9 +2,8 @@
 
 use serde_json::{Map, Value};
 
-use super::config::CONFIG_LIMIT;
 use super::faults::Faults;
-use super::json;
+use super::json::{self, CONFIG_LIMIT};
 use super::place::Place;
 use crate::PackError;
 

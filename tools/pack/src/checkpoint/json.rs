@@ -10,6 +10,9 @@ use serde_json::{Map, Value};
 use super::place::Place;
 use crate::PackError;
 
+/// The largest JSON file accepted besides the tokenizer, in bytes.
+pub(super) const CONFIG_LIMIT: u64 = 4 << 20;
+
 /// Refuses what downloads leave in place of a file, by its first bytes, eight at least: a pointer of Git LFS, or an HTML page.
 pub(super) fn refuse_stand_in(path: &Path, start: &[u8]) -> Result<(), PackError> {
     let path = || path.to_path_buf();

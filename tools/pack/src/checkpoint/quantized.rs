@@ -1,6 +1,8 @@
 //! Tensors that tell of quantized weights or of an adapter, by the names that the tools give them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
 
 use crate::PackError;
 
@@ -39,4 +41,10 @@ pub(super) fn fault(path: &Path, name: &str) -> Option<PackError> {
     let by = QUANTIZED.iter().find(|(ends, _)| ends.contains(&last)).map(|(_, by)| *by);
     let by = by.or_else(|| name.contains(".quant_state.").then_some("bitsandbytes"))?;
     Some(PackError::Quantized { path: path(), how: format!("tensor `{name}`: {by}") })
+}
+
+/// The error for the configuration of an adapter.
+pub(super) fn adapter(path: PathBuf, values: &Map<String, Value>) -> PackError {
+    let base = values.get("base_model_name_or_path").and_then(Value::as_str).map(str::to_owned);
+    PackError::Adapter { path, base }
 }

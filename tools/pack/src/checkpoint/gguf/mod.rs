@@ -171,6 +171,7 @@ fn config(metadata: &Metadata, entries: &[TensorEntry]) -> Result<(ModelConfig, 
     };
     match metadata.text("general.type")? {
         None | Some("model") => {}
+        Some("adapter") => return Err(PackError::Adapter { path: metadata.path.clone(), base: None }),
         Some(other) => return unsupported(&format!("general.type {other}")),
     }
     match metadata.text("general.architecture")? {

@@ -89,6 +89,29 @@ fn other_architectures_are_refused_with_what_they_are() {
     }
 }
 
+#[test]
+fn other_gguf_files_are_refused_with_what_they_are() {
+    use elapid_test_support::gguf::{Value, kind, model};
+    for (key, value, words) in [
+        ("general.architecture", "mamba2", "Mamba-2"),
+        ("general.architecture", "jamba", "hybrid"),
+        ("general.architecture", "falcon-h1", "hybrid"),
+        ("general.architecture", "granitehybrid", "hybrid"),
+        ("general.architecture", "nemotron_h", "hybrid"),
+        ("general.architecture", "rwkv7", "recurrent state"),
+        ("general.architecture", "llama", "run this one with transformers or llama.cpp"),
+        ("general.type", "adapter", "an adapter"),
+        ("general.type", "mmproj", "mmproj"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut gguf = model(false, kind::F16);
+        gguf.set(key, Value::Text(value.into()));
+        let path = dir.path().join("m.gguf");
+        fs::write(&path, gguf.to_bytes()).unwrap();
+        refused_at(&path, &["m.gguf", words]);
+    }
+}
+
 /// What a failed or lazy download leaves in place of each file.
 #[test]
 fn stand_ins_for_files_are_named() {
