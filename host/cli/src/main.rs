@@ -9,7 +9,6 @@ mod cache;
 mod chat;
 mod cpu;
 mod error;
-mod fit;
 mod info;
 mod logits;
 mod long;

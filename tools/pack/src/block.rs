@@ -164,16 +164,6 @@ fn make_channels(
     for (lane, row) in rows.chunks_exact(columns).enumerate() {
         for (at, &x) in row.iter().enumerate() {
             let stored = if job.part == Part::Scan && !weights.holds_a() { a_from_log(x) } else { x };
-            if !stored.is_finite() {
-                let (row, value) = (range.start + lane, stored);
-                return Err(PackError::TooLarge {
-                    tensor: weights.name(main),
-                    row,
-                    col: at,
-                    value,
-                    quant: "f32",
-                });
-            }
             put(at, lane, stored);
         }
     }
@@ -188,7 +178,8 @@ fn make_channels(
     Ok(())
 }
 
-/// `A = -exp(A_log)`, rounded once from f64; libm's, so that a file's bytes depend on no machine.
+/// `A = -exp(A_log)`, rounded once from f64; libm's, so that a file's bytes depend on no machine. What f32 can't hold becomes the
+/// lowest number: any step decays such a state at once, and a step of 0 still keeps it.
 fn a_from_log(a_log: f32) -> f32 {
-    -libm::exp(f64::from(a_log)) as f32
+    (-libm::exp(f64::from(a_log)) as f32).max(f32::MIN)
 }

@@ -23,8 +23,10 @@ mod block;
 pub mod calibrate;
 pub mod chat;
 pub mod checkpoint;
+mod contents;
 pub mod error;
 mod findings;
+mod inspect;
 pub mod pack;
 mod progress;
 pub mod quantize;
@@ -35,5 +37,7 @@ pub mod tokenizer;
 pub mod weights;
 pub mod write;
 
+pub use contents::Contents;
 pub use error::PackError;
+pub use inspect::{Inspection, Packed, inspect, inspect_in};
 pub use pack::{Options, Plan};

@@ -8,7 +8,8 @@ use elapid_core::format::{
 };
 
 use crate::PackError;
-use crate::checkpoint::{Arch, Checkpoint, ModelConfig};
+use crate::checkpoint::{Arch, Checkpoint, Faults, ModelConfig};
+use crate::contents::Contents;
 use crate::random::RandomWeights;
 use crate::sections::{Sections, data_sections};
 use crate::write::{DataSections, Progress, write_file};
@@ -139,7 +140,7 @@ impl Plan<Checkpoint> {
     /// # Errors
     /// What is wrong with what lies beside the weights.
     pub fn open(checkpoint: Checkpoint, options: &Options) -> Result<Self, PackError> {
-        let Sections { data, notes, without_tokenizer } = data_sections(&checkpoint)?;
+        let Sections { data, notes, without_tokenizer } = data_sections(&checkpoint, &mut Faults::First)?;
         let config = options.config(checkpoint.config(), &data)?;
         Ok(Self {
             layout: Layout::new(config)?,
@@ -176,6 +177,12 @@ impl<W: crate::weights::Weights> Plan<W> {
     /// What the user should know about the tokenizer, in sentences.
     pub fn notes(&self) -> &[String] {
         &self.notes
+    }
+
+    /// What the file will hold beside weights.
+    #[must_use]
+    pub fn contents(&self) -> Contents {
+        Contents::of(&self.data)
     }
 
     /// Why the packed file has no tokenizer, in a sentence, where a checkpoint has none.

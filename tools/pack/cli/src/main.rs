@@ -1,32 +1,43 @@
 //! The `elapid-pack` program.
 #![forbid(unsafe_code)]
 
+mod error;
+mod inspect;
+mod needs;
+mod options;
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
-use elapid_args::{size, whole};
+use elapid_args::whole;
 use elapid_core::format::Quant;
 use elapid_files::{interrupt, same_file};
 use elapid_pack::checkpoint::{Checkpoint, ModelConfig};
 use elapid_pack::weights::Weights;
 use elapid_pack::write::Progress;
 use elapid_pack::{Options, PackError, Plan, random};
+use error::Error;
 use indicatif::{ProgressBar, ProgressStyle};
+use options::{block_bytes, quant};
 
 /// Pack a Mamba or Falcon Mamba checkpoint into a file that elapid runs
 #[derive(Parser)]
 #[command(name = "elapid-pack", version, arg_required_else_help = true, max_term_width = 110)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
+
     /// Hugging Face folder or original Mamba folder (config.json, weights in safetensors or of torch.save, tokenizer.json), a
     /// file of weights in one, or a GGUF file; required without --random
     #[arg(required_unless_present = "random", conflicts_with = "random")]
     source: Option<PathBuf>,
 
     /// File to write
-    #[arg(short, long, value_name = "FILE")]
-    output: PathBuf,
+    #[arg(short, long, value_name = "FILE", required = true)]
+    output: Option<PathBuf>,
 
     /// Type of the weights of the large matrices. Default: of a GGUF file the one that keeps its weights as they are (Q8_0: q8,
     /// Q5_0: q5, Q4_0: q4), otherwise q8
@@ -72,16 +83,9 @@ struct Args {
     threads: Option<u16>,
 }
 
-fn quant(text: &str) -> Result<Quant, String> {
-    let known = Quant::ALL.into_iter().find(|q| q.name() == text);
-    known.ok_or_else(|| "choose f32, f16, q8, q5, q4 or q3".into())
-}
-
-fn block_bytes(text: &str) -> Result<u32, String> {
-    let bytes = size(text).and_then(|bytes| u32::try_from(bytes).ok());
-    bytes
-        .filter(|b| (16 << 10..=1 << 20).contains(b) && b.is_multiple_of(16 << 10))
-        .ok_or_else(|| "give a multiple of 16K from 16K to 1M, such as 64K".into())
+#[derive(clap::Subcommand)]
+enum Command {
+    Inspect(inspect::Args),
 }
 
 /// A bar on standard error, drawn only on a terminal, and Ctrl-C.
@@ -100,40 +104,7 @@ impl Progress for Bar {
     }
 }
 
-/// Why the program failed.
-enum Error {
-    /// The library's reason.
-    Pack(PackError),
-    /// A request that makes no sense.
-    Usage(String),
-}
-
-impl From<PackError> for Error {
-    fn from(error: PackError) -> Self {
-        Self::Pack(error)
-    }
-}
-
-impl Error {
-    fn exit_code(&self) -> u8 {
-        match self {
-            Self::Pack(error) => error.exit_code(),
-            Self::Usage(_) => 2,
-        }
-    }
-}
-
-impl std::fmt::Display for Error {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Pack(error @ PackError::TooLarge { .. }) => write!(f, "{error} (--quant f32)"),
-            Self::Pack(error) => error.fmt(f),
-            Self::Usage(text) => f.write_str(text),
-        }
-    }
-}
-
-fn write<W: Weights>(plan: &Plan<W>, args: &Args, options: &Options) -> Result<(), Error> {
+fn write<W: Weights>(plan: &Plan<W>, output: &Path, options: &Options) -> Result<(), Error> {
     let style = "{bar:40} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left";
     let style = ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
     let bytes = plan.layout().file_bytes();
@@ -145,9 +116,20 @@ fn write<W: Weights>(plan: &Plan<W>, args: &Args, options: &Options) -> Result<(
         say(format_args!("note: {reason}; give one with --tokenizer FILE"));
     }
     interrupt::listen();
-    let bytes = plan.write(&args.output, options, &bar)?.file_bytes();
+    let layout = plan.write(output, options, &bar)?;
     bar.0.finish_and_clear();
-    say(format_args!("wrote {} ({bytes} bytes)", args.output.display()));
+    say(format_args!("wrote {} ({} bytes)", output.display(), layout.file_bytes()));
+    // What one would otherwise find out on the device.
+    let (contents, q) = (plan.contents(), layout.config().quants);
+    say(format_args!(
+        "tokenizer: {}; end tokens: {}; chat template: {}",
+        contents.tokenizer_text(),
+        contents.ends_text(),
+        contents.template_text()
+    ));
+    let [matrices, small, head] = [q.in_proj, q.x_proj, q.head].map(Quant::name);
+    say(format_args!("matrices: {matrices} (x_proj and dt_proj {small}, embedding and head {head})"));
+    say(format_args!("memory: {}", needs::text(&layout)));
     Ok(())
 }
 
@@ -157,12 +139,12 @@ fn say(line: std::fmt::Arguments<'_>) {
 }
 
 /// Refuses to write over what is to be read.
-fn check_output(args: &Args) -> Result<(), Error> {
-    let refused = |reason| Err(Error::Usage(format!("{}: {reason}", args.output.display())));
-    if args.output.as_os_str() == "-" {
+fn check_output(args: &Args, output: &Path) -> Result<(), Error> {
+    let refused = |reason| Err(Error::Usage(format!("{}: {reason}", output.display())));
+    if output.as_os_str() == "-" {
         return refused("a packed file can't go to standard output: give a file, such as model.elp");
     }
-    let is_output = |path: &Path| same_file(path, &args.output);
+    let is_output = |path: &Path| same_file(path, output);
     if args.calibrate.as_deref().is_some_and(is_output) {
         return refused("-o would replace the text to calibrate on: give another file");
     }
@@ -208,7 +190,12 @@ fn random_model(name: &str) -> Result<ModelConfig, Error> {
 }
 
 fn run(args: &Args) -> Result<(), Error> {
-    check_output(args)?;
+    if let Some(Command::Inspect(args)) = &args.command {
+        return inspect::run(args);
+    }
+    // clap asks for it where there is no command.
+    let Some(output) = args.output.as_deref() else { return Ok(()) };
+    check_output(args, output)?;
     let mut checkpoint = args.source.as_deref().map(Checkpoint::open).transpose()?;
     if let (Some(checkpoint), Some(tokenizer)) = (&mut checkpoint, &args.tokenizer) {
         checkpoint.use_tokenizer(tokenizer)?;
@@ -234,14 +221,14 @@ fn run(args: &Args) -> Result<(), Error> {
     }
     match (&args.random, checkpoint) {
         (Some(name), _) => {
-            write(&Plan::random(&random_model(name)?, args.seed.unwrap_or(0), &options)?, args, &options)
+            write(&Plan::random(&random_model(name)?, args.seed.unwrap_or(0), &options)?, output, &options)
         }
         (None, Some(checkpoint)) => {
             let mut plan = Plan::open(checkpoint, &options)?;
             if let Some(text) = &args.calibrate {
                 plan.calibrate(text, args.calibrate_tokens.unwrap_or(32_768))?;
             }
-            write(&plan, args, &options)
+            write(&plan, output, &options)
         }
         (None, None) => Ok(()),
     }
@@ -275,6 +262,8 @@ fn main() -> ExitCode {
     }
     match run(&args) {
         Ok(()) => ExitCode::SUCCESS,
+        // Nobody reads any more: a quiet end.
+        Err(Error::Output(cause)) if cause.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
             say(format_args!("error: {error}"));
             let interrupted = if matches!(error, Error::Pack(PackError::Cancelled)) {

@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::config::CONFIG_LIMIT;
+use super::Checkpoint;
 use super::gguf::Texts;
+use super::json::{self, CONFIG_LIMIT};
 use super::place::{Folder, Place};
-use super::{Checkpoint, json};
 use crate::PackError;
 use crate::chat::ChatTemplate;
 use crate::tokenizer::Beside;
@@ -193,9 +193,6 @@ impl Checkpoint {
     /// What the user should know of how the checkpoint was read, in sentences.
     #[must_use]
     pub fn notes(&self) -> &[String] {
-        match &self.beside {
-            BesideWeights::Files { .. } => &[],
-            BesideWeights::Gguf(texts) => &texts.notes,
-        }
+        &self.notes
     }
 }

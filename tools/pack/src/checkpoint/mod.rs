@@ -9,6 +9,7 @@
 mod beside;
 mod config;
 mod entry;
+mod faults;
 #[cfg(test)]
 pub(crate) mod fixture;
 mod folder;
@@ -19,6 +20,7 @@ mod json;
 mod names;
 mod pickle;
 pub mod place;
+mod quantized;
 mod rows;
 mod shards;
 #[cfg(test)]
@@ -31,6 +33,7 @@ use elapid_core::format::Quant;
 
 pub use config::{Arch, ModelConfig};
 pub use entry::{Dtype, TensorEntry};
+pub(crate) use faults::Faults;
 pub use generation::GenerationDefaults;
 pub use ggml::{Block, StoredGroup};
 pub use gguf::gguf_tokenizer;
@@ -40,7 +43,8 @@ use crate::PackError;
 use beside::{BesideWeights, GivenTokenizer};
 use config::ConfigFile;
 use entry::{Shard, Shards};
-use folder::{Format, Given};
+pub(crate) use folder::Format;
+use folder::Given;
 use gguf::Gguf;
 use place::{Folder, Place};
 
@@ -57,6 +61,8 @@ pub struct Checkpoint {
     files: Vec<Shard>,
     entries: Vec<TensorEntry>,
     roles: Roles,
+    /// What the user should know of how it was read, in sentences.
+    notes: Vec<String>,
 }
 
 /// Which of the entries plays which role.
@@ -99,10 +105,9 @@ impl Checkpoint {
     /// # Errors
     /// What is wrong with the files.
     pub fn open(path: &Path) -> Result<Self, PackError> {
-        match folder::given(path)? {
-            Given::Folder => Self::open_in(Box::new(Folder(path.to_path_buf())), None),
-            Given::File(name, format) => Self::open_as(Box::new(Folder::of(path)), Some((&name, format))),
-        }
+        let (place, file) = place_of(path)?;
+        let file = file.as_ref().map(|(name, format)| (name.as_str(), *format));
+        Self::open_as(place, file, &mut Faults::First)
     }
 
     /// [`Checkpoint::open`] in a place of any kind; `name` is the file of weights, where one is given.
@@ -110,50 +115,49 @@ impl Checkpoint {
     /// # Errors
     /// As [`Checkpoint::open`].
     pub fn open_in(place: Box<dyn Place>, name: Option<&str>) -> Result<Self, PackError> {
-        Self::open_as(place, name.map(|name| (name, Format::of(name))))
+        Self::open_as(place, name.map(|name| (name, Format::of(name))), &mut Faults::First)
     }
 
-    fn open_as(place: Box<dyn Place>, file: Option<(&str, Format)>) -> Result<Self, PackError> {
+    /// Where faults are listed, no weight is read, and what comes of a checkpoint with faults can't be packed.
+    pub(crate) fn open_as(
+        place: Box<dyn Place>,
+        file: Option<(&str, Format)>,
+        faults: &mut Faults,
+    ) -> Result<Self, PackError> {
         let gguf = match file {
             Some((name, Format::Gguf)) => Some(name.to_owned()),
             Some(_) => None,
             None => folder::only_gguf(&*place)?,
         };
-        let name = file.map(|(name, _)| name);
-        if let Some(name) = gguf {
-            let Gguf { config, generation, shards, texts } = Gguf::open(&*place, &name)?;
-            let path = place.path(&name);
-            return Self::check(path, config, generation, shards, BesideWeights::Gguf(Box::new(texts)));
-        }
-        let config_file = ConfigFile::read(&*place)?;
-        let is_hugging_face = config_file.is_hugging_face;
-        let shards = match name {
-            Some(name) => Shards::open_file(&*place, name)?,
-            None => Shards::open(&*place)?,
+        let mut notes = Vec::new();
+        let (path, config, generation, shards, beside) = if let Some(name) = gguf {
+            let Gguf { config, generation, shards, mut texts } = Gguf::open(&*place, &name, faults)?;
+            notes.append(&mut texts.notes);
+            (place.path(&name), config, generation, shards, BesideWeights::Gguf(Box::new(texts)))
+        } else {
+            let config_file = ConfigFile::read(&*place, faults);
+            let shards = match file {
+                _ if config_file.is_err() && !faults.are_listed() => Ok(Shards::default()),
+                Some((name, _)) => Shards::open_file(&*place, name, faults),
+                None => Shards::open(&*place, faults),
+            };
+            let (config_file, shards) = (config_file?, shards?);
+            let is_hugging_face = config_file.is_hugging_face;
+            let config = config_file.finish(&shards.entries, faults)?;
+            let (values, vocab) = (&config_file.values, config.vocab_size);
+            let generation = GenerationDefaults::read(&*place, values, vocab, &mut notes, faults)?;
+            let path = place.path("");
+            let tokenizer_class = values.get("tokenizer_class").cloned();
+            let beside = BesideWeights::Files { place, tokenizer_class, is_hugging_face };
+            (path, config, generation, shards, beside)
         };
-        let config = config_file.finish(&shards.entries)?;
-        let generation = GenerationDefaults::read(&*place, &config_file.values, config.vocab_size)?;
-        let path = place.path("");
-        let tokenizer_class = config_file.values.get("tokenizer_class").cloned();
-        let beside = BesideWeights::Files { place, tokenizer_class, is_hugging_face };
-        Self::check(path, config, generation, shards, beside)
-    }
-
-    /// Gives the tensors their roles and checks that all are there.
-    fn check(
-        path: PathBuf,
-        config: ModelConfig,
-        generation: GenerationDefaults,
-        shards: Shards,
-        beside: BesideWeights,
-    ) -> Result<Self, PackError> {
         let Shards { files, entries } = shards;
-        let roles = Roles::default();
-        let tokenizer = None;
-        let mut checkpoint = Self { path, config, beside, tokenizer, generation, files, entries, roles };
-        checkpoint.roles = checkpoint.place_tensors()?;
-        checkpoint.settle_head()?;
-        checkpoint.check_presence()?;
+        let (roles, tokenizer) = (Roles::default(), None);
+        let mut checkpoint =
+            Self { path, config, beside, tokenizer, generation, files, entries, roles, notes };
+        checkpoint.roles = checkpoint.place_tensors(faults)?;
+        checkpoint.settle_head(faults.are_listed())?;
+        checkpoint.check_presence(faults)?;
         Ok(checkpoint)
     }
 
@@ -272,6 +276,17 @@ impl Checkpoint {
         matches!(self.beside, BesideWeights::Gguf(_))
     }
 
+    /// How its weights are stored.
+    #[must_use]
+    pub fn format(&self) -> &'static str {
+        let name = self.files.first().map(|shard| shard.path.to_string_lossy());
+        match Format::of(name.as_deref().unwrap_or_default()) {
+            Format::Safetensors => "safetensors",
+            Format::Pickle => "torch.save",
+            Format::Gguf => "gguf",
+        }
+    }
+
     /// Whether the tensors [`LayerTensor::ALog`] hold A itself, and not ln(-A).
     #[must_use]
     pub fn holds_a(&self) -> bool {
@@ -287,52 +302,69 @@ impl Checkpoint {
     }
 
     /// Gives each tensor its role and checks its shape.
-    fn place_tensors(&self) -> Result<Roles, PackError> {
+    fn place_tensors(&self, faults: &mut Faults) -> Result<Roles, PackError> {
         let (n_layer, by) = (self.config.n_layer, self.described_by());
         let mut roles = Roles { layers: vec![Default::default(); n_layer], ..Roles::default() };
         for (index, entry) in self.entries.iter().enumerate() {
-            let unexpected = |reason: String| PackError::UnexpectedTensor {
-                path: self.path_of(entry).to_path_buf(),
-                name: entry.name.clone(),
-                reason,
+            let path = || self.path_of(entry).to_path_buf();
+            let mut unexpected = |reason: String| {
+                faults.meet(PackError::UnexpectedTensor { path: path(), name: entry.name.clone(), reason })
             };
             let Some(kind) = entry.kind else {
-                return Err(unexpected("Mamba and Falcon Mamba have no such tensor".into()));
+                unexpected("Mamba and Falcon Mamba have no such tensor: is it of another model?".into())?;
+                continue;
             };
             // A head that duplicates a tied embedding is common, and looked at later.
             if !kind.is_demanded(&self.config) && kind != TensorKind::Head {
-                return Err(unexpected(format!(
+                unexpected(format!(
                     "{by} says that there is no such bias (`use_bias`, `use_conv_bias`); correct it or remove the tensor"
-                )));
+                ))?;
+                continue;
+            }
+            match roles.slot(kind) {
+                Some(place @ None) => *place = Some(index),
+                Some(Some(other)) => {
+                    let other = &self.entries[*other];
+                    unexpected(format!(
+                        "it is there twice, also as `{}` in {}: remove one of them",
+                        other.name,
+                        self.path_of(other).display()
+                    ))?;
+                }
+                None => unexpected(format!("{by} says that there are {n_layer} layers: correct it"))?,
             }
             let (expected, meaning) = kind.shape(&self.config);
             if entry.shape != expected {
-                return Err(PackError::WrongShape {
-                    path: self.path_of(entry).to_path_buf(),
+                faults.meet(PackError::WrongShape {
+                    path: path(),
                     name: entry.name.clone(),
                     expected: expected.into(),
                     meaning,
                     by,
                     found: entry.shape.clone().into(),
-                });
-            }
-            match roles.slot(kind) {
-                Some(place @ None) => *place = Some(index),
-                Some(Some(_)) => return Err(unexpected("it is there twice".into())),
-                None => return Err(unexpected(format!("{by} says that there are {n_layer} layers"))),
+                })?;
             }
         }
         Ok(roles)
     }
 
-    /// Settles whether a head beside a tied embedding is a copy of it. If it is not, it is used: transformers
-    /// does not tie them either.
-    fn settle_head(&mut self) -> Result<(), PackError> {
-        let (true, Some(head), Some(embedding)) =
-            (self.config.tied, self.tensor(TensorKind::Head), self.tensor(TensorKind::Embedding))
-        else {
+    /// Settles what a head beside a tied embedding, or in its place, is. If it is not a copy of the embedding, it is used:
+    /// transformers does not tie them either. Where only headers are read, it is taken for a copy.
+    fn settle_head(&mut self, only_headers: bool) -> Result<(), PackError> {
+        let (true, Some(head)) = (self.config.tied, self.tensor(TensorKind::Head)) else { return Ok(()) };
+        let Some(embedding) = self.tensor(TensorKind::Embedding) else {
+            self.roles.embedding = self.roles.head.take();
             return Ok(());
         };
+        if only_headers {
+            let note = format!(
+                "`{}` is stored although the head is tied to the embedding: taken for a copy of it; if it is another, it is packed too",
+                head.name
+            );
+            self.notes.push(note);
+            self.roles.head = None;
+            return Ok(());
+        }
         let at_once = ((1 << 18) / head.columns.max(1)).max(1);
         let mut of_head = vec![0.0; at_once * head.columns];
         let mut of_embedding = of_head.clone();
@@ -352,7 +384,7 @@ impl Checkpoint {
     }
 
     /// Checks that every tensor which the configuration demands is there.
-    fn check_presence(&self) -> Result<(), PackError> {
+    fn check_presence(&self, faults: &mut Faults) -> Result<(), PackError> {
         let layers = (0..self.config.n_layer)
             .flat_map(|layer| LayerTensor::ALL.map(|tensor| TensorKind::Layer(layer, tensor)));
         let whole = [TensorKind::Embedding, TensorKind::FinalNorm, TensorKind::Head];
@@ -374,9 +406,20 @@ impl Checkpoint {
                     _ => "every model has one; download the checkpoint again",
                 };
                 let (path, name) = (self.path.clone(), kind.to_string());
-                return Err(PackError::MissingTensor { path, name, reason: reason.to_owned() });
+                faults.meet(PackError::MissingTensor { path, name, reason: reason.to_owned() })?;
             }
         }
         Ok(())
     }
+}
+
+/// A place, and the file of weights in it, where one is given.
+pub(crate) type Placed = (Box<dyn Place>, Option<(String, Format)>);
+
+/// Where a path leads.
+pub(crate) fn place_of(path: &Path) -> Result<Placed, PackError> {
+    Ok(match folder::given(path)? {
+        Given::Folder => (Box::new(Folder(path.to_path_buf())), None),
+        Given::File(name, format) => (Box::new(Folder::of(path)), Some((name, format))),
+    })
 }

@@ -30,7 +30,8 @@ fn folder(rows: usize, tokenizer_config: &Value) -> TempDir {
 }
 
 fn read(dir: &Path) -> Result<(DataSections, Vec<String>), PackError> {
-    let Sections { data, mut notes, without_tokenizer } = data_sections(&Checkpoint::open(dir)?)?;
+    let Sections { data, mut notes, without_tokenizer } =
+        data_sections(&Checkpoint::open(dir)?, &mut Faults::First)?;
     notes.extend(without_tokenizer);
     Ok((data, notes))
 }
