@@ -35,5 +35,7 @@ pub mod tokenizer;
 pub mod weights;
 pub mod write;
 
+#[cfg(feature = "hub")]
+pub use checkpoint::hub;
 pub use error::PackError;
 pub use pack::{Options, Plan};

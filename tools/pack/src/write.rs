@@ -144,6 +144,7 @@ fn write_weights(
     let config = layout.config();
     let checksums: Vec<AtomicU32> = (0..layout.block_count()).map(|_| AtomicU32::new(0)).collect();
     let mut norm = vec![0.0; config.d_model as usize];
+    weights.expect(TensorKind::FinalNorm, 0..norm.len());
     weights.read(TensorKind::FinalNorm, 0..norm.len(), 1, &mut norm)?;
     let common = Common { layout, weights, norm: &norm, findings, out, checksums: &checksums };
     let write = |sections: &mut dyn Iterator<Item = Section>, objectives: &Objectives| {
@@ -208,6 +209,7 @@ fn write_blocks(
 ) -> Result<(), PackError> {
     let (layout, weights) = (common.layout, common.weights);
     let jobs = jobs(layout, sections);
+    jobs.iter().take(2 * threads).for_each(|job| expect(layout, weights, job));
     let next = AtomicUsize::new(0);
     let stop = AtomicBool::new(false);
     let failure = Mutex::new(None);

@@ -10,6 +10,7 @@ use elapid_args::{size, whole};
 use elapid_core::format::Quant;
 use elapid_files::{interrupt, same_file};
 use elapid_pack::checkpoint::{Checkpoint, ModelConfig};
+use elapid_pack::hub::{self, Name, Settings, Source};
 use elapid_pack::weights::Weights;
 use elapid_pack::write::Progress;
 use elapid_pack::{Options, PackError, Plan, random};
@@ -20,7 +21,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 #[command(name = "elapid-pack", version, arg_required_else_help = true, max_term_width = 110)]
 struct Args {
     /// Hugging Face folder or original Mamba folder (config.json, weights in safetensors or of torch.save, tokenizer.json), a
-    /// file of weights in one, or a GGUF file; required without --random
+    /// file of weights in one, a GGUF file, or a model of the Hugging Face Hub (hf:ORG/NAME, hf:ORG/NAME@REVISION,
+    /// hf:ORG/NAME/FILE); required without --random
     #[arg(required_unless_present = "random", conflicts_with = "random")]
     source: Option<PathBuf>,
 
@@ -67,7 +69,7 @@ struct Args {
     #[arg(long, value_name = "N", value_parser = whole::<usize>(1..=u32::MAX.into()), allow_hyphen_values = true)]
     calibrate_tokens: Option<usize>,
 
-    /// Number of threads that quantize. Default: one for each core
+    /// Number of threads that quantize. Default: one for each core, at least 8 for a model of the Hub
     #[arg(short, long, value_parser = whole::<u16>(1..=256), allow_hyphen_values = true)]
     threads: Option<u16>,
 }
@@ -207,9 +209,16 @@ fn random_model(name: &str) -> Result<ModelConfig, Error> {
     }
 }
 
+/// Opens a checkpoint, which may be a model of the Hub.
+fn open(source: &Path) -> Result<Checkpoint, PackError> {
+    let Some(name) = Name::text(source) else { return Checkpoint::open(source) };
+    let settings = Settings { cancelled: || interrupt::check().is_break(), ..Settings::from_env()? };
+    Source::find(&Name::parse(name)?, settings)?.open()
+}
+
 fn run(args: &Args) -> Result<(), Error> {
     check_output(args)?;
-    let mut checkpoint = args.source.as_deref().map(Checkpoint::open).transpose()?;
+    let mut checkpoint = args.source.as_deref().map(open).transpose()?;
     if let (Some(checkpoint), Some(tokenizer)) = (&mut checkpoint, &args.tokenizer) {
         checkpoint.use_tokenizer(tokenizer)?;
     }
@@ -229,6 +238,9 @@ fn run(args: &Args) -> Result<(), Error> {
     }
     let (block_bytes, compact) = (args.block, args.compact);
     let mut options = Options { quant, head, block_bytes, compact, ..Options::default() };
+    if args.source.as_deref().and_then(Name::text).is_some() {
+        options.threads = options.threads.max(hub::THREADS);
+    }
     if let Some(threads) = args.threads {
         options.threads = usize::from(threads);
     }

@@ -15,6 +15,8 @@ mod folder;
 mod generation;
 mod ggml;
 mod gguf;
+#[cfg(feature = "hub")]
+pub mod hub;
 mod json;
 mod names;
 mod pickle;
@@ -89,7 +91,7 @@ impl Roles {
 }
 
 impl Checkpoint {
-    /// Opens a folder, a file of safetensors or of torch.save beside its config.json, or a GGUF file (of a split model, any of them), and checks
+    /// Opens a model of the Hub (`hf:ORG/NAME`, if compiled with the feature `hub`), a folder, a file of safetensors or of torch.save beside its config.json, or a GGUF file (of a split model, any of them), and checks
     /// its configuration and the names, types, shapes and extent of its tensors.
     ///
     /// A bias in the file that config.json says is not there is an error, as is one missing that it asks for:
@@ -98,6 +100,10 @@ impl Checkpoint {
     /// # Errors
     /// What is wrong with the files.
     pub fn open(path: &Path) -> Result<Self, PackError> {
+        #[cfg(feature = "hub")]
+        if let Some(name) = hub::Name::text(path) {
+            return hub::Source::find(&hub::Name::parse(name)?, hub::Settings::from_env()?)?.open();
+        }
         match folder::given(path)? {
             Given::Folder => Self::open_in(Box::new(Folder(path.to_path_buf())), None),
             Given::File(name, format) => Self::open_as(Box::new(Folder::of(path)), Some((&name, format))),
