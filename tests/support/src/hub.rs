@@ -15,15 +15,28 @@ pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 /// How long a body stalls.
 const STALL: Duration = Duration::from_secs(5);
 
+/// Fills bytes of a file from an offset on.
+pub type Make = Box<dyn Fn(u64, &mut [u8]) + Send>;
+
 /// A file's content.
 pub enum Content {
     /// Bytes as they are.
     Bytes(Vec<u8>),
-    /// So many bytes, made when they are asked for: the function fills bytes from an offset on.
-    Made(u64, fn(u64, &mut [u8])),
+    /// So many bytes, made when they are asked for.
+    Made(u64, Make),
 }
 
 impl Content {
+    /// Another number for another content.
+    fn tag(&self) -> u64 {
+        match self {
+            Self::Bytes(bytes) => {
+                bytes.iter().fold(7, |sum: u64, byte| sum.wrapping_mul(31) + u64::from(*byte))
+            }
+            Self::Made(size, _) => *size,
+        }
+    }
+
     fn size(&self) -> u64 {
         match self {
             Self::Bytes(bytes) => bytes.len() as u64,
@@ -263,13 +276,15 @@ fn answer(
         return plain(stream, 401, &[("X-Error-Code", "RepoNotFound".into())], b"none");
     }
     let Some(file) = path.strip_prefix(&format!("/org/model/resolve/{commit}/")) else { return none(404) };
-    let Some(size) = lock(state).files.get(file).map(Content::size) else { return none(404) };
+    let Some((size, tag)) = lock(state).files.get(file).map(|content| (content.size(), content.tag())) else {
+        return none(404);
+    };
     let mut headers = vec![("X-Repo-Commit", commit)];
     if !["safetensors", "gguf", "bin"].iter().any(|end| file.ends_with(end)) {
         return give(state, file, &headers, request, fault, stream);
     }
     headers.push(("X-Linked-Size", size.to_string()));
-    headers.push(("X-Linked-ETag", format!("\"linked-{size}\"")));
+    headers.push(("X-Linked-ETag", format!("\"{tag}\"")));
     headers.push(("Location", format!("{storage}/blob/{file}?signature={}", request.number)));
     plain(stream, 302, &headers, b"")
 }

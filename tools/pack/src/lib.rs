@@ -25,6 +25,7 @@ pub mod chat;
 pub mod checkpoint;
 pub mod error;
 mod findings;
+mod journal;
 pub mod pack;
 mod progress;
 pub mod quantize;

@@ -11,7 +11,7 @@ use crate::PackError;
 use crate::checkpoint::{Arch, Checkpoint, ModelConfig};
 use crate::random::RandomWeights;
 use crate::sections::{Sections, data_sections};
-use crate::write::{DataSections, Progress, write_file};
+use crate::write::{DataSections, Partial, Progress, write_file};
 
 /// How a model is to be packed.
 #[derive(Debug, Clone, Copy)]
@@ -35,7 +35,17 @@ impl Default for Options {
     }
 }
 
+/// Threads that pack a source far away at least.
+const REMOTE_THREADS: usize = 8;
+
 impl Options {
+    /// For a source far away: threads that wait for it don't compute, so there are more of them.
+    #[must_use]
+    pub fn remote(mut self) -> Self {
+        self.threads = self.threads.max(REMOTE_THREADS);
+        self
+    }
+
     /// The packed file's configuration for a model.
     ///
     /// # Errors
@@ -193,6 +203,33 @@ impl<W: crate::weights::Weights> Plan<W> {
         options: &Options,
         progress: &dyn Progress,
     ) -> Result<Layout, PackError> {
-        write_file(self.config, &self.weights, &self.data, &self.pieces, target, options.threads, progress)
+        self.write_by(target, None, options, progress)
+    }
+
+    /// [`Plan::write`] that goes on where an earlier attempt ended: finished blocks are kept, if their checksums are right. A plan
+    /// with a text for calibration begins anew each time.
+    ///
+    /// # Errors
+    /// What could not be read, stored or written. What is finished stays at `partial` for the next attempt, unless that would fail,
+    /// too.
+    pub fn resume(
+        &self,
+        target: &Path,
+        partial: Partial<'_>,
+        options: &Options,
+        progress: &dyn Progress,
+    ) -> Result<Layout, PackError> {
+        self.write_by(target, Some(partial), options, progress)
+    }
+
+    fn write_by(
+        &self,
+        target: &Path,
+        partial: Option<Partial<'_>>,
+        options: &Options,
+        progress: &dyn Progress,
+    ) -> Result<Layout, PackError> {
+        let (weights, pieces) = (&self.weights, &self.pieces);
+        write_file(self.config, weights, &self.data, pieces, target, partial, options.threads, progress)
     }
 }

@@ -1,10 +1,15 @@
 //! A model of the Hub arrives whole or not at all, whatever the network does: packed, it has the bytes that the same folder has.
 
+use std::collections::HashSet;
 use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use elapid_pack::hub::{Name, Settings, Source};
+use elapid_pack::write::Partial;
 use elapid_pack::{Options, PackError, Plan};
 use elapid_test_support::data;
 use elapid_test_support::hub::{COMMIT, Content, Fault, Hub, Request};
@@ -66,6 +71,12 @@ const MODEL: &str = "hf:org/model";
 /// A request for weights that is not the first of a file.
 fn is_later(request: &Request) -> bool {
     request.storage && request.range.as_ref().is_some_and(|range| range.start > 0)
+}
+
+/// A request to an address that was given a while ago.
+fn has_expired(request: &Request) -> bool {
+    let signed = request.path.split_once("signature=").and_then(|(_, number)| number.parse::<usize>().ok());
+    signed.is_some_and(|signed| request.number > signed + 12)
 }
 
 #[test]
@@ -130,30 +141,28 @@ fn what_is_not_there_is_said() {
     assert!(error.starts_with("hf:org/model/model.safetensors: 127.0.0.1 answered 404"), "{error}");
 }
 
-/// Faults that pass: the model arrives.
+/// Faults that pass, each at the first request for a range: the model arrives.
 #[test]
 fn faults_that_pass_are_overcome() {
     let right = local();
-    let retry = || vec![("Retry-After", "0".to_owned())];
     type Rule = fn(&Request) -> bool;
+    let retry = vec![("Retry-After", "0".to_owned())];
     let cases: [(&str, Fault, Rule); 9] = [
-        ("429", Fault::Status(429, retry()), |r| r.number.is_multiple_of(3)),
-        ("503", Fault::Status(503, Vec::new()), |r| r.number.is_multiple_of(3)),
-        ("502 of the storage", Fault::Status(502, Vec::new()), |r| r.storage && r.number.is_multiple_of(2)),
-        ("an address that has expired", Fault::Status(403, Vec::new()), |r| {
-            let signed: Option<usize> =
-                r.path.split_once("signature=").and_then(|(_, number)| number.parse().ok());
-            signed.is_some_and(|signed| r.number > signed + 12)
-        }),
-        ("cut at once", Fault::Cut(0), |r| r.number.is_multiple_of(3)),
-        ("cut", Fault::Cut(70_000), |r| r.storage && r.number.is_multiple_of(2)),
-        ("stalls", Fault::Stall(1000), |r| is_later(r) && r.number.is_multiple_of(7)),
-        ("a shorter body", Fault::Short, |r| is_later(r) && r.number.is_multiple_of(2)),
-        ("another range", Fault::OtherRange, |r| is_later(r) && r.number.is_multiple_of(2)),
+        ("429", Fault::Status(429, retry), |_| true),
+        ("503", Fault::Status(503, Vec::new()), |_| true),
+        ("502 of the storage", Fault::Status(502, Vec::new()), |r| r.storage),
+        ("an address that has expired", Fault::Status(403, Vec::new()), has_expired),
+        ("cut at once", Fault::Cut(0), |_| true),
+        ("cut", Fault::Cut(70_000), |r| r.storage),
+        ("stalls", Fault::Stall(1001), |r| is_later(r) && r.range.as_ref().is_some_and(|r| r.start % 5 == 0)),
+        ("a shorter body", Fault::Short, is_later),
+        ("another range", Fault::OtherRange, is_later),
     ];
     for (what, fault, rule) in cases {
         let hub = Hub::of_folder(&folder());
-        hub.misbehave(move |request| rule(request).then(|| fault.clone()));
+        let seen = Mutex::new(HashSet::new());
+        let asked = |r: &Request| (r.path.split('?').next().map(str::to_owned), r.range.clone());
+        hub.misbehave(move |r| (rule(r) && seen.lock().unwrap().insert(asked(r))).then(|| fault.clone()));
         let got = packed(settings(&hub), MODEL);
         assert!(got.as_ref().is_ok_and(|bytes| *bytes == right), "{what}: {:?}", got.err());
     }
@@ -233,7 +242,7 @@ fn names_that_lead_elsewhere_are_not_asked_for() {
 #[test]
 fn large_small_files_are_refused() {
     let hub = Hub::of_folder(&folder());
-    hub.put("generation_config.json", Content::Made(1 << 40, |_, bytes| bytes.fill(b' ')));
+    hub.put("generation_config.json", Content::Made(1 << 40, Box::new(|_, bytes| bytes.fill(b' '))));
     let error = packed(settings(&hub), MODEL).unwrap_err();
     assert!(
         error.contains("generation_config.json: 1099511627776 bytes, but this kind of file may have"),
@@ -285,4 +294,134 @@ fn gguf_files_come_by_ranges() {
     for name in ["hf:org/model/quantized/m.gguf", "hf:org/model/quantized"] {
         assert!(packed(settings(&hub), name).unwrap() == fs::read(&here).unwrap(), "{name}");
     }
+}
+
+/// Blocks of 16 KiB on one thread: many, in order.
+fn small() -> Options {
+    Options { block_bytes: 16 << 10, threads: 1, ..options() }
+}
+
+/// Packs to `m.elp` in a folder, or goes on with what is there.
+fn resumed(settings: Settings, folder: &Path, options: &Options) -> Result<Vec<u8>, String> {
+    let checkpoint = Source::find(&Name::parse(MODEL).unwrap(), settings).and_then(Source::open);
+    let checkpoint = checkpoint.map_err(|error| error.to_string())?;
+    let source = checkpoint.version();
+    let (file, part) = (folder.join("m.elp"), folder.join("m.part"));
+    let partial = Partial { path: &part, source: &source };
+    let plan = Plan::open(checkpoint, options).unwrap();
+    plan.resume(&file, partial, options, &()).map_err(|error| error.to_string())?;
+    let names: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["m.elp"]);
+    Ok(fs::read(file).unwrap())
+}
+
+/// Begins to pack, and fails after some requests for weights. Returns the ranges that were sent but for the first of the file.
+fn interrupted(hub: &Hub, folder: &Path) -> Vec<Range<u64>> {
+    let before = hub.sent("model.safetensors").len();
+    let asked = AtomicUsize::new(0);
+    hub.misbehave(move |request| {
+        let fails = is_later(request) && asked.fetch_add(1, Ordering::Relaxed) >= 20;
+        fails.then(|| Fault::Status(500, Vec::new()))
+    });
+    let error = resumed(settings(hub), folder, &small()).unwrap_err();
+    assert!(error.contains("500 Internal Server Error"), "{error}");
+    assert!(!folder.join("m.elp").exists() && folder.join("m.part").exists());
+    hub.behave();
+    later(hub, before)
+}
+
+fn later(hub: &Hub, before: usize) -> Vec<Range<u64>> {
+    let sent = hub.sent("model.safetensors").into_iter().skip(before);
+    sent.filter(|range| range.start > 0).collect()
+}
+
+#[test]
+fn an_interrupted_model_is_resumed() {
+    let out = tempfile::tempdir().unwrap();
+    let right = out.path().join("right.elp");
+    Plan::checkpoint(&folder(), &small()).unwrap().write(&right, &small(), &()).unwrap();
+    let right = fs::read(right).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let again = |hub: &Hub| resumed(settings(hub), folder.path(), &small()).unwrap();
+    let reset = || fs::remove_file(folder.path().join("m.elp")).unwrap();
+
+    // Nothing of finished blocks comes again: at most what the last request was for.
+    let hub = Hub::of_folder(&self::folder());
+    let first = interrupted(&hub, folder.path());
+    let before = hub.sent("model.safetensors").len();
+    assert!(again(&hub) == right);
+    let second = later(&hub, before);
+    let twice =
+        |range: &&Range<u64>| second.iter().any(|other| other.start < range.end && range.start < other.end);
+    let twice: Vec<_> = first.iter().filter(twice).collect();
+    assert!(first.len() >= 19 && twice.len() <= 2, "{twice:?} of {first:?}");
+
+    // A block that is not as it was written is fetched again.
+    reset();
+    interrupted(&hub, folder.path());
+    let part = folder.path().join("m.part");
+    let mut bytes = fs::read(&part).unwrap();
+    let damaged = bytes.iter().position(|byte| *byte != 0).unwrap();
+    bytes[damaged] ^= 1;
+    fs::write(&part, bytes).unwrap();
+    assert!(again(&hub) == right);
+
+    // A cut journal, or one of something else, is no harm.
+    type Change = fn(&mut Vec<u8>);
+    let changes: [Change; 4] = [
+        |bytes| bytes.truncate(bytes.len() - 5),
+        |bytes| bytes.truncate(3),
+        |bytes| bytes[20] ^= 1,
+        |bytes| bytes.fill(255),
+    ];
+    for change in changes {
+        reset();
+        interrupted(&hub, folder.path());
+        let journal = folder.path().join("m.part.journal");
+        let mut bytes = fs::read(&journal).unwrap();
+        change(&mut bytes);
+        fs::write(&journal, bytes).unwrap();
+        assert!(again(&hub) == right);
+    }
+
+    // Another file under the same name: nothing is kept.
+    reset();
+    interrupted(&hub, folder.path());
+    let mut weights = fs::read(self::folder().join("model.safetensors")).unwrap();
+    let last = weights.len() - 4;
+    weights[last] ^= 1;
+    hub.put("model.safetensors", Content::Bytes(weights));
+    let before = hub.sent("model.safetensors").len();
+    again(&hub);
+    let bytes: u64 =
+        hub.sent("model.safetensors")[before..].iter().map(|range| range.end - range.start).sum();
+    assert!(bytes >= size("model.safetensors"));
+}
+
+/// What can never be packed leaves nothing.
+#[test]
+fn a_damaged_model_leaves_nothing() {
+    let hub = Hub::of_folder(&folder());
+    let mut weights = fs::read(folder().join("model.safetensors")).unwrap();
+    let end = weights.len() - 4;
+    weights[end..].copy_from_slice(&f32::NAN.to_le_bytes());
+    hub.put("model.safetensors", Content::Bytes(weights));
+    let folder = tempfile::tempdir().unwrap();
+    let error = resumed(settings(&hub), folder.path(), &small()).unwrap_err();
+    assert!(error.contains("holds NaN"), "{error}");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+/// Two programs do not write the same file.
+#[test]
+fn an_unfinished_file_has_one_writer() {
+    let hub = Hub::of_folder(&folder());
+    let out = tempfile::tempdir().unwrap();
+    let part = fs::File::create(out.path().join("m.part")).unwrap();
+    part.lock().unwrap();
+    let error = resumed(settings(&hub), out.path(), &small()).unwrap_err();
+    assert!(
+        error.ends_with("m.part: another program is writing this file: wait until it has ended"),
+        "{error}"
+    );
 }

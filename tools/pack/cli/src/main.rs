@@ -10,9 +10,10 @@ use elapid_args::{size, whole};
 use elapid_core::format::Quant;
 use elapid_files::{interrupt, same_file};
 use elapid_pack::checkpoint::{Checkpoint, ModelConfig};
-use elapid_pack::hub::{self, Name, Settings, Source};
+#[cfg(feature = "hub")]
+use elapid_pack::hub::{Name, Settings, Source};
 use elapid_pack::weights::Weights;
-use elapid_pack::write::Progress;
+use elapid_pack::write::{Partial, Progress};
 use elapid_pack::{Options, PackError, Plan, random};
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -93,6 +94,10 @@ impl Progress for Bar {
     fn advance(&self, bytes: u64) {
         self.0.inc(bytes);
     }
+    fn skip(&self, bytes: u64) {
+        self.0.inc(bytes);
+        self.0.reset_eta();
+    }
     fn restart(&self, bytes: u64) {
         self.0.reset();
         self.0.set_length(bytes);
@@ -135,7 +140,13 @@ impl std::fmt::Display for Error {
     }
 }
 
-fn write<W: Weights>(plan: &Plan<W>, args: &Args, options: &Options) -> Result<(), Error> {
+/// Writes the file. What comes from afar, `remote`, goes on where an earlier program ended.
+fn write<W: Weights>(
+    plan: &Plan<W>,
+    args: &Args,
+    remote: Option<&str>,
+    options: &Options,
+) -> Result<(), Error> {
     let style = "{bar:40} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left";
     let style = ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
     let bytes = plan.layout().file_bytes();
@@ -147,7 +158,25 @@ fn write<W: Weights>(plan: &Plan<W>, args: &Args, options: &Options) -> Result<(
         say(format_args!("note: {reason}; give one with --tokenizer FILE"));
     }
     interrupt::listen();
-    let bytes = plan.write(&args.output, options, &bar)?.file_bytes();
+    // A link or a device is written to as it is.
+    let is_plain = args.output.symlink_metadata().map_or(true, |about| about.is_file());
+    let resumable = remote.filter(|_| is_plain && args.calibrate.is_none());
+    let written = match resumable {
+        Some(source) => {
+            let mut path = args.output.clone().into_os_string();
+            path.push(".part");
+            let written = plan.resume(&args.output, Partial { path: path.as_ref(), source }, options, &bar);
+            if written.is_err() && Path::new(&path).exists() {
+                say(format_args!(
+                    "note: what is finished is in {}: the same command goes on there",
+                    Path::new(&path).display()
+                ));
+            }
+            written
+        }
+        None => plan.write(&args.output, options, &bar),
+    };
+    let bytes = written?.file_bytes();
     bar.0.finish_and_clear();
     say(format_args!("wrote {} ({bytes} bytes)", args.output.display()));
     Ok(())
@@ -209,16 +238,24 @@ fn random_model(name: &str) -> Result<ModelConfig, Error> {
     }
 }
 
-/// Opens a checkpoint, which may be a model of the Hub.
-fn open(source: &Path) -> Result<Checkpoint, PackError> {
-    let Some(name) = Name::text(source) else { return Checkpoint::open(source) };
-    let settings = Settings { cancelled: || interrupt::check().is_break(), ..Settings::from_env()? };
-    Source::find(&Name::parse(name)?, settings)?.open()
+/// Opens a checkpoint. Of a model of the Hub there is also what tells it from any other.
+fn open(source: &Path) -> Result<(Checkpoint, Option<String>), PackError> {
+    #[cfg(feature = "hub")]
+    if let Some(name) = Name::text(source) {
+        let settings = Settings { cancelled: || interrupt::check().is_break(), ..Settings::from_env()? };
+        let source = Source::find(&Name::parse(name)?, settings)?;
+        let which = format!("{} {}", source.name(), source.commit());
+        let checkpoint = source.open()?;
+        let which = format!("{which} {}", checkpoint.version());
+        return Ok((checkpoint, Some(which)));
+    }
+    Ok((Checkpoint::open(source)?, None))
 }
 
 fn run(args: &Args) -> Result<(), Error> {
     check_output(args)?;
-    let mut checkpoint = args.source.as_deref().map(open).transpose()?;
+    let (mut checkpoint, remote) = args.source.as_deref().map(open).transpose()?.unzip();
+    let remote = remote.flatten();
     if let (Some(checkpoint), Some(tokenizer)) = (&mut checkpoint, &args.tokenizer) {
         checkpoint.use_tokenizer(tokenizer)?;
     }
@@ -238,22 +275,25 @@ fn run(args: &Args) -> Result<(), Error> {
     }
     let (block_bytes, compact) = (args.block, args.compact);
     let mut options = Options { quant, head, block_bytes, compact, ..Options::default() };
-    if args.source.as_deref().and_then(Name::text).is_some() {
-        options.threads = options.threads.max(hub::THREADS);
+    if remote.is_some() {
+        options = options.remote();
     }
     if let Some(threads) = args.threads {
         options.threads = usize::from(threads);
     }
     match (&args.random, checkpoint) {
-        (Some(name), _) => {
-            write(&Plan::random(&random_model(name)?, args.seed.unwrap_or(0), &options)?, args, &options)
-        }
+        (Some(name), _) => write(
+            &Plan::random(&random_model(name)?, args.seed.unwrap_or(0), &options)?,
+            args,
+            None,
+            &options,
+        ),
         (None, Some(checkpoint)) => {
             let mut plan = Plan::open(checkpoint, &options)?;
             if let Some(text) = &args.calibrate {
                 plan.calibrate(text, args.calibrate_tokens.unwrap_or(32_768))?;
             }
-            write(&plan, args, &options)
+            write(&plan, args, remote.as_deref(), &options)
         }
         (None, None) => Ok(()),
     }

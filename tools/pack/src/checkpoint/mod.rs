@@ -271,6 +271,13 @@ impl Checkpoint {
         self.read_rows(entry, 0..entry.rows, out)
     }
 
+    /// What tells the files of weights from any others that may be in their place later, where that is known.
+    #[must_use]
+    pub fn version(&self) -> String {
+        let versions = self.files.iter().map(|shard| shard.file.version().unwrap_or_default());
+        versions.collect::<Vec<_>>().join(" ")
+    }
+
     /// Whether it is a GGUF file.
     #[must_use]
     pub fn is_gguf(&self) -> bool {

@@ -21,6 +21,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(120);
 const PROGRESS: u64 = 64 << 10;
 /// Redirects that may follow one another.
 const REDIRECTS: usize = 5;
+/// Connections that are kept for the next request: two for each thread.
+const IDLE: usize = 16;
 /// What a connection takes in memory for what it reads and what it writes. A response's header must fit.
 const BUFFERS: (usize, usize) = (64 << 10, 16 << 10);
 
@@ -84,8 +86,8 @@ impl Client {
             .input_buffer_size(BUFFERS.0)
             .output_buffer_size(BUFFERS.1)
             .max_response_header_size(BUFFERS.0 / 2)
-            .max_idle_connections(2 * super::THREADS)
-            .max_idle_connections_per_host(2 * super::THREADS)
+            .max_idle_connections(IDLE)
+            .max_idle_connections_per_host(IDLE)
             .timeout_resolve(timeout)
             .timeout_connect(timeout)
             .timeout_per_read(timeout)

@@ -36,9 +36,6 @@ use crate::PackError;
 use file::{Chunks, RemoteFile, Shared};
 use http::{Answer, Client, Trouble, escape, read_whole, refused, text};
 
-/// Threads that pack a model of the Hub at least: each waits for a connection of its own.
-pub const THREADS: usize = 8;
-
 /// The largest list of a model's files read, in bytes.
 const LIST_LIMIT: u64 = 16 << 20;
 /// Tries of the first request: a machine without a network should not have to wait to be told so.
