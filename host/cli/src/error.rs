@@ -21,6 +21,9 @@ pub(crate) enum Error {
         /// How many more there are.
         others: usize,
     },
+    /// A model could not be packed.
+    #[cfg(feature = "hub")]
+    Pack(elapid_pack::PackError),
     /// The reader of the output has closed it. Nothing is printed.
     ClosedOutput,
 }
@@ -31,7 +34,24 @@ impl From<LibraryError> for Error {
     }
 }
 
+#[cfg(feature = "hub")]
+impl From<elapid_pack::PackError> for Error {
+    fn from(error: elapid_pack::PackError) -> Self {
+        Self::Pack(error)
+    }
+}
+
 impl Error {
+    /// Whether the program was asked to end, and did.
+    pub(crate) fn is_end(&self) -> bool {
+        match self {
+            Self::ClosedOutput | Self::Library(LibraryError::Interrupted) => true,
+            #[cfg(feature = "hub")]
+            Self::Pack(elapid_pack::PackError::Cancelled) => true,
+            _ => false,
+        }
+    }
+
     /// An error of reading or writing `path`.
     pub(crate) fn file(path: impl Into<PathBuf>, action: &'static str, cause: io::Error) -> Self {
         Self::Library(LibraryError::File { path: path.into(), action, cause })
@@ -43,6 +63,8 @@ impl Error {
             Self::Library(error) => error.class() as u8,
             Self::Usage(_) => ExitClass::Usage as u8,
             Self::Damaged { .. } => ExitClass::BadModel as u8,
+            #[cfg(feature = "hub")]
+            Self::Pack(error) => error.exit_code(),
             Self::ClosedOutput => 0,
         }
     }
@@ -64,6 +86,10 @@ impl std::fmt::Display for Error {
                 };
                 write!(f, "{model}: {first}{more}: copy the file again, or pack the model again")
             }
+            #[cfg(feature = "hub")]
+            Self::Pack(elapid_pack::PackError::Cancelled) => f.write_str("interrupted"),
+            #[cfg(feature = "hub")]
+            Self::Pack(error) => error.fmt(f),
             Self::ClosedOutput => f.write_str("the output was closed"),
         }
     }

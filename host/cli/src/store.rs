@@ -63,7 +63,7 @@ impl Store {
     }
 
     /// The commit that a name's revision was when it was asked for last.
-    fn commit(&self, name: &Name) -> Option<String> {
+    pub(crate) fn commit(&self, name: &Name) -> Option<String> {
         if is_commit(name.revision()) {
             return Some(name.revision().to_owned());
         }
@@ -78,7 +78,9 @@ impl Store {
             None => format!("{quant}{PACKED}"),
         };
         if file.len() > LONGEST {
-            return Err(Error::Usage(format!("{name}: the name is too long for the store: pack it with elapid-pack")));
+            return Err(Error::Usage(format!(
+                "{name}: the name is too long for the store: pack it with elapid-pack"
+            )));
         }
         Ok(self.folder(name).join(commit).join(file))
     }
@@ -252,7 +254,13 @@ mod tests {
         };
         assert_eq!(
             shown(store.entries().unwrap()),
-            ["hf:a/b q4 2 true", "hf:a/b f16 3 true", "hf:a/b/x y/z.gguf q8 2 true", "hf:a/c q4 2 true", "hf:a/c q4 7 false"]
+            [
+                "hf:a/b q4 2 true",
+                "hf:a/b f16 3 true",
+                "hf:a/b/x y/z.gguf q8 2 true",
+                "hf:a/c q4 2 true",
+                "hf:a/c q4 7 false"
+            ]
         );
         // What a branch is must have been asked for.
         assert_eq!(store.of(&name("hf:a/b")).unwrap(), []);

@@ -28,6 +28,15 @@ pub struct Options {
     pub threads: usize,
 }
 
+/// The type of this name, for an argument.
+///
+/// # Errors
+/// The names that there are.
+pub fn parse_quant(text: &str) -> Result<Quant, String> {
+    let known = Quant::ALL.into_iter().find(|quant| quant.name() == text);
+    known.ok_or_else(|| "choose f32, f16, q8, q5, q4 or q3".into())
+}
+
 impl Default for Options {
     fn default() -> Self {
         let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);

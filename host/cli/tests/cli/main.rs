@@ -2,6 +2,8 @@
 
 mod arguments;
 mod chat;
+#[cfg(feature = "hub")]
+mod hub;
 mod run;
 mod session;
 

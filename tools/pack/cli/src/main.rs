@@ -12,6 +12,7 @@ use elapid_files::{interrupt, same_file};
 use elapid_pack::checkpoint::{Checkpoint, ModelConfig};
 #[cfg(feature = "hub")]
 use elapid_pack::hub::{Name, Settings, Source};
+use elapid_pack::pack::parse_quant;
 use elapid_pack::weights::Weights;
 use elapid_pack::write::{Partial, Progress};
 use elapid_pack::{Options, PackError, Plan, random};
@@ -33,11 +34,11 @@ struct Args {
 
     /// Type of the weights of the large matrices. Default: of a GGUF file the one that keeps its weights as they are (Q8_0: q8,
     /// Q5_0: q5, Q4_0: q4), otherwise q8
-    #[arg(long, value_parser = quant, value_name = "f32|f16|q8|q5|q4|q3")]
+    #[arg(long, value_parser = parse_quant, value_name = "f32|f16|q8|q5|q4|q3")]
     quant: Option<Quant>,
 
     /// Type of the weights of head and embedding. Default: that of --quant; q8 where a GGUF file has finer ones
-    #[arg(long, value_parser = quant, value_name = "f32|f16|q8|q5|q4|q3")]
+    #[arg(long, value_parser = parse_quant, value_name = "f32|f16|q8|q5|q4|q3")]
     head: Option<Quant>,
 
     /// Tokenizer: a tokenizer.json, or a folder with one. Default: that of SOURCE
@@ -73,11 +74,6 @@ struct Args {
     /// Number of threads that quantize. Default: one for each core, at least 8 for a model of the Hub
     #[arg(short, long, value_parser = whole::<u16>(1..=256), allow_hyphen_values = true)]
     threads: Option<u16>,
-}
-
-fn quant(text: &str) -> Result<Quant, String> {
-    let known = Quant::ALL.into_iter().find(|q| q.name() == text);
-    known.ok_or_else(|| "choose f32, f16, q8, q5, q4 or q3".into())
 }
 
 fn block_bytes(text: &str) -> Result<u32, String> {

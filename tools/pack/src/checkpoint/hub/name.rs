@@ -77,6 +77,12 @@ impl Name {
         (&self.org, &self.name)
     }
 
+    /// Whether a revision is named.
+    #[must_use]
+    pub fn has_revision(&self) -> bool {
+        self.revision.is_some()
+    }
+
     /// The branch, tag or commit.
     #[must_use]
     pub fn revision(&self) -> &str {
