@@ -23,7 +23,7 @@ pub(crate) enum Error {
     },
     /// A model could not be packed.
     #[cfg(feature = "hub")]
-    Pack(elapid_pack::PackError),
+    Pack(Box<elapid_pack::PackError>),
     /// The reader of the output has closed it. Nothing is printed.
     ClosedOutput,
 }
@@ -37,7 +37,7 @@ impl From<LibraryError> for Error {
 #[cfg(feature = "hub")]
 impl From<elapid_pack::PackError> for Error {
     fn from(error: elapid_pack::PackError) -> Self {
-        Self::Pack(error)
+        Self::Pack(Box::new(error))
     }
 }
 
@@ -47,7 +47,7 @@ impl Error {
         match self {
             Self::ClosedOutput | Self::Library(LibraryError::Interrupted) => true,
             #[cfg(feature = "hub")]
-            Self::Pack(elapid_pack::PackError::Cancelled) => true,
+            Self::Pack(error) => matches!(**error, elapid_pack::PackError::Cancelled),
             _ => false,
         }
     }
@@ -87,7 +87,7 @@ impl std::fmt::Display for Error {
                 write!(f, "{model}: {first}{more}: copy the file again, or pack the model again")
             }
             #[cfg(feature = "hub")]
-            Self::Pack(elapid_pack::PackError::Cancelled) => f.write_str("interrupted"),
+            Self::Pack(_) if self.is_end() => f.write_str("interrupted"),
             #[cfg(feature = "hub")]
             Self::Pack(error) => error.fmt(f),
             Self::ClosedOutput => f.write_str("the output was closed"),
