@@ -24,6 +24,9 @@ pub(crate) enum Error {
     /// The server could not start.
     #[cfg(feature = "serve")]
     Serve(String),
+    /// A model could not be packed.
+    #[cfg(feature = "hub")]
+    Pack(Box<elapid_pack::PackError>),
     /// The reader of the output has closed it. Nothing is printed.
     ClosedOutput,
 }
@@ -34,7 +37,24 @@ impl From<LibraryError> for Error {
     }
 }
 
+#[cfg(feature = "hub")]
+impl From<elapid_pack::PackError> for Error {
+    fn from(error: elapid_pack::PackError) -> Self {
+        Self::Pack(Box::new(error))
+    }
+}
+
 impl Error {
+    /// Whether the program was asked to end, and did.
+    pub(crate) fn is_end(&self) -> bool {
+        match self {
+            Self::ClosedOutput | Self::Library(LibraryError::Interrupted) => true,
+            #[cfg(feature = "hub")]
+            Self::Pack(error) => matches!(**error, elapid_pack::PackError::Cancelled),
+            _ => false,
+        }
+    }
+
     /// An error of reading or writing `path`.
     pub(crate) fn file(path: impl Into<PathBuf>, action: &'static str, cause: io::Error) -> Self {
         Self::Library(LibraryError::File { path: path.into(), action, cause })
@@ -48,6 +68,8 @@ impl Error {
             Self::Damaged { .. } => ExitClass::BadModel as u8,
             #[cfg(feature = "serve")]
             Self::Serve(_) => ExitClass::Failure as u8,
+            #[cfg(feature = "hub")]
+            Self::Pack(error) => error.exit_code(),
             Self::ClosedOutput => 0,
         }
     }
@@ -71,6 +93,10 @@ impl std::fmt::Display for Error {
                 };
                 write!(f, "{model}: {first}{more}: copy the file again, or pack the model again")
             }
+            #[cfg(feature = "hub")]
+            Self::Pack(_) if self.is_end() => f.write_str("interrupted"),
+            #[cfg(feature = "hub")]
+            Self::Pack(error) => error.fmt(f),
             Self::ClosedOutput => f.write_str("the output was closed"),
         }
     }

@@ -10,6 +10,8 @@ mod chat;
 mod cpu;
 mod error;
 mod info;
+#[cfg(feature = "hub")]
+mod list;
 mod logits;
 mod long;
 mod measure;
@@ -18,11 +20,15 @@ mod npy;
 mod output;
 mod package;
 mod perplexity;
+#[cfg(feature = "hub")]
+mod pull;
 mod run;
 mod sampling;
 #[cfg(feature = "serve")]
 mod serve;
 mod session;
+#[cfg(feature = "hub")]
+mod store;
 mod stream;
 mod tokenize;
 mod verify;
@@ -36,7 +42,8 @@ use elapid_files::interrupt;
 
 /// Run Mamba and Falcon Mamba language models from packed files
 ///
-/// `elapid-pack` makes packed files. Without MODEL, commands use the bundled model.
+/// `elapid-pack` makes packed files. MODEL can also be a model of the Hugging Face Hub, hf:ORG/NAME: it is packed at first use (see
+/// `elapid pull`). Without MODEL, commands use the bundled model.
 ///
 /// Exit codes: 0 success, 1 failure, 2 usage error, 3 bad model file, 4 not enough memory; 130, 143 and 129 after SIGINT
 /// (Ctrl-C), SIGTERM and SIGHUP.
@@ -53,6 +60,12 @@ enum Command {
     Chat(chat::Args),
     #[cfg(feature = "serve")]
     Serve(serve::Args),
+    #[cfg(feature = "hub")]
+    Pull(pull::Args),
+    #[cfg(feature = "hub")]
+    List(list::ListArgs),
+    #[cfg(feature = "hub")]
+    Rm(list::RemoveArgs),
     Logits(logits::Args),
     Perplexity(perplexity::Args),
     Tokenize(tokenize::Args),
@@ -70,6 +83,12 @@ fn perform(command: Command) -> Result<(), Failure> {
         Command::Chat(args) => chat::run(args)?,
         #[cfg(feature = "serve")]
         Command::Serve(args) => serve::run(args)?,
+        #[cfg(feature = "hub")]
+        Command::Pull(args) => pull::run(&args)?,
+        #[cfg(feature = "hub")]
+        Command::List(args) => list::list(&args)?,
+        #[cfg(feature = "hub")]
+        Command::Rm(args) => list::remove(&args)?,
         Command::Logits(args) => logits::run(&args)?,
         Command::Perplexity(args) => perplexity::run(&args)?,
         Command::Tokenize(args) => tokenize::run(args)?,
@@ -102,11 +121,8 @@ fn run() -> ExitCode {
         }
     };
     ExitCode::from(match result {
-        Ok(())
-        | Err(Failure { error: Error::ClosedOutput | Error::Library(elapid::Error::Interrupted), .. }) => {
-            interrupt::exit_code().unwrap_or(code)
-        }
-        Err(_) => code,
+        Err(Failure { error, .. }) if !error.is_end() => code,
+        _ => interrupt::exit_code().unwrap_or(code),
     })
 }
 

@@ -27,6 +27,7 @@ mod contents;
 pub mod error;
 mod findings;
 mod inspect;
+mod journal;
 pub mod pack;
 mod progress;
 pub mod quantize;
@@ -37,6 +38,8 @@ pub mod tokenizer;
 pub mod weights;
 pub mod write;
 
+#[cfg(feature = "hub")]
+pub use checkpoint::hub;
 pub use contents::Contents;
 pub use error::PackError;
 pub use inspect::{Inspection, Packed, inspect, inspect_in};

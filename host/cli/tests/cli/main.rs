@@ -2,6 +2,8 @@
 
 mod arguments;
 mod chat;
+#[cfg(feature = "hub")]
+mod hub;
 mod prompt_cache;
 mod run;
 mod session;

@@ -8,12 +8,13 @@ use elapid_args::size;
 use elapid_boards::{BOARDS, Board as Small, COMPUTERS, Computer};
 use elapid_core::format::{Layout, Quant};
 use elapid_pack::checkpoint::{Arch, ModelConfig};
+use elapid_pack::pack::parse_quant;
 use elapid_pack::{Contents, Inspection, Options, Packed, inspect};
 use serde::Serialize;
 
 use crate::error::Error;
 use crate::needs;
-use crate::options::{block_bytes, quant};
+use crate::options::block_bytes;
 
 /// Print what a checkpoint holds and what packing makes of it, without reading its weights
 ///
@@ -38,7 +39,7 @@ pub(crate) struct Args {
     ram: Option<u64>,
 
     /// Type of the weights of head and embedding. Default: that of the other matrices, as in packing
-    #[arg(long, value_parser = quant, value_name = "f32|f16|q8|q5|q4|q3")]
+    #[arg(long, value_parser = parse_quant, value_name = "f32|f16|q8|q5|q4|q3")]
     head: Option<Quant>,
 
     /// Tokenizer: a tokenizer.json, or a folder with one. Default: that of SOURCE

@@ -15,12 +15,15 @@ use elapid_args::whole;
 use elapid_core::format::Quant;
 use elapid_files::{interrupt, same_file};
 use elapid_pack::checkpoint::{Checkpoint, ModelConfig};
+#[cfg(feature = "hub")]
+use elapid_pack::hub::{Name, Settings, Source};
+use elapid_pack::pack::parse_quant;
 use elapid_pack::weights::Weights;
-use elapid_pack::write::Progress;
+use elapid_pack::write::{Partial, Progress};
 use elapid_pack::{Options, PackError, Plan, random};
 use error::Error;
 use indicatif::{ProgressBar, ProgressStyle};
-use options::{block_bytes, quant};
+use options::block_bytes;
 
 /// Pack a Mamba or Falcon Mamba checkpoint into a file that elapid runs
 #[derive(Parser)]
@@ -31,7 +34,8 @@ struct Args {
     command: Option<Command>,
 
     /// Hugging Face folder or original Mamba folder (config.json, weights in safetensors or of torch.save, tokenizer.json), a
-    /// file of weights in one, or a GGUF file; required without --random
+    /// file of weights in one, a GGUF file, or a model of the Hugging Face Hub (hf:ORG/NAME, hf:ORG/NAME@REVISION,
+    /// hf:ORG/NAME/FILE); required without --random
     #[arg(required_unless_present = "random", conflicts_with = "random")]
     source: Option<PathBuf>,
 
@@ -41,11 +45,11 @@ struct Args {
 
     /// Type of the weights of the large matrices. Default: of a GGUF file the one that keeps its weights as they are (Q8_0: q8,
     /// Q5_0: q5, Q4_0: q4), otherwise q8
-    #[arg(long, value_parser = quant, value_name = "f32|f16|q8|q5|q4|q3")]
+    #[arg(long, value_parser = parse_quant, value_name = "f32|f16|q8|q5|q4|q3")]
     quant: Option<Quant>,
 
     /// Type of the weights of head and embedding. Default: that of --quant; q8 where a GGUF file has finer ones
-    #[arg(long, value_parser = quant, value_name = "f32|f16|q8|q5|q4|q3")]
+    #[arg(long, value_parser = parse_quant, value_name = "f32|f16|q8|q5|q4|q3")]
     head: Option<Quant>,
 
     /// Tokenizer: a tokenizer.json, or a folder with one. Default: that of SOURCE
@@ -78,7 +82,7 @@ struct Args {
     #[arg(long, value_name = "N", value_parser = whole::<usize>(1..=u32::MAX.into()), allow_hyphen_values = true)]
     calibrate_tokens: Option<usize>,
 
-    /// Number of threads that quantize. Default: one for each core
+    /// Number of threads that quantize. Default: one for each core, at least 8 for a model of the Hub
     #[arg(short, long, value_parser = whole::<u16>(1..=256), allow_hyphen_values = true)]
     threads: Option<u16>,
 }
@@ -95,6 +99,10 @@ impl Progress for Bar {
     fn advance(&self, bytes: u64) {
         self.0.inc(bytes);
     }
+    fn skip(&self, bytes: u64) {
+        self.0.inc(bytes);
+        self.0.reset_eta();
+    }
     fn restart(&self, bytes: u64) {
         self.0.reset();
         self.0.set_length(bytes);
@@ -104,7 +112,14 @@ impl Progress for Bar {
     }
 }
 
-fn write<W: Weights>(plan: &Plan<W>, output: &Path, options: &Options) -> Result<(), Error> {
+/// Writes the file. What comes from afar, `remote`, goes on where an earlier program ended.
+fn write<W: Weights>(
+    plan: &Plan<W>,
+    args: &Args,
+    output: &Path,
+    remote: Option<&str>,
+    options: &Options,
+) -> Result<(), Error> {
     let style = "{bar:40} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left";
     let style = ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
     let bytes = plan.layout().file_bytes();
@@ -116,7 +131,25 @@ fn write<W: Weights>(plan: &Plan<W>, output: &Path, options: &Options) -> Result
         say(format_args!("note: {reason}; give one with --tokenizer FILE"));
     }
     interrupt::listen();
-    let layout = plan.write(output, options, &bar)?;
+    // A link or a device is written to as it is.
+    let is_plain = output.symlink_metadata().map_or(true, |about| about.is_file());
+    let resumable = remote.filter(|_| is_plain && args.calibrate.is_none());
+    let written = match resumable {
+        Some(source) => {
+            let mut path = output.as_os_str().to_owned();
+            path.push(".part");
+            let written = plan.resume(output, Partial { path: path.as_ref(), source }, options, &bar);
+            if written.is_err() && Path::new(&path).exists() {
+                say(format_args!(
+                    "note: what is finished is in {}: the same command goes on there",
+                    Path::new(&path).display()
+                ));
+            }
+            written
+        }
+        None => plan.write(output, options, &bar),
+    };
+    let layout = written?;
     bar.0.finish_and_clear();
     say(format_args!("wrote {} ({} bytes)", output.display(), layout.file_bytes()));
     // What one would otherwise find out on the device.
@@ -189,6 +222,20 @@ fn random_model(name: &str) -> Result<ModelConfig, Error> {
     }
 }
 
+/// Opens a checkpoint. Of a model of the Hub there is also what tells it from any other.
+fn open(source: &Path) -> Result<(Checkpoint, Option<String>), PackError> {
+    #[cfg(feature = "hub")]
+    if let Some(name) = Name::text(source) {
+        let settings = Settings { cancelled: || interrupt::check().is_break(), ..Settings::from_env()? };
+        let source = Source::find(&Name::parse(name)?, settings)?;
+        let which = format!("{} {}", source.name(), source.commit());
+        let checkpoint = source.open()?;
+        let which = format!("{which} {}", checkpoint.version());
+        return Ok((checkpoint, Some(which)));
+    }
+    Ok((Checkpoint::open(source)?, None))
+}
+
 fn run(args: &Args) -> Result<(), Error> {
     if let Some(Command::Inspect(args)) = &args.command {
         return inspect::run(args);
@@ -196,7 +243,8 @@ fn run(args: &Args) -> Result<(), Error> {
     // clap asks for it where there is no command.
     let Some(output) = args.output.as_deref() else { return Ok(()) };
     check_output(args, output)?;
-    let mut checkpoint = args.source.as_deref().map(Checkpoint::open).transpose()?;
+    let (mut checkpoint, remote) = args.source.as_deref().map(open).transpose()?.unzip();
+    let remote = remote.flatten();
     if let (Some(checkpoint), Some(tokenizer)) = (&mut checkpoint, &args.tokenizer) {
         checkpoint.use_tokenizer(tokenizer)?;
     }
@@ -216,19 +264,23 @@ fn run(args: &Args) -> Result<(), Error> {
     }
     let (block_bytes, compact) = (args.block, args.compact);
     let mut options = Options { quant, head, block_bytes, compact, ..Options::default() };
+    if remote.is_some() {
+        options = options.remote();
+    }
     if let Some(threads) = args.threads {
         options.threads = usize::from(threads);
     }
     match (&args.random, checkpoint) {
         (Some(name), _) => {
-            write(&Plan::random(&random_model(name)?, args.seed.unwrap_or(0), &options)?, output, &options)
+            let plan = Plan::random(&random_model(name)?, args.seed.unwrap_or(0), &options)?;
+            write(&plan, args, output, None, &options)
         }
         (None, Some(checkpoint)) => {
             let mut plan = Plan::open(checkpoint, &options)?;
             if let Some(text) = &args.calibrate {
                 plan.calibrate(text, args.calibrate_tokens.unwrap_or(32_768))?;
             }
-            write(&plan, output, &options)
+            write(&plan, args, output, remote.as_deref(), &options)
         }
         (None, None) => Ok(()),
     }

@@ -1,13 +1,6 @@
 //! Values of options.
 
 use elapid_args::size;
-use elapid_core::format::Quant;
-
-/// A type of weights.
-pub(crate) fn quant(text: &str) -> Result<Quant, String> {
-    let known = Quant::ALL.into_iter().find(|q| q.name() == text);
-    known.ok_or_else(|| "choose f32, f16, q8, q5, q4 or q3".into())
-}
 
 /// The size of a block.
 pub(crate) fn block_bytes(text: &str) -> Result<u32, String> {

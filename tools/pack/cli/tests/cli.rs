@@ -244,3 +244,35 @@ fn what_will_be_refused_is_inspected_too() {
     assert_eq!((code, out.as_str()), (Some(1), ""));
     assert!(errors.starts_with("error: nowhere: No such file"), "{errors}");
 }
+
+/// A model of the Hub, from a server that plays it.
+#[test]
+fn a_model_of_the_hub_is_packed() {
+    let model = elapid_test_support::data::path("models/address-300k");
+    let hub = elapid_test_support::hub::Hub::of_folder(&model);
+    let folder = tempfile::tempdir().unwrap();
+    let (code, said) = pack(&[model.to_str().unwrap(), "-o", "here.elp"], folder.path());
+    assert_eq!(code, Some(0), "{said}");
+    let from_hub = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_elapid-pack"));
+        command
+            .args(args)
+            .current_dir(folder.path())
+            .env("HF_ENDPOINT", &hub.endpoint)
+            .env("HF_HOME", folder.path());
+        command.env("NO_PROXY", "127.0.0.1");
+        let Output { status, stderr, .. } = command.output().unwrap();
+        (status.code(), String::from_utf8(stderr).unwrap())
+    };
+    let (code, said) = from_hub(&["hf:org/model@main", "-o", "hub.elp"]);
+    assert_eq!(code, Some(0), "{said}");
+    let read = |name: &str| std::fs::read(folder.path().join(name)).unwrap();
+    assert!(read("here.elp") == read("hub.elp"));
+    for (name, says) in
+        [("hf:org", "not a model of the Hub: give hf:ORG/NAME"), ("hf:org/none", "no such model")]
+    {
+        let (code, said) = from_hub(&[name, "-o", "none.elp"]);
+        assert!(code == Some(1) && said.contains(says) && said.matches('\n').count() == 1, "{said}");
+    }
+    assert!(!folder.path().join("none.elp").exists());
+}

@@ -36,8 +36,11 @@ pub(super) fn given(path: &Path) -> Result<Given, PackError> {
         },
         Ok(_) => not_a_folder(format!("not a folder: {WANTED}")),
         Err(source) => match hub_name(path) {
+            Some((owner, name)) if cfg!(feature = "hub") => not_a_folder(format!(
+                "no such folder here; a model of the Hugging Face Hub is hf:{owner}/{name}"
+            )),
             Some((owner, name)) => not_a_folder(format!(
-                "no such folder here; a model of the Hugging Face hub must be downloaded first: hf download {owner}/{name} --local-dir {name}"
+                "no such folder here; a model of the Hugging Face Hub must be downloaded first: hf download {owner}/{name} --local-dir {name}"
             )),
             None => Err(PackError::Io { path: path.to_path_buf(), source }),
         },

@@ -16,6 +16,8 @@ mod folder;
 mod generation;
 mod ggml;
 mod gguf;
+#[cfg(feature = "hub")]
+pub mod hub;
 mod json;
 mod names;
 mod pickle;
@@ -96,7 +98,7 @@ impl Roles {
 }
 
 impl Checkpoint {
-    /// Opens a folder, a file of safetensors or of torch.save beside its config.json, or a GGUF file (of a split model, any of them), and checks
+    /// Opens a model of the Hub (`hf:ORG/NAME`, if compiled with the feature `hub`), a folder, a file of safetensors or of torch.save beside its config.json, or a GGUF file (of a split model, any of them), and checks
     /// its configuration and the names, types, shapes and extent of its tensors.
     ///
     /// A bias in the file that config.json says is not there is an error, as is one missing that it asks for:
@@ -270,6 +272,13 @@ impl Checkpoint {
         self.read_rows(entry, 0..entry.rows, out)
     }
 
+    /// What tells the files of weights from any others that may be in their place later, where that is known.
+    #[must_use]
+    pub fn version(&self) -> String {
+        let versions = self.files.iter().map(|shard| shard.file.version().unwrap_or_default());
+        versions.collect::<Vec<_>>().join(" ")
+    }
+
     /// Whether it is a GGUF file.
     #[must_use]
     pub fn is_gguf(&self) -> bool {
@@ -418,6 +427,12 @@ pub(crate) type Placed = (Box<dyn Place>, Option<(String, Format)>);
 
 /// Where a path leads.
 pub(crate) fn place_of(path: &Path) -> Result<Placed, PackError> {
+    #[cfg(feature = "hub")]
+    if let Some(name) = hub::Name::text(path) {
+        let (place, file) =
+            hub::Source::find(&hub::Name::parse(name)?, hub::Settings::from_env()?)?.into_place();
+        return Ok((place, file.map(|name| (name.clone(), Format::of(&name)))));
+    }
     Ok(match folder::given(path)? {
         Given::Folder => (Box::new(Folder(path.to_path_buf())), None),
         Given::File(name, format) => (Box::new(Folder::of(path)), Some((name, format))),
