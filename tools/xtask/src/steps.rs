@@ -1,5 +1,7 @@
 //! What `cargo xtask test` runs, as data.
 
+use crate::apt::{CHROMIUM, Package};
+
 /// One row of the table at the end.
 #[derive(Debug)]
 pub struct Step {
@@ -26,8 +28,13 @@ pub enum Work {
     Python { package: &'static str, program: &'static str, arguments: &'static [&'static str] },
     /// `cargo test` on this machine.
     HostTests { arguments: &'static [&'static str] },
-    /// Tests that drive programs of this machine with packages of Python, in the environment `name`.
-    PythonTests { name: &'static str, packages: &'static [&'static str], arguments: &'static [&'static str] },
+    /// Tests that drive programs of this machine with packages of Python, in the environment `name`, and of the system.
+    PythonTests {
+        name: &'static str,
+        packages: &'static [&'static str],
+        needs: &'static [Package],
+        arguments: &'static [&'static str],
+    },
     /// `core` for a machine without an operating system.
     Bare { target: &'static str, rustflags: &'static str },
     /// The programs type-checked for another operating system: nothing is linked.
@@ -210,7 +217,21 @@ pub const STEPS: &[Step] = &[
         work: Work::PythonTests {
             name: "clients",
             packages: &["openai==3.57.0", "ollama==0.6.3", "jsonschema==4.26.0"],
+            needs: &[],
             arguments: &["--workspace", "--features", "elapid-cli/serve", "--test", "clients"],
+        },
+    },
+    Step {
+        name: "page",
+        group: "host",
+        shows: "the server's page in headless Chromium: chat, branches, a reload, hostile answers, a phone's width",
+        required: false,
+        full: false,
+        work: Work::PythonTests {
+            name: "page",
+            packages: &["playwright==1.65.2"],
+            needs: &[CHROMIUM],
+            arguments: &["--workspace", "--features", "elapid-cli/serve", "--test", "page"],
         },
     },
     Step {
@@ -478,7 +499,7 @@ mod tests {
         assert_eq!(select(&[], true).unwrap().len(), STEPS.len());
         assert_eq!(names(&["publish"]), ["publish"]);
         assert!(!names(&["lint"]).contains(&"publish"));
-        assert_eq!(names(&["host", "fmt"]), ["fmt", "host", "clients", "fuzz", "release"]);
+        assert_eq!(names(&["host", "fmt"]), ["fmt", "host", "clients", "page", "fuzz", "release"]);
         assert_eq!(names(&["bare-m3"]), ["bare-m3"]);
         assert_eq!(select(&["fmt".into(), "tset".into()], false).unwrap_err(), "tset");
     }

@@ -114,14 +114,16 @@ fn perform(step: &Step, host: &str, full: bool, install: bool, apt: &mut Apt) ->
             Err(missing) => Ok(skipped(&missing)),
         },
         Work::HostTests { arguments } => run_tests([host_tests(arguments, full)]),
-        Work::PythonTests { name, packages, arguments } => match python::ensure(apt, name, packages) {
-            Ok(()) => {
-                let mut command = host_tests(arguments, full);
-                command.env("ELAPID_PYTHON", python::interpreter(name));
-                run_tests([command])
+        Work::PythonTests { name, packages, needs, arguments } => {
+            match python::ensure(apt, name, packages).and_then(|()| apt.ensure(needs)) {
+                Ok(()) => {
+                    let mut command = host_tests(arguments, full);
+                    command.env("ELAPID_PYTHON", python::interpreter(name));
+                    run_tests([command])
+                }
+                Err(missing) => Ok(skipped(&missing)),
             }
-            Err(missing) => Ok(skipped(&missing)),
-        },
+        }
         Work::Fuzz => fuzz::check(install).map(|tests| Done { outcome: Outcome::Passed, tests }),
         Work::Checked { target } => prepared(Toolchain::for_target(target, &[], apt), |toolchain| {
             let mut command = toolchain.cargo_for("check", target, "-D warnings", "std");
