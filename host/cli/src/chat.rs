@@ -108,6 +108,8 @@ struct Talk {
 }
 
 pub(super) fn run(args: Args) -> Result<(), Failure> {
+    let mut input = Input::new(args.json)?;
+    crate::handle_signals();
     let model = args.compute.open(args.model.as_deref())?;
     let options = args.state.options()?;
     let config = model.config();
@@ -138,7 +140,6 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     if let Some(system) = &args.system {
         talk.chat.set_system(system);
     }
-    let mut input = Input::new(args.json)?;
     if !talk.chat.has_template() {
         talk.note(&format!(
             "{}: no chat template, so this is plain text: the model goes on with what you write",

@@ -101,16 +101,23 @@ fn perform(command: Command) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Runs the program.
-fn run() -> ExitCode {
+fn handle_signals() {
     if let Err(error) = interrupt::handle() {
         // Without it a signal ends the program at once, as it does by default.
         let _ = writeln!(std::io::stderr(), "warning: signals may leave unfinished files behind: {error}");
     }
+}
+
+/// Runs the program.
+fn run() -> ExitCode {
     let command = match elapid_args::parse::<Cli>() {
         Ok(cli) => cli.command,
         Err(code) => return code,
     };
+    // A chat does so itself.
+    if !matches!(command, Command::Chat(_)) {
+        handle_signals();
+    }
     let result = perform(command);
     let code = match &result {
         Ok(()) | Err(Failure { error: Error::ClosedOutput, .. }) => 0,

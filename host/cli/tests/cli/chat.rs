@@ -228,6 +228,9 @@ fn a_terminal_edits_stops_and_leaves() {
     terminal.type_keys(&["-l", "/set n 3x"]);
     terminal.type_keys(&["BSpace", "Enter"]);
     terminal.wait("an edited line", |screen| screen.contains("n 3\n"));
+    // Lines that come all at once, as when they are typed ahead.
+    terminal.type_keys(&["-l", "/set n 4\r/set n 5\r/set n 6\r"]);
+    terminal.wait("typed ahead", |screen| ["n 4\n", "n 5\n", "n 6\n"].iter().all(|n| screen.contains(n)));
     // A line that goes on.
     terminal.type_keys(&["-l", "/system one\\"]);
     terminal.type_keys(&["Enter"]);
