@@ -1,5 +1,6 @@
 //! Writes a packed file, block by block, with all cores.
 
+use std::borrow::Cow;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{FileExt, FileTypeExt};
@@ -9,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::thread;
 
 use elapid_core::format::{Config, Fields, Layout, Part, Section, checksum, emit_header, emit_table_entry};
+use elapid_core::tokenizer::table::never_draw;
 use elapid_files::Output;
 
 use crate::PackError;
@@ -114,7 +116,7 @@ pub fn write_file(
         layout = Layout::new(Config::new(Fields { exponents, ..*config })?)?;
         progress.restart(layout.file_bytes());
     };
-    write_data(&layout, data, &out, &checksums)?;
+    write_data(&layout, &*marked(data, &weights.never_drawn())?, &out, &checksums)?;
     let logit_exponent = logit_exponent(most);
     let layout = Layout::new(Config::new(Fields { logit_exponent, ..**layout.config() })?)?;
 
@@ -164,6 +166,17 @@ fn write_weights(
     let head = if findings.any() { Vec::new() } else { walk.head()? };
     write(&mut layout.sections().filter(|s| !matches!(s, Section::Layer(_))), &head)?;
     Ok(checksums)
+}
+
+/// The sections with these ids marked in the tokenizer, if there is one.
+fn marked<'d>(data: &'d DataSections, never: &[u32]) -> Result<Cow<'d, DataSections>, PackError> {
+    let mut data = Cow::Borrowed(data);
+    if !data.tokenizer.is_empty() {
+        for &id in never {
+            never_draw(&mut data.to_mut().tokenizer, id).map_err(PackError::Table)?;
+        }
+    }
+    Ok(data)
 }
 
 fn write_data(
