@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use elapid_core::format::FormatError;
 use elapid_core::format::data::DataError;
 use elapid_core::model::StepError;
+use elapid_core::tokenizer::TokenizerError;
 
 use crate::tokenizer::CompileError;
 
@@ -250,6 +251,8 @@ pub enum PackError {
         /// The element's column.
         column: usize,
     },
+    /// The tokenizer that was compiled does not read back.
+    Table(#[source] TokenizerError),
     /// The caller asked for rows that a tensor does not have, or gave a buffer of another size.
     InvalidRows {
         /// The tensor.
@@ -445,6 +448,7 @@ impl fmt::Display for PackError {
                 "{}: tensor `{name}` holds {value} at [{row}, {column}]: the checkpoint is damaged, download it again",
                 path.display()
             ),
+            Self::Table(cause) => write!(out, "the compiled tokenizer does not read back: {cause}"),
             Self::InvalidRows { name, rows, columns, start, end, len } => write!(
                 out,
                 "tensor `{name}` has {rows} rows of {columns} values: rows {start}..{end} can't be read into {len} values"

@@ -204,6 +204,12 @@ impl<W: crate::weights::Weights> Plan<W> {
         Contents::of(&self.data)
     }
 
+    /// The ids of which the head's rows are -inf, and which are never drawn; known when the file is written.
+    #[must_use]
+    pub fn never_drawn(&self) -> Vec<u32> {
+        self.weights.never_drawn()
+    }
+
     /// Why the packed file has no tokenizer, in a sentence, where a checkpoint has none.
     pub fn without_tokenizer(&self) -> Option<&str> {
         self.without_tokenizer.as_deref()

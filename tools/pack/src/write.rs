@@ -1,5 +1,6 @@
 //! Writes a packed file, block by block, with all cores.
 
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::fs;
 use std::io;
@@ -12,6 +13,7 @@ use std::thread;
 use elapid_core::format::{
     Block, Config, Fields, Layout, Part, Section, checksum, emit_header, emit_table_entry,
 };
+use elapid_core::tokenizer::table::never_draw;
 use elapid_files::Output;
 
 use crate::PackError;
@@ -206,7 +208,7 @@ fn write_to(
         done.clear();
         progress.restart(layout.file_bytes());
     };
-    write_data(&layout, data, &out, &checksums)?;
+    write_data(&layout, &*marked(data, &weights.never_drawn())?, &out, &checksums)?;
     let logit_exponent = logit_exponent(most);
     let layout = Layout::new(Config::new(Fields { logit_exponent, ..**layout.config() })?)?;
 
@@ -256,6 +258,17 @@ fn write_weights(
     let head = if findings.any() { Vec::new() } else { walk.head()? };
     write(&mut layout.sections().filter(|s| !matches!(s, Section::Layer(_))), &head)?;
     Ok(checksums)
+}
+
+/// The sections with these ids marked in the tokenizer, if there is one.
+fn marked<'d>(data: &'d DataSections, never: &[u32]) -> Result<Cow<'d, DataSections>, PackError> {
+    let mut data = Cow::Borrowed(data);
+    if !data.tokenizer.is_empty() {
+        for &id in never {
+            never_draw(&mut data.to_mut().tokenizer, id).map_err(PackError::Table)?;
+        }
+    }
+    Ok(data)
 }
 
 fn write_data(
@@ -407,7 +420,10 @@ fn write_block(
     out.write(&scratch.block, place.offset)?;
     let finished = Finished { checksum: checksum(&scratch.block), largest_logit: largest.get() };
     sum.store(finished.checksum, Ordering::Relaxed);
-    if let Some(journal) = &out.journal {
+    // Rows of a head that are never drawn are known only when they are read: what has any is read again.
+    if let Some(journal) = &out.journal
+        && (head.is_none() || weights.never_drawn().is_empty())
+    {
         journal.add(place.checksum, finished)?;
     }
     Ok(Written::Now(place.length))

@@ -152,8 +152,17 @@ fn write<W: Weights>(
     let layout = written?;
     bar.0.finish_and_clear();
     say(format_args!("wrote {} ({} bytes)", output.display(), layout.file_bytes()));
-    // What one would otherwise find out on the device.
     let (contents, q) = (plan.contents(), layout.config().quants);
+    if let never @ [_, ..] = &plan.never_drawn()[..] {
+        let ids: Vec<String> = never.iter().take(8).map(u32::to_string).collect();
+        let more = if never.len() > ids.len() { ", …" } else { "" };
+        let how = match contents.tokenizer {
+            Some(_) => "these are never drawn",
+            None => "their logits are 0, and without a tokenizer nothing keeps them from being drawn",
+        };
+        say(format_args!("note: rows of the head are -inf, of the ids {}{more}: {how}", ids.join(", ")));
+    }
+    // What one would otherwise find out on the device.
     say(format_args!(
         "tokenizer: {}; end tokens: {}; chat template: {}",
         contents.tokenizer_text(),

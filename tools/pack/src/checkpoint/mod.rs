@@ -28,8 +28,10 @@ mod shards;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use elapid_core::format::Quant;
 
@@ -65,6 +67,8 @@ pub struct Checkpoint {
     roles: Roles,
     /// What the user should know of how it was read, in sentences.
     notes: Vec<String>,
+    /// Rows of the head with -inf in them, as far as they were read.
+    never: Mutex<BTreeSet<u32>>,
 }
 
 /// Which of the entries plays which role.
@@ -154,9 +158,9 @@ impl Checkpoint {
             (path, config, generation, shards, beside)
         };
         let Shards { files, entries } = shards;
-        let (roles, tokenizer) = (Roles::default(), None);
+        let (roles, tokenizer, never) = (Roles::default(), None, Mutex::default());
         let mut checkpoint =
-            Self { path, config, beside, tokenizer, generation, files, entries, roles, notes };
+            Self { path, config, beside, tokenizer, generation, files, entries, roles, notes, never };
         checkpoint.roles = checkpoint.place_tensors(faults)?;
         checkpoint.settle_head(faults.are_listed())?;
         checkpoint.check_presence(faults)?;
@@ -204,8 +208,15 @@ impl Checkpoint {
         rows: Range<usize>,
         out: &mut [f32],
     ) -> Result<(), PackError> {
+        let first = rows.start;
         match self.files.get(entry.shard) {
-            Some(shard) => rows::read(shard, entry, rows, out),
+            Some(shard) => {
+                rows::read(shard, entry, rows, out)?;
+                if entry.kind == Some(TensorKind::Head) {
+                    self.note_never(first, entry.columns, out);
+                }
+                Ok(())
+            }
             // An entry of another checkpoint.
             None => Err(PackError::MissingTensor {
                 path: self.path.clone(),
@@ -213,6 +224,23 @@ impl Checkpoint {
                 reason: "it is of another checkpoint".into(),
             }),
         }
+    }
+
+    /// Replaces rows of the head that are -inf by zeros: no logit of theirs is a number, so their tokens must never be drawn.
+    fn note_never(&self, first: usize, columns: usize, rows: &mut [f32]) {
+        for (row, values) in rows.chunks_exact_mut(columns.max(1)).enumerate() {
+            if values.iter().any(|value| value.is_infinite()) {
+                values.fill(0.0);
+                let mut never = self.never.lock().unwrap_or_else(PoisonError::into_inner);
+                never.insert((first + row) as u32);
+            }
+        }
+    }
+
+    /// The ids whose rows of the head are -inf, as far as the head was read.
+    #[must_use]
+    pub fn never_drawn(&self) -> Vec<u32> {
+        self.never.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect()
     }
 
     /// Reads the groups of whole rows, of a tensor that is stored in groups which a packed file can keep.

@@ -226,14 +226,18 @@ fn widen(dtype: Dtype, bytes: &[u8], out: &mut [f32]) -> bool {
 }
 
 /// Makes infinite values of A, or of its logarithm, the largest numbers: a converter's exp may have overflowed, and the state decays
-/// at once. Returns whether all values are numbers then.
+/// at once. Returns whether the values that are not finite may be there.
 #[cold]
 fn saturate(entry: &TensorEntry, values: &mut [f32]) -> bool {
-    let is_a = matches!(entry.kind, Some(TensorKind::Layer(_, LayerTensor::ALog)));
-    if is_a {
-        values.iter_mut().for_each(|value| *value = value.clamp(f32::MIN, f32::MAX));
+    match entry.kind {
+        Some(TensorKind::Layer(_, LayerTensor::ALog)) => {
+            values.iter_mut().for_each(|value| *value = value.clamp(f32::MIN, f32::MAX));
+            !values.iter().any(|value| value.is_nan())
+        }
+        // Rows of tokens that are never to be drawn: the reader sees to them.
+        Some(TensorKind::Head) => !values.iter().any(|value| value.is_nan() || *value == f32::INFINITY),
+        _ => false,
     }
-    is_a && values.iter().all(|value| value.is_finite())
 }
 
 /// The f32 with the value of an f16, written so that a loop over it vectorises on any target.
