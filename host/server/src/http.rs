@@ -34,6 +34,9 @@ use crate::{metrics, ollama, openai, page, plain, responses};
 const HEAD_TIME: Duration = Duration::from_secs(30);
 /// The largest head of a request in bytes.
 const HEAD_BYTES: usize = 64 << 10;
+/// Open files that are no connections.
+#[cfg(unix)]
+const OTHER_FILES: usize = 64;
 /// The time that connections have to end when the server stops.
 const STOP_TIME: Duration = Duration::from_secs(5);
 
@@ -243,8 +246,8 @@ async fn accept(
     app: Arc<App>,
     mut closed: watch::Receiver<bool>,
 ) {
-    let room = Arc::new(Semaphore::new(app.options.connections));
-    let most = app.options.connections;
+    let most = app.options.connections.min(files_for_connections());
+    let room = Arc::new(Semaphore::new(most));
     let routes = router(Arc::clone(&app));
     loop {
         let Ok(place) = Arc::clone(&room).acquire_owned().await else { return };
@@ -268,6 +271,22 @@ async fn accept(
     drop(listener);
     // All places are free when all connections have ended.
     let _ = room.acquire_many(u32::try_from(most).unwrap_or(u32::MAX)).await;
+}
+
+/// Raises the limit of open files as far as the system allows. Returns how many connections it has room for.
+fn files_for_connections() -> usize {
+    #[cfg(unix)]
+    {
+        use rustix::process::{Resource, getrlimit, setrlimit};
+        let mut limit = getrlimit(Resource::Nofile);
+        limit.current = limit.maximum;
+        // Otherwise it stays as it is.
+        let _ = setrlimit(Resource::Nofile, limit);
+        let files = getrlimit(Resource::Nofile).current.and_then(|files| usize::try_from(files).ok());
+        files.unwrap_or(usize::MAX).saturating_sub(OTHER_FILES).max(1)
+    }
+    #[cfg(not(unix))]
+    usize::MAX
 }
 
 async fn connection(
