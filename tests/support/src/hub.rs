@@ -254,9 +254,6 @@ fn answer(
             None => none(404),
         };
     };
-    if token.is_some_and(|token| request.token.as_deref() != Some(&format!("Bearer {token}"))) {
-        return plain(stream, 401, &[("X-Error-Code", "GatedRepo".into())], b"gated");
-    }
     if let Some(revision) = path.strip_prefix("/api/models/org/model/revision/") {
         if revision == "nowhere" {
             return plain(stream, 404, &[("X-Error-Code", "RevisionNotFound".into())], b"none");
@@ -274,6 +271,9 @@ fn answer(
     }
     if path.starts_with("/api/") {
         return plain(stream, 401, &[("X-Error-Code", "RepoNotFound".into())], b"none");
+    }
+    if token.is_some_and(|token| request.token.as_deref() != Some(&format!("Bearer {token}"))) {
+        return plain(stream, 401, &[("X-Error-Code", "GatedRepo".into())], b"gated");
     }
     let Some(file) = path.strip_prefix(&format!("/org/model/resolve/{commit}/")) else { return none(404) };
     let Some((size, tag)) = lock(state).files.get(file).map(|content| (content.size(), content.tag())) else {

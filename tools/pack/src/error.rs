@@ -468,7 +468,7 @@ impl fmt::Display for PackError {
             ),
             Self::Step(cause) => write!(out, "calibration: {cause}"),
             Self::Calibration { path, reason } => write!(out, "{}: {reason}", path.display()),
-            Self::Cancelled => out.write_str("interrupted; nothing was written"),
+            Self::Cancelled => out.write_str("interrupted; the file was not written"),
         }
     }
 }

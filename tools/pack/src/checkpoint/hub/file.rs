@@ -13,6 +13,7 @@ use ureq::http::header::HeaderMap;
 use ureq::http::{StatusCode, Uri, header};
 
 use super::http::{Answer, Client, Trouble, content_range, host, read_whole, refused, text};
+use super::name::Name;
 use crate::checkpoint::place::Ranges;
 
 /// Bytes that are asked for at a time where nothing was announced.
@@ -57,6 +58,7 @@ impl Chunks {
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) client: Client,
+    pub(super) name: Name,
     pub(super) commit: String,
     pub(super) chunks: Chunks,
 }
@@ -149,6 +151,10 @@ impl RemoteFile {
                     let bytes = read_whole(client, answer, WHOLE)?;
                     file.size = bytes.len() as u64;
                     bytes
+                }
+                // The list of a gated model's files is for everybody, and the files are not.
+                (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _) if answer.first.is_none() => {
+                    return Err(client.forbidden(&shared.name, &answer));
                 }
                 _ => return Err(refused(&answer)),
             };

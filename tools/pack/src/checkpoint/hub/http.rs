@@ -10,6 +10,7 @@ use ureq::http::{StatusCode, Uri};
 use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::{Agent, Body};
 
+use super::name::Name;
 use super::settings::Settings;
 use crate::PackError;
 
@@ -101,6 +102,13 @@ impl Client {
                     _ => None,
                 })
                 .collect();
+            if certificates.is_empty() {
+                let source = io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    "holds no certificates in PEM (SSL_CERT_FILE)",
+                );
+                return Err(PackError::Io { path: path.clone(), source });
+            }
             let tls = TlsConfig::builder().root_certs(RootCerts::new_with_certs(&certificates)).build();
             config = config.tls_config(tls);
         }
@@ -111,6 +119,27 @@ impl Client {
     pub(super) fn address(&self, path: &str) -> Result<Uri, Trouble> {
         let text = format!("{}{path}", self.settings.endpoint);
         text.parse().map_err(|_| Trouble::Final(format!("`{text}` is no address")))
+    }
+
+    /// Where people read about a model.
+    pub(super) fn page(&self, name: &Name) -> String {
+        format!("{}/{}", self.settings.endpoint, name.model())
+    }
+
+    /// What to do where the Hub does not give something to this account.
+    pub(super) fn forbidden(&self, name: &Name, answer: &Answer) -> Trouble {
+        let (page, status) = (self.page(name), answer.status);
+        let account = match self.settings.token {
+            Some(_) => "the account of your token (HF_TOKEN)",
+            None => "an account, and put a token of it into HF_TOKEN",
+        };
+        Trouble::Final(if text(&answer.headers, "x-error-code") == Some("GatedRepo") {
+            format!("a gated model: accept its licence at {page} with {account}")
+        } else {
+            format!(
+                "no such model, or it is private or gated ({status}): check the name; if {page} asks for it, accept the licence with {account}"
+            )
+        })
     }
 
     /// Asks for a file or a range of one, and follows redirects. The token goes to the Hub itself only.
@@ -166,9 +195,8 @@ impl Client {
             ureq::Error::HostNotFound => {
                 Trouble::Passing(format!("{host} was not found: is this machine connected?"), None)
             }
-            ureq::Error::Io(error) if error.kind() == io::ErrorKind::InvalidData => {
-                Trouble::Final(format!("{host}: {error}"))
-            }
+            ureq::Error::Io(error) if error.kind() == io::ErrorKind::InvalidData => untrusted(&host, &error),
+            ureq::Error::Rustls(error) => untrusted(&host, &error),
             ureq::Error::Io(error) => Trouble::Passing(format!("no connection to {host}: {error}"), None),
             ureq::Error::ConnectionFailed | ureq::Error::Protocol(_) | ureq::Error::BodyStalled => {
                 Trouble::Passing(format!("{host}: {error}"), None)
@@ -242,6 +270,13 @@ impl Client {
     pub(super) fn insist<T>(&self, attempt: impl FnMut(&mut u64) -> Result<T, Trouble>) -> io::Result<T> {
         self.repeat(TRIES, attempt)
     }
+}
+
+/// A connection that can't be made secure.
+fn untrusted(host: &str, error: &dyn std::fmt::Display) -> Trouble {
+    Trouble::Final(format!(
+        "{host}: {error}: if there is a proxy or a mirror with certificates of its own, name their file in SSL_CERT_FILE"
+    ))
 }
 
 /// What a status that is no success means, if it says nothing of the file or the model.

@@ -34,7 +34,7 @@ use super::Checkpoint;
 use super::place::{Folder, Place, Ranges};
 use crate::PackError;
 use file::{Chunks, RemoteFile, Shared};
-use http::{Answer, Client, Trouble, escape, read_whole, refused, text};
+use http::{Client, Trouble, escape, read_whole, refused, text};
 
 /// The largest list of a model's files read, in bytes.
 const LIST_LIMIT: u64 = 16 << 20;
@@ -93,7 +93,8 @@ impl Source {
             cache.map(|cache| cache.join("snapshots").join(&about.sha)).filter(|path| path.is_dir());
         let (folder, file) = split(name, &files)?;
         let commit = about.sha;
-        let shared = Arc::new(Shared { client, commit: commit.clone(), chunks: Chunks::default() });
+        let shared = Shared { client, name: name.clone(), commit: commit.clone(), chunks: Chunks::default() };
+        let shared = Arc::new(shared);
         let opened = AtomicUsize::new(0);
         let place = Box::new(Repository { name: name.clone(), shared, files, folder, snapshot, opened });
         Ok(Self { name: name.clone(), commit, place, file })
@@ -158,8 +159,17 @@ fn ask(client: &Client, name: &Name) -> Result<About, Trouble> {
     let url =
         client.address(&format!("/api/models/{}/revision/{}", name.model(), escape(name.revision(), b"")))?;
     let answer = client.get(&url, None)?;
-    if let Some(reason) = unknown(client, name, &answer) {
-        return Err(Trouble::Final(reason));
+    match answer.status {
+        StatusCode::NOT_FOUND if text(&answer.headers, "x-error-code") == Some("RevisionNotFound") => {
+            let page = client.page(name);
+            return Err(Trouble::Final(format!(
+                "the model has no revision `{}`: see {page}",
+                name.revision()
+            )));
+        }
+        StatusCode::NOT_FOUND => return Err(Trouble::Final("no such model: check the name".into())),
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => return Err(client.forbidden(name, &answer)),
+        _ => {}
     }
     if !answer.status.is_success() {
         return Err(refused(&answer));
@@ -167,30 +177,6 @@ fn ask(client: &Client, name: &Name) -> Result<About, Trouble> {
     let bytes = read_whole(client, answer, LIST_LIMIT)?;
     serde_json::from_slice(&bytes)
         .map_err(|error| Trouble::Final(format!("{url} does not answer as the Hub does: {error}")))
-}
-
-/// What to do where a model can't be had, if that is why a request failed.
-fn unknown(client: &Client, name: &Name, answer: &Answer) -> Option<String> {
-    let code = text(&answer.headers, "x-error-code").unwrap_or_default();
-    let page = format!("{}/{}", client.settings.endpoint, name.model());
-    let account = match client.settings.token {
-        Some(_) => "the account of your token (HF_TOKEN)",
-        None => "the account whose token is in HF_TOKEN",
-    };
-    Some(match (answer.status, code) {
-        (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, "GatedRepo") => {
-            format!("a gated model: accept its licence at {page} with {account}")
-        }
-        (StatusCode::NOT_FOUND, "RevisionNotFound") => {
-            format!("the model has no revision `{}`: see {page}", name.revision())
-        }
-        (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _) => format!(
-            "no such model, or it is private or gated ({}): check the name; if {page} asks for it, accept the licence, with {account}",
-            answer.status
-        ),
-        (StatusCode::NOT_FOUND, _) => "no such model: check the name".to_owned(),
-        _ => return None,
-    })
 }
 
 /// The folder of a model's files that is meant, with a slash at its end unless it is all of them, and the file.
