@@ -35,12 +35,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut computed = [0; 2];
     for _ in 0..ROUNDS {
         for ((chat, times), computed) in chats.iter_mut().zip(&mut times).zip(&mut computed) {
+            let mut chat = chat.fork()?;
             let start = Instant::now();
             let read = chat.ask(MESSAGE, &mut |_| ControlFlow::Continue(()))?;
-            first_token(chat)?;
+            first_token(&mut chat)?;
             times.push(start.elapsed());
             *computed = read.computed;
-            chat.undo();
         }
     }
     let median = |times: &mut Vec<Duration>| {

@@ -325,6 +325,9 @@ pub fn plain_chat(messages: &[Message]) -> String {
 
 /// The text that tokens spell; without the special ones if they are not `plain` text.
 fn spell(tokenizer: &Tokenizer<'_>, tokens: &[u32], plain: bool) -> Vec<u8> {
-    let spelled = tokens.iter().filter(|token| !(plain && tokenizer.is_special(**token)));
-    spelled.flat_map(|token| tokenizer.token_bytes(*token).unwrap_or_default()).copied().collect()
+    let mut bytes = Vec::with_capacity(4 * tokens.len());
+    for token in tokens.iter().filter(|token| !(plain && tokenizer.is_special(**token))) {
+        bytes.extend_from_slice(tokenizer.token_bytes(*token).unwrap_or_default());
+    }
+    bytes
 }
