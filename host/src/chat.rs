@@ -87,6 +87,7 @@ pub struct Chat {
     asked_at: Vec<usize>,
     /// The session's tokens that are left after questions were undone: it forgets the others when the next one is asked.
     left: Option<usize>,
+    spelled: Spelled,
     cache: Option<Arc<PrefixCache>>,
 }
 
@@ -104,6 +105,7 @@ impl Chat {
             messages: Vec::new(),
             asked_at: Vec::new(),
             left: None,
+            spelled: Spelled::default(),
             cache: None,
         })
     }
@@ -235,7 +237,7 @@ impl Chat {
     /// Feeds the session what is missing of `text`. The tokens that it has stay as far as they spell the text, even if the text would be
     /// encoded as other tokens.
     fn read(&mut self, text: &str, watch: &mut Watch<'_>) -> Result<Reused, Error> {
-        let Self { session, template, cache, .. } = self;
+        let Self { session, template, spelled, cache, .. } = self;
         session.resume(watch)?;
         let model = session.model().clone();
         let tokenizer = model.tokenizer()?;
@@ -254,7 +256,7 @@ impl Chat {
         };
         let before = session.tokens().len();
         let said = [session.tokens(), session.pending()].concat();
-        let (keep, rest) = if let Some(rest) = rest_after(&spell(&said)) {
+        let (keep, rest) = if let Some(rest) = rest_after(spelled.update(&tokenizer, &said, plain)) {
             (before, [session.pending(), &encoded(rest, false)?].concat())
         } else {
             let tokens = encoded(text, true)?;
@@ -307,8 +309,8 @@ impl Chat {
     /// As [`Session::fork`] and [`Chat::new`].
     pub fn fork(&mut self) -> Result<Self, Error> {
         let (messages, asked_at) = (self.messages.clone(), self.asked_at.clone());
-        let (left, cache) = (self.left, self.cache.clone());
-        Ok(Self { messages, asked_at, left, cache, ..Self::new(self.session.fork()?)? })
+        let (left, spelled, cache) = (self.left, self.spelled.clone(), self.cache.clone());
+        Ok(Self { messages, asked_at, left, spelled, cache, ..Self::new(self.session.fork()?)? })
     }
 }
 
@@ -325,9 +327,30 @@ pub fn plain_chat(messages: &[Message]) -> String {
 
 /// The text that tokens spell; without the special ones if they are not `plain` text.
 fn spell(tokenizer: &Tokenizer<'_>, tokens: &[u32], plain: bool) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(4 * tokens.len());
-    for token in tokens.iter().filter(|token| !(plain && tokenizer.is_special(**token))) {
-        bytes.extend_from_slice(tokenizer.token_bytes(*token).unwrap_or_default());
+    let mut spelled = Spelled::default();
+    spelled.update(tokenizer, tokens, plain);
+    spelled.bytes
+}
+
+/// Tokens and what they spell: a turn spells only those that it adds.
+#[derive(Clone, Debug, Default)]
+struct Spelled {
+    tokens: Vec<u32>,
+    bytes: Vec<u8>,
+}
+
+impl Spelled {
+    /// What `tokens` spell.
+    fn update(&mut self, tokenizer: &Tokenizer<'_>, tokens: &[u32], plain: bool) -> &[u8] {
+        if !tokens.starts_with(&self.tokens) {
+            *self = Self::default();
+        }
+        for token in tokens.get(self.tokens.len()..).unwrap_or_default() {
+            if !(plain && tokenizer.is_special(*token)) {
+                self.bytes.extend_from_slice(tokenizer.token_bytes(*token).unwrap_or_default());
+            }
+        }
+        self.tokens = tokens.to_vec();
+        &self.bytes
     }
-    bytes
 }
