@@ -345,6 +345,13 @@ impl Checkpoint {
         else {
             return Ok(());
         };
+        // torch.save stores tied weights once.
+        let place = |entry: &TensorEntry| (entry.shard, entry.offset, entry.dtype, entry.strides.clone());
+        if place(head) == place(embedding) {
+            self.roles.head = None;
+            return Ok(());
+        }
+        [head, embedding].into_iter().for_each(|entry| self.expect_rows(entry, 0..entry.rows));
         let at_once = ((1 << 18) / head.columns.max(1)).max(1);
         let mut of_head = vec![0.0; at_once * head.columns];
         let mut of_embedding = of_head.clone();
