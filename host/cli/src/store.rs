@@ -139,10 +139,10 @@ impl Store {
         if let [commit, model, org] = folders[..]
             && fs::remove_dir(commit).is_ok()
         {
-            let left = names(model)?.iter().any(|name| is_commit(name));
-            if !left && fs::remove_dir_all(model.join("refs")).is_ok() && fs::remove_dir(model).is_ok() {
-                let _ = fs::remove_dir(org);
+            if !names(model)?.iter().any(|name| is_commit(name)) {
+                let _ = fs::remove_dir_all(model.join("refs"));
             }
+            let _ = fs::remove_dir(model).and_then(|()| fs::remove_dir(org));
         }
         Ok(freed)
     }

@@ -12,6 +12,8 @@ use std::time::Duration;
 
 /// The commit that every revision is.
 pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+/// Another model, whose files are those that begin with its name.
+const TOKENIZER: &str = "EleutherAI/gpt-neox-20b";
 /// How long a body stalls.
 const STALL: Duration = Duration::from_secs(5);
 
@@ -254,13 +256,16 @@ fn answer(
             None => none(404),
         };
     };
-    if let Some(revision) = path.strip_prefix("/api/models/org/model/revision/") {
+    let about = path.strip_prefix("/api/models/").and_then(|rest| rest.split_once("/revision/"));
+    if let Some((model @ ("org/model" | TOKENIZER), revision)) = about
+        && let files = listed(&lock(state).files, model)
+        && !files.is_empty()
+    {
         if revision == "nowhere" {
             return plain(stream, 404, &[("X-Error-Code", "RevisionNotFound".into())], b"none");
         }
-        let files =
-            lock(state).files.keys().map(|name| format!(r#"{{"rfilename":{name:?}}}"#)).collect::<Vec<_>>();
-        let body = format!(r#"{{"id":"org/model","sha":"{commit}","siblings":[{}]}}"#, files.join(","));
+        let files: Vec<String> = files.iter().map(|name| format!(r#"{{"rfilename":{name:?}}}"#)).collect();
+        let body = format!(r#"{{"id":"{model}","sha":"{commit}","siblings":[{}]}}"#, files.join(","));
         return plain(stream, 200, &[("Content-Type", "application/json".into())], body.as_bytes());
     }
     if let Some(rest) = path.strip_prefix("/old/name/") {
@@ -275,7 +280,10 @@ fn answer(
     if token.is_some_and(|token| request.token.as_deref() != Some(&format!("Bearer {token}"))) {
         return plain(stream, 401, &[("X-Error-Code", "GatedRepo".into())], b"gated");
     }
-    let Some(file) = path.strip_prefix(&format!("/org/model/resolve/{commit}/")) else { return none(404) };
+    let of_tokenizer = path.strip_prefix(&format!("/{TOKENIZER}/resolve/{commit}/"));
+    let of_tokenizer = of_tokenizer.map(|file| format!("{TOKENIZER}/{file}"));
+    let file = path.strip_prefix(&format!("/org/model/resolve/{commit}/"));
+    let Some(file) = of_tokenizer.as_deref().or(file) else { return none(404) };
     let Some((size, tag)) = lock(state).files.get(file).map(|content| (content.size(), content.tag())) else {
         return none(404);
     };
@@ -287,6 +295,15 @@ fn answer(
     headers.push(("X-Linked-ETag", format!("\"{tag}\"")));
     headers.push(("Location", format!("{storage}/blob/{file}?signature={}", request.number)));
     plain(stream, 302, &headers, b"")
+}
+
+/// The files of a model.
+fn listed(files: &BTreeMap<String, Content>, model: &str) -> Vec<String> {
+    let own = |name: &String| match name.strip_prefix(TOKENIZER) {
+        Some(rest) => (model == TOKENIZER).then(|| rest.trim_start_matches('/').to_owned()),
+        None => (model != TOKENIZER).then(|| name.clone()),
+    };
+    files.keys().filter_map(own).collect()
 }
 
 /// Gives a file or a range of it.

@@ -425,3 +425,17 @@ fn an_unfinished_file_has_one_writer() {
         "{error}"
     );
 }
+
+/// The original models have no tokenizer: theirs is fetched.
+#[test]
+fn an_original_model_gets_its_tokenizer() {
+    let hub = Hub::of_folder(&data::path("original/zip"));
+    let error = packed(settings(&hub), MODEL).unwrap_err();
+    assert!(error.starts_with("hf:EleutherAI/gpt-neox-20b: no such model"), "{error}");
+    // Its tokens are too many for this model, which shows that it was read, and from where.
+    let tokenizer = fs::read(folder().join("tokenizer.json")).unwrap();
+    hub.put("EleutherAI/gpt-neox-20b/tokenizer.json", Content::Bytes(tokenizer));
+    let error = packed(settings(&hub), MODEL).unwrap_err();
+    assert!(error.starts_with("hf:EleutherAI/gpt-neox-20b/tokenizer.json: "), "{error}");
+    assert!(error.contains("it has ids up to 1023, but the model's embedding only 59 rows"), "{error}");
+}

@@ -52,7 +52,7 @@ struct Args {
     #[arg(long, value_parser = parse_quant, value_name = "f32|f16|q8|q5|q4|q3")]
     head: Option<Quant>,
 
-    /// Tokenizer: a tokenizer.json, or a folder with one. Default: that of SOURCE
+    /// Tokenizer: a tokenizer.json, or a folder or a model of the Hub with one. Default: that of SOURCE
     #[arg(long, value_name = "FILE", conflicts_with = "random")]
     tokenizer: Option<PathBuf>,
 

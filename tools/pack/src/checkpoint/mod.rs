@@ -393,6 +393,12 @@ impl Checkpoint {
             self.roles.embedding = self.roles.head.take();
             return Ok(());
         };
+        // torch.save stores tied weights once.
+        let place = |entry: &TensorEntry| (entry.shard, entry.offset, entry.dtype, entry.strides.clone());
+        if place(head) == place(embedding) {
+            self.roles.head = None;
+            return Ok(());
+        }
         if only_headers {
             let note = format!(
                 "`{}` is stored although the head is tied to the embedding: taken for a copy of it; if it is another, it is packed too",
@@ -402,6 +408,7 @@ impl Checkpoint {
             self.roles.head = None;
             return Ok(());
         }
+        [head, embedding].into_iter().for_each(|entry| self.expect_rows(entry, 0..entry.rows));
         let at_once = ((1 << 18) / head.columns.max(1)).max(1);
         let mut of_head = vec![0.0; at_once * head.columns];
         let mut of_embedding = of_head.clone();

@@ -38,6 +38,8 @@ use http::{Client, Trouble, escape, read_whole, refused, text};
 
 /// The largest list of a model's files read, in bytes.
 const LIST_LIMIT: u64 = 16 << 20;
+/// Where the tokenizer of the original Mamba models is.
+const ORIGINAL_TOKENIZER: &str = "hf:EleutherAI/gpt-neox-20b";
 /// Tries of the first request: a machine without a network should not have to wait to be told so.
 const FIRST_TRIES: u32 = 3;
 /// Folders of a cache that are looked into, one below the other.
@@ -53,6 +55,7 @@ pub struct Source {
     place: Box<dyn Place>,
     /// The file of weights, if one is named.
     file: Option<String>,
+    settings: Settings,
 }
 
 /// What the Hub says of a model.
@@ -78,9 +81,9 @@ impl Source {
         let (org, model) = name.parts();
         let cache = settings.cache.as_ref().map(|cache| cache.join(format!("models--{org}--{model}")));
         if settings.offline {
-            return Self::cached(name, cache.as_deref());
+            return Self::cached(name, cache.as_deref(), settings);
         }
-        let client = Client::new(settings)?;
+        let client = Client::new(settings.clone())?;
         let failed = |source| PackError::Io { path: name.path(""), source };
         let about = client.repeat(FIRST_TRIES, |_| ask(&client, name)).map_err(failed)?;
         if !name::is_commit(&about.sha) {
@@ -97,11 +100,11 @@ impl Source {
         let shared = Arc::new(shared);
         let opened = AtomicUsize::new(0);
         let place = Box::new(Repository { name: name.clone(), shared, files, folder, snapshot, opened });
-        Ok(Self { name: name.clone(), commit, place, file })
+        Ok(Self { name: name.clone(), commit, place, file, settings })
     }
 
     /// What the cache has.
-    fn cached(name: &Name, cache: Option<&Path>) -> Result<Self, PackError> {
+    fn cached(name: &Name, cache: Option<&Path>, settings: Settings) -> Result<Self, PackError> {
         let missing = |cache: &Path| PackError::Io {
             path: name.path(""),
             source: io::Error::new(
@@ -125,7 +128,7 @@ impl Source {
         list(&snapshot, "", DEPTH, &mut files);
         let (folder, file) = split(name, &files)?;
         let place = Box::new(Folder(snapshot.join(folder)));
-        Ok(Self { name: name.clone(), commit, place, file })
+        Ok(Self { name: name.clone(), commit, place, file, settings })
     }
 
     /// The commit that the revision is.
@@ -140,12 +143,27 @@ impl Source {
         &self.name
     }
 
-    /// Opens the model as [`Checkpoint::open`] opens a folder.
+    /// Opens the model as [`Checkpoint::open`] opens a folder. An original Mamba model without a tokenizer has the one that all of them
+    /// share, from its own model on the Hub.
     ///
     /// # Errors
     /// As [`Checkpoint::open`].
     pub fn open(self) -> Result<Checkpoint, PackError> {
-        Checkpoint::open_in(self.place, self.file.as_deref())
+        let mut checkpoint = Checkpoint::open_in(self.place, self.file.as_deref())?;
+        if checkpoint.is_original() && checkpoint.tokenizer_json()?.is_none() {
+            match Self::find(&Name::parse(ORIGINAL_TOKENIZER)?, self.settings) {
+                Ok(source) => checkpoint.use_tokenizer_in(source.place, ORIGINAL_TOKENIZER.as_ref())?,
+                // Without a network there is none, which a note says.
+                Err(PackError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(checkpoint)
+    }
+
+    /// The model's files.
+    pub(super) fn into_place(self) -> Box<dyn Place> {
+        self.place
     }
 
     /// Where its files are read, and the one that the name says.
