@@ -118,6 +118,10 @@ fn run() -> ExitCode {
     if !matches!(command, Command::Chat(_)) {
         handle_signals();
     }
+    #[cfg(feature = "serve")]
+    let ends_by_signal = matches!(command, Command::Serve(_));
+    #[cfg(not(feature = "serve"))]
+    let ends_by_signal = false;
     let result = perform(command);
     let code = match &result {
         Ok(()) | Err(Failure { error: Error::ClosedOutput, .. }) => 0,

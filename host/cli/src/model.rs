@@ -21,6 +21,9 @@ use super::error::Failure;
 /// What stands for standard input where a text or a file with one is given.
 pub(super) const STDIN: &str = "-";
 
+/// What the server adds to the program, whatever is done with it: tables of addresses, mostly.
+const SERVER: usize = 2 << 20;
+
 /// How a model is computed.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum PathArg {
@@ -103,6 +106,9 @@ impl ComputeArgs {
         options.threads = self.threads.map(usize::from);
         options.kernels.clone_from(&self.kernels);
         options.ram = self.ram.ram;
+        if cfg!(feature = "serve") {
+            options.beside = SERVER;
+        }
         options
     }
 

@@ -38,10 +38,10 @@ pub(super) struct Args {
     /// Let web pages of this origin use the server, such as https://example.org, or `*` for any. Default: its own page only
     #[arg(long, value_name = "ORIGIN")]
     origin: Vec<String>,
-    /// Certificates (PEM) for TLS; needs --tls-key
+    /// Certificates (PEM) for TLS, with --tls-key. Default: plain HTTP
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
-    /// Private key (PEM) for TLS
+    /// Private key (PEM) for TLS, with --tls-cert. Default: plain HTTP
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
 
@@ -51,9 +51,9 @@ pub(super) struct Args {
     /// Requests that may wait for a place; more are refused
     #[arg(long, default_value_t = 256, value_name = "N", value_parser = whole::<u32>(1..=1_000_000), allow_hyphen_values = true)]
     queue: u32,
-    /// Memory for the states of earlier prompts, for each model
-    #[arg(long, default_value = "64M", value_name = "SIZE", value_parser = bytes, allow_hyphen_values = true)]
-    cache: usize,
+    /// Memory for the states of earlier prompts, for each model. Default: 64M, or an eighth of --ram if that is less
+    #[arg(long, value_name = "SIZE", value_parser = bytes, allow_hyphen_values = true)]
+    cache: Option<usize>,
     /// Longest prompt in tokens
     #[arg(long, default_value_t = 131_072, value_name = "N", value_parser = whole::<u32>(1..=u32::MAX.into()), allow_hyphen_values = true)]
     max_prompt: u32,

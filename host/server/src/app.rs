@@ -13,6 +13,9 @@ use crate::engine::Engine;
 use crate::error::ApiError;
 use crate::grammar::{Constraint, Grammars, Shape};
 
+/// Bytes for cached prefixes, if there is room.
+const CACHE: usize = 64 << 20;
+
 /// How models are served.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -31,8 +34,8 @@ pub struct ServeOptions {
     pub slots: usize,
     /// Requests that may wait. Default: 256.
     pub queue: usize,
-    /// Bytes for cached prefixes, for each model. Default: 64 MiB.
-    pub cache: usize,
+    /// Bytes for cached prefixes, for each model. Default: 64 MiB, or an eighth of a memory cap if that is less.
+    pub cache: Option<usize>,
     /// The longest prompt in tokens. Default: 131,072.
     pub max_prompt: usize,
     /// Tokens to generate where a request does not say. Default: 1024.
@@ -57,7 +60,7 @@ impl Default for ServeOptions {
             tls: None,
             slots: 8,
             queue: 256,
-            cache: 64 << 20,
+            cache: None,
             max_prompt: 128 << 10,
             max_tokens: 1024,
             max_body: 8 << 20,
@@ -86,7 +89,9 @@ impl Served {
     pub(crate) fn new(name: String, model: Model, options: &ServeOptions) -> Result<Self, Error> {
         let (template, names) = (model.chat_template()?, model.special_names()?);
         let session = options.session.rows(true);
-        let engine = Engine::start(&model, options.slots, options.queue, options.cache, &session)?;
+        let eighth = model.cap().map_or(usize::MAX, |cap| usize::try_from(cap / 8).unwrap_or(usize::MAX));
+        let cache = options.cache.unwrap_or(CACHE.min(eighth));
+        let engine = Engine::start(&model, options.slots, options.queue, cache, &session)?;
         Ok(Self {
             name,
             model,

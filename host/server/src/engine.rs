@@ -139,8 +139,9 @@ impl Engine {
         cache_bytes: usize,
         options: &SessionOptions,
     ) -> Result<Self, Error> {
-        let cache = Arc::new(PrefixCache::new(cache_bytes).count_in(model));
-        let batch = model.batch(slots, options)?;
+        // The cache counts under a cap as what the batch's owner holds.
+        let cache = Arc::new(PrefixCache::new(cache_bytes));
+        let batch = model.batch(slots, &options.held(options.held.saturating_add(cache_bytes)))?;
         // Checks the tokenizer and the defaults now.
         model.tokenizer()?;
         let eos = model.generation()?.map_or(Vec::new(), |defaults| defaults.eos.iter().collect());

@@ -465,7 +465,7 @@ pub(crate) fn place_of(path: &Path) -> Result<Placed, PackError> {
     #[cfg(feature = "hub")]
     if let Some(name) = hub::Name::text(path) {
         let (place, file) =
-            hub::Source::find(&hub::Name::parse(name)?, hub::Settings::from_env()?)?.into_place();
+            hub::Source::find(&hub::Name::parse(name)?, hub::Settings::from_env()?)?.into_parts();
         return Ok((place, file.map(|name| (name.clone(), Format::of(&name)))));
     }
     Ok(match folder::given(path)? {

@@ -167,7 +167,7 @@ impl Source {
     }
 
     /// Where its files are read, and the one that the name says.
-    pub(crate) fn into_place(self) -> (Box<dyn Place>, Option<String>) {
+    pub(crate) fn into_parts(self) -> (Box<dyn Place>, Option<String>) {
         (self.place, self.file)
     }
 }
