@@ -133,6 +133,8 @@ fn run() -> ExitCode {
     };
     ExitCode::from(match result {
         Err(Failure { error, .. }) if !error.is_end() => code,
+        // That is how a server ends well.
+        Ok(()) if ends_by_signal => code,
         _ => interrupt::exit_code().unwrap_or(code),
     })
 }
