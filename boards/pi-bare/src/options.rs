@@ -54,8 +54,8 @@ impl Commands for Options {
                 "read weights from the card before they are wanted, or then; and open the model again",
             ),
             ("save", "save the chat on the card, in ELAPID.SES"),
-            ("load", "continue the chat that was saved last"),
-            ("reload", "look at the card again"),
+            ("resume", "continue the chat that was saved last"),
+            ("load", "look at the card again"),
         ]
     }
 
@@ -75,10 +75,10 @@ impl Commands for Options {
                 }
                 (fits.then_some(()), "a file's name of 1 to 64 bytes")
             }
-            "save" | "load" | "reload" => {
+            "save" | "resume" | "load" => {
                 self.action = match name {
                     "save" => Some(Action::Save),
-                    "load" => Some(Action::Load),
+                    "resume" => Some(Action::Load),
                     _ => None,
                 };
                 (Some(()), "")
@@ -111,11 +111,11 @@ mod tests {
     #[test]
     fn options_are_taken() {
         let (mut s, mut o) = (Settings::default(), Options::default());
-        for line in ["memory 2M", "cores 1", "ahead off", "model address-4m.elp", "reload"] {
+        for line in ["memory 2M", "cores 1", "ahead off", "model address-4m.elp", "load"] {
             assert_eq!(obey(line, &mut s, &mut o), Ok(Command::Reload), "{line}");
         }
         assert_eq!(o.action, None);
-        for (line, action) in [("save", Action::Save), ("load", Action::Load)] {
+        for (line, action) in [("save", Action::Save), ("resume", Action::Load)] {
             assert_eq!(obey(line, &mut s, &mut o), Ok(Command::Reload));
             assert_eq!(o.action.take(), Some(action));
         }

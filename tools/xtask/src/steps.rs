@@ -92,19 +92,17 @@ pub const STEPS: &[Step] = &[
         full: false,
         work: Work::Host {
             commands: &[
-                &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"],
-                &["clippy", "-p", "elapid-core", "--no-default-features", "--", "-D", "warnings"],
                 &[
                     "clippy",
-                    "-p",
-                    "elapid-cli",
-                    "--features",
-                    "serve",
+                    "--workspace",
                     "--all-targets",
+                    "--features",
+                    "elapid-cli/serve",
                     "--",
                     "-D",
                     "warnings",
                 ],
+                &["clippy", "-p", "elapid-core", "--no-default-features", "--", "-D", "warnings"],
                 &[
                     "clippy",
                     "-p",

@@ -259,7 +259,7 @@ fn a_card_that_fails_is_told(emulator: &Emulator, kernel: &Path) -> Result<()> {
     wants(&told, "error: block ")?;
     wants(&told, " of section ")?;
     wants(&told, ": no card answers: put it in, or look at its contacts")?;
-    dialogue.send("/reload\r")?;
+    dialogue.send("/load\r")?;
     wants(&dialogue.until(NO_MODEL)?, "error: no card answers")?;
     end(dialogue).map(|_| ())
 }
@@ -357,7 +357,7 @@ fn a_session_survives_the_power(emulator: &Emulator, kernel: &Path) -> Result<()
     let fed = |report: &Report| [&report.prompt[..], &report.tokens[..report.tokens.len() - 1]].concat();
 
     let mut dialogue = begin(&[])?;
-    expect(&mut dialogue, "/load\r", "error: ELAPID.SES has no session")?;
+    expect(&mut dialogue, "/resume\r", "error: ELAPID.SES has no session")?;
     expect(&mut dialogue, "/save\r", "error: there is no chat to save")?;
     let first = say(&mut dialogue, "What is the state of the Union?\r")?;
     expect(&mut dialogue, "/save\r", &format!("saved: {} tokens", fed(&first).len()))?;
@@ -370,7 +370,7 @@ fn a_session_survives_the_power(emulator: &Emulator, kernel: &Path) -> Result<()
 
     let mut dialogue = begin(&[])?;
     let before = [fed(&first), fed(&second)].concat();
-    expect(&mut dialogue, "/load\r", &format!("loaded: {} tokens", before.len()))?;
+    expect(&mut dialogue, "/resume\r", &format!("loaded: {} tokens", before.len()))?;
     let third = say(&mut dialogue, "And of the navy?\r")?;
     drop(dialogue);
     let whole = [&before[..], &third.prompt].concat();
@@ -391,7 +391,7 @@ fn a_session_survives_the_power(emulator: &Emulator, kernel: &Path) -> Result<()
         std::fs::write(&card, &torn).context(|| format!("cannot write {}", card.display()))?;
         // With weights from the card, which is read by another core.
         let mut dialogue = begin(if header { &[LITTLE] } else { &[] })?;
-        expect(&mut dialogue, "/load\r", &format!("loaded: {} tokens", fed(&first).len()))?;
+        expect(&mut dialogue, "/resume\r", &format!("loaded: {} tokens", fed(&first).len()))?;
         if say(&mut dialogue, "And of the army?\r")? != second {
             return Err(Error::new("what is continued after a power failure is not the older session"));
         }
@@ -423,7 +423,7 @@ fn the_card_is_read_while_layers_are_computed(emulator: &Emulator, kernel: &Path
         let console = dialogue.until("--- end\n")?;
         dialogue.until(PROMPT)?;
         // What reading came to is said when the model is opened anew.
-        dialogue.send("/reload\r")?;
+        dialogue.send("/load\r")?;
         let figures = dialogue.until(PROMPT)?;
         end(dialogue)?;
         let (reading, waited) = (measured(&figures, "reading")?, measured(&figures, "waited")?);
