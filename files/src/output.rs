@@ -30,6 +30,8 @@ pub struct Output {
     file: File,
     /// The unfinished file's name and its target; absent where the target is written to as it is.
     replaces: Option<(PathBuf, PathBuf)>,
+    /// Whether the unfinished file stays if it is not finished.
+    stays: bool,
 }
 
 /// Unfinished files of this process by their names. Whoever creates, finishes or removes one holds the lock.
@@ -63,7 +65,7 @@ impl Output {
         }
         if known.as_ref().is_some_and(|known| !known.is_file()) {
             let file = File::options().write(true).open(target)?;
-            return Ok(Self { file, replaces: None });
+            return Ok(Self { file, replaces: None, stays: false });
         }
         let target = follow(target)?;
         if let Some(known) = &known {
@@ -76,11 +78,42 @@ impl Output {
         let folder = folder(&target);
         remove_leftovers(folder);
         let (file, part) = begin(folder, if known.is_some() { 0o600 } else { 0o666 })?;
-        let output = Self { file, replaces: Some((part, target)) };
+        let output = Self { file, replaces: Some((part, target)), stays: false };
         if let Some(known) = known {
             output.become_like(&known)?;
         }
         Ok(output)
+    }
+
+    /// Goes on with a file that an earlier program left unfinished under the name `part`, or begins it. Unless it is finished, it
+    /// stays there for the next one.
+    ///
+    /// # Errors
+    /// As [`Output::create`], and [`io::ErrorKind::ResourceBusy`] if another program is writing it.
+    pub fn resume(target: &Path, part: &Path) -> io::Result<Self> {
+        if fs::metadata(target).is_ok_and(|known| known.is_dir()) {
+            return Err(io::ErrorKind::IsADirectory.into());
+        }
+        loop {
+            let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+            let mut options = File::options();
+            options.read(true).write(true).create(true).truncate(false).mode(0o666);
+            let file = options.custom_flags(flags.bits() as i32).open(part)?;
+            if let Err(TryLockError::WouldBlock) = file.try_lock() {
+                let reason = "another program is writing this file: wait until it has ended";
+                return Err(io::Error::new(io::ErrorKind::ResourceBusy, reason));
+            }
+            let about = file.metadata()?;
+            if !about.is_file() {
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+            }
+            // Before it was locked, another program may have finished it: then it has the target's name.
+            let id = |about: &Metadata| (about.dev(), about.ino());
+            if fs::symlink_metadata(part).is_ok_and(|named| id(&named) == id(&about)) {
+                let replaces = Some((part.to_path_buf(), target.to_path_buf()));
+                return Ok(Self { file, replaces, stays: true });
+            }
+        }
     }
 
     /// Takes over a file's owner, where that is allowed, and its permissions.
@@ -121,8 +154,10 @@ impl Output {
             return synced.or_else(|e| if e.kind() == io::ErrorKind::InvalidInput { Ok(()) } else { Err(e) });
         };
         synced?;
-        if let Some(part) = unfinished().remove(part) {
-            part.persist(target).map_err(|e| e.error)?;
+        if self.stays {
+            fs::rename(part, target)?;
+        } else {
+            persist(part, target)?;
         }
         // The new name, too. It is there already: a folder that can't be opened, or a file system that does this in another
         // way, is no failure.
@@ -131,6 +166,21 @@ impl Output {
             _ => Ok(()),
         }
     }
+
+    /// Gives the file its name without waiting for the storage: for what can be made again. After a power failure the file may be
+    /// there without its contents.
+    ///
+    /// # Errors
+    /// The system's. The target is then as it was.
+    pub fn finish_unsynced(self) -> io::Result<()> {
+        self.replaces.as_ref().map_or(Ok(()), |(part, target)| persist(part, target))
+    }
+}
+
+/// Gives an unfinished file its name.
+fn persist(part: &Path, target: &Path) -> io::Result<()> {
+    let part = unfinished().remove(part);
+    part.map_or(Ok(()), |part| part.persist(target).map_err(|e| e.error))
 }
 
 impl Write for Output {

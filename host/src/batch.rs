@@ -1,11 +1,15 @@
 //! Sequences that step together, so that the weights are read only once.
 
+use std::ops::ControlFlow;
+
 use elapid_core::model::{MAX_SLOTS, StepError};
 
 use crate::Error;
 use crate::model::{Lease, Model};
+use crate::numbers::Numbers;
 use crate::options::SessionOptions;
-use crate::session::{Sequence, check_tokens};
+use crate::past::Snapshot;
+use crate::session::Sequence;
 
 /// Independent sequences, numbered from 0, that can step together. Each gives the same bits as alone. A step of several sequences
 /// reads the weights only once, and reading weights is what limits decoding.
@@ -26,13 +30,16 @@ use crate::session::{Sequence, check_tokens};
 /// ```
 #[derive(Debug)]
 pub struct Batch {
-    sequence: Sequence,
+    pub(crate) sequence: Sequence,
+    pub(crate) numbers: Numbers,
+    /// The sequence whose logits [`Batch::logits`] gives.
+    last: Option<usize>,
     // Dropped last, so that the share is given back after the memory is freed.
-    lease: Lease,
+    pub(crate) lease: Lease,
 }
 
 impl Model {
-    /// A batch of `sequences` sequences, 1 to 64. [`SessionOptions::rows`] has no effect here.
+    /// A batch of `sequences` sequences, 1 to 64.
     ///
     /// # Errors
     /// As [`Model::session`]; [`Error::Step`] for another number of sequences.
@@ -43,7 +50,7 @@ impl Model {
         let options = SessionOptions { sequences, ..*options };
         let (lease, streamer, chunk) = self.lease(&options)?;
         let sequence = Sequence::new(self, &options, streamer, chunk)?;
-        Ok(Batch { sequence, lease })
+        Ok(Batch { sequence, numbers: options.numbers, last: None, lease })
     }
 }
 
@@ -67,6 +74,8 @@ impl Batch {
     /// [`Error::Step`] if there is no such sequence.
     pub fn clear(&mut self, sequence: usize) -> Result<(), Error> {
         let model = self.lease.model();
+        self.last = None;
+        self.sequence.stand_at(None);
         let (mut steps, _) = self.sequence.memory.take_up(model)?;
         steps.clear_sequence(sequence).map_err(|cause| model.step_error(cause))
     }
@@ -77,21 +86,55 @@ impl Batch {
     /// [`Error::Step`]: no such sequence, a token that the model does not know, or as
     /// [`Session::feed`](crate::Session::feed).
     pub fn feed(&mut self, sequence: usize, tokens: &[u32]) -> Result<(), Error> {
-        let (model, chunk) = (self.lease.model(), self.sequence.chunk);
-        check_tokens(model, tokens)?;
-        let (mut steps, mut source) = self.sequence.memory.take_up(model)?;
-        source.expect_bare((tokens.len() - 1) / chunk);
-        for tokens in tokens.chunks(chunk) {
-            source.begin_pass();
-            let fed = steps
-                .begin_sequence(source.blocks(), sequence, tokens)
-                .and_then(|()| steps.finish(source.blocks()));
-            fed.map_err(|cause| model.step_error(cause))?;
-        }
+        self.last = None;
+        self.sequence.feed(self.lease.model(), sequence, tokens, &mut |_| ControlFlow::Continue(()))?;
+        self.last = Some(sequence);
         Ok(())
     }
 
-    /// The logits `[vocab]` after the last token that [`Batch::feed`] fed. The caller may overwrite them.
+    /// Feeds tokens to one sequence, and calls `each` with the place and the logits `[vocab]` of every one. Plan its memory with
+    /// [`SessionOptions::rows`].
+    ///
+    /// # Errors
+    /// As [`Batch::feed`], and what `each` returns.
+    pub fn feed_each<E: From<Error>>(
+        &mut self,
+        sequence: usize,
+        tokens: &[u32],
+        each: impl FnMut(usize, &[f32]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.last = None;
+        let mut watch = |_| ControlFlow::Continue(());
+        self.sequence.feed_each(self.lease.model(), sequence, tokens, &mut watch, each)?;
+        self.last = Some(sequence);
+        Ok(())
+    }
+
+    /// The tokens that [`Batch::feed`] takes through a layer together: where it is given more, it does several passes.
+    #[must_use]
+    pub fn chunk(&self) -> usize {
+        self.sequence.chunk
+    }
+
+    /// A copy of a sequence's state, with the logits after its last token if they are those of [`Batch::logits`].
+    pub(crate) fn snapshot(&mut self, sequence: usize) -> Result<Snapshot, Error> {
+        let slots = self.sequences();
+        if sequence >= slots {
+            return Err(self.model().step_error(StepError::Slot { slot: sequence, slots }));
+        }
+        let logits = (self.last == Some(sequence)).then(|| self.sequence.own_logits(self.lease.model()));
+        Ok(Snapshot::new(self.sequence.memory.keep(sequence)?, logits.transpose()?))
+    }
+
+    /// Gives a sequence a state that was kept.
+    pub(crate) fn restore(&mut self, sequence: usize, snapshot: &Snapshot) -> Result<(), Error> {
+        self.sequence.restore(self.lease.model(), sequence, snapshot)?;
+        self.last = snapshot.logits().map(|_| sequence);
+        Ok(())
+    }
+
+    /// The logits `[vocab]` after the last token that [`Batch::feed`] fed, or of the prefix that a cache had
+    /// ([`PrefixCache::begin`](crate::PrefixCache::begin)). The caller may overwrite them.
     ///
     /// # Errors
     /// As [`Session::logits`](crate::Session::logits).
@@ -110,6 +153,8 @@ impl Batch {
         tokens: &[(usize, u32)],
         each: impl FnMut(usize, &mut [f32]) -> Result<(), E>,
     ) -> Result<(), E> {
+        self.last = None;
+        self.sequence.stand_at(None);
         self.sequence.step(self.lease.model(), tokens, each)
     }
 }

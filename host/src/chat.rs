@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::Arc;
 
 use elapid_core::format::Section;
 use elapid_core::tokenizer::{EncodeOptions, Tokenizer};
 
 use crate::Error;
+use crate::cache::PrefixCache;
 use crate::generate::{Event, GenerateOptions, Generated};
 use crate::history::{Reused, SaveOptions};
 use crate::message::Message;
@@ -36,14 +38,17 @@ impl Model {
         template.map(Some).map_err(|cause| Error::Template { model: self.name().into(), cause })
     }
 
-    /// The special tokens that a template may name, by the generation defaults: `bos_token`, `eos_token` (the first one that ends a text)
-    /// and `pad_token`.
+    /// The special tokens that a template may name, such as `bos_token`, with their texts: those that transformers has for the model. In a
+    /// file without them they follow from the generation defaults: `bos_token`, `eos_token` (the first one that ends a text) and `pad_token`.
     ///
     /// # Errors
     /// As [`Model::tokenizer`] and [`Model::generation`].
     pub fn special_names(&self) -> Result<BTreeMap<String, String>, Error> {
-        let tokenizer = self.tokenizer()?;
         let Some(defaults) = self.generation()? else { return Ok(BTreeMap::new()) };
+        if let Some(names) = defaults.names {
+            return Ok(names.iter().map(|(name, text)| (name.into(), text.into())).collect());
+        }
+        let tokenizer = self.tokenizer()?;
         let named = [
             ("bos_token", defaults.bos),
             ("eos_token", defaults.eos.iter().next()),
@@ -78,6 +83,12 @@ pub struct Chat {
     template: Option<ChatTemplate>,
     names: BTreeMap<String, String>,
     messages: Vec<Message>,
+    /// The session's tokens before each question, as far as they are known.
+    asked_at: Vec<usize>,
+    /// The session's tokens that are left after questions were undone: it forgets the others when the next one is asked.
+    left: Option<usize>,
+    spelled: Spelled,
+    cache: Option<Arc<PrefixCache>>,
 }
 
 impl Chat {
@@ -87,7 +98,22 @@ impl Chat {
     /// As [`Model::chat_template`] and [`Model::special_names`].
     pub fn new(session: Session) -> Result<Self, Error> {
         let (template, names) = (session.model().chat_template()?, session.model().special_names()?);
-        Ok(Self { session, template, names, messages: Vec::new() })
+        Ok(Self {
+            session,
+            template,
+            names,
+            messages: Vec::new(),
+            asked_at: Vec::new(),
+            left: None,
+            spelled: Spelled::default(),
+            cache: None,
+        })
+    }
+
+    /// Takes from the cache what it knows of a conversation, and keeps copies there.
+    #[must_use]
+    pub fn cached(self, cache: Arc<PrefixCache>) -> Self {
+        Self { cache: Some(cache), ..self }
     }
 
     /// A conversation that continues a session that was loaded, with these messages.
@@ -102,6 +128,12 @@ impl Chat {
     #[must_use]
     pub fn session(&self) -> &Session {
         &self.session
+    }
+
+    /// Tokens of the session that belong to the conversation: all of them, but after [`Chat::undo`] until the next message.
+    #[must_use]
+    pub fn tokens(&self) -> usize {
+        self.left.unwrap_or(self.session.tokens().len())
     }
 
     /// Whether the model has a chat template.
@@ -134,6 +166,8 @@ impl Chat {
     pub fn clear(&mut self) {
         self.messages.retain(|message| message.role == SYSTEM);
         self.session.clear();
+        self.left = None;
+        self.asked_at.clear();
     }
 
     /// Removes the last message of the user and what followed, and returns the message. The session forgets them when the next message is
@@ -142,6 +176,7 @@ impl Chat {
         let last = self.messages.iter().rposition(|message| message.role == USER)?;
         let question = self.messages.get(last).map(|message| message.content.clone());
         self.messages.truncate(last);
+        self.left = self.asked_at.pop();
         question
     }
 
@@ -151,10 +186,15 @@ impl Chat {
     /// [`Error::Template`] where the template refuses the conversation, and as [`Session::feed_watched`]. The message is
     /// then no part of the conversation.
     pub fn ask(&mut self, content: &str, watch: &mut Watch<'_>) -> Result<Reused, Error> {
+        let before = self.tokens();
         self.messages.push(Message::new(USER, content));
         let read = self.text().and_then(|text| self.read(&text, watch));
-        if read.is_err() {
-            self.messages.pop();
+        match &read {
+            Ok(_) => {
+                self.left = None;
+                self.asked_at.push(before);
+            }
+            Err(_) => drop(self.messages.pop()),
         }
         read
     }
@@ -180,19 +220,15 @@ impl Chat {
         // A token that was interrupted is finished: it is part of what was said.
         self.session.resume(&mut |_| ControlFlow::Continue(()))?;
         self.session.mark()?;
+        if let Some(cache) = &self.cache {
+            cache.keep(&mut self.session)?;
+        }
         outcome
     }
 
     /// The conversation as text, up to where the model answers.
     fn text(&self) -> Result<String, Error> {
-        let Some(template) = &self.template else {
-            let mut text = String::new();
-            for Message { role, content } in &self.messages {
-                let gap = if role == ASSISTANT || text.is_empty() { "" } else { "\n" };
-                text.extend([gap, content]);
-            }
-            return Ok(text);
-        };
+        let Some(template) = &self.template else { return Ok(plain_chat(&self.messages)) };
         template
             .render_chat(&self.messages, &self.names, true)
             .map_err(|cause| Error::Template { model: self.session.model().name().into(), cause })
@@ -201,7 +237,7 @@ impl Chat {
     /// Feeds the session what is missing of `text`. The tokens that it has stay as far as they spell the text, even if the text would be
     /// encoded as other tokens.
     fn read(&mut self, text: &str, watch: &mut Watch<'_>) -> Result<Reused, Error> {
-        let Self { session, template, .. } = self;
+        let Self { session, template, spelled, cache, .. } = self;
         session.resume(watch)?;
         let model = session.model().clone();
         let tokenizer = model.tokenizer()?;
@@ -219,8 +255,8 @@ impl Chat {
             text.get(said.len()..).filter(|_| known)
         };
         let before = session.tokens().len();
-        let whole = [session.tokens(), session.pending()].concat();
-        let (keep, rest) = if let Some(rest) = rest_after(&spell(&whole)) {
+        let said = [session.tokens(), session.pending()].concat();
+        let (keep, rest) = if let Some(rest) = rest_after(spelled.update(&tokenizer, &said, plain)) {
             (before, [session.pending(), &encoded(rest, false)?].concat())
         } else {
             let tokens = encoded(text, true)?;
@@ -234,6 +270,12 @@ impl Chat {
                 None => (same, tokens.get(same..).unwrap_or_default().to_vec()),
             }
         };
+        let whole = [session.tokens().get(..keep).unwrap_or_default(), &rest].concat();
+        if let Some(cache) = cache.as_ref().filter(|_| !whole.is_empty()) {
+            let read = cache.feed_to(session, &whole, watch)?;
+            session.mark()?;
+            return Ok(read);
+        }
         let replayed = session.truncate_watched(keep, watch)?;
         if !rest.is_empty() {
             session.feed_watched(&rest, watch)?;
@@ -256,6 +298,8 @@ impl Chat {
     /// As there; the conversation is then as it was.
     pub fn load(&mut self, path: &Path) -> Result<(), Error> {
         self.messages = self.session.load(path)?.messages;
+        self.left = None;
+        self.asked_at.clear();
         Ok(())
     }
 
@@ -264,13 +308,49 @@ impl Chat {
     /// # Errors
     /// As [`Session::fork`] and [`Chat::new`].
     pub fn fork(&mut self) -> Result<Self, Error> {
-        let messages = self.messages.clone();
-        Ok(Self { messages, ..Self::new(self.session.fork()?)? })
+        let (messages, asked_at) = (self.messages.clone(), self.asked_at.clone());
+        let (left, spelled, cache) = (self.left, self.spelled.clone(), self.cache.clone());
+        Ok(Self { messages, asked_at, left, spelled, cache, ..Self::new(self.session.fork()?)? })
     }
+}
+
+/// A conversation as plain text, for models without a chat template: messages of the user and the system begin a line, answers go on.
+#[must_use]
+pub fn plain_chat(messages: &[Message]) -> String {
+    let mut text = String::new();
+    for Message { role, content } in messages {
+        let gap = if role == ASSISTANT || text.is_empty() { "" } else { "\n" };
+        text.extend([gap, content]);
+    }
+    text
 }
 
 /// The text that tokens spell; without the special ones if they are not `plain` text.
 fn spell(tokenizer: &Tokenizer<'_>, tokens: &[u32], plain: bool) -> Vec<u8> {
-    let spelled = tokens.iter().filter(|token| !(plain && tokenizer.is_special(**token)));
-    spelled.flat_map(|token| tokenizer.token_bytes(*token).unwrap_or_default()).copied().collect()
+    let mut spelled = Spelled::default();
+    spelled.update(tokenizer, tokens, plain);
+    spelled.bytes
+}
+
+/// Tokens and what they spell: a turn spells only those that it adds.
+#[derive(Clone, Debug, Default)]
+struct Spelled {
+    tokens: Vec<u32>,
+    bytes: Vec<u8>,
+}
+
+impl Spelled {
+    /// What `tokens` spell.
+    fn update(&mut self, tokenizer: &Tokenizer<'_>, tokens: &[u32], plain: bool) -> &[u8] {
+        if !tokens.starts_with(&self.tokens) {
+            *self = Self::default();
+        }
+        for token in tokens.get(self.tokens.len()..).unwrap_or_default() {
+            if !(plain && tokenizer.is_special(*token)) {
+                self.bytes.extend_from_slice(tokenizer.token_bytes(*token).unwrap_or_default());
+            }
+        }
+        self.tokens = tokens.to_vec();
+        &self.bytes
+    }
 }

@@ -1,5 +1,6 @@
 //! From a prompt to text.
 
+use std::fs::File;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -47,7 +48,8 @@ pub struct GenerateOptions {
 pub struct Autosave {
     /// The file.
     pub path: PathBuf,
-    /// The time from one to the next.
+    /// The time from one to the next. The file that was saved last is locked (`flock`) until the generation ends, so that programs can
+    /// tell that another one writes to it.
     pub every: Duration,
     /// How.
     pub options: SaveOptions,
@@ -188,6 +190,8 @@ pub struct Generation<'s> {
     autosave: Option<Autosave>,
     /// When the session was saved last, or the generation began.
     saved: Instant,
+    /// The file that was saved: it stays locked.
+    saved_file: Option<File>,
     meaning: Meaning<'s>,
     prompt: Vec<u32>,
     text: Text<Vec<u32>, Vec<u8>>,
@@ -241,6 +245,7 @@ impl Session {
             seed,
             autosave: autosave.clone(),
             saved: Instant::now(),
+            saved_file: None,
             meaning: Meaning { tokenizer: model.tokenizer()?, eos, stop: stop.clone() },
             prompt,
             text,
@@ -333,7 +338,7 @@ impl Generation<'_> {
             && self.saved.elapsed() >= *every
             && !self.sequence.memory.suspended()
         {
-            history::save(self.model, self.sequence, self.past, path, options)?;
+            self.saved_file = history::save(self.model, self.sequence, self.past, path, options)?;
             self.saved = Instant::now();
         }
         if let Next::End(_) = self.text.next(&self.prompt) {

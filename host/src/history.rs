@@ -107,8 +107,13 @@ impl Session {
 
     /// A copy of the state and of the logits after the last token.
     pub(crate) fn snapshot(&mut self) -> Result<Snapshot, Error> {
-        let logits = last_logits(self.lease.model(), &mut self.sequence, &self.past)?;
-        Ok(Snapshot::new(self.sequence.memory.keep()?, logits))
+        let logits = self.last_logits()?;
+        Ok(Snapshot::new(self.sequence.memory.keep(0)?, logits))
+    }
+
+    /// The logits after the last token, if there is one.
+    pub(crate) fn last_logits(&mut self) -> Result<Option<Logits>, Error> {
+        last_logits(self.lease.model(), &mut self.sequence, &self.past)
     }
 
     /// Goes back to the last mark before this point, or to the beginning, and returns how many tokens are left.
@@ -149,7 +154,7 @@ impl Session {
             None => self.clear(),
             Some((at, mark)) => {
                 self.past.marks.forget_after(at);
-                self.sequence.restore(self.lease.model(), &mark)?;
+                self.sequence.restore(self.lease.model(), 0, &mark)?;
             }
         }
         self.past.pending.clear();
@@ -194,8 +199,11 @@ impl Session {
 
     /// Goes on from a copy of another session's state, after these tokens.
     pub(crate) fn stand(&mut self, tokens: &[u32], snapshot: Snapshot) -> Result<(), Error> {
-        self.sequence.restore(self.lease.model(), &snapshot)?;
+        self.sequence.restore(self.lease.model(), 0, &snapshot)?;
+        // Where a text goes on from makes no difference to how its tokens are chosen.
+        let sampler = self.past.sampler.take();
         self.past.clear();
+        self.past.sampler = sampler;
         self.past.tokens.extend(tokens);
         self.past.marks.set(tokens.len(), snapshot);
         Ok(())
@@ -208,7 +216,7 @@ impl Session {
     pub fn fork(&mut self) -> Result<Self, Error> {
         let snapshot = self.snapshot()?;
         let mut other = self.model().session(&self.options)?;
-        other.sequence.restore(other.lease.model(), &snapshot)?;
+        other.sequence.restore(other.lease.model(), 0, &snapshot)?;
         other.past = self.past.clone();
         Ok(other)
     }
@@ -220,7 +228,23 @@ impl Session {
     /// [`Error::File`], and [`Error::Step`] while a step is suspended ([`Session::resume`] finishes it). What was at `path` is as it was.
     pub fn save(&mut self, path: &Path, options: &SaveOptions) -> Result<(), Error> {
         let Self { sequence, past, lease, .. } = self;
-        save(lease.model(), sequence, past, path, options)
+        save(lease.model(), sequence, past, path, options).map(|_| ())
+    }
+
+    /// Bytes of the file that [`Session::save_prefix`] writes.
+    pub(crate) fn prefix_bytes(&mut self) -> Result<u64, Error> {
+        let Self { sequence, past, lease, .. } = self;
+        let about = about(lease.model(), &past.tokens, false);
+        let snapshot = sequence.memory.take_up(lease.model())?.0.saved_bytes(&about);
+        Ok(session_file::bytes_of(about.tokens, snapshot))
+    }
+
+    /// Saves the tokens, the state and these logits of it. The file may be damaged after a power failure, which loading finds.
+    pub(crate) fn save_prefix(&mut self, logits: Option<&Logits>, path: &Path) -> Result<(), Error> {
+        let Self { sequence, past, lease, .. } = self;
+        let contents = Contents { tokens: past.tokens.clone(), ..Contents::default() };
+        let output = write(lease.model(), sequence, &contents, logits, path, false)?;
+        output.finish_unsynced().map_err(Error::file(path, "write"))
     }
 
     /// Continues from a file that [`Session::save`] wrote on any machine, with this model and these numbers. The whole file is checked
@@ -230,15 +254,41 @@ impl Session {
     /// [`Error::File`], [`Error::SessionFile`], and [`Error::Step`] while a step is suspended; the session is then as it was, unless
     /// the file could be read once and not again: then it is cleared.
     pub fn load(&mut self, path: &Path) -> Result<Loaded, Error> {
+        self.load_if(path, |_, _| true)
+    }
+
+    /// Continues from a file that [`Session::save_prefix`] wrote, of exactly these tokens and with all bits of the state.
+    ///
+    /// # Errors
+    /// As [`Session::load`].
+    pub(crate) fn load_prefix(&mut self, path: &Path, tokens: &[u32]) -> Result<(), Error> {
+        let sampler = self.past.sampler.clone();
+        self.load_if(path, |contents, half| {
+            let Contents { tokens: found, pending, sampler, messages } = contents;
+            found == tokens && pending.is_empty() && sampler.is_none() && messages.is_empty() && !half
+        })
+        .map(|_| self.past.sampler = sampler)
+    }
+
+    /// Loads a file if `wanted` says so of what it holds beside the state, and of whether the state lost bits.
+    fn load_if(
+        &mut self,
+        path: &Path,
+        wanted: impl FnOnce(&Contents, bool) -> bool,
+    ) -> Result<Loaded, Error> {
         let file = open_regular(path).map_err(Error::file(path, "read"))?;
-        self.load_file(file).map_err(|cause| match cause {
+        self.load_file(file, wanted).map_err(|cause| match cause {
             Fault::Session(SessionFault::Io(cause)) => Error::file(path, "read")(cause),
             Fault::Session(cause) => Error::SessionFile { path: path.into(), cause },
             Fault::Other(error) => error,
         })
     }
 
-    fn load_file(&mut self, file: File) -> Result<Loaded, Fault> {
+    fn load_file(
+        &mut self,
+        file: File,
+        wanted: impl FnOnce(&Contents, bool) -> bool,
+    ) -> Result<Loaded, Fault> {
         let opened = Opened::new(file)?;
         let model = self.lease.model();
         let (config, fingerprint) = (model.config(), model.header().fingerprint());
@@ -248,6 +298,9 @@ impl Session {
         // All bytes are used, and the state is of these tokens.
         if saved.about.tokens != contents.tokens.len() as u64 || !reader.is_at_end() {
             return Err(SessionFault::Contents("its state is of other tokens than it has").into());
+        }
+        if !wanted(&contents, saved.about.half) {
+            return Err(SessionFault::Contents("it is not what its name says").into());
         }
         drop(reader);
         let mut reader = opened.snapshot()?;
@@ -300,35 +353,50 @@ fn last_logits(model: &Model, sequence: &mut Sequence, past: &Past) -> Result<Op
     if past.tokens.is_empty() { Ok(None) } else { sequence.own_logits(model).map(Some) }
 }
 
-/// See [`Session::save`].
+/// See [`Session::save`]. The file is locked as long as the result lives.
 pub(crate) fn save(
     model: &Model,
     sequence: &mut Sequence,
     past: &Past,
     path: &Path,
     options: &SaveOptions,
-) -> Result<(), Error> {
+) -> Result<Option<File>, Error> {
     sequence.memory.check_ready(model)?;
     let logits = last_logits(model, sequence, past)?;
-    let about = About {
-        fingerprint: model.header().fingerprint(),
-        tokens: past.tokens.len() as u64,
-        half: options.half,
-    };
     let contents = Contents {
         tokens: past.tokens.clone(),
         pending: past.pending.clone(),
         sampler: past.sampler.clone(),
         messages: options.messages.clone(),
     };
+    let output = write(model, sequence, &contents, logits.as_ref(), path, options.half)?;
+    let file = output.file().try_clone();
+    output.finish().map_err(Error::file(path, "write"))?;
+    Ok(file.ok())
+}
+
+/// Writes a session file that has no name yet.
+fn write(
+    model: &Model,
+    sequence: &mut Sequence,
+    contents: &Contents,
+    logits: Option<&Logits>,
+    path: &Path,
+    half: bool,
+) -> Result<Output, Error> {
+    let about = about(model, &contents.tokens, half);
     let (mut steps, _) = sequence.memory.take_up(model)?;
     let bytes = steps.saved_bytes(&about);
     let output = Output::create(path).map_err(Error::file(path, "write"))?;
-    let written = session_file::write(output.file(), &contents, bytes, |out: &mut Writer<'_>| {
-        steps.save(&about, logits.as_ref(), out).map_err(|error| match error {
+    let written = session_file::write(output.file(), contents, bytes, |out: &mut Writer<'_>| {
+        steps.save(&about, logits, out).map_err(|error| match error {
             SnapshotError::Stream(error) => error,
             other => io::Error::other(other.to_string()),
         })
     });
-    written.and_then(|()| output.finish()).map_err(Error::file(path, "write"))
+    written.map_err(Error::file(path, "write")).map(|()| output)
+}
+
+fn about(model: &Model, tokens: &[u32], half: bool) -> About {
+    About { fingerprint: model.header().fingerprint(), tokens: tokens.len() as u64, half }
 }

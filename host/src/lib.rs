@@ -28,6 +28,7 @@ mod cache;
 #[cfg(feature = "chat")]
 mod chat;
 mod error;
+mod fit;
 mod generate;
 mod heap;
 mod history;
@@ -50,10 +51,11 @@ mod verify;
 pub use elapid_core as core;
 
 pub use batch::Batch;
-pub use cache::{CacheStats, Eviction, PrefixCache};
+pub use cache::{CacheStats, Eviction, Prefix, PrefixCache};
 #[cfg(feature = "chat")]
-pub use chat::Chat;
+pub use chat::{Chat, plain_chat};
 pub use error::{Error, ExitClass, SessionFault};
+pub use fit::Fit;
 pub use generate::{Autosave, End, Event, GenerateOptions, Generated, Generation, Piece};
 pub use heap::one_heap;
 pub use history::{Loaded, Reused, SaveOptions};

@@ -148,7 +148,7 @@ impl Model {
         let mappable = path.is_some();
         let least = |layout: &Layout| {
             let threads = options.threads.unwrap_or_else(default_threads) as u64;
-            let session = SessionOptions::default();
+            let session = SessionOptions::default().held(options.beside);
             let wish = Wish {
                 cap,
                 threads,
@@ -229,6 +229,11 @@ impl Model {
     pub fn bytes(&self) -> Option<&[u8]> {
         self.0.bytes.whole()
     }
+    /// The memory cap in bytes.
+    #[must_use]
+    pub fn cap(&self) -> Option<u64> {
+        self.0.cap
+    }
     /// The name of the kernels for these numbers.
     #[must_use]
     pub fn kernels(&self, numbers: Numbers) -> &'static str {
@@ -267,7 +272,8 @@ impl Model {
         let threads = self.0.pool.size() as u64;
         let plan = |options: &SessionOptions| {
             let sessions = self.0.options.sessions as u64;
-            let wish = Wish { cap, threads, reads, others: held.bytes, sessions, options: *options };
+            let options = options.held(options.held.saturating_add(self.0.options.beside));
+            let wish = Wish { cap, threads, reads, others: held.bytes, sessions, options };
             Plan::new(self.layout(), &wish, streamable)
         };
         plan(options).map(Some).map_err(|TooLittle { least, needs, left }| {

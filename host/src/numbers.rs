@@ -14,7 +14,7 @@ use elapid_core::source::LayerSource;
 
 use crate::Error;
 use crate::heap::zeros;
-use crate::state::{FixedState, FloatState, Kept, Logits, to_floats};
+use crate::state::{FixedState, FloatState, Kept, Logits, Slot, to_floats};
 
 /// What zeros are wanted for.
 pub(crate) const WORKING: &str = "the working memory of a step";
@@ -176,19 +176,19 @@ impl Buffers {
         })
     }
 
-    /// A copy of the state.
-    pub(crate) fn keep(&self) -> Result<Kept, Error> {
+    /// A copy of one sequence's state.
+    pub(crate) fn keep(&self, slot: Slot) -> Result<Kept, Error> {
         Ok(match self {
-            Self::Float { state, .. } => Kept::Float(state.copy()?),
-            Self::Fixed { state, .. } => Kept::Fixed(state.copy()?),
+            Self::Float { state, .. } => Kept::Float(state.copy(slot)?),
+            Self::Fixed { state, .. } => Kept::Fixed(state.copy(slot)?),
         })
     }
 
-    /// Gives the state that was kept; false where it is of other numbers or another model.
-    pub(crate) fn restore(&mut self, kept: &Kept) -> bool {
+    /// Gives one sequence the state that was kept; false where it is of other numbers or another model.
+    pub(crate) fn restore(&mut self, slot: Slot, kept: &Kept) -> bool {
         match (self, kept) {
-            (Self::Float { state, .. }, Kept::Float(kept)) => state.become_like(kept),
-            (Self::Fixed { state, .. }, Kept::Fixed(kept)) => state.become_like(kept),
+            (Self::Float { state, .. }, Kept::Float(kept)) => state.put(slot, kept),
+            (Self::Fixed { state, .. }, Kept::Fixed(kept)) => state.put(slot, kept),
             _ => false,
         }
     }
@@ -261,11 +261,6 @@ impl Steps<'_> {
     /// Forgets one of several sequences.
     pub(crate) fn clear_sequence(&mut self, sequence: usize) -> Result<(), StepError> {
         on_both!(self, |_model, session| session.clear_slot(sequence))
-    }
-
-    /// Begins a step of the first sequence.
-    pub(crate) fn begin(&mut self, source: &mut dyn LayerSource, tokens: &[u32]) -> Result<(), StepError> {
-        self.begin_sequence(source, 0, tokens)
     }
 
     /// Begins a step of one of several sequences.

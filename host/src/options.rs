@@ -50,6 +50,8 @@ pub struct ModelOptions {
     pub verify: Verify,
     /// Read with threads even if io_uring is available, for comparisons.
     pub plain_reads: bool,
+    /// Bytes that a program takes beyond what a plan counts for one: for its code and tables if it does much else. They count under a cap.
+    pub beside: usize,
 }
 
 impl ModelOptions {
@@ -82,6 +84,11 @@ impl ModelOptions {
     #[must_use]
     pub fn plain_reads(self, plain: bool) -> Self {
         Self { plain_reads: plain, ..self }
+    }
+    /// Sets [`ModelOptions::beside`].
+    #[must_use]
+    pub fn beside(self, bytes: usize) -> Self {
+        Self { beside: bytes, ..self }
     }
 }
 

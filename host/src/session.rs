@@ -14,7 +14,7 @@ use crate::model::{Lease, Model};
 use crate::numbers::{Buffers, Numbers, Steps, WORKING};
 use crate::options::{SessionOptions, rows_chunk};
 use crate::past::{Past, Snapshot};
-use crate::state::{Kept, Logits};
+use crate::state::{Kept, Logits, Slot};
 
 /// How far a computation has come, in tokens times layers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,7 +153,7 @@ impl Session {
         watch: &mut Watch<'_>,
         each: impl FnMut(usize, &[f32]) -> Result<(), E>,
     ) -> Result<(), E> {
-        let fed = self.sequence.feed_each(self.lease.model(), tokens, watch, each);
+        let fed = self.sequence.feed_each(self.lease.model(), 0, tokens, watch, each);
         self.past.take(0, tokens, self.sequence.taken());
         fed
     }
@@ -215,13 +215,13 @@ pub(crate) fn feed(
         let due = due.map(|due| due.div_ceil(sequence.chunk).saturating_mul(sequence.chunk));
         let part = &tokens[done..done + due.unwrap_or(left).min(left)];
         let work = part.len() as u64 * layers;
-        let outcome = parts.part(work, |watch| sequence.feed(model, part, watch));
+        let outcome = parts.part(work, |watch| sequence.feed(model, 0, part, watch));
         let taken = sequence.taken();
         past.take(done, part, taken);
         done += taken;
         let marked = outcome.and_then(|()| {
             if done < tokens.len() {
-                past.marks.set(past.tokens.len(), Snapshot::new(sequence.memory.keep()?, None));
+                past.marks.set(past.tokens.len(), Snapshot::new(sequence.memory.keep(0)?, None));
             }
             Ok(())
         });
@@ -255,9 +255,9 @@ impl Memory {
         if self.suspended() { Err(model.step_error(StepError::Suspended)) } else { Ok(()) }
     }
 
-    /// A copy of the state.
-    pub fn keep(&self) -> Result<Kept, Error> {
-        self.buffers.keep()
+    /// A copy of one sequence's state.
+    pub fn keep(&self, sequence: usize) -> Result<Kept, Error> {
+        self.buffers.keep(Slot { slot: sequence, slots: self.sequences })
     }
 
     /// The steps and the source of weights of a call.
@@ -335,8 +335,14 @@ impl Sequence {
     }
 
     /// See [`Session::feed_watched`].
-    pub(crate) fn feed(&mut self, model: &Model, tokens: &[u32], watch: &mut Watch<'_>) -> Result<(), Error> {
-        let (chunk, mut call) = (self.chunk, self.begin(model, tokens)?);
+    pub(crate) fn feed(
+        &mut self,
+        model: &Model,
+        sequence: usize,
+        tokens: &[u32],
+        watch: &mut Watch<'_>,
+    ) -> Result<(), Error> {
+        let (chunk, mut call) = (self.chunk, self.begin(model, sequence, tokens)?);
         call.source.expect_bare((tokens.len() - 1) / chunk);
         tokens.chunks(chunk).try_for_each(|chunk| call.pass(chunk, watch))
     }
@@ -344,7 +350,7 @@ impl Sequence {
     /// See [`Session::resume`].
     pub(crate) fn resume(&mut self, model: &Model, watch: &mut Watch<'_>) -> Result<usize, Error> {
         let Some((layer, tokens)) = self.memory.position.suspended() else { return Ok(self.fed) };
-        let mut call = self.call(model)?;
+        let mut call = self.call(model, 0)?;
         call.count.done = tokens as u64 * u64::from(layer);
         call.count.total = call.work(tokens);
         call.advance(tokens, watch, Ok(true))?;
@@ -352,9 +358,10 @@ impl Sequence {
     }
 
     /// See [`Session::feed_each`].
-    fn feed_each<E: From<Error>>(
+    pub(crate) fn feed_each<E: From<Error>>(
         &mut self,
         model: &Model,
+        sequence: usize,
         tokens: &[u32],
         watch: &mut Watch<'_>,
         mut each: impl FnMut(usize, &[f32]) -> Result<(), E>,
@@ -365,7 +372,7 @@ impl Sequence {
             self.all = zeros("logits", chunk * padded)?;
         }
         self.row.resize(padded, 0.0);
-        let mut call = self.begin(model, tokens)?;
+        let mut call = self.begin(model, sequence, tokens)?;
         call.source.expect_bare(0);
         let mut place = 0;
         for tokens in tokens.chunks(chunk) {
@@ -404,12 +411,21 @@ impl Sequence {
         }
         let (mut steps, mut source) = self.memory.take_up(model)?;
         let logits = steps.own_logits(source.blocks(), model.config());
-        logits.map_err(|cause| model.step_error(cause))
+        let logits = logits.map_err(|cause| model.step_error(cause))?;
+        // Whoever asks for them next need not compute them again.
+        self.stood = Some(logits.clone());
+        Ok(logits)
     }
 
-    /// Becomes the sequence that was kept.
-    pub(crate) fn restore(&mut self, model: &Model, snapshot: &Snapshot) -> Result<(), Error> {
-        if !self.memory.buffers.restore(snapshot.kept()) {
+    /// Gives one sequence the state that was kept. The logits are now those that were kept with it.
+    pub(crate) fn restore(
+        &mut self,
+        model: &Model,
+        sequence: usize,
+        snapshot: &Snapshot,
+    ) -> Result<(), Error> {
+        let slot = Slot { slot: sequence, slots: self.memory.sequences };
+        if !self.memory.buffers.restore(slot, snapshot.kept()) {
             return Err(model.step_error(StepError::OtherModel));
         }
         self.memory.position = Position::default();
@@ -454,23 +470,23 @@ impl Sequence {
     }
 
     /// Begins to feed tokens, once all of them can be fed: a bad one is known by its place in all of them, before any is fed.
-    fn begin<'a>(&'a mut self, model: &'a Model, tokens: &[u32]) -> Result<Call<'a>, Error> {
+    fn begin<'a>(&'a mut self, model: &'a Model, sequence: usize, tokens: &[u32]) -> Result<Call<'a>, Error> {
         if self.memory.position.suspended().is_some() {
             return Err(model.step_error(StepError::Suspended));
         }
         self.fed = 0;
         check_tokens(model, tokens)?;
         self.stood = None;
-        let mut call = self.call(model)?;
+        let mut call = self.call(model, sequence)?;
         call.count.total = call.work(tokens.len());
         Ok(call)
     }
 
-    fn call<'a>(&'a mut self, model: &'a Model) -> Result<Call<'a>, Error> {
+    fn call<'a>(&'a mut self, model: &'a Model, sequence: usize) -> Result<Call<'a>, Error> {
         let Self { memory, fed, row, all, .. } = self;
         let (steps, source) = memory.take_up(model)?;
         let count = Count { done: 0, total: 0, start: source.read_bytes() };
-        Ok(Call { model, steps, source, fed, row, all, count })
+        Ok(Call { model, sequence, steps, source, fed, row, all, count })
     }
 }
 
@@ -498,6 +514,7 @@ pub(crate) fn row_of(panels: &[[f32; LANES]], tokens: usize, t: usize, row: &mut
 /// A call that feeds tokens.
 struct Call<'a> {
     model: &'a Model,
+    sequence: usize,
     steps: Steps<'a>,
     source: Source<'a>,
     fed: &'a mut usize,
@@ -515,7 +532,7 @@ impl Call<'_> {
     /// One chunk through all layers.
     fn pass(&mut self, tokens: &[u32], watch: &mut Watch<'_>) -> Result<(), Error> {
         self.source.begin_pass();
-        let begun = self.steps.begin(self.source.blocks(), tokens).map(|()| true);
+        let begun = self.steps.begin_sequence(self.source.blocks(), self.sequence, tokens).map(|()| true);
         self.advance(tokens.len(), watch, begun)
     }
 

@@ -1,7 +1,7 @@
 //! Session files, byte by byte: `docs/session.md`. Bytes are untrusted.
 
 use std::fs::File;
-use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 
 use elapid_core::format::checksum;
 use elapid_core::model::snapshot::{Sink, Source};
@@ -90,6 +90,12 @@ impl Header {
         let content = self.before_snapshot()?.checked_add(self.snapshot)?;
         content.checked_add(4 * content.div_ceil(BLOCK as u64))?.checked_add(HEAD as u64)
     }
+}
+
+/// Bytes of a file of so many tokens and a state of `snapshot` bytes alone.
+pub(crate) fn bytes_of(tokens: u64, snapshot: u64) -> u64 {
+    let header = Header { tokens, pending: 0, seed: None, messages: 0, snapshot };
+    header.file_bytes().unwrap_or(u64::MAX)
 }
 
 /// Content on its way to a file: blocks with their checksums.
@@ -247,9 +253,29 @@ impl Opened {
         }
     }
 
+    /// The tokens of a file that has at most `most`, without reading what follows them and without verifying them.
+    pub(crate) fn tokens_unverified(&self, most: usize) -> Result<Vec<u32>, SessionFault> {
+        if self.header.seed.is_some() || self.header.tokens > most as u64 {
+            return Err(SessionFault::Contents("it is not what its name says"));
+        }
+        let mut file = BufReader::new(&self.file);
+        file.seek(SeekFrom::Start(HEAD as u64)).map_err(SessionFault::Io)?;
+        let (mut tokens, mut block) = (Vec::new(), vec![0; BLOCK]);
+        let mut left = self.header.tokens as usize * 4;
+        while left > 0 {
+            let bytes = &mut block[..left.min(BLOCK)];
+            file.read_exact(bytes).map_err(SessionFault::Io)?;
+            // The block's checksum.
+            file.seek_relative(4).map_err(SessionFault::Io)?;
+            tokens.extend(bytes.as_chunks().0.iter().map(|token| u32::from_le_bytes(*token)));
+            left -= bytes.len();
+        }
+        Ok(tokens)
+    }
+
     /// The content from its beginning, and bytes of it before the state.
     fn reader(&self) -> Result<(Reader<'_>, u64), SessionFault> {
-        io::Seek::seek(&mut &self.file, io::SeekFrom::Start(HEAD as u64)).map_err(SessionFault::Io)?;
+        (&self.file).seek(SeekFrom::Start(HEAD as u64)).map_err(SessionFault::Io)?;
         let before = self.header.before_snapshot().ok_or(SessionFault::Header)?;
         let reader = Reader {
             file: BufReader::new(&self.file),

@@ -1,9 +1,11 @@
 //! The memory of a sequence's state, and copies of it.
 
+use std::ops::Range;
+
 use elapid_core::fixed;
 use elapid_core::format::Config;
 use elapid_core::kernels::SsmState;
-use elapid_core::kernels::fixed::{Range, SsmState as FixedSsm};
+use elapid_core::kernels::fixed::{Range as Exponents, SsmState as FixedSsm};
 use elapid_core::model::{State, StateKind, StateSize};
 
 use crate::Error;
@@ -60,7 +62,7 @@ pub(crate) struct FixedState {
     conv: Vec<i32>,
     conv_exponents: Vec<u16>,
     ssm: Ints,
-    ranges: Vec<Range>,
+    ranges: Vec<Exponents>,
 }
 
 impl FixedState {
@@ -88,68 +90,85 @@ impl FixedState {
     }
 }
 
-/// A copy of numbers, or an error where the system has no memory for it.
-fn copy<T: Zeroable + Copy>(from: &[T]) -> Result<Vec<T>, Error> {
-    let mut to = zeros(COPY, from.len())?;
-    to.copy_from_slice(from);
-    Ok(to)
+/// One of several sequences, which lie one behind the other.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Slot {
+    pub slot: usize,
+    pub slots: usize,
 }
 
-/// Copies numbers; false where there are not as many.
-fn put<T: Copy>(from: &[T], to: &mut [T]) -> bool {
-    let fits = from.len() == to.len();
-    if fits {
-        to.copy_from_slice(from);
+impl Slot {
+    /// Its part of what all sequences have.
+    fn of(self, len: usize) -> Range<usize> {
+        let each = len / self.slots;
+        self.slot * each..(self.slot + 1) * each
     }
-    fits
+
+    /// A copy of its numbers, or an error where the system has no memory for it.
+    fn copy<T: Zeroable + Copy>(self, all: &[T]) -> Result<Vec<T>, Error> {
+        let from = &all[self.of(all.len())];
+        let mut to = zeros(COPY, from.len())?;
+        to.copy_from_slice(from);
+        Ok(to)
+    }
+
+    /// Copies numbers to its place; false where there are not as many.
+    fn put<T: Copy>(self, from: &[T], all: &mut [T]) -> bool {
+        let to = self.of(all.len());
+        let fits = from.len() == to.len();
+        if fits {
+            all[to].copy_from_slice(from);
+        }
+        fits
+    }
 }
 
 impl FloatState {
-    /// A copy.
-    pub(crate) fn copy(&self) -> Result<Self, Error> {
+    /// A copy of one sequence's state.
+    pub(crate) fn copy(&self, slot: Slot) -> Result<Self, Error> {
         let ssm = match &self.ssm {
-            Ssm::F32(state) => Ssm::F32(copy(state)?),
-            Ssm::F16(state) => Ssm::F16(copy(state)?),
+            Ssm::F32(state) => Ssm::F32(slot.copy(state)?),
+            Ssm::F16(state) => Ssm::F16(slot.copy(state)?),
         };
-        Ok(Self { conv: copy(&self.conv)?, ssm })
+        Ok(Self { conv: slot.copy(&self.conv)?, ssm })
     }
 
-    /// Becomes like `from`; false where that is of another kind or model.
-    pub(crate) fn become_like(&mut self, from: &Self) -> bool {
+    /// Gives one sequence the state `from`; false where that is of another kind or model.
+    pub(crate) fn put(&mut self, slot: Slot, from: &Self) -> bool {
         let ssm = match (&from.ssm, &mut self.ssm) {
-            (Ssm::F32(from), Ssm::F32(to)) => put(from, to),
-            (Ssm::F16(from), Ssm::F16(to)) => put(from, to),
+            (Ssm::F32(from), Ssm::F32(to)) => slot.put(from, to),
+            (Ssm::F16(from), Ssm::F16(to)) => slot.put(from, to),
             _ => false,
         };
-        ssm && put(&from.conv, &mut self.conv)
+        ssm && slot.put(&from.conv, &mut self.conv)
     }
 }
 
 impl FixedState {
-    /// A copy.
-    pub(crate) fn copy(&self) -> Result<Self, Error> {
+    /// A copy of one sequence's state.
+    pub(crate) fn copy(&self, slot: Slot) -> Result<Self, Error> {
         let ssm = match &self.ssm {
-            Ints::I16(state) => Ints::I16(copy(state)?),
-            Ints::I32(state) => Ints::I32(copy(state)?),
+            Ints::I16(state) => Ints::I16(slot.copy(state)?),
+            Ints::I32(state) => Ints::I32(slot.copy(state)?),
         };
         Ok(Self {
-            conv: copy(&self.conv)?,
-            conv_exponents: copy(&self.conv_exponents)?,
+            conv: slot.copy(&self.conv)?,
+            conv_exponents: slot.copy(&self.conv_exponents)?,
             ssm,
-            ranges: copy(&self.ranges)?,
+            ranges: slot.copy(&self.ranges)?,
         })
     }
 
-    /// Becomes like `from`; false where that is of another kind or model.
-    pub(crate) fn become_like(&mut self, from: &Self) -> bool {
+    /// Gives one sequence the state `from`; false where that is of another kind or model.
+    pub(crate) fn put(&mut self, slot: Slot, from: &Self) -> bool {
         let ssm = match (&from.ssm, &mut self.ssm) {
-            (Ints::I16(from), Ints::I16(to)) => put(from, to),
-            (Ints::I32(from), Ints::I32(to)) => put(from, to),
+            (Ints::I16(from), Ints::I16(to)) => slot.put(from, to),
+            (Ints::I32(from), Ints::I32(to)) => slot.put(from, to),
             _ => false,
         };
-        ssm && put(&from.conv, &mut self.conv)
-            && put(&from.conv_exponents, &mut self.conv_exponents)
-            && put(&from.ranges, &mut self.ranges)
+        ssm && slot.put(&from.conv, &mut self.conv)
+            && slot.put(&from.conv_exponents, &mut self.conv_exponents)
+            && slot.put(&from.ranges, &mut self.ranges)
     }
 }
 

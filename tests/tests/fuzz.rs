@@ -125,4 +125,4 @@ macro_rules! targets {
         }
     };
 }
-targets!(model: 150, tokenizer: 2000, data: 1000, pack: 350,);
+targets!(model: 150, tokenizer: 2000, data: 1000, pack: 350, session: 350,);

@@ -17,6 +17,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("files", &[]),
     ("host", &[]),
     ("host/cli", &[]),
+    ("host/server", &[]),
     ("tests", &[]),
     ("tests/support", &[]),
     ("tools/pack", &[]),
@@ -45,6 +46,9 @@ fn modules(folder: &Path, path: &Names, into: &mut Vec<Module>) {
     entries.sort();
     for entry in entries {
         let stem = entry.file_stem().expect("a name").to_string_lossy().into_owned();
+        if stem == "tests" {
+            continue;
+        }
         let own = if ["lib", "main", "mod"].contains(&&*stem) {
             path.clone()
         } else {

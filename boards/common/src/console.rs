@@ -8,7 +8,7 @@ use heapless::deque::DequeView;
 use crate::command::{COMMANDS, Command, Commands, Settings, obey};
 use crate::conversation::Conversation;
 use crate::editor::{Editor, Event};
-use crate::{Error, Platform, say};
+use crate::{Error, Place, Platform, say};
 
 const PROMPT: &str = "elapid> ";
 /// Ctrl-C.
@@ -54,8 +54,11 @@ impl<const LINE: usize, const HISTORY: usize> Console<LINE, HISTORY> {
         settings: &mut Settings,
         more: &mut dyn Commands,
     ) -> Request {
-        let chats = if conversation.can_chat() { "; this model chats" } else { "" };
-        say(platform, format_args!("/help lists the commands; Ctrl-C ends a text{chats}\n"));
+        // Not in the middle of a conversation.
+        if conversation.place() == Place::default() {
+            let chats = if conversation.can_chat() { "; this model chats" } else { "" };
+            say(platform, format_args!("/help lists the commands; Ctrl-C ends a text{chats}\n"));
+        }
         let Self { editor, typed } = self;
         loop {
             let line = read(editor, typed, platform, PROMPT);

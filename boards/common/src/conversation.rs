@@ -6,7 +6,7 @@ use elapid_core::tokenizer::EncodeOptions;
 use crate::command::Settings;
 use crate::model::Text;
 use crate::report::{Checksum, Report};
-use crate::{Engine, Error, Platform, say};
+use crate::{Engine, Error, Place, Platform, say};
 
 /// Tokens that the repetition penalty looks back at, and that a text's speed is measured over.
 pub const WINDOW: usize = 256;
@@ -41,6 +41,32 @@ impl<'c> Conversation<'c> {
     #[must_use]
     pub const fn new(text: &'c Text<'c>, engine: &'c mut dyn Engine, buffers: Buffers<'c>) -> Self {
         Self { text, engine, buffers, begun: false }
+    }
+
+    /// A conversation over an engine that stands where another one stood, in which a chat has begun or not.
+    #[must_use]
+    pub fn resumed(self, begun: bool) -> Self {
+        Self { begun, ..self }
+    }
+
+    /// Whether a chat has begun, whose next message continues it.
+    #[must_use]
+    pub const fn begun(&self) -> bool {
+        self.begun
+    }
+
+    /// Finishes what was interrupted, so that the sequence can be saved.
+    ///
+    /// # Errors
+    /// What went wrong. The sequence is then forgotten.
+    pub fn settle(&mut self) -> Result<(), Error> {
+        self.engine.settle().inspect_err(|_| self.forget())
+    }
+
+    /// Where the engine stands.
+    #[must_use]
+    pub fn place(&self) -> Place {
+        self.engine.place()
     }
 
     /// Whether the model has a chat template that can be used here.

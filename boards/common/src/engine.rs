@@ -1,7 +1,7 @@
 //! What computes a model on a board.
 
 use elapid_core::format::Config;
-use elapid_core::model::{Fixed, Float, Model, Numbers, Rows, Session};
+use elapid_core::model::{Fixed, Float, Model, Numbers, Position, Rows, Session};
 use elapid_core::source::LayerSource;
 
 use crate::Error;
@@ -24,6 +24,24 @@ pub trait Engine {
     /// # Errors
     /// As [`Engine::feed`].
     fn logits(&mut self) -> Result<&mut [f32], Error>;
+
+    /// Finishes a step that was interrupted, and computes the logits after the last token, as a snapshot has them.
+    ///
+    /// # Errors
+    /// As [`Engine::feed`].
+    fn settle(&mut self) -> Result<(), Error>;
+
+    /// Where the sequence stands.
+    fn place(&self) -> Place;
+}
+
+/// Where a sequence stands, without its memory. The default is the beginning.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// Its step. The default, where there are tokens, is that of a snapshot that was loaded: its logits are in memory.
+    pub position: Position,
+    /// Tokens that it was fed, those of a step that was interrupted too.
+    pub tokens: u64,
 }
 
 /// A model in either kind of numbers, with a session of it, over any source of weights.
@@ -34,6 +52,7 @@ pub struct Computed<'m, N: Numbers, S, L> {
     source: &'m mut S,
     logits: L,
     chunk: usize,
+    tokens: u64,
 }
 
 impl<'m, N: Numbers, S: LayerSource, L: Logits<N>> Computed<'m, N, S, L> {
@@ -46,13 +65,20 @@ impl<'m, N: Numbers, S: LayerSource, L: Logits<N>> Computed<'m, N, S, L> {
         logits: L,
         chunk: usize,
     ) -> Self {
-        Self { model, session, source, logits, chunk }
+        Self { model, session, source, logits, chunk, tokens: 0 }
+    }
+
+    /// A sequence that was fed so many tokens, as [`Place::tokens`] says; its session is at [`Place::position`].
+    #[must_use]
+    pub fn resumed(self, tokens: u64) -> Self {
+        Self { tokens, ..self }
     }
 }
 
 impl<N: Numbers, S: LayerSource, L: Logits<N>> Engine for Computed<'_, N, S, L> {
     fn clear(&mut self) {
         self.session.clear();
+        self.tokens = 0;
     }
 
     fn feed(
@@ -60,12 +86,13 @@ impl<N: Numbers, S: LayerSource, L: Logits<N>> Engine for Computed<'_, N, S, L> 
         tokens: &[u32],
         interrupted: &mut dyn FnMut() -> bool,
     ) -> Result<Option<usize>, Error> {
-        let Self { model, session, source, chunk, .. } = self;
+        let Self { model, session, source, chunk, tokens: count, .. } = self;
         let tokens = tokens.get(..*chunk).unwrap_or(tokens);
         let mut begun = session.suspended_at().is_none();
         loop {
             if begun {
                 model.begin(session, *source, tokens)?;
+                *count += tokens.len() as u64;
             }
             while model.advance(session, *source)? {
                 if interrupted() {
@@ -84,6 +111,21 @@ impl<N: Numbers, S: LayerSource, L: Logits<N>> Engine for Computed<'_, N, S, L> 
         model.logits(session, *source, Rows::Last, logits.computed())?;
         let vocab = model.config().vocab as usize;
         Ok(logits.sampled(model.config()).get_mut(..vocab).unwrap_or_default())
+    }
+
+    fn settle(&mut self) -> Result<(), Error> {
+        let Self { model, session, source, logits, .. } = self;
+        if session.suspended_at().is_some() {
+            model.resume(session, *source)?;
+        }
+        if session.position() != Position::default() {
+            model.logits(session, *source, Rows::Last, logits.computed())?;
+        }
+        Ok(())
+    }
+
+    fn place(&self) -> Place {
+        Place { position: self.session.position(), tokens: self.tokens }
     }
 }
 

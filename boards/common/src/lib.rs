@@ -19,7 +19,7 @@ mod shell;
 pub use command::{Command, Commands, Refusal, Settings, Usage, obey, switch};
 pub use console::{Console, Request};
 pub use conversation::{Buffers, Conversation, WINDOW};
-pub use engine::{Computed, Engine, FixedLogits, Logits};
+pub use engine::{Computed, Engine, FixedLogits, Logits, Place};
 pub use error::Error;
 pub use model::Text;
 pub use shell::Shell;

@@ -3,13 +3,16 @@
 use core::fmt;
 use core::time::Duration;
 
-use elapid_console::{Command, Console, Conversation, Error, Request, Settings, Text, obey};
+use elapid_console::{Command, Console, Conversation, Error, Place, Request, Settings, Text, obey};
 use elapid_core::kernels::Team;
+use elapid_core::model::Position;
+use elapid_core::model::snapshot::{About, SnapshotError};
 use elapid_core::source::LayerSource;
 use elapid_pi_bare::arena::{Arena, OutOfMemory, Size};
-use elapid_pi_bare::options::Options;
+use elapid_pi_bare::options::{Action, Options};
 use elapid_pi_bare::storage::{
-    Channel, Directory, DiskError, Entry, Figures, LoadError, Model, WeightSource, Weights,
+    Channel, Directory, DiskError, Entry, Figures, LoadError, Model, SESSION_FILE, SlotError, Slots,
+    WeightSource, Weights,
 };
 
 use crate::arch::{self, CORES, Cores, EventCount, Workers, free_memory};
@@ -37,6 +40,7 @@ enum Problem {
     Load(LoadError<Fault>),
     Memory(OutOfMemory),
     Open(Error),
+    Session(SlotError<Fault>),
 }
 
 impl fmt::Display for Problem {
@@ -53,6 +57,7 @@ impl fmt::Display for Problem {
             Self::Load(error) => error.fmt(f),
             Self::Memory(error) => error.fmt(f),
             Self::Open(error) => error.fmt(f),
+            Self::Session(error) => error.fmt(f),
         }
     }
 }
@@ -72,6 +77,12 @@ impl From<LoadError<Fault>> for Problem {
 impl From<OutOfMemory> for Problem {
     fn from(error: OutOfMemory) -> Self {
         Self::Memory(error)
+    }
+}
+
+impl From<SlotError<Fault>> for Problem {
+    fn from(error: SlotError<Fault>) -> Self {
+        Self::Session(error)
     }
 }
 
@@ -138,6 +149,8 @@ fn open_and_talk(
     mut arena: Arena<'_>,
     first: &mut bool,
 ) -> Result<Request, Problem> {
+    // A command that was given without a model has nothing to save or load.
+    user.options.action = None;
     let terminal = &mut user.terminal;
     let card = match card {
         Some(card) => card,
@@ -152,11 +165,11 @@ fn open_and_talk(
     let entry = find_model(&directory, card, &user.options, terminal)?;
     let file = directory.locate(card, &entry, &mut arena)?;
     let model = Model::open(card, file, &mut arena)?;
-    let memory = Memory::take(&model, &mut arena)?;
+    let mut memory = Memory::take(&model, &mut arena)?;
     let start = arch::now();
     let weights = model.weights(card, &mut arena, progress(terminal))?;
     let took = arch::now().saturating_sub(start);
-    let Weights { plan, held, buffers, urgent } = weights;
+    let Weights { plan, held, buffers, mut urgent } = weights;
     say!(
         terminal,
         "{}: {}, {} held, read in {:.1} s",
@@ -168,43 +181,122 @@ fn open_and_talk(
 
     let computing = (user.options.cores as usize).clamp(1, CORES);
     let workers = workers.all();
-    if !plan.streams() {
-        let team = Cores::new(&mut workers[..computing - 1]);
-        let mut source = WeightSource::<EventCount>::new(model.layout(), held, None);
-        return talk(&model, memory, &mut source, &team, user);
+    if plan.streams() {
+        let streamed = Size(plan.streamed);
+        say!(terminal, "{streamed} are read from the card for every token, by a core of its own");
     }
-
-    say!(terminal, "{} are read from the card for every token, by a core of its own", Size(plan.streamed));
     let layout = model.layout();
-    let mut channel = Channel::new(EventCount::new(), EventCount::new(), arch::now);
-    let mut rest = buffers;
-    let buffers = plan.buffers(layout).map_while(|size| rest.split_off_mut(..size));
-    // With one buffer a block can be asked for when the one before is no longer used.
-    let buffers = buffers.take(if user.options.ahead { usize::MAX } else { 1 });
-    let (reader, stream) =
-        channel.split(layout, model.checksums, |section| plan.holds(layout, section), buffers, urgent);
-    let Some((reading, others)) = workers.split_last_mut() else { return Ok(Request::Reload) };
-    let team = Cores::new(&mut others[..computing.min(CORES - 1) - 1]);
+    let mut kept = Kept::default();
     let retries = card.retries();
-    let result = reading.beside(
-        || {
-            reader.run(|offset, into| {
+    let request = loop {
+        let request = if plan.streams() {
+            let mut channel = Channel::new(EventCount::new(), EventCount::new(), arch::now);
+            let mut rest = &mut *buffers;
+            let buffers = plan.buffers(layout).map_while(|size| rest.split_off_mut(..size));
+            // With one buffer a block can be asked for when the one before is no longer used.
+            let buffers = buffers.take(if user.options.ahead { usize::MAX } else { 1 });
+            let holds = |section| plan.holds(layout, section);
+            let urgent = urgent.as_deref_mut();
+            let (reader, stream) = channel.split(layout, model.checksums, holds, buffers, urgent);
+            let Some((reading, others)) = workers.split_last_mut() else { return Ok(Request::Reload) };
+            let team = Cores::new(&mut others[..computing.min(CORES - 1) - 1]);
+            let read = |offset, into: &mut [u8]| {
                 file.read(card, offset, into).map_err(|fault| fault.unwrap_or(Fault::Range).code())
-            });
-        },
-        || {
-            let mut source = WeightSource::new(layout, held, Some(stream));
-            let request = talk(&model, memory, &mut source, &team, user)?;
-            if let Some(stream) = &source.stream {
-                streamed(&stream.figures(), &user.settings, &mut user.terminal);
+            };
+            reading.beside(
+                || reader.run(read),
+                || {
+                    let mut source = WeightSource::new(layout, held, Some(stream));
+                    let request = talk(&model, &mut memory, &mut kept, &mut source, &team, user)?;
+                    if let Some(stream) = &source.stream
+                        && user.options.action.is_none()
+                    {
+                        streamed(&stream.figures(), &user.settings, &mut user.terminal);
+                    }
+                    Ok::<_, Problem>(request)
+                },
+            )?
+        } else {
+            let team = Cores::new(&mut workers[..computing - 1]);
+            let mut source = WeightSource::<EventCount>::new(layout, held, None);
+            talk(&model, &mut memory, &mut kept, &mut source, &team, user)?
+        };
+        // The card is free now.
+        let Some(action) = user.options.action.take() else { break request };
+        match session_file(action, &directory, card, &model, &mut memory, &mut kept) {
+            Ok(()) => {
+                let done = if action == Action::Save { "saved" } else { "loaded" };
+                say!(&mut user.terminal, "{done}: {} tokens", kept.place.tokens);
             }
-            Ok(request)
-        },
-    );
+            Err(problem) => say!(&mut user.terminal, "error: {problem}"),
+        }
+    };
     if card.retries() > retries {
         say!(&mut user.terminal, "{} transfers had to be tried again", card.retries() - retries);
     }
-    result
+    Ok(request)
+}
+
+/// Where a conversation stands while nobody talks.
+#[derive(Clone, Copy, Default)]
+struct Kept {
+    place: Place,
+    /// Whether a chat has begun.
+    begun: bool,
+}
+
+/// Saves the session to its file on the card, or loads it.
+fn session_file(
+    action: Action,
+    directory: &Directory,
+    card: &mut Card,
+    model: &Model<'_>,
+    memory: &mut Memory<'_>,
+    kept: &mut Kept,
+) -> Result<(), Problem> {
+    if action == Action::Save && !(kept.begun && kept.place.tokens > 0) {
+        return Err(SlotError::Nothing.into());
+    }
+    let fingerprint = model.header.fingerprint();
+    let about = About { fingerprint, tokens: kept.place.tokens, half: false };
+    let (mut session, logits) = memory.session(model, kept.place)?;
+    // All snapshots of a model that have logits are as long.
+    let bytes = session.saved_bytes(&About { tokens: 1, ..about });
+    let mut found = None;
+    directory.for_each(card, |entry| {
+        if entry.name().eq_ignore_ascii_case(SESSION_FILE) {
+            found = Some(*entry);
+        }
+    })?;
+    let entry = found.ok_or(SlotError::NoFile { need: Slots::file_bytes(bytes) })?;
+    // Room for the list of its pieces.
+    let mut pieces = [0; 2048];
+    let file = directory.locate(card, &entry, &mut Arena::new([&mut pieces, &mut []], u64::MAX))?;
+    let slots = Slots::new(&file, bytes)?;
+    match action {
+        Action::Save => slots.save(card, bytes, kept.begun, |writer| {
+            session.save(0, &about, Some(logits), writer).map_err(of_slot)
+        })?,
+        Action::Load => {
+            let slot = slots.newest(card)?.ok_or(SlotError::Empty)?;
+            // Nothing is changed by a snapshot that can't be used.
+            session.check_saved(&fingerprint, &mut slots.source(card, &slot)).map_err(of_slot)?;
+            let loaded = session.load(0, &fingerprint, &mut slots.source(card, &slot), logits);
+            // What could be read once and not again leaves nothing.
+            *kept = Kept::default();
+            let tokens = loaded.map_err(of_slot)?.about.tokens;
+            *kept = Kept { place: Place { position: Position::default(), tokens }, begun: slot.begun };
+        }
+    }
+    Ok(())
+}
+
+/// Why a snapshot could not be saved or loaded.
+fn of_slot(error: SnapshotError<SlotError<Fault>>) -> SlotError<Fault> {
+    match error {
+        SnapshotError::Stream(error) => error,
+        other => SlotError::Snapshot(other.without_stream()),
+    }
 }
 
 /// Writes how far reading has come, once a second.
@@ -277,7 +369,8 @@ fn find_model(
 /// Talks about a model until a command asks for something else.
 fn talk(
     model: &Model<'_>,
-    memory: Memory<'_>,
+    memory: &mut Memory<'_>,
+    kept: &mut Kept,
     source: &mut impl LayerSource,
     team: &dyn Team,
     user: &mut User,
@@ -285,9 +378,22 @@ fn talk(
     let User { terminal, console, settings, options } = user;
     let vocab = model.layout().config().vocab;
     let text = Text::parse(model.tokenizer, model.generation, model.roles, vocab)?;
-    let (mut engine, buffers) = memory.engine(model, source, team)?;
-    let mut conversation = Conversation::new(&text, &mut engine, buffers);
-    Ok(console.talk(terminal, &mut conversation, settings, options))
+    let (mut engine, buffers) = memory.engine(model, source, team, kept.place)?;
+    let mut conversation = Conversation::new(&text, &mut engine, buffers).resumed(kept.begun);
+    let request = loop {
+        let request = console.talk(terminal, &mut conversation, settings, options);
+        if options.action != Some(Action::Save) {
+            break request;
+        }
+        // Whatever is to be computed for it needs the weights.
+        match conversation.settle() {
+            Ok(()) => break request,
+            Err(error) => say!(terminal, "error: {error}"),
+        }
+        options.action = None;
+    };
+    *kept = Kept { place: conversation.place(), begun: conversation.begun() };
+    Ok(request)
 }
 
 /// What reading from the card came to: for people, or for the tests.

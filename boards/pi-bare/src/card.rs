@@ -1,4 +1,4 @@
-//! An SD card: from a host controller that may have one to blocks that can be read.
+//! An SD card: from a host controller that may have one to blocks that can be read and written.
 //!
 //! SD Physical Layer Simplified Specification 6.00, section 4.2 (identification) and 4.3 (transfer).
 
@@ -88,12 +88,35 @@ impl Card {
         Ok(())
     }
 
+    /// Writes whole blocks from block `first` on, and waits until they are on the card.
+    ///
+    /// # Errors
+    /// If it failed every time that it was tried.
+    pub fn write(&mut self, first: u32, from: &[u8]) -> Result<(), Fault> {
+        let blocks = u32::try_from(from.len() / BLOCK).map_err(|_| Fault::Range)?;
+        let end = first.checked_add(blocks).filter(|end| *end <= self.identity.blocks);
+        if end.is_none() || from.len() > MOST_BLOCKS * BLOCK {
+            return Err(Fault::Range);
+        }
+        let command = if blocks > 1 { 25 } else { 24 };
+        self.try_all(first, |host, address| host.write(command, address, from))
+    }
+
     fn read_span(&mut self, first: u32, into: &mut [u8]) -> Result<(), Fault> {
         let command = if into.len() > BLOCK { 18 } else { 17 };
+        self.try_all(first, |host, address| host.read(command, address, into))
+    }
+
+    /// Transfers blocks from block `first` on, and tries again where that fails.
+    fn try_all(
+        &mut self,
+        first: u32,
+        mut transfer: impl FnMut(&mut Host, u32) -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
         let mut tries = 1;
         loop {
             let address = if self.identity.by_block { first } else { first.wrapping_mul(BLOCK as u32) };
-            let fault = match self.host.read(command, address, into) {
+            let fault = match transfer(&mut self.host, address) {
                 Ok(()) => return Ok(()),
                 Err(fault) => fault,
             };
@@ -110,6 +133,10 @@ impl Card {
 
 impl Disk for Card {
     type Fault = Fault;
+
+    fn write(&mut self, first: u32, from: &[u8]) -> Result<(), Fault> {
+        Self::write(self, first, from)
+    }
 
     fn read(&mut self, first: u32, into: &mut [u8]) -> Result<(), Fault> {
         Self::read(self, first, into)

@@ -1,8 +1,8 @@
 //! The memory of a conversation with a model.
 
-use elapid_console::{Buffers, Computed, Engine, Error, WINDOW};
-use elapid_core::kernels::{Scale, SsmState, Team, detect};
-use elapid_core::model::{Model, Scratch, ScratchSize, Session, State, StateSize};
+use elapid_console::{Buffers, Computed, Engine, Error, Place, WINDOW};
+use elapid_core::kernels::{Scale, Solo, SsmState, Team, detect};
+use elapid_core::model::{Model, Position, Scratch, ScratchSize, Session, State, StateSize};
 use elapid_core::source::LayerSource;
 use elapid_pi_bare::arena::{Arena, OutOfMemory};
 use elapid_pi_bare::storage;
@@ -63,17 +63,46 @@ impl<'a> Memory<'a> {
     ///
     /// # Errors
     /// If the memory is another model's.
-    pub fn engine<S: LayerSource>(
-        self,
-        model: &'a storage::Model<'_>,
-        source: &'a mut S,
-        team: &'a dyn Team,
-    ) -> Result<(impl Engine, Buffers<'a>), Error> {
+    pub fn engine<'s, S: LayerSource>(
+        &'s mut self,
+        model: &'s storage::Model<'_>,
+        source: &'s mut S,
+        team: &'s dyn Team,
+        place: Place,
+    ) -> Result<(impl Engine, Buffers<'s>), Error> {
         let model = Model::float(model.layout(), detect(), team);
+        let chunk = self.chunk;
+        let (session, logits, buffers) = self.parts(&model, place.position)?;
+        let Buffers { prompt, tokens, recent, rates, scratch } = buffers;
+        let buffers = Buffers { prompt, tokens, recent, rates, scratch };
+        let computed = Computed::new(model, session, source, logits, chunk).resumed(place.tokens);
+        Ok((computed, buffers))
+    }
+
+    /// The session in this memory, and the logits after its last token.
+    fn parts<'s>(
+        &'s mut self,
+        model: &Model<'_>,
+        position: Position,
+    ) -> Result<(Session<'s>, &'s mut [f32], &'s mut Buffers<'a>), Error> {
         let state = State { conv: self.conv, ssm: SsmState::F32(self.ssm) };
         let undo = State { conv: self.undo_conv, ssm: SsmState::F32(self.undo_ssm) };
         let scratch = Scratch { floats: self.floats, ints: self.ints, scales: self.scales };
-        let session = Session::new(&model, state, undo, scratch)?;
-        Ok((Computed::new(model, session, source, self.logits, self.chunk), self.buffers))
+        let session = Session::resume_at(model, 1, state, undo, scratch, position)?;
+        Ok((session, self.logits, &mut self.buffers))
+    }
+
+    /// The session in this memory, to be saved or loaded, and its logits.
+    ///
+    /// # Errors
+    /// If the memory is another model's.
+    pub fn session(
+        &mut self,
+        model: &storage::Model<'_>,
+        place: Place,
+    ) -> Result<(Session<'_>, &mut [f32]), Error> {
+        let model = Model::float(model.layout(), detect(), &Solo);
+        let (session, logits, _) = self.parts(&model, place.position)?;
+        Ok((session, logits))
     }
 }

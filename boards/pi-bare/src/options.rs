@@ -5,6 +5,15 @@ use elapid_console::{Commands, Usage, switch};
 /// Bytes of a file's name.
 const NAME: usize = 64;
 
+/// What is to be done with the session file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Write the session to it.
+    Save,
+    /// Continue the session in it.
+    Load,
+}
+
 /// How a model is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
@@ -14,13 +23,15 @@ pub struct Options {
     pub memory: u64,
     /// Read weights from the card before they are wanted.
     pub ahead: bool,
+    /// What the last command asked for instead of opening a model.
+    pub action: Option<Action>,
     name: [u8; NAME],
     name_len: usize,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { cores: 4, memory: u64::MAX, ahead: true, name: [0; NAME], name_len: 0 }
+        Self { cores: 4, memory: u64::MAX, ahead: true, action: None, name: [0; NAME], name_len: 0 }
     }
 }
 
@@ -42,6 +53,8 @@ impl Commands for Options {
                 "ahead on|off",
                 "read weights from the card before they are wanted, or then; and open the model again",
             ),
+            ("save", "save the chat on the card, in ELAPID.SES"),
+            ("resume", "continue the chat that was saved last"),
             ("load", "look at the card again"),
         ]
     }
@@ -62,7 +75,14 @@ impl Commands for Options {
                 }
                 (fits.then_some(()), "a file's name of 1 to 64 bytes")
             }
-            "load" => (Some(()), ""),
+            "save" | "resume" | "load" => {
+                self.action = match name {
+                    "save" => Some(Action::Save),
+                    "resume" => Some(Action::Load),
+                    _ => None,
+                };
+                (Some(()), "")
+            }
             _ => return None,
         };
         Some(done.ok_or(wanted))
@@ -85,7 +105,7 @@ fn size(text: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::Options;
+    use super::{Action, Options};
     use elapid_console::{Command, Commands, Settings, obey};
 
     #[test]
@@ -93,6 +113,11 @@ mod tests {
         let (mut s, mut o) = (Settings::default(), Options::default());
         for line in ["memory 2M", "cores 1", "ahead off", "model address-4m.elp", "load"] {
             assert_eq!(obey(line, &mut s, &mut o), Ok(Command::Reload), "{line}");
+        }
+        assert_eq!(o.action, None);
+        for (line, action) in [("save", Action::Save), ("resume", Action::Load)] {
+            assert_eq!(obey(line, &mut s, &mut o), Ok(Command::Reload));
+            assert_eq!(o.action.take(), Some(action));
         }
         assert_eq!((o.memory, o.cores, o.ahead, o.model()), (2 << 20, 1, false, Some("address-4m.elp")));
     }

@@ -1,5 +1,6 @@
 //! The memories of the boards with a microcontroller that there are programs for: one table, from which the programs take
-//! where the model lies, `cargo xtask board` what they may take, and `elapid info --board` whether a model fits.
+//! where the model lies, `cargo xtask board` what they may take, and `elapid info --board` whether a model fits. And what
+//! speed is estimated from on boards that run Linux.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -108,5 +109,82 @@ pub const BOARDS: [Board; 4] = [MPS2_AN500, MPS2_AN385, MPS2_AN505, PICO2];
 #[must_use]
 pub fn find(name: &str) -> Option<&'static Board> {
     const ALL: &[Board] = &BOARDS;
+    ALL.iter().find(|board| board.name == name)
+}
+
+/// Storage of boards that run Linux: published rates in bytes a second.
+pub const STORAGE: [(&str, f64); 5] = [
+    ("Pi Zero 2 W, Pi 3: card", 23e6),
+    ("Pi 4: card", 45e6),
+    ("Pi 5: card", 90e6),
+    ("Pi 5: NVMe, PCIe 2", 450e6),
+    ("Pi 5: NVMe, PCIe 3", 900e6),
+];
+
+/// A board that runs Linux.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Computer {
+    /// As options call it.
+    pub name: &'static str,
+    /// Its maker's name for it.
+    pub title: &'static str,
+    /// Its cores.
+    pub cores: u64,
+    /// Bytes of memory: those of the smallest that is sold.
+    pub memory: u64,
+    /// Bytes a second that all cores together read from memory: a round figure of published benchmarks.
+    pub memory_rate: f64,
+    /// Bytes a second of its card, as in [`STORAGE`].
+    pub card_rate: f64,
+}
+
+impl Computer {
+    /// Bytes that a model may take where nothing else is said: three quarters of the memory. The rest is the system's.
+    #[must_use]
+    pub const fn ram(&self) -> u64 {
+        self.memory / 4 * 3
+    }
+}
+
+/// The boards that run Linux.
+pub const COMPUTERS: [Computer; 4] = [
+    Computer {
+        name: "pi-zero2",
+        title: "Raspberry Pi Zero 2 W",
+        cores: 4,
+        memory: 512 << 20,
+        memory_rate: 2e9,
+        card_rate: STORAGE[0].1,
+    },
+    Computer {
+        name: "pi3",
+        title: "Raspberry Pi 3",
+        cores: 4,
+        memory: 1 << 30,
+        memory_rate: 2e9,
+        card_rate: STORAGE[0].1,
+    },
+    Computer {
+        name: "pi4",
+        title: "Raspberry Pi 4",
+        cores: 4,
+        memory: 1 << 30,
+        memory_rate: 4e9,
+        card_rate: STORAGE[1].1,
+    },
+    Computer {
+        name: "pi5",
+        title: "Raspberry Pi 5",
+        cores: 4,
+        memory: 2 << 30,
+        memory_rate: 10e9,
+        card_rate: STORAGE[2].1,
+    },
+];
+
+/// The board that runs Linux and has this name.
+#[must_use]
+pub fn find_computer(name: &str) -> Option<&'static Computer> {
+    const ALL: &[Computer] = &COMPUTERS;
     ALL.iter().find(|board| board.name == name)
 }

@@ -10,8 +10,10 @@
 //! | 4..8         | the token that starts a text, `0xffff_ffff` if none                           |
 //! | 8..12        | the token that pads a text, `0xffff_ffff` if none                             |
 //! | 12..12 + 4n  | the tokens that end a generation                                              |
+//! | 12 + 4n..    | the names of special tokens, for the chat template; nothing if they are not known |
 //!
-//! Every token is below the model's vocabulary.
+//! Every token is below the model's vocabulary. Names are preceded by their number. For each name: the length of the name, the length
+//! of the token's text, the name and the text, in UTF-8.
 //!
 //! # Role table
 //!
@@ -45,6 +47,7 @@ const ROLES_HEAD: usize = 4 + 4 * TEXTS;
 mod name {
     pub(super) const GENERATION: &str = "generation defaults";
     pub(super) const ROLES: &str = "role table";
+    pub(super) const NAMES: &str = "name of a special token";
     pub(super) const TEXTS: [&str; super::TEXTS] = [
         "start",
         "system prefix",
@@ -84,6 +87,8 @@ pub enum DataError {
         /// Tokens that the model has.
         vocab: u32,
     },
+    /// The names of special tokens end too early, have an empty name, or are not UTF-8.
+    Names,
     /// A text is not UTF-8.
     Utf8 {
         /// The text.
@@ -121,10 +126,11 @@ impl fmt::Display for DataError {
             Self::Utf8 { text, at } => {
                 write!(f, "the role table's {text} is not UTF-8 at its byte {at}: pack the model again")
             }
+            Self::Names => f.write_str("the names of special tokens are damaged: pack the model again"),
             Self::System => {
                 write!(f, "the role table contradicts itself about system messages: pack the model again")
             }
-            Self::Long { text } => write!(f, "the role table's {text} is 4 GiB or longer: shorten it"),
+            Self::Long { text } => write!(f, "the chat template's {text} is 4 GiB or longer: shorten it"),
         }
     }
 }
@@ -161,6 +167,71 @@ pub struct Generation<'a> {
     pub bos: Option<u32>,
     /// The token that pads a text.
     pub pad: Option<u32>,
+    /// The special tokens by name, if they are known.
+    pub names: Option<Names<'a>>,
+}
+
+/// Names of special tokens, such as `bos_token`, with the tokens' texts: what a chat template is given beside the chat.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Names<'a>(&'a [u8]);
+
+impl<'a> Names<'a> {
+    /// All, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&'a str, &'a str)> + Clone + use<'a> {
+        let mut rest = self.0;
+        core::iter::from_fn(move || {
+            let (name, text, after) = Self::first(rest)?;
+            rest = after;
+            Some((name, text))
+        })
+    }
+
+    /// The first name and its text, and the bytes behind them.
+    fn first(bytes: &'a [u8]) -> Option<(&'a str, &'a str, &'a [u8])> {
+        let (lengths, rest) = bytes.split_first_chunk::<8>()?;
+        let [name, text] = [0, 4].map(|at| {
+            let length = lengths.get(at..at + 4).and_then(|length| length.try_into().ok());
+            length.map_or(usize::MAX, |length| u32::from_le_bytes(length) as usize)
+        });
+        let (name, rest) = rest.split_at_checked(name)?;
+        let (text, rest) = rest.split_at_checked(text)?;
+        let name = core::str::from_utf8(name).ok().filter(|name| !name.is_empty())?;
+        Some((name, core::str::from_utf8(text).ok()?, rest))
+    }
+
+    fn parse(bytes: &'a [u8]) -> Option<Self> {
+        let (count, names) = bytes.split_first_chunk()?;
+        let mut rest = names;
+        for _ in 0..u32::from_le_bytes(*count) {
+            rest = Self::first(rest)?.2;
+        }
+        rest.is_empty().then_some(Self(names))
+    }
+
+    /// Writes names to `sink`, to follow the other generation defaults.
+    ///
+    /// # Errors
+    /// [`DataError::Names`] for an empty name, [`DataError::Long`].
+    pub fn emit<'n>(
+        names: impl Iterator<Item = (&'n str, &'n str)> + Clone,
+        sink: &mut dyn FnMut(&[u8]),
+    ) -> Result<(), DataError> {
+        let word = |length: usize| {
+            let word = u32::try_from(length).map_err(|_| DataError::Long { text: name::NAMES });
+            word.map(u32::to_le_bytes)
+        };
+        sink(&word(names.clone().count())?);
+        for (name, text) in names {
+            if name.is_empty() {
+                return Err(DataError::Names);
+            }
+            sink(&word(name.len())?);
+            sink(&word(text.len())?);
+            sink(name.as_bytes());
+            sink(text.as_bytes());
+        }
+        Ok(())
+    }
 }
 
 impl<'a> Generation<'a> {
@@ -179,11 +250,14 @@ impl<'a> Generation<'a> {
             return Err(DataError::Eos { have: u64::from(count) });
         }
         let need = GENERATION_HEAD as u64 + 4 * u64::from(count);
-        if have != need {
-            return Err(length(need));
-        }
+        let names = bytes.get(need as usize..).ok_or(length(need))?;
         let some = |word| Some(u32::from_le_bytes(word)).filter(|&token| token != NONE);
-        let generation = Self { eos: Tokens(ids), bos: some(bos), pad: some(pad) };
+        let ids = Tokens(ids.get(..count as usize).unwrap_or_default());
+        let names = match names {
+            [] => None,
+            names => Some(Names::parse(names).ok_or(DataError::Names)?),
+        };
+        let generation = Self { eos: ids, bos: some(bos), pad: some(pad), names };
         check_tokens(generation.eos.iter(), generation.bos, generation.pad, vocab)?;
         Ok(generation)
     }
@@ -337,7 +411,7 @@ impl<'a> RoleTable<'a> {
 #[cfg(test)]
 mod tests {
     extern crate std;
-    use super::{DataError, Generation, MAX_EOS, RoleTable, Wrapping};
+    use super::{DataError, Generation, MAX_EOS, Names, RoleTable, Wrapping};
     use std::string::ToString;
     use std::vec::Vec;
 
@@ -390,7 +464,7 @@ mod tests {
             assert!(matches!(error, Err(DataError::Length { .. })), "{length}: {error:?}");
         }
         let long = [&good[..], &[0]].concat();
-        assert!(matches!(Generation::parse(&long, 100), Err(DataError::Length { have: 21, need: 20, .. })));
+        assert_eq!(Generation::parse(&long, 100), Err(DataError::Names));
         let token = |field, token, vocab| Err(DataError::Token { field, token, vocab });
         assert_eq!(Generation::parse(&good, 3), token("start-of-text", 3, 3));
         assert_eq!(Generation::parse(&good, 2), token("end-of-generation", 2, 2));
@@ -400,6 +474,31 @@ mod tests {
         let mut many = good.clone();
         many[..4].copy_from_slice(&u32::MAX.to_le_bytes());
         assert_eq!(Generation::parse(&many, 100), Err(DataError::Eos { have: u64::from(u32::MAX) }));
+    }
+
+    #[test]
+    fn names_are_read_as_written() {
+        let names = [("bos_token", "<s>"), ("pad_token", ""), ("sep_token", "Ü🐍")];
+        let plain = generation(&[1, 2], Some(3), None).unwrap();
+        let mut bytes = plain.clone();
+        Names::emit(names.into_iter(), &mut |piece| bytes.extend_from_slice(piece)).unwrap();
+        let read = Generation::parse(&bytes, 100).unwrap();
+        assert!(read.names.unwrap().iter().eq(names));
+        assert_eq!(read.eos.iter().collect::<Vec<_>>(), [1, 2]);
+        assert_eq!(Generation::parse(&plain, 100).unwrap().names, None);
+        let none = [&plain[..], &[0; 4]].concat();
+        assert_eq!(Generation::parse(&none, 100).unwrap().names.map(|names| names.iter().count()), Some(0));
+        for length in plain.len() + 1..bytes.len() {
+            assert_eq!(Generation::parse(&bytes[..length], 100), Err(DataError::Names), "{length}");
+        }
+        // Another number of names, lengths past the end, a text that is not UTF-8.
+        for (at, byte) in [(20, 2), (20, 4), (23, 255), (24, 255), (27, 255), (28, 255), (32, 255), (41, 255)]
+        {
+            let mut bytes = bytes.clone();
+            bytes[at] = byte;
+            assert_eq!(Generation::parse(&bytes, 100), Err(DataError::Names), "{at}");
+        }
+        assert_eq!(Names::emit([("", "x")].into_iter(), &mut |_| ()), Err(DataError::Names));
     }
 
     #[test]

@@ -32,6 +32,8 @@ pub const TOKEN_SPECIAL: u32 = 1 << 29;
 pub const TOKEN_ADDED: u32 = 1 << 30;
 /// Set in a token's entry: it stands for its one byte, whatever its name, and is never a word. Version 2.
 pub const TOKEN_BYTE: u32 = 1 << 31;
+/// Both of these, which no token of a tokenizer has: it is known in a text, and never drawn. The model has no finite logit for it.
+pub const TOKEN_NEVER: u32 = TOKEN_SPECIAL | TOKEN_BYTE;
 /// The bits of a token's entry that hold the offset of its bytes.
 pub const TOKEN_OFFSET: u32 = TOKEN_WORD - 1;
 
@@ -121,6 +123,24 @@ pub struct Layout {
     pub text: Range<usize>,
     /// `[patterns_len]` bytes: the automata of the pre-tokenizer and of added tokens, see [`super::pattern`].
     pub patterns: Range<usize>,
+}
+
+/// Marks a token of a table as one that is never drawn. An id without a token needs no mark.
+///
+/// # Errors
+/// If the bytes don't have the form of a table.
+pub fn never_draw(table: &mut [u8], id: u32) -> Result<(), TokenizerError> {
+    let header = Header::parse(table)?;
+    let given = table.len() as u64;
+    let layout = header.layout().ok_or(TokenizerError::Truncated { needed: u64::MAX, given })?;
+    if id < header.vocab_size {
+        let needed = layout.len() as u64;
+        let tokens = table.get_mut(layout.tokens).ok_or(TokenizerError::Truncated { needed, given })?;
+        if let Some(entry) = tokens.as_chunks_mut().0.get_mut(id as usize) {
+            *entry = (u32::from_le_bytes(*entry) | TOKEN_NEVER).to_le_bytes();
+        }
+    }
+    Ok(())
 }
 
 impl Header {
@@ -373,7 +393,7 @@ impl<'a> Tokenizer<'a> {
     pub fn parse(bytes: &'a [u8]) -> Result<Self, TokenizerError> {
         let mut tokenizer = Self::reopen(bytes, 0..0)?;
         tokenizer.check()?;
-        let missing = |id: &u32| tokenizer.bytes_of(*id).is_empty();
+        let missing = |id: &u32| tokenizer.is_never(*id);
         let mut ids = 0..tokenizer.vocab_size();
         if let Some(first) = ids.clone().find(missing) {
             tokenizer.missing = first..ids.rfind(missing).map_or(first, |last| last + 1);
@@ -416,7 +436,7 @@ impl<'a> Tokenizer<'a> {
         })
     }
 
-    /// From the first id without a token to behind the last, of those below [`Tokenizer::vocab_size`].
+    /// From the first id that is never drawn to behind the last, of those below [`Tokenizer::vocab_size`].
     #[must_use]
     pub fn missing(&self) -> Range<u32> {
         self.missing.clone()
@@ -507,17 +527,22 @@ impl<'a> Tokenizer<'a> {
         if bytes.is_empty() { None } else { Some(bytes) }
     }
 
-    /// Sets the logits of ids without a token to negative infinity, so that a sampler never draws one. `logits` has one element
+    /// Sets the logits of ids without a token, or with one that is [never drawn](TOKEN_NEVER), to negative infinity. `logits` has one element
     /// for each id of the model, whose vocabulary may be padded.
     pub fn mask(&self, logits: &mut [f32]) {
         if let Some(padding) = logits.get_mut(self.vocab_size() as usize..) {
             padding.fill(f32::NEG_INFINITY);
         }
-        for id in self.missing.clone().filter(|id| self.bytes_of(*id).is_empty()) {
+        for id in self.missing.clone().filter(|id| self.is_never(*id)) {
             if let Some(logit) = logits.get_mut(id as usize) {
                 *logit = f32::NEG_INFINITY;
             }
         }
+    }
+
+    /// Whether a sampler must not draw an id.
+    fn is_never(&self, id: u32) -> bool {
+        self.bytes_of(id).is_empty() || self.entry(id) & TOKEN_NEVER == TOKEN_NEVER
     }
 
     /// The token with these bytes: an added one, or else one of the vocabulary. Only an exact match counts, and what an
@@ -539,7 +564,7 @@ impl<'a> Tokenizer<'a> {
     /// Whether a token stands for one byte of a character that has no token.
     #[must_use]
     pub fn is_byte(&self, id: u32) -> bool {
-        self.header.chars.is_some() && self.entry(id) & TOKEN_BYTE != 0
+        self.header.chars.is_some() && self.entry(id) & TOKEN_NEVER == TOKEN_BYTE
     }
 
     /// Whether a token was added to the vocabulary, special or not.

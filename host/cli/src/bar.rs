@@ -49,6 +49,14 @@ impl Bar {
         }
     }
 
+    /// What was done so far took no time: the rate begins anew.
+    #[cfg(feature = "hub")]
+    pub(super) fn forget_rate(&self) {
+        if let Some(bar) = self.bar.get() {
+            bar.reset_eta();
+        }
+    }
+
     fn shown(&self, total: u64) -> &ProgressBar {
         self.bar.get_or_init(|| {
             let template = if self.bytes {

@@ -7,6 +7,7 @@ use crate::error::Error;
 use elapid::{Drive, Profile};
 use serde::Serialize;
 
+use super::model::stored;
 use super::output;
 
 /// Print what machine this is and which settings suit it: threads, kernels, memory, concurrent reads
@@ -40,8 +41,9 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
     let Profile { machine, model, threads, kernels, memory, cap, .. } = Profile::in_root(&args.root);
     let drive = match &args.model {
         Some(file) => {
+            let file = stored(file)?;
             file.metadata().map_err(|cause| Error::file(file.clone(), "read", cause))?;
-            Drive::of(file)
+            Drive::of(&file)
         }
         None => std::env::current_exe().map_or(Drive::Other, |program| Drive::of(&program)),
     };

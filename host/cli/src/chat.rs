@@ -5,6 +5,7 @@ mod input;
 
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use elapid::core::sample::Settings;
@@ -16,6 +17,7 @@ use serde::Serialize;
 use self::command::Command;
 use self::input::{Input, Line};
 use super::bar::{Bar, Status};
+use super::cache::{CacheArgs, report_files};
 use super::error::Failure;
 use super::model::{ComputeArgs, StateArgs, report_incidents};
 use super::output;
@@ -37,7 +39,7 @@ const MARKS: usize = 64 << 20;
 /// `content` or `command`, and each answer is one line of JSON.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// Packed model. Default: the bundled one
+    /// Packed model, or hf:ORG/NAME. Default: the bundled one
     model: Option<PathBuf>,
 
     /// System prompt. Default: that of the model's template
@@ -60,6 +62,8 @@ pub(super) struct Args {
 
     #[command(flatten)]
     files: SessionArgs,
+    #[command(flatten)]
+    cache: CacheArgs,
     #[command(flatten)]
     state: StateArgs,
     #[command(flatten)]
@@ -104,20 +108,26 @@ struct Talk {
 }
 
 pub(super) fn run(args: Args) -> Result<(), Failure> {
+    let mut input = Input::new(args.json)?;
+    crate::handle_signals();
     let model = args.compute.open(args.model.as_deref())?;
     let options = args.state.options()?;
     let config = model.config();
     let copy =
         options.numbers.state_bytes(config, config.n_layer as usize) + 4 * config.padded_vocab() as usize;
     let marks = args.marks.unwrap_or(if args.compute.capped() { 2 * copy } else { MARKS.max(2 * copy) });
+    let cache = args.cache.open(&model)?.map(Arc::new);
     let mut session = model.session(&options.marks(marks))?;
     // A model without a tokenizer can't chat, and says so before anything is typed.
     model.tokenizer()?;
     let loaded = args.files.load(&mut session)?;
-    let (locked, messages) = loaded.map_or((None, Vec::new()), |(file, messages)| (Some(file), messages));
-    let resumed = locked.is_some();
+    let resumed = loaded.is_some();
+    let mut chat = Chat::with_messages(session, loaded.unwrap_or_default())?;
+    if let Some(cache) = &cache {
+        chat = chat.cached(cache.clone());
+    }
     let mut talk = Talk {
-        chat: Chat::with_messages(session, messages)?,
+        chat,
         forks: Vec::new(),
         settings: args.sampling.settings(),
         seed: args.sampling.seed(),
@@ -130,7 +140,6 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     if let Some(system) = &args.system {
         talk.chat.set_system(system);
     }
-    let mut input = Input::new(args.json)?;
     if !talk.chat.has_template() {
         talk.note(&format!(
             "{}: no chat template, so this is plain text: the model goes on with what you write",
@@ -142,6 +151,7 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     }
     let outcome = talk.hold(&mut input, &args.files);
     report_incidents(&model);
+    cache.iter().for_each(|cache| report_files(cache));
     Ok(outcome?)
 }
 
@@ -265,7 +275,11 @@ impl Talk {
 
     fn save(&mut self, files: &SessionArgs) -> Result<(), Error> {
         match files.target() {
-            Some(path) => Ok(self.chat.save(path, &files.options())?),
+            Some(path) => {
+                self.chat.save(path, &files.options())?;
+                files.lock_again();
+                Ok(())
+            }
             None => Ok(()),
         }
     }
@@ -279,6 +293,7 @@ impl Talk {
             }
             Command::Load(path) => {
                 self.chat.load(&path)?;
+                self.last = Cost::default();
                 self.note(&format!("{}: {}", path.display(), count(self.chat.messages().len(), "message")));
             }
             Command::Fork(None) => {
@@ -295,6 +310,7 @@ impl Talk {
                     )));
                 };
                 self.chat = kept.fork()?;
+                self.last = Cost::default();
                 self.note(&count(self.chat.messages().len(), "message"));
             }
             Command::Undo => {
@@ -317,6 +333,7 @@ impl Talk {
             }
             Command::Clear => {
                 self.chat.clear();
+                self.last = Cost::default();
                 self.note("a new conversation");
             }
             Command::Stats => self.note(&self.stats()),
@@ -346,7 +363,9 @@ impl Talk {
 
     /// Forgets the last message of the user and what followed, and returns the message.
     fn undo(&mut self) -> Result<String, Error> {
-        self.chat.undo().ok_or_else(|| Error::Usage("nothing was said yet".into()))
+        let question = self.chat.undo();
+        self.last = Cost::default();
+        question.ok_or_else(|| Error::Usage("nothing was said yet".into()))
     }
 
     fn shown(&self) -> String {
@@ -373,9 +392,9 @@ impl Talk {
         format!(
             "{}, {} in a state of {:.1} MB, {}{last}",
             count(self.chat.messages().len(), "message"),
-            count(session.tokens().len(), "token"),
+            count(self.chat.tokens(), "token"),
             state as f64 / 1e6,
-            count(session.marks().count(), "mark"),
+            count(session.marks().filter(|mark| *mark <= self.chat.tokens()).count(), "mark"),
         )
     }
 }

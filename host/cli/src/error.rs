@@ -21,6 +21,12 @@ pub(crate) enum Error {
         /// How many more there are.
         others: usize,
     },
+    /// The server could not start.
+    #[cfg(feature = "serve")]
+    Serve(String),
+    /// A model could not be packed.
+    #[cfg(feature = "hub")]
+    Pack(Box<elapid_pack::PackError>),
     /// The reader of the output has closed it. Nothing is printed.
     ClosedOutput,
 }
@@ -31,7 +37,24 @@ impl From<LibraryError> for Error {
     }
 }
 
+#[cfg(feature = "hub")]
+impl From<elapid_pack::PackError> for Error {
+    fn from(error: elapid_pack::PackError) -> Self {
+        Self::Pack(Box::new(error))
+    }
+}
+
 impl Error {
+    /// Whether the program was asked to end, and did.
+    pub(crate) fn is_end(&self) -> bool {
+        match self {
+            Self::ClosedOutput | Self::Library(LibraryError::Interrupted) => true,
+            #[cfg(feature = "hub")]
+            Self::Pack(error) => matches!(**error, elapid_pack::PackError::Cancelled),
+            _ => false,
+        }
+    }
+
     /// An error of reading or writing `path`.
     pub(crate) fn file(path: impl Into<PathBuf>, action: &'static str, cause: io::Error) -> Self {
         Self::Library(LibraryError::File { path: path.into(), action, cause })
@@ -43,6 +66,10 @@ impl Error {
             Self::Library(error) => error.class() as u8,
             Self::Usage(_) => ExitClass::Usage as u8,
             Self::Damaged { .. } => ExitClass::BadModel as u8,
+            #[cfg(feature = "serve")]
+            Self::Serve(_) => ExitClass::Failure as u8,
+            #[cfg(feature = "hub")]
+            Self::Pack(error) => error.exit_code(),
             Self::ClosedOutput => 0,
         }
     }
@@ -56,6 +83,8 @@ impl std::fmt::Display for Error {
             ),
             Self::Library(error) => write!(f, "{error}{}", advice(error)),
             Self::Usage(text) => f.write_str(text),
+            #[cfg(feature = "serve")]
+            Self::Serve(text) => f.write_str(text),
             Self::Damaged { model, first, others } => {
                 let more = match others {
                     0 => String::new(),
@@ -64,6 +93,10 @@ impl std::fmt::Display for Error {
                 };
                 write!(f, "{model}: {first}{more}: copy the file again, or pack the model again")
             }
+            #[cfg(feature = "hub")]
+            Self::Pack(_) if self.is_end() => f.write_str("interrupted"),
+            #[cfg(feature = "hub")]
+            Self::Pack(error) => error.fmt(f),
             Self::ClosedOutput => f.write_str("the output was closed"),
         }
     }

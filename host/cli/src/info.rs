@@ -8,11 +8,10 @@ use crate::error::Error;
 use elapid::core::fixed;
 use elapid::core::format::{Config, Layout, Quant, Section};
 use elapid::core::model::StateKind;
-use elapid::{Model, Numbers, Plan, ReadBy, SessionOptions};
-use elapid_boards::Board;
+use elapid::{Fit, Model, Numbers, Plan, ReadBy, SessionOptions};
+use elapid_boards::{BOARDS, Board, STORAGE};
 use serde::Serialize;
 
-use super::fit::{self, Fit};
 use super::model::{ComputeArgs, StateArgs, open_to_read, report_incidents};
 use super::output;
 
@@ -21,11 +20,11 @@ use super::output;
 /// With --ram, also measure the drive and print the plan: what the memory is used for, and the expected speed.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// Packed model. Default: the bundled one
+    /// Packed model, or hf:ORG/NAME. Default: the bundled one
     model: Option<PathBuf>,
 
     /// Print whether the model fits this board with a microcontroller, and what it needs there. Default: no board
-    #[arg(long, value_name = "NAME", value_parser = fit::find)]
+    #[arg(long, value_name = "NAME", value_parser = board)]
     board: Option<&'static Board>,
 
     /// Print JSON: arch, quant, config, sections, …
@@ -41,14 +40,13 @@ pub(super) struct Args {
 /// How long the storage's rate is measured.
 const MEASURE: Duration = Duration::from_secs(2);
 
-/// Storage of boards, in bytes a second.
-const BOARDS: [(&str, f64); 5] = [
-    ("Pi Zero 2 W, Pi 3: card", 23e6),
-    ("Pi 4: card", 45e6),
-    ("Pi 5: card", 90e6),
-    ("Pi 5: NVMe, PCIe 2", 450e6),
-    ("Pi 5: NVMe, PCIe 3", 900e6),
-];
+/// The board that an argument names.
+fn board(name: &str) -> Result<&'static Board, String> {
+    elapid_boards::find(name).ok_or_else(|| {
+        let known = BOARDS.iter().map(|board| board.name).collect::<Vec<_>>().join(", ");
+        format!("give the name of a board: {known}")
+    })
+}
 
 /// A plan, and how long a token takes by it where reading bounds it.
 #[derive(Serialize)]
@@ -237,7 +235,7 @@ fn planned(model: &Model, options: &SessionOptions) -> Result<Option<Planned>, E
         planned.storage_bytes_per_second = Some(rate);
         planned.expected_tps = Some(1.0 / plan.seconds_per_token(rate).max(1e-9));
         planned.seconds_per_token =
-            BOARDS.iter().map(|(name, rate)| (*name, plan.seconds_per_token(*rate))).collect();
+            STORAGE.iter().map(|(name, rate)| (*name, plan.seconds_per_token(*rate))).collect();
         report_incidents(model);
     }
     Ok(Some(planned))
@@ -376,4 +374,15 @@ fn table(info: &Info) -> Result<(), Error> {
     };
     write().map_err(output::failed)?;
     output::finish(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_board_gets_the_list() {
+        let error = board("pdp-11").unwrap_err();
+        assert!(BOARDS.iter().all(|board| error.contains(board.name)), "{error}");
+    }
 }

@@ -5,11 +5,13 @@
 mod bar;
 mod bench;
 mod board;
+mod cache;
 mod chat;
 mod cpu;
 mod error;
-mod fit;
 mod info;
+#[cfg(feature = "hub")]
+mod list;
 mod logits;
 mod long;
 mod measure;
@@ -18,9 +20,15 @@ mod npy;
 mod output;
 mod package;
 mod perplexity;
+#[cfg(feature = "hub")]
+mod pull;
 mod run;
 mod sampling;
+#[cfg(feature = "serve")]
+mod serve;
 mod session;
+#[cfg(feature = "hub")]
+mod store;
 mod stream;
 mod tokenize;
 mod verify;
@@ -34,7 +42,8 @@ use elapid_files::interrupt;
 
 /// Run Mamba and Falcon Mamba language models from packed files
 ///
-/// `elapid-pack` makes packed files. Without MODEL, commands use the bundled model.
+/// `elapid-pack` makes packed files. MODEL can also be a model of the Hugging Face Hub, hf:ORG/NAME: it is packed at first use (see
+/// `elapid pull`). Without MODEL, commands use the bundled model.
 ///
 /// Exit codes: 0 success, 1 failure, 2 usage error, 3 bad model file, 4 not enough memory; 130, 143 and 129 after SIGINT
 /// (Ctrl-C), SIGTERM and SIGHUP.
@@ -49,6 +58,14 @@ struct Cli {
 enum Command {
     Run(run::Args),
     Chat(chat::Args),
+    #[cfg(feature = "serve")]
+    Serve(serve::Args),
+    #[cfg(feature = "hub")]
+    Pull(pull::Args),
+    #[cfg(feature = "hub")]
+    List(list::ListArgs),
+    #[cfg(feature = "hub")]
+    Rm(list::RemoveArgs),
     Logits(logits::Args),
     Perplexity(perplexity::Args),
     Tokenize(tokenize::Args),
@@ -64,6 +81,14 @@ fn perform(command: Command) -> Result<(), Failure> {
     match command {
         Command::Run(args) => run::run(args)?,
         Command::Chat(args) => chat::run(args)?,
+        #[cfg(feature = "serve")]
+        Command::Serve(args) => serve::run(args)?,
+        #[cfg(feature = "hub")]
+        Command::Pull(args) => pull::run(&args)?,
+        #[cfg(feature = "hub")]
+        Command::List(args) => list::list(&args)?,
+        #[cfg(feature = "hub")]
+        Command::Rm(args) => list::remove(&args)?,
         Command::Logits(args) => logits::run(&args)?,
         Command::Perplexity(args) => perplexity::run(&args)?,
         Command::Tokenize(args) => tokenize::run(args)?,
@@ -76,16 +101,27 @@ fn perform(command: Command) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Runs the program.
-fn run() -> ExitCode {
+fn handle_signals() {
     if let Err(error) = interrupt::handle() {
         // Without it a signal ends the program at once, as it does by default.
         let _ = writeln!(std::io::stderr(), "warning: signals may leave unfinished files behind: {error}");
     }
+}
+
+/// Runs the program.
+fn run() -> ExitCode {
     let command = match elapid_args::parse::<Cli>() {
         Ok(cli) => cli.command,
         Err(code) => return code,
     };
+    // A chat does so itself.
+    if !matches!(command, Command::Chat(_)) {
+        handle_signals();
+    }
+    #[cfg(feature = "serve")]
+    let ends_by_signal = matches!(command, Command::Serve(_));
+    #[cfg(not(feature = "serve"))]
+    let ends_by_signal = false;
     let result = perform(command);
     let code = match &result {
         Ok(()) | Err(Failure { error: Error::ClosedOutput, .. }) => 0,
@@ -96,11 +132,10 @@ fn run() -> ExitCode {
         }
     };
     ExitCode::from(match result {
-        Ok(())
-        | Err(Failure { error: Error::ClosedOutput | Error::Library(elapid::Error::Interrupted), .. }) => {
-            interrupt::exit_code().unwrap_or(code)
-        }
-        Err(_) => code,
+        Err(Failure { error, .. }) if !error.is_end() => code,
+        // That is how a server ends well.
+        Ok(()) if ends_by_signal => code,
+        _ => interrupt::exit_code().unwrap_or(code),
     })
 }
 

@@ -13,11 +13,16 @@ use elapid::{
     default_threads,
 };
 use elapid_args::{SIZE_LIMIT, size, whole};
+#[cfg(feature = "hub")]
+use elapid_pack::hub::Name;
 
 use super::error::Failure;
 
 /// What stands for standard input where a text or a file with one is given.
 pub(super) const STDIN: &str = "-";
+
+/// What the server adds to the program, whatever is done with it: tables of addresses, mostly.
+const SERVER: usize = 2 << 20;
 
 /// How a model is computed.
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -50,6 +55,10 @@ pub(super) struct ComputeArgs {
 
     #[command(flatten)]
     ram: RamArgs,
+
+    #[cfg(feature = "hub")]
+    #[command(flatten)]
+    quant: crate::pull::QuantArgs,
 }
 
 /// Options of memory.
@@ -97,6 +106,9 @@ impl ComputeArgs {
         options.threads = self.threads.map(usize::from);
         options.kernels.clone_from(&self.kernels);
         options.ram = self.ram.ram;
+        if cfg!(feature = "serve") {
+            options.beside = SERVER;
+        }
         options
     }
 
@@ -107,6 +119,8 @@ impl ComputeArgs {
 
     /// Opens a file, or the bundled model. On a board, a file that does not fit is streamed.
     pub(super) fn open(&self, model: Option<&Path>) -> Result<Model, Error> {
+        let model = self.file(model)?;
+        let model = model.as_deref();
         let mut options = self.options();
         if let (None, Some(path)) = (options.ram, model)
             && Machine::detect().streams_by_default()
@@ -120,9 +134,24 @@ impl ComputeArgs {
         self.open_with(model, &options)
     }
 
+    /// Opens a file, or the bundled model, as the options say.
+    #[cfg(feature = "serve")]
+    pub(super) fn open_quietly(&self, model: Option<&Path>) -> Result<Model, elapid::Error> {
+        open(model, &self.options())
+    }
+
     /// Opens a file, or the bundled model, and streams it only if that was asked for.
     pub(super) fn open_as_asked(&self, model: Option<&Path>) -> Result<Model, Error> {
-        self.open_with(model, &self.options())
+        self.open_with(self.file(model)?.as_deref(), &self.options())
+    }
+
+    /// The file of a model, which one of the Hub has when it has been packed.
+    fn file(&self, model: Option<&Path>) -> Result<Option<PathBuf>, Error> {
+        #[cfg(feature = "hub")]
+        if let Some(name) = model.and_then(Name::text) {
+            return crate::pull::file(&Name::parse(name)?, self.quant, self.ram.ram).map(Some);
+        }
+        Ok(model.map(Path::to_path_buf))
     }
 
     fn open_with(&self, model: Option<&Path>, options: &ModelOptions) -> Result<Model, Error> {
@@ -162,10 +191,10 @@ fn does_not_fit(file: u64, free: Option<u64>) -> Option<String> {
 }
 
 /// Opens a file, or the bundled model.
-fn open(model: Option<&Path>, options: &ModelOptions) -> Result<Model, Error> {
+fn open(model: Option<&Path>, options: &ModelOptions) -> Result<Model, elapid::Error> {
     match model {
-        Some(path) => Ok(Model::open(path, options)?),
-        None => Ok(Model::bundled(options)?),
+        Some(path) => Model::open(path, options),
+        None => Model::bundled(options),
     }
 }
 
@@ -206,9 +235,19 @@ impl StateArgs {
     }
 }
 
-/// Opens a model to look at it only: on one thread.
+/// Opens a model to look at it only: on one thread. A model of the Hub must have been packed.
 pub(super) fn open_to_read(model: Option<&Path>) -> Result<Model, Error> {
-    open(model, &ModelOptions::default().threads(1))
+    let model = model.map(stored).transpose()?;
+    Ok(open(model.as_deref(), &ModelOptions::default().threads(1))?)
+}
+
+/// The file of a model that is on this machine.
+pub(super) fn stored(model: &Path) -> Result<PathBuf, Error> {
+    #[cfg(feature = "hub")]
+    if let Some(name) = Name::text(model) {
+        return crate::pull::stored(&Name::parse(name)?);
+    }
+    Ok(model.to_path_buf())
 }
 
 /// Whether an argument is a packed model by its name.
@@ -216,9 +255,15 @@ fn is_packed(argument: &OsStr) -> bool {
     Path::new(argument).extension().is_some_and(|e| e.eq_ignore_ascii_case("elp"))
 }
 
-/// Whether an argument that may be a model or a text is a model: it ends in `.elp`, or such a file exists.
+/// Whether an argument that may be a model or a text is a model: it ends in `.elp`, names one of the Hub, or such a file exists.
 fn is_model(argument: &OsStr) -> bool {
-    argument != STDIN && (is_packed(argument) || Path::new(argument).exists())
+    argument != STDIN && (is_packed(argument) || is_of_hub(argument) || Path::new(argument).exists())
+}
+
+/// Whether an argument names a model of the Hub.
+fn is_of_hub(argument: &OsStr) -> bool {
+    let name = argument.to_str().filter(|text| text.starts_with("hf:"));
+    name.is_some_and(|text| text.contains('/') && !text.contains(char::is_whitespace))
 }
 
 /// `[MODEL] [TEXT]`.
@@ -237,7 +282,7 @@ impl ModelAndText {
             (Some(first), Some(_)) if !is_model(first) => {
                 format!(" (the first of two arguments is the model: put a {what} with spaces in quotes)")
             }
-            (Some(only), None) if is_model(only) && !is_packed(only) => format!(
+            (Some(only), None) if is_model(only) && !is_packed(only) && !is_of_hub(only) => format!(
                 " (the only argument is the model if a file or folder of that name exists: to use it as the {what}, give a \
                  model before it, or pipe it to `elapid {command} -`)"
             ),

@@ -2,15 +2,16 @@
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::error::Error;
 use elapid::core::tokenizer::EncodeOptions;
-use elapid::{End, GenerateOptions, Generated, encode};
+use elapid::{End, Error as LibraryError, GenerateOptions, Generated, Progress, encode};
 use elapid_args::whole;
 use elapid_files::interrupt;
 
 use super::bar::{Bar, Status};
+use super::cache::{CacheArgs, report_files};
 use super::error::Failure;
 use super::model::{ComputeArgs, ModelAndText, STDIN, StateArgs, read_text, report_incidents, text};
 use super::output;
@@ -29,7 +30,7 @@ use super::stream::{Report, Stream, end_name};
 /// Only the generated text is written to standard output; with --json, one line of JSON at the end.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// Packed model. Default: the bundled one
+    /// Packed model, or hf:ORG/NAME. Default: the bundled one
     model: Option<OsString>,
     /// Prompt, `-` for standard input. Default: standard input
     prompt: Option<OsString>,
@@ -52,6 +53,8 @@ pub(super) struct Args {
 
     #[command(flatten)]
     files: SessionArgs,
+    #[command(flatten)]
+    cache: CacheArgs,
 
     #[command(flatten)]
     state: StateArgs,
@@ -98,18 +101,38 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     // A seed that is given begins a sampler of its own.
     let options = args.files.autosave(options.go_on(true).fresh(args.sampling.seeded()));
     let held = prompt.len() + 4 * tokens.capacity();
+    let cache = args.cache.open(&model)?;
     let mut session = model.session(&args.state.options()?.held(held))?;
-    let _locked = args.files.load(&mut session)?;
-    let (before, pending) = (session.tokens().len(), session.pending().len());
+    args.files.load(&mut session)?;
+    let (mut before, pending) = (session.tokens().len(), session.pending().len());
+    let whole = before + pending + tokens.len();
     interrupt::listen();
-    let bar = Some(Bar::new("reading the prompt"));
+    let bar = Bar::new("reading the prompt");
+    let (mut rest, start) = (&tokens[..], Instant::now());
+    // A session that is continued knows its past already.
+    if let Some(cache) = cache.filter(|_| before + pending == 0) {
+        let fed = cache.feed_to(&mut session, &tokens, &mut |Progress { done, total, .. }| {
+            bar.set(done, total);
+            interrupt::check()
+        });
+        report_files(&cache);
+        match fed {
+            Ok(fed) => before = fed.cached,
+            // The generation below is interrupted, too, and saves what there is.
+            Err(LibraryError::Interrupted) => before = cache.stats().cached as usize,
+            Err(error) => return Err(error.into()),
+        }
+        rest = &tokens[session.tokens().len()..];
+    }
+    let cache_time = start.elapsed();
     let status = Status::new(model.config().n_layer);
     let kept = args.json.then(String::new);
-    let mut stream = Stream::new(kept, bar, status);
-    let generated = session.generate(&tokens, &options)?.run(|event| stream.take(event));
+    let mut stream = Stream::new(kept, Some(bar), status);
+    let generated = session.generate(rest, &options)?.run(|event| stream.take(event));
     // The text is saved even if nobody reads it any more.
     let saved = args.files.save(&mut session);
-    let generated = generated?;
+    let mut generated = generated?;
+    generated.prompt_time += cache_time;
     saved?;
     let seed = session.seed().unwrap_or(seed);
     if let Some(text) = stream.kept.take() {
@@ -117,7 +140,7 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
         output::json(&Report {
             text,
             tokens: generated.tokens,
-            prompt_tokens: before + pending + tokens.len(),
+            prompt_tokens: whole,
             cached_tokens: before,
             computed_tokens: session.tokens().len() - before,
             seed,
@@ -129,12 +152,12 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     report_incidents(&model);
     if args.verbose || io::stderr().is_terminal() {
         // The text is out: that it can't be reported on is no failure.
-        let _ = writeln!(io::stderr(), "{}", summary(&generated, tokens.len(), seed));
+        let _ = writeln!(io::stderr(), "{}", summary(&generated, whole - before, before, seed));
     }
     Ok(())
 }
 
-fn summary(generated: &Generated, prompt: usize, seed: u64) -> String {
+fn summary(generated: &Generated, computed: usize, known: usize, seed: u64) -> String {
     let rate = |tokens: usize, time: Duration| tokens as f64 / time.as_secs_f64().max(1e-9);
     let end = match generated.end {
         Some(End::Eos) => ", the model ended the text",
@@ -142,9 +165,10 @@ fn summary(generated: &Generated, prompt: usize, seed: u64) -> String {
         Some(End::Interrupted) => ", interrupted",
         _ => "",
     };
+    let known = if known > 0 { format!(" ({known} more were known)") } else { String::new() };
     format!(
-        "[prompt: {prompt} tokens, {:.0} tokens/s; text: {} tokens, {:.1} tokens/s; seed {seed}{end}]",
-        rate(prompt, generated.prompt_time),
+        "[prompt: {computed} tokens{known}, {:.0} tokens/s; text: {} tokens, {:.1} tokens/s; seed {seed}{end}]",
+        rate(computed, generated.prompt_time),
         generated.tokens,
         rate(generated.tokens, generated.time)
     )

@@ -1,5 +1,6 @@
 //! Session files: `--session`, `--load` and `--save`.
 
+use std::cell::RefCell;
 use std::fs::{File, TryLockError};
 use std::io::{self, Write};
 use std::ops::ControlFlow;
@@ -30,6 +31,9 @@ pub(super) struct SessionArgs {
     /// Save an f32 state as f16: the file is smaller, and a text that continues from it differs
     #[arg(long)]
     save_half: bool,
+    /// The file as it is now: locked, so that other programs can't continue from it.
+    #[arg(skip)]
+    locked: RefCell<Option<File>>,
 }
 
 impl SessionArgs {
@@ -49,8 +53,8 @@ impl SessionArgs {
         self.source().is_some()
     }
 
-    /// Reads the file, if there is one. While the result lives, other programs can't continue from the file.
-    pub(super) fn load(&self, session: &mut Session) -> Result<Option<(File, Vec<Message>)>, Error> {
+    /// Reads the file, if there is one. From now on other programs can't continue from it. Returns the messages of a chat.
+    pub(super) fn load(&self, session: &mut Session) -> Result<Option<Vec<Message>>, Error> {
         let Some(path) = self.source() else { return Ok(None) };
         let file = open_regular(path).map_err(|cause| Error::file(path, "read", cause))?;
         if self.session.is_some()
@@ -70,7 +74,19 @@ impl SessionArgs {
                 path.display()
             );
         }
-        Ok(Some((file, loaded.messages)))
+        *self.locked.borrow_mut() = Some(file);
+        Ok(Some(loaded.messages))
+    }
+
+    /// Keeps other programs from the file that was just saved.
+    pub(super) fn lock_again(&self) {
+        if let Some(path) = &self.session
+            && let Ok(file) = open_regular(path)
+        {
+            // If another program was quicker, the file is that one's from here on.
+            let _ = file.try_lock();
+            *self.locked.borrow_mut() = Some(file);
+        }
     }
 
     /// Saves while a text is generated.
@@ -89,6 +105,8 @@ impl SessionArgs {
     pub(super) fn save(&self, session: &mut Session) -> Result<(), Error> {
         let Some(path) = self.target() else { return Ok(()) };
         session.resume(&mut |_| ControlFlow::Continue(()))?;
-        Ok(session.save(path, &self.options())?)
+        session.save(path, &self.options())?;
+        self.lock_again();
+        Ok(())
     }
 }

@@ -1,7 +1,9 @@
 //! A cache of prompts' prefixes: copies of states, so that what was fed once is not fed again.
 
+mod disk;
 mod tree;
 
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use elapid_core::format::Fingerprint;
@@ -9,8 +11,9 @@ use elapid_core::format::Fingerprint;
 use crate::model::Lease;
 use crate::past::{SPACING, Snapshot};
 use crate::session::InParts;
-use crate::{Error, Model, Numbers, Reused, Session, Watch};
+use crate::{Batch, Error, Model, Numbers, Reused, Session, SessionOptions, Watch};
 
+use disk::Disk;
 pub use tree::Eviction;
 use tree::{Found, Tree};
 
@@ -22,12 +25,27 @@ const LEAST: usize = 4;
 struct Key {
     fingerprint: Fingerprint,
     numbers: Numbers,
+    owner: u64,
 }
 
 impl Key {
     fn of(session: &Session) -> Self {
-        Self { fingerprint: session.model().header().fingerprint(), numbers: session.numbers() }
+        Self::new(session.model(), session.numbers(), 0)
     }
+
+    fn new(model: &Model, numbers: Numbers, owner: u64) -> Self {
+        Self { fingerprint: model.header().fingerprint(), numbers, owner }
+    }
+}
+
+/// What a cache had of a prompt: see [`PrefixCache::begin`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Prefix {
+    /// Tokens that the sequence now has.
+    pub cached: usize,
+    /// Tokens after which a copy is worth keeping on the way, because other prompts diverge there.
+    pub branch: Option<usize>,
 }
 
 /// What a cache has done.
@@ -46,8 +64,12 @@ pub struct CacheStats {
     pub evicted: u64,
     /// Copies there are.
     pub entries: usize,
-    /// Bytes that they take, with their tokens and the tree.
+    /// Bytes of memory that they take, with their tokens and the tree, and with what is remembered of the files.
     pub bytes: usize,
+    /// Files there are in the folder of [`PrefixCache::on_disk`].
+    pub files: usize,
+    /// What the files are counted as, in bytes.
+    pub file_bytes: u64,
 }
 
 /// Copies of sessions' states, with the logits after their last tokens, by the tokens that led to them: of prompts that begin alike, only
@@ -78,6 +100,11 @@ pub struct CacheStats {
 #[derive(Debug)]
 pub struct PrefixCache {
     inner: Mutex<Inner>,
+    /// Copies that outlive the process.
+    disk: Option<Disk>,
+    /// Bytes of memory, with what is remembered of the files.
+    budget: usize,
+    eviction: Eviction,
     /// What counts its memory under the models' caps.
     leases: Vec<Lease>,
 }
@@ -99,7 +126,31 @@ impl PrefixCache {
     #[must_use]
     pub fn with_eviction(bytes: usize, eviction: Eviction) -> Self {
         let inner = Inner { tree: Tree::new(bytes, eviction), stats: CacheStats::default() };
-        Self { inner: Mutex::new(inner), leases: Vec::new() }
+        Self { inner: Mutex::new(inner), disk: None, budget: bytes, eviction, leases: Vec::new() }
+    }
+
+    /// Keeps copies in a folder, too, for later processes and for others at the same time. The folder is made where it is missing. Its
+    /// files take at most `bytes` bytes, also those of several processes; the least valuable goes first. 4 MiB of the cache's memory are for
+    /// what is remembered of them: a cache with a folder has at least these.
+    ///
+    /// A file that is damaged is removed and serves nothing. That and a file that can't be written are no errors:
+    /// [`PrefixCache::take_warnings`] tells them.
+    ///
+    /// # Errors
+    /// [`Error::File`] if the folder can't be made or written to.
+    pub fn on_disk(mut self, folder: &Path, bytes: u64) -> Result<Self, Error> {
+        let copies = self.budget.saturating_sub(disk::MEMORY);
+        self.disk = Some(Disk::open(folder, bytes, self.eviction)?);
+        self.budget = copies + disk::MEMORY;
+        self.inner().tree = Tree::new(copies, self.eviction);
+        Ok(self)
+    }
+
+    /// What went wrong with files since this was asked last: those that were damaged, and those that could not be written. A cache
+    /// works all the same.
+    #[must_use]
+    pub fn take_warnings(&self) -> Vec<Error> {
+        self.disk.as_ref().map_or(Vec::new(), Disk::take_warnings)
     }
 
     /// Counts the whole budget under the model's cap ([`ModelOptions::ram`](crate::ModelOptions::ram)) until the cache is dropped: sessions that
@@ -114,17 +165,20 @@ impl PrefixCache {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The bytes that it takes at most.
+    /// The bytes of memory that it takes at most.
     #[must_use]
     pub fn budget(&self) -> usize {
-        self.inner().tree.budget()
+        self.budget
     }
 
     /// What it has done so far.
     #[must_use]
     pub fn stats(&self) -> CacheStats {
+        let (files, file_bytes) = self.disk.as_ref().map_or((0, 0), Disk::count);
+        let remembered = self.disk.as_ref().map_or(0, Disk::memory);
         let inner = self.inner();
-        CacheStats { entries: inner.tree.len(), bytes: inner.tree.bytes(), ..inner.stats }
+        let (entries, bytes) = (inner.tree.len(), inner.tree.bytes() + remembered);
+        CacheStats { entries, bytes, files, file_bytes, ..inner.stats }
     }
 
     /// Makes `tokens` the tokens that the session was fed, as [`Session::feed_to`] does. It starts from their longest prefix that the cache or
@@ -143,25 +197,8 @@ impl PrefixCache {
         if session.sequence.memory.suspended() {
             session.resume(watch)?;
         }
-        let Found { best, shared } = self.inner().tree.find(&Key::of(session), tokens);
-        let own = session.reaches(tokens);
-        let base = match best {
-            Some((at, snapshot)) if at > own => {
-                session.stand(&tokens[..at], snapshot)?;
-                at
-            }
-            _ => {
-                session.truncate_watched(own, watch)?;
-                own
-            }
-        };
-        {
-            let stats = &mut self.inner().stats;
-            stats.requests += 1;
-            stats.hits += u64::from(base > 0);
-            stats.cached += base as u64;
-            stats.computed += (tokens.len() - base) as u64;
-        }
+        let (base, shared) = self.start(session, tokens, watch)?;
+        self.count(base, tokens.len() - base);
         let layers = u64::from(session.model().config().n_layer);
         let mut parts = InParts::new(watch, (tokens.len() - base) as u64 * layers);
         let mut at = base;
@@ -178,6 +215,40 @@ impl PrefixCache {
         Ok(Reused::new(base, tokens.len() - base))
     }
 
+    /// Lets the session stand at the longest prefix that the cache or the session has. Returns its length, and how many tokens the cache
+    /// knows.
+    fn start(
+        &self,
+        session: &mut Session,
+        tokens: &[u32],
+        watch: &mut Watch<'_>,
+    ) -> Result<(usize, usize), Error> {
+        let key = Key::of(session);
+        let Found { best, mut shared } = self.inner().tree.find(&key, tokens);
+        let known = best.as_ref().map_or(0, |(at, _)| *at).max(session.reaches(tokens));
+        while let Some(disk) = &self.disk {
+            let found = disk.find(&key, tokens);
+            shared = shared.max(found.shared);
+            let Some((at, name)) = found.best.filter(|(at, _)| *at > known) else { break };
+            if disk.load(session, &tokens[..at], &name)? {
+                self.keep(session)?;
+                return Ok((at, shared));
+            }
+        }
+        // What can't be read twice clears the session.
+        let own = session.reaches(tokens);
+        match best {
+            Some((at, snapshot)) if at > own => {
+                session.stand(&tokens[..at], snapshot)?;
+                Ok((at, shared))
+            }
+            _ => {
+                session.truncate_watched(own, watch)?;
+                Ok((own, shared))
+            }
+        }
+    }
+
     /// Keeps a copy of the session's state, such as at the end of an answer. Does nothing where one of the same tokens is there, or where
     /// it is worth less than what would have to go.
     ///
@@ -186,34 +257,98 @@ impl PrefixCache {
     pub fn keep(&self, session: &mut Session) -> Result<(), Error> {
         let model = session.model().clone();
         session.sequence.memory.check_ready(&model)?;
-        let key = Key::of(session);
-        let bytes = copy_bytes(&model, session);
+        let (key, tokens) = (Key::of(session), session.past.tokens.clone());
+        let kept = self.admit(key, &tokens, copy_bytes(&model, session.options), || session.snapshot())?;
+        if let Some(disk) = &self.disk {
+            disk.keep(session, &key, kept.as_ref().and_then(Snapshot::logits))?;
+        }
+        Ok(())
+    }
+
+    /// Puts a sequence of a batch at the longest prefix of `tokens` that the cache has for this `owner`; at none if there is none. Owners
+    /// share nothing, so that nobody learns from the time that an answer takes what others asked. Where the whole prompt was there,
+    /// [`Batch::logits`] gives the logits after it. Otherwise feed the rest, and call [`PrefixCache::keep_in`] after it.
+    ///
+    /// # Errors
+    /// As [`Batch::clear`], and [`Error::Step`] for a token that the model does not know.
+    pub fn begin(
+        &self,
+        batch: &mut Batch,
+        sequence: usize,
+        owner: u64,
+        tokens: &[u32],
+    ) -> Result<Prefix, Error> {
+        crate::session::check_tokens(batch.model(), tokens)?;
+        batch.clear(sequence)?;
+        let key = Key::new(batch.model(), batch.numbers, owner);
+        let Found { mut best, shared } = self.inner().tree.find(&key, tokens);
+        if best.as_ref().is_some_and(|(at, snapshot)| *at == tokens.len() && snapshot.logits().is_none()) {
+            // Good only for what goes on from it.
+            best = self.inner().tree.find(&key, &tokens[..tokens.len() - 1]).best;
+        }
+        let cached = best.as_ref().map_or(0, |(at, _)| *at);
+        if let Some((_, snapshot)) = best {
+            batch.restore(sequence, &snapshot)?;
+        }
+        self.count(cached, tokens.len() - cached);
+        let branch = Some(shared).filter(|shared| *shared >= cached + LEAST && *shared < tokens.len());
+        Ok(Prefix { cached, branch })
+    }
+
+    /// Keeps a copy of the state of a sequence that was fed `tokens` since it was empty, as [`PrefixCache::keep`] does. The logits after its last
+    /// token are kept if [`Batch::logits`] gives them.
+    ///
+    /// # Errors
+    /// [`Error::Memory`], and what [`Batch::logits`] returns.
+    pub fn keep_in(
+        &self,
+        batch: &mut Batch,
+        sequence: usize,
+        owner: u64,
+        tokens: &[u32],
+    ) -> Result<(), Error> {
+        let model = batch.model().clone();
+        let bytes = copy_bytes(&model, SessionOptions::default().numbers(batch.numbers));
+        self.admit(Key::new(&model, batch.numbers, owner), tokens, bytes, || batch.snapshot(sequence))
+            .map(drop)
+    }
+
+    /// Counts a prompt.
+    fn count(&self, cached: usize, computed: usize) {
+        let stats = &mut self.inner().stats;
+        stats.requests += 1;
+        stats.hits += u64::from(cached > 0);
+        stats.cached += cached as u64;
+        stats.computed += computed as u64;
+    }
+
+    /// Makes room in memory for a copy of `bytes` bytes, and puts it in. Returns it if it was worth it.
+    fn admit(
+        &self,
+        key: Key,
+        tokens: &[u32],
+        bytes: usize,
+        snapshot: impl FnOnce() -> Result<Snapshot, Error>,
+    ) -> Result<Option<Snapshot>, Error> {
         let mut gone = Vec::new();
         let admitted = {
             let mut inner = self.inner();
-            let admitted = inner.tree.admit(key, &session.past.tokens, bytes, &mut gone);
+            let admitted = inner.tree.admit(key, tokens, bytes, &mut gone);
             inner.stats.evicted += gone.len() as u64;
             admitted
         };
         // Other threads need not wait while memory is given back, and taken.
         drop(gone);
         if !admitted {
-            return Ok(());
+            return Ok(None);
         }
-        let snapshot = session.snapshot();
-        let mut inner = self.inner();
-        match snapshot {
-            Ok(snapshot) => inner.tree.fill(&key, &session.past.tokens, snapshot),
-            Err(error) => {
-                inner.tree.take_out(&key, &session.past.tokens);
-                return Err(error);
-            }
-        }
-        Ok(())
+        let snapshot = snapshot().inspect_err(|_| drop(self.inner().tree.take_out(&key, tokens)))?;
+        self.inner().tree.fill(&key, tokens, snapshot.clone());
+        Ok(Some(snapshot))
     }
 }
 
-/// Bytes of a copy of a session's state: numbers, logits, and what holds them.
-fn copy_bytes(model: &Model, session: &Session) -> usize {
-    session.options.mark_bytes(model.config()).saturating_add(512)
+/// Bytes of a copy of a sequence's state: numbers, logits, and what holds them.
+fn copy_bytes(model: &Model, options: SessionOptions) -> usize {
+    options.mark_bytes(model.config()).saturating_add(512)
 }

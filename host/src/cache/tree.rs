@@ -70,6 +70,10 @@ pub(crate) struct Tree<K, T> {
     eviction: Eviction,
     /// Bytes of all nodes and entries, without those of the lists.
     held: usize,
+    /// Bytes that the tree may take beside its values.
+    most_beside: usize,
+    /// Bytes of all values.
+    valued: usize,
     clock: u64,
     /// The value of what was evicted last: what is used now is worth that much more than what was never used since.
     age: f64,
@@ -77,10 +81,16 @@ pub(crate) struct Tree<K, T> {
 
 impl<K: PartialEq, T: Clone> Tree<K, T> {
     pub(crate) fn new(budget: usize, eviction: Eviction) -> Self {
-        let (roots, nodes, free) = Default::default();
-        Self { roots, nodes, free, budget, eviction, held: 0, clock: 0, age: 0.0 }
+        Self::with_limit(budget, usize::MAX, eviction)
     }
 
+    /// As [`Tree::new`], for values that are elsewhere: the tree without them takes at most `most_beside` bytes.
+    pub(crate) fn with_limit(budget: usize, most_beside: usize, eviction: Eviction) -> Self {
+        let (roots, nodes, free) = Default::default();
+        Self { roots, nodes, free, budget, eviction, held: 0, most_beside, valued: 0, clock: 0, age: 0.0 }
+    }
+
+    #[cfg(test)]
     pub(crate) fn budget(&self) -> usize {
         self.budget
     }
@@ -91,6 +101,11 @@ impl<K: PartialEq, T: Clone> Tree<K, T> {
             + self.free.capacity() * size_of::<usize>()
             + self.roots.capacity() * size_of::<(K, usize)>();
         self.held + lists
+    }
+
+    /// Bytes of everything but the values.
+    pub(crate) fn bytes_beside(&self) -> usize {
+        self.bytes() - self.valued
     }
 
     /// Entries that have their value.
@@ -150,6 +165,18 @@ impl<K: PartialEq, T: Clone> Tree<K, T> {
     /// Makes room for a value of `bytes` bytes at the end of a sequence. False where it is not worth what would have to go for it, or is
     /// there already: then there is nothing to [`Tree::fill`]. What goes is added to `gone`.
     pub(crate) fn admit(&mut self, key: K, tokens: &[u32], bytes: usize, gone: &mut Vec<T>) -> bool {
+        self.admit_used(key, tokens, bytes, 1.0, gone)
+    }
+
+    /// As [`Tree::admit`], for a value that counts as used `hits` times.
+    pub(crate) fn admit_used(
+        &mut self,
+        key: K,
+        tokens: &[u32],
+        bytes: usize,
+        hits: f64,
+        gone: &mut Vec<T>,
+    ) -> bool {
         let least = bytes.saturating_add(4 * tokens.len()).saturating_add(2 * (NODE + size_of::<Node<T>>()));
         if tokens.is_empty() || least > self.budget {
             return false;
@@ -160,18 +187,48 @@ impl<K: PartialEq, T: Clone> Tree<K, T> {
         }
         self.clock += 1;
         let (used, age) = (self.clock, self.age);
-        self.nodes[node].entry = Some(Entry { value: None, bytes, hits: 1.0, age, used });
+        self.nodes[node].entry = Some(Entry { value: None, bytes, hits, age, used });
         self.held += bytes;
+        self.valued += bytes;
         let mut kept = true;
-        while self.bytes() > self.budget {
-            let Some((value, least)) = self.least() else { break };
-            if self.eviction == Eviction::Value {
-                self.age = self.age.max(value);
-            }
-            kept &= least != node;
-            gone.extend(self.remove(least));
+        while let Some(least) = self.over() {
+            kept &= least.1 != node;
+            gone.extend(self.evict(least));
         }
         kept
+    }
+
+    /// The entry that is to go, with its value, if one must.
+    fn over(&self) -> Option<(f64, usize)> {
+        let over = self.bytes() > self.budget || self.bytes_beside() > self.most_beside;
+        if over { self.least() } else { None }
+    }
+
+    fn evict(&mut self, (value, node): (f64, usize)) -> Option<T> {
+        if self.eviction == Eviction::Value {
+            self.age = self.age.max(value);
+        }
+        self.remove(node)
+    }
+
+    /// Whether there is an entry at the end of a sequence, also one that is not filled yet.
+    pub(crate) fn has(&self, key: &K, tokens: &[u32]) -> bool {
+        self.exact(key, tokens).is_some()
+    }
+
+    /// All values.
+    pub(crate) fn values(&self) -> impl Iterator<Item = &T> {
+        self.nodes.iter().filter_map(|node| node.entry.as_ref()?.value.as_ref())
+    }
+
+    /// Removes the values that are not to be kept.
+    pub(crate) fn retain(&mut self, keep: impl Fn(&T) -> bool) {
+        let entry = |node: &Node<T>| node.entry.as_ref()?.value.as_ref().map(|value| !keep(value));
+        let nodes: Vec<usize> =
+            (0..self.nodes.len()).filter(|at| entry(&self.nodes[*at]) == Some(true)).collect();
+        for node in nodes {
+            self.remove(node);
+        }
     }
 
     /// Puts in the value that was admitted, if there is still room for it.
@@ -281,6 +338,7 @@ impl<K: PartialEq, T: Clone> Tree<K, T> {
     fn remove(&mut self, node: usize) -> Option<T> {
         let entry = self.nodes[node].entry.take()?;
         self.held -= entry.bytes;
+        self.valued -= entry.bytes;
         self.tidy(node);
         entry.value
     }

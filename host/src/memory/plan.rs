@@ -8,7 +8,7 @@ use crate::options::SessionOptions;
 
 /// The program itself: the pages of its code and data that are in memory, the allocator, the main thread. Measured, with room to
 /// spare, see docs/streaming.md.
-pub(super) const PROGRAM: u64 = 11 << 19;
+pub(super) const PROGRAM: u64 = 13 << 19;
 /// A thread's stack, as far as it is used, and what the system keeps of it.
 const THREAD: u64 = 96 << 10;
 /// What is never planned: a page here and there where buffers end, tables of pages.
@@ -183,6 +183,34 @@ impl Plan {
             session_bytes: 0,
         };
         Ok(plan.with_session(margin + fixed.shared + fixed.others))
+    }
+
+    /// The plan that a model with this layout would have for its only session on another machine: under `cap` bytes, with so many
+    /// threads, and reads under way at a time.
+    ///
+    /// # Errors
+    /// The least cap that works, in bytes.
+    pub fn predict(
+        layout: &Layout,
+        cap: u64,
+        threads: u64,
+        reads: u64,
+        options: &SessionOptions,
+    ) -> Result<Self, u64> {
+        let wish = Wish { cap, threads, reads, others: 0, sessions: 1, options: *options };
+        Self::new(layout, &wish, Some(true)).map_err(|lacking| lacking.least)
+    }
+
+    /// The least caps in bytes under which such a model runs, and under which nothing is streamed.
+    #[must_use]
+    pub fn least_caps(layout: &Layout, threads: u64, reads: u64, options: &SessionOptions) -> [u64; 2] {
+        let predict = |cap| Self::predict(layout, cap, threads, reads, options);
+        let least = predict(1).map_or_else(|least| least, |plan| plan.cap_bytes);
+        let wish = Wish { cap: 1, threads, reads, others: 0, sessions: 1, options: *options };
+        // No file in storage: the whole of it must be in memory.
+        let whole =
+            Self::new(layout, &wish, None).map_or_else(|lacking| lacking.least, |plan| plan.cap_bytes);
+        [least, whole]
     }
 
     /// The plan for a file that fits as a whole.
@@ -372,6 +400,18 @@ mod tests {
             assert_eq!(less.least, least);
             assert!(less.needs > less.left, "{less:?}");
         }
+    }
+
+    #[test]
+    fn the_least_caps_are_the_least() {
+        let layout = falcon();
+        let options = SessionOptions::default();
+        let [least, whole] = Plan::least_caps(&layout, 4, 2, &options);
+        let predict = |cap| Plan::predict(&layout, cap, 4, 2, &options);
+        assert!(least < whole && predict(least).is_ok_and(|plan| !plan.mapped));
+        assert_eq!(predict(least - (1 << 20)), Err(least));
+        assert!(predict(whole).is_ok_and(|plan| plan.mapped));
+        assert!(predict(whole - (1 << 20)).is_ok_and(|plan| !plan.mapped));
     }
 
     #[test]

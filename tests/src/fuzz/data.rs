@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use arbitrary::{Arbitrary, Unstructured};
-use elapid_core::format::data::{DataError, Generation, RoleTable, Wrapping};
+use elapid_core::format::data::{DataError, Generation, Names, RoleTable, Wrapping};
 use elapid_pack::chat::ChatTemplate;
 
 use super::edit::ByteEdit;
@@ -31,6 +31,9 @@ struct Defaults {
     bos: Option<u16>,
     pad: Option<u16>,
     vocab: u16,
+    #[arbitrary(with = |u: &mut Unstructured<'_>| up_to(u, 3))]
+    names: Vec<(String, String)>,
+    named: bool,
 }
 
 #[derive(Arbitrary, Debug)]
@@ -112,14 +115,25 @@ fn generation(defaults: &Defaults, edits: &[ByteEdit]) {
         Ok(bytes) => bytes,
         Err(error) => return assert_one_line(&error),
     };
+    let names = || defaults.names.iter().map(|(name, text)| (name.as_str(), text.as_str()));
+    if defaults.named
+        && let Err(error) = Names::emit(names(), &mut |piece| bytes.extend_from_slice(piece))
+    {
+        return assert_one_line(&error);
+    }
     let read = Generation::parse(&bytes, vocab).expect("it was written for this vocabulary");
     assert_eq!((read.eos.iter().collect(), read.bos, read.pad), (eos, bos, pad));
+    assert_eq!(read.names.is_some(), defaults.named);
+    assert!(read.names.is_none_or(|read| read.iter().eq(names())));
     edits.iter().for_each(|edit| edit.apply(&mut bytes));
     match Generation::parse(&bytes, vocab) {
         Ok(read) => {
             let eos: Vec<u32> = read.eos.iter().collect();
             assert!(eos.iter().chain(&read.bos).chain(&read.pad).all(|token| *token < vocab));
-            let again = emitted(|sink| Generation::emit(&eos, read.bos, read.pad, vocab, sink));
+            let again = emitted(|sink| {
+                Generation::emit(&eos, read.bos, read.pad, vocab, sink)?;
+                read.names.map_or(Ok(()), |names| Names::emit(names.iter(), sink))
+            });
             assert_eq!(again.as_ref(), Ok(&bytes));
         }
         Err(error) => assert_one_line(&error),

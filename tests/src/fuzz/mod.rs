@@ -7,6 +7,7 @@ pub mod data;
 pub mod edit;
 pub mod model;
 pub mod pack;
+pub mod session;
 pub mod tokenizer;
 
 use std::fmt::Debug;
@@ -32,7 +33,7 @@ impl Debug for Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 4] = [
+pub const TARGETS: [Target; 5] = [
     Target { name: "model", run: |bytes| with(bytes, model::run), show: |bytes| show::<model::Input>(bytes) },
     Target {
         name: "tokenizer",
@@ -41,6 +42,11 @@ pub const TARGETS: [Target; 4] = [
     },
     Target { name: "data", run: |bytes| with(bytes, data::run), show: |bytes| show::<data::Input>(bytes) },
     Target { name: "pack", run: |bytes| with(bytes, pack::run), show: |bytes| show::<pack::Input>(bytes) },
+    Target {
+        name: "session",
+        run: |bytes| with(bytes, session::run),
+        show: |bytes| show::<session::Input>(bytes),
+    },
 ];
 
 fn with<'a, T: Arbitrary<'a>>(bytes: &'a [u8], run: fn(&T) -> &'static str) -> &'static str {

@@ -4,4 +4,5 @@
 pub mod data;
 pub mod effort;
 pub mod gguf;
+pub mod hub;
 pub mod process;

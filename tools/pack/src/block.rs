@@ -1,5 +1,7 @@
 //! Makes the blocks of a file from rows of weights.
 
+use std::ops::Range;
+
 use elapid_core::format::{Config, Layout, MatrixShape, Part, Section};
 use elapid_core::kernels::{GROUP, LANES};
 
@@ -63,13 +65,18 @@ pub(crate) fn make_block(
 
 /// Says which rows a block will need.
 pub(crate) fn expect(layout: &Layout, weights: &dyn Weights, job: &Job) {
-    let Some(source) = MatrixSource::of(layout.config(), job.section, job.part) else { return };
     let geometry = layout.part(job.part);
     let first = geometry.first_panel(job.block) as usize;
-    let rows = source.rows(first);
-    let end = source.rows(first + geometry.panels_in(job.block) as usize - 1).end;
-    if rows.start < end {
-        weights.expect(source.weight, rows.start..end);
+    let last = first + (geometry.panels_in(job.block) as usize).saturating_sub(1);
+    let (start, end, tensors) = match MatrixSource::of(layout.config(), job.section, job.part) {
+        Some(source) => (source.rows(first).start, source.rows(last).end, [Some(source.weight), source.bias]),
+        None => {
+            let channels = Channels::of(layout.config(), job);
+            (channels.rows(first).start, channels.rows(last).end, [Some(channels.main), channels.last])
+        }
+    };
+    if start < end {
+        tensors.into_iter().flatten().for_each(|kind| weights.expect(kind, start..end));
     }
 }
 
@@ -131,7 +138,38 @@ fn make_panel(
     }
 }
 
-/// A panel of values for sixteen channels: norm weights, the convolution with its bias, or A with D.
+/// The tensors of a part that has values for channels: norm weights, the convolution with its bias, or A with D.
+struct Channels {
+    main: TensorKind,
+    columns: usize,
+    last: Option<TensorKind>,
+    /// Channels.
+    width: usize,
+}
+
+impl Channels {
+    fn of(config: &Config, job: &Job) -> Self {
+        let layer = |tensor| TensorKind::Layer(job.section.index() as usize, tensor);
+        let (main, columns, last, width) = match job.part {
+            Part::Conv => {
+                (layer(LayerTensor::Conv), config.d_conv, Some(layer(LayerTensor::ConvBias)), config.d_inner)
+            }
+            Part::Scan => {
+                (layer(LayerTensor::ALog), config.d_state, Some(layer(LayerTensor::D)), config.d_inner)
+            }
+            Part::Norm => (layer(LayerTensor::Norm), 1, None, config.d_model),
+            _ => (TensorKind::FinalNorm, 1, None, config.d_model),
+        };
+        Self { main, columns: columns as usize, last, width: width as usize }
+    }
+
+    /// The channels in a panel.
+    fn rows(&self, panel: usize) -> Range<usize> {
+        (panel * LANES).min(self.width)..((panel + 1) * LANES).min(self.width)
+    }
+}
+
+/// A panel of values for sixteen channels.
 fn make_channels(
     config: &Config,
     weights: &dyn Weights,
@@ -140,17 +178,9 @@ fn make_channels(
     rows: &mut Vec<f32>,
     panel: &mut [u8],
 ) -> Result<(), PackError> {
-    let layer = |tensor| TensorKind::Layer(job.section.index() as usize, tensor);
-    let (main, columns, last, width) = match job.part {
-        Part::Conv => {
-            (layer(LayerTensor::Conv), config.d_conv, Some(layer(LayerTensor::ConvBias)), config.d_inner)
-        }
-        Part::Scan => (layer(LayerTensor::ALog), config.d_state, Some(layer(LayerTensor::D)), config.d_inner),
-        Part::Norm => (layer(LayerTensor::Norm), 1, None, config.d_model),
-        _ => (TensorKind::FinalNorm, 1, None, config.d_model),
-    };
-    let (columns, width) = (columns as usize, width as usize);
-    let range = (index * LANES).min(width)..((index + 1) * LANES).min(width);
+    let channels = Channels::of(config, job);
+    let range = channels.rows(index);
+    let Channels { main, columns, last, .. } = channels;
     let count = range.len();
     if count == 0 {
         return Ok(());
@@ -164,16 +194,6 @@ fn make_channels(
     for (lane, row) in rows.chunks_exact(columns).enumerate() {
         for (at, &x) in row.iter().enumerate() {
             let stored = if job.part == Part::Scan && !weights.holds_a() { a_from_log(x) } else { x };
-            if !stored.is_finite() {
-                let (row, value) = (range.start + lane, stored);
-                return Err(PackError::TooLarge {
-                    tensor: weights.name(main),
-                    row,
-                    col: at,
-                    value,
-                    quant: "f32",
-                });
-            }
             put(at, lane, stored);
         }
     }
@@ -188,7 +208,8 @@ fn make_channels(
     Ok(())
 }
 
-/// `A = -exp(A_log)`, rounded once from f64; libm's, so that a file's bytes depend on no machine.
+/// `A = -exp(A_log)`, rounded once from f64; libm's, so that a file's bytes depend on no machine. What f32 can't hold becomes the
+/// lowest number: any step decays such a state at once, and a step of 0 still keeps it.
 fn a_from_log(a_log: f32) -> f32 {
-    -libm::exp(f64::from(a_log)) as f32
+    (-libm::exp(f64::from(a_log)) as f32).max(f32::MIN)
 }

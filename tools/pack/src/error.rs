@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use elapid_core::format::FormatError;
 use elapid_core::format::data::DataError;
 use elapid_core::model::StepError;
+use elapid_core::tokenizer::TokenizerError;
 
 use crate::tokenizer::CompileError;
 
@@ -31,6 +32,25 @@ pub enum PackError {
     LfsPointer {
         /// The file.
         path: PathBuf,
+    },
+    /// A file is a page of a web site in place of the real file.
+    WebPage {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The weights are quantized, in a format that is not read.
+    Quantized {
+        /// The file that tells.
+        path: PathBuf,
+        /// What it tells, and by whom the weights were quantized.
+        how: String,
+    },
+    /// What is given is an adapter, not a model.
+    Adapter {
+        /// The file that tells.
+        path: PathBuf,
+        /// The model that it is for, if that is known.
+        base: Option<String>,
     },
     /// The source is not a folder.
     NotAFolder {
@@ -231,6 +251,8 @@ pub enum PackError {
         /// The element's column.
         column: usize,
     },
+    /// The tokenizer that was compiled does not read back.
+    Table(#[source] TokenizerError),
     /// The caller asked for rows that a tensor does not have, or gave a buffer of another size.
     InvalidRows {
         /// The tensor.
@@ -316,6 +338,23 @@ impl fmt::Display for PackError {
                 "{}: a Git LFS pointer, not the file itself: fetch it with `git lfs pull`",
                 path.display()
             ),
+            Self::WebPage { path } => write!(
+                out,
+                "{}: an HTML page, not the file itself: download it again, with a login if the model asks for one",
+                path.display()
+            ),
+            Self::Quantized { path, how } => write!(
+                out,
+                "{}: the weights are quantized already ({how}), in a format that is not read: give the original checkpoint in F32, F16 or BF16, or a GGUF file of it; elapid-pack quantizes them itself",
+                path.display()
+            ),
+            Self::Adapter { path, base } => write!(
+                out,
+                "{}: an adapter, which is a change to a model and no model: merge it into {} (merge_and_unload of peft) and pack the result",
+                path.display(),
+                base.as_ref()
+                    .map_or_else(|| "its base model".to_owned(), |base| format!("its base model `{base}`"))
+            ),
             Self::NotAFolder { path, reason } => write!(out, "{}: {reason}", path.display()),
             Self::NotACheckpoint { path, missing, advice } => {
                 write!(out, "{}: no {missing} here: {advice}", path.display())
@@ -332,8 +371,9 @@ impl fmt::Display for PackError {
             ),
             Self::UnsupportedArch { path, found } => write!(
                 out,
-                "{}: architecture `{found}` is not supported; supported are `mamba` and `falcon_mamba`",
-                path.display()
+                "{}: architecture `{found}`{} is not supported; supported are `mamba` and `falcon_mamba`: give such a model, as state-spaces/mamba-130m-hf or tiiuae/falcon-mamba-7b, or run this one with transformers or llama.cpp",
+                path.display(),
+                about_arch(found).map_or_else(String::new, |about| format!(" ({about})"))
             ),
             Self::UnsupportedFeature { path, key, reason } => {
                 write!(out, "{}: `{key}`: {reason}; no packed file can express this model", path.display())
@@ -408,6 +448,7 @@ impl fmt::Display for PackError {
                 "{}: tensor `{name}` holds {value} at [{row}, {column}]: the checkpoint is damaged, download it again",
                 path.display()
             ),
+            Self::Table(cause) => write!(out, "the compiled tokenizer does not read back: {cause}"),
             Self::InvalidRows { name, rows, columns, start, end, len } => write!(
                 out,
                 "tensor `{name}` has {rows} rows of {columns} values: rows {start}..{end} can't be read into {len} values"
@@ -427,16 +468,59 @@ impl fmt::Display for PackError {
             ),
             Self::Step(cause) => write!(out, "calibration: {cause}"),
             Self::Calibration { path, reason } => write!(out, "{}: {reason}", path.display()),
-            Self::Cancelled => out.write_str("interrupted; nothing was written"),
+            Self::Cancelled => out.write_str("interrupted; the file was not written"),
         }
     }
 }
 
-/// Escapes control characters, so that what is written stays on one line.
+/// What an architecture is that people may take for Mamba.
+fn about_arch(name: &str) -> Option<&'static str> {
+    let name = name.to_ascii_lowercase().replace(['-', '.', ' '], "_");
+    let is =
+        |names: &[&str]| names.iter().any(|known| name == *known || name.ends_with(&format!("_{known}")));
+    if is(&["mamba2", "codestral_mamba"]) {
+        Some("Mamba-2, which computes other things than Mamba")
+    } else if is(&[
+        "jamba",
+        "zamba",
+        "zamba2",
+        "bamba",
+        "falcon_h1",
+        "granitemoehybrid",
+        "granitehybrid",
+        "granite_hybrid",
+        "nemotron_h",
+        "nemotron_h_moe",
+        "plamo2",
+        "hymba",
+        "samba",
+        "phi4flash",
+    ]) {
+        Some("a hybrid of Mamba and attention layers")
+    } else if name.starts_with("rwkv") || is(&["recurrent_gemma", "xlstm", "retnet", "hyena", "lfm2"]) {
+        Some("another architecture with a recurrent state")
+    } else {
+        None
+    }
+}
+
+/// What a quotation begins and ends with at most, in bytes.
+const QUOTED: [usize; 2] = [600, 300];
+
+/// Escapes control characters, so that what is written stays on one line, and leaves out the middle of what files say at length.
 struct OneLine<'a, 'f>(&'a mut fmt::Formatter<'f>);
 
 impl fmt::Write for OneLine<'_, '_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
+        let [first, last] = QUOTED;
+        if text.len() > first + last {
+            let whole =
+                |from: usize| (0..=from).rev().find(|at| text.is_char_boundary(*at)).unwrap_or_default();
+            self.write_str(&text[..whole(first)])?;
+            self.write_str(" … ")?;
+            // A character more at most.
+            return self.write_str(&text[whole(text.len() - last)..]);
+        }
         let Self(out) = self;
         for part in text.split_inclusive(char::is_control) {
             match part.chars().next_back().filter(|last| last.is_control()) {
@@ -477,5 +561,11 @@ mod tests {
         let path = PathBuf::from("a \"b\"\n/\té");
         let error = PackError::MissingTensor { path, name: "x\ry".into(), reason: "\u{1b}[0m\n".into() };
         assert_eq!(error.to_string(), "a \"b\"\\n/\\té: tensor `x\\ry` is missing (\\u{1b}[0m\\n)");
+        let name = "é".repeat(1 << 20);
+        let error = PackError::NoGroups { name }.to_string();
+        assert!(
+            error.len() < 1000 && error.ends_with("éé` is not stored in groups that share a scale"),
+            "{error}"
+        );
     }
 }

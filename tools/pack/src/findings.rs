@@ -39,13 +39,21 @@ impl Findings {
     }
 
     /// Notes a bound on the logits that rows of the head can give: what the norm leaves has the length `sqrt(d_model)` before its
-    /// weights `norm`.
-    pub(crate) fn note_logits(&self, rows: &[f32], norm: &[f32]) {
+    /// weights `norm`. Returns the largest bound of these, to be noted again ([`Self::note_largest`]).
+    pub(crate) fn note_logits(&self, rows: &[f32], norm: &[f32]) -> u32 {
+        let mut most = 0;
         for row in rows.chunks_exact(norm.len()) {
             let square = |(w, n): (&f32, &f32)| (f64::from(*w) * f64::from(*n)).powi(2);
             let bound = (row.iter().zip(norm).map(square).sum::<f64>() * norm.len() as f64).sqrt();
-            self.most.fetch_max((bound as f32).to_bits(), Ordering::Relaxed);
+            most = most.max((bound as f32).to_bits());
         }
+        self.note_largest(most);
+        most
+    }
+
+    /// Notes what [`Self::note_logits`] returned of a block when it was packed.
+    pub(crate) fn note_largest(&self, most: u32) {
+        self.most.fetch_max(most, Ordering::Relaxed);
     }
 
     /// The largest bound noted.

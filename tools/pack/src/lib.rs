@@ -23,8 +23,11 @@ mod block;
 pub mod calibrate;
 pub mod chat;
 pub mod checkpoint;
+mod contents;
 pub mod error;
 mod findings;
+mod inspect;
+mod journal;
 pub mod pack;
 mod progress;
 pub mod quantize;
@@ -35,5 +38,9 @@ pub mod tokenizer;
 pub mod weights;
 pub mod write;
 
+#[cfg(feature = "hub")]
+pub use checkpoint::hub;
+pub use contents::Contents;
 pub use error::PackError;
+pub use inspect::{Inspection, Packed, inspect, inspect_in};
 pub use pack::{Options, Plan};

@@ -8,10 +8,11 @@ use elapid_core::format::{
 };
 
 use crate::PackError;
-use crate::checkpoint::{Arch, Checkpoint, ModelConfig};
+use crate::checkpoint::{Arch, Checkpoint, Faults, ModelConfig};
+use crate::contents::Contents;
 use crate::random::RandomWeights;
 use crate::sections::{Sections, data_sections};
-use crate::write::{DataSections, Progress, write_file};
+use crate::write::{DataSections, Partial, Progress, write_file};
 
 /// How a model is to be packed.
 #[derive(Debug, Clone, Copy)]
@@ -28,6 +29,15 @@ pub struct Options {
     pub threads: usize,
 }
 
+/// The type of this name, for an argument.
+///
+/// # Errors
+/// The names that there are.
+pub fn parse_quant(text: &str) -> Result<Quant, String> {
+    let known = Quant::ALL.into_iter().find(|quant| quant.name() == text);
+    known.ok_or_else(|| "choose f32, f16, q8, q5, q4 or q3".into())
+}
+
 impl Default for Options {
     fn default() -> Self {
         let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -35,7 +45,17 @@ impl Default for Options {
     }
 }
 
+/// Threads that pack a source far away at least.
+const REMOTE_THREADS: usize = 8;
+
 impl Options {
+    /// For a source far away: threads that wait for it don't compute, so there are more of them.
+    #[must_use]
+    pub fn remote(mut self) -> Self {
+        self.threads = self.threads.max(REMOTE_THREADS);
+        self
+    }
+
     /// The packed file's configuration for a model.
     ///
     /// # Errors
@@ -139,7 +159,7 @@ impl Plan<Checkpoint> {
     /// # Errors
     /// What is wrong with what lies beside the weights.
     pub fn open(checkpoint: Checkpoint, options: &Options) -> Result<Self, PackError> {
-        let Sections { data, notes, without_tokenizer } = data_sections(&checkpoint)?;
+        let Sections { data, notes, without_tokenizer } = data_sections(&checkpoint, &mut Faults::First)?;
         let config = options.config(checkpoint.config(), &data)?;
         Ok(Self {
             layout: Layout::new(config)?,
@@ -178,6 +198,18 @@ impl<W: crate::weights::Weights> Plan<W> {
         &self.notes
     }
 
+    /// What the file will hold beside weights.
+    #[must_use]
+    pub fn contents(&self) -> Contents {
+        Contents::of(&self.data)
+    }
+
+    /// The ids of which the head's rows are -inf, and which are never drawn; known when the file is written.
+    #[must_use]
+    pub fn never_drawn(&self) -> Vec<u32> {
+        self.weights.never_drawn()
+    }
+
     /// Why the packed file has no tokenizer, in a sentence, where a checkpoint has none.
     pub fn without_tokenizer(&self) -> Option<&str> {
         self.without_tokenizer.as_deref()
@@ -193,6 +225,33 @@ impl<W: crate::weights::Weights> Plan<W> {
         options: &Options,
         progress: &dyn Progress,
     ) -> Result<Layout, PackError> {
-        write_file(self.config, &self.weights, &self.data, &self.pieces, target, options.threads, progress)
+        self.write_by(target, None, options, progress)
+    }
+
+    /// [`Plan::write`] that goes on where an earlier attempt ended: finished blocks are kept, if their checksums are right. A plan
+    /// with a text for calibration begins anew each time.
+    ///
+    /// # Errors
+    /// What could not be read, stored or written. What is finished stays at `partial` for the next attempt, unless that would fail,
+    /// too.
+    pub fn resume(
+        &self,
+        target: &Path,
+        partial: Partial<'_>,
+        options: &Options,
+        progress: &dyn Progress,
+    ) -> Result<Layout, PackError> {
+        self.write_by(target, Some(partial), options, progress)
+    }
+
+    fn write_by(
+        &self,
+        target: &Path,
+        partial: Option<Partial<'_>>,
+        options: &Options,
+        progress: &dyn Progress,
+    ) -> Result<Layout, PackError> {
+        let (weights, pieces) = (&self.weights, &self.pieces);
+        write_file(self.config, weights, &self.data, pieces, target, partial, options.threads, progress)
     }
 }

@@ -4,6 +4,10 @@
 pub trait Progress: Sync {
     /// `bytes` more bytes of the file are written.
     fn advance(&self, bytes: u64);
+    /// `bytes` bytes of the file are there, written by an earlier attempt.
+    fn skip(&self, bytes: u64) {
+        self.advance(bytes);
+    }
     /// All is packed once more, into a file of so many bytes.
     fn restart(&self, _bytes: u64) {}
     /// Whether to give up.

@@ -1,12 +1,12 @@
 //! The sections that are not weights, from what lies beside a checkpoint's weights.
 
-use elapid_core::format::data::{DataError, Generation, MAX_EOS, RoleTable, Wrapping};
+use elapid_core::format::data::{DataError, Generation, MAX_EOS, Names, RoleTable, Wrapping};
 use elapid_core::tokenizer::Tokenizer;
 use serde_json::Value;
 
 use crate::PackError;
 use crate::chat::ChatTemplate;
-use crate::checkpoint::{Checkpoint, GenerationDefaults};
+use crate::checkpoint::{Checkpoint, Faults, GenerationDefaults};
 use crate::tokenizer::{Beside, CompileError, Compiled, Eos, compile_beside};
 use crate::write::DataSections;
 
@@ -20,33 +20,38 @@ pub(crate) struct Sections {
 }
 
 /// Compiles the tokenizer, stores the chat template in both forms, and the generation defaults.
-pub(crate) fn data_sections(checkpoint: &Checkpoint) -> Result<Sections, PackError> {
+pub(crate) fn data_sections(checkpoint: &Checkpoint, faults: &mut Faults) -> Result<Sections, PackError> {
     let mut without_tokenizer = None;
     let mut data = DataSections::default();
     let mut notes = checkpoint.notes().to_vec();
     let mut generation = checkpoint.generation().clone();
     let vocab = u32::try_from(checkpoint.config().vocab_size).unwrap_or(u32::MAX);
-    let beside = checkpoint.beside_tokenizer()?;
-    let tokens = match checkpoint.tokenizer_json()? {
-        Some(json) => {
-            let compiled = tokenizer(checkpoint, &json, &beside)?;
-            notes.extend(check_ids(checkpoint, &compiled, vocab)?);
-            notes.extend(compiled.notes);
-            notes.extend(compiled.eos.and_then(|eos| add_eos(&mut generation, eos, vocab)));
-            data.tokenizer = compiled.table;
-            compiled.named
+    let beside = faults.or(checkpoint.beside_tokenizer(), Beside::default())?;
+    let mut tokens = texts_of(&beside);
+    match faults.or(checkpoint.tokenizer_json().map(Some), None)? {
+        Some(Some(json)) => {
+            let compiled = tokenizer(checkpoint, &json, &beside)
+                .and_then(|compiled| Ok((check_ids(checkpoint, &compiled, vocab)?, compiled)));
+            if let Some((note, compiled)) = faults.or(compiled.map(Some), None)? {
+                notes.extend(note);
+                notes.extend(compiled.notes);
+                notes.extend(compiled.eos.and_then(|eos| add_eos(&mut generation, eos, vocab)));
+                data.tokenizer = compiled.table;
+                tokens = compiled.named;
+            }
         }
-        None => {
-            without_tokenizer = Some(no_tokenizer(checkpoint)?);
-            texts_of(&beside)
-        }
-    };
-    if let Some(template) = checkpoint.chat_template(&tokens)? {
-        data.role_table = role_table(&template)?;
-        data.chat_template = template.jinja.into_bytes();
+        Some(None) => without_tokenizer = Some(no_tokenizer(checkpoint)?),
+        None => {}
     }
     let GenerationDefaults { eos, bos, pad } = &generation;
     data.generation = emitted(|sink| Generation::emit(eos, *bos, *pad, vocab, sink))?;
+    if let Some(template) = faults.or(checkpoint.chat_template(&tokens), None)? {
+        data.role_table = role_table(&template)?;
+        data.chat_template = template.jinja.into_bytes();
+        // Nothing else needs them.
+        let names = tokens.iter().map(|(name, text)| (name.as_str(), text.as_str()));
+        data.generation.extend(emitted(|sink| Names::emit(names, sink))?);
+    }
     Ok(Sections { data, notes, without_tokenizer })
 }
 

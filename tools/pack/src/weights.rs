@@ -53,6 +53,11 @@ pub trait Weights: Sync {
         Err(PackError::NoGroups { name: self.name(kind) })
     }
 
+    /// The ids that must never be drawn, when all of the head was read: its rows for them are -inf, and were read as zeros.
+    fn never_drawn(&self) -> Vec<u32> {
+        Vec::new()
+    }
+
     /// How messages call the tensor.
     fn name(&self, kind: TensorKind) -> String;
 }
@@ -102,6 +107,10 @@ impl Weights for Checkpoint {
             Some(entry) => self.read_groups(entry, rows, out),
             None => Err(PackError::NoGroups { name: format!("{kind:?}") }),
         }
+    }
+
+    fn never_drawn(&self) -> Vec<u32> {
+        self.never_drawn()
     }
 
     fn name(&self, kind: TensorKind) -> String {

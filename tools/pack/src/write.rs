@@ -1,5 +1,7 @@
 //! Writes a packed file, block by block, with all cores.
 
+use std::borrow::Cow;
+use std::cell::Cell;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{FileExt, FileTypeExt};
@@ -8,7 +10,10 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::thread;
 
-use elapid_core::format::{Config, Fields, Layout, Part, Section, checksum, emit_header, emit_table_entry};
+use elapid_core::format::{
+    Block, Config, Fields, Layout, Part, Section, checksum, emit_header, emit_table_entry,
+};
+use elapid_core::tokenizer::table::never_draw;
 use elapid_files::Output;
 
 use crate::PackError;
@@ -16,6 +21,7 @@ use crate::block::{Job, Made, Scratch, expect, make_block};
 use crate::calibrate::{Objectives, Walk};
 use crate::checkpoint::TensorKind;
 use crate::findings::{Findings, logit_exponent};
+use crate::journal::{Done, Finished, Journal, journal_of};
 pub use crate::progress::Progress;
 use crate::quantize::Objective;
 use crate::weights::Weights;
@@ -33,10 +39,20 @@ pub struct DataSections {
     pub generation: Vec<u8>,
 }
 
+/// Where a file lies until it is complete, if packing is to go on there after an interruption.
+#[derive(Debug, Clone, Copy)]
+pub struct Partial<'a> {
+    /// The unfinished file. Beside it lies a journal.
+    pub path: &'a Path,
+    /// What the weights come from: another text wherever they may be others.
+    pub source: &'a str,
+}
+
 /// The file that is being written.
 struct Target<'a> {
     path: &'a Path,
     output: Output,
+    journal: Option<Journal>,
 }
 
 impl<'a> Target<'a> {
@@ -53,15 +69,33 @@ impl<'a> Target<'a> {
         if output.is_special() && calibrated {
             return refused("a device; calibration reads back what it wrote: give a file");
         }
-        Ok(Self { path, output })
+        Ok(Self { path, output, journal: None })
     }
 
-    /// Makes it `bytes` zeros.
-    fn clear(&self, bytes: u64) -> Result<(), PackError> {
+    fn resume(path: &'a Path, partial: Partial<'a>, data: [&[u8]; 4]) -> Result<Self, PackError> {
+        let output = Output::resume(path, partial.path).map_err(PackError::io(partial.path))?;
+        let journal = Some(Journal::open(partial.path, partial.source, data)?);
+        Ok(Self { path, output, journal })
+    }
+
+    /// What an earlier attempt has left: how the file is laid out, and its finished blocks.
+    fn begun(&self, config: Config) -> Result<Option<(Layout, Done)>, PackError> {
+        let begun = self.journal.as_ref().map(|journal| journal.read(config)).transpose()?.flatten();
+        Ok(begun.filter(|(layout, _)| {
+            let length = self.output.file().metadata().map(|about| about.len());
+            length.is_ok_and(|length| length == layout.file_bytes())
+        }))
+    }
+
+    /// Makes it zeros, of as many bytes as it will have.
+    fn clear(&self, layout: &Layout) -> Result<(), PackError> {
         if self.output.is_special() {
             return Ok(());
         }
-        [0, bytes]
+        if let Some(journal) = &self.journal {
+            journal.restart(layout)?;
+        }
+        [0, layout.file_bytes()]
             .into_iter()
             .try_for_each(|bytes| self.output.file().set_len(bytes))
             .map_err(PackError::io(self.path))
@@ -71,50 +105,110 @@ impl<'a> Target<'a> {
         self.output.file().write_all_at(bytes, offset).map_err(PackError::io(self.path))
     }
 
+    /// Whether a block has these bytes' checksum. A file that can't be read has not.
+    fn holds(&self, block: &Block, sum: u32, bytes: &mut Vec<u8>) -> bool {
+        bytes.clear();
+        bytes.resize(block.length as usize, 0);
+        self.output.file().read_exact_at(bytes, block.offset).is_ok() && checksum(bytes) == sum
+    }
+
     /// Makes the file durable and gives it its name.
     fn finish(self) -> Result<(), PackError> {
-        self.output.finish().map_err(PackError::io(self.path))
+        self.output.finish().map_err(PackError::io(self.path))?;
+        // The file is there: without it, a journal means nothing.
+        let _ = self.journal.map(Journal::remove);
+        Ok(())
     }
 }
 
 /// Packs `weights` into the file `target`, which appears only when it is complete.
 ///
 /// `pieces` are tokens of text to calibrate on, each piece of the same length, a multiple of 32; none to pack each weight for
-/// itself.
+/// itself. Without them packing can go on where an earlier attempt ended, if `partial` says where.
 ///
 /// Memory: a block and a panel's rows for each thread; see [`crate::calibrate`] for what calibration takes.
 ///
 /// # Errors
-/// What could not be read, stored or written. No file is left behind.
+/// What could not be read, stored or written. No file is left behind, but `partial` if what failed was reading or writing, or packing
+/// was interrupted.
 pub fn write_file(
     config: Config,
     weights: &dyn Weights,
     data: &DataSections,
     pieces: &[Vec<u32>],
     target: &Path,
+    partial: Option<Partial<'_>>,
     threads: usize,
     progress: &dyn Progress,
 ) -> Result<Layout, PackError> {
-    let sizes = [&data.tokenizer, &data.chat_template, &data.role_table, &data.generation]
-        .map(|bytes| bytes.len() as u64);
+    let sections: [&[u8]; 4] = [&data.tokenizer, &data.chat_template, &data.role_table, &data.generation];
+    let sizes = sections.map(|bytes| bytes.len() as u64);
     let d = config.data;
     let stated = [d.tokenizer, d.chat_template, d.role_table, d.generation].map(u64::from);
     if sizes != stated {
         return Err(PackError::DataSizes { sizes, stated });
     }
-    let out = Target::create(target, !pieces.is_empty())?;
+    let Some(partial) = partial.filter(|_| pieces.is_empty()) else {
+        let out = Target::create(target, !pieces.is_empty())?;
+        return write_to(out, config, weights, data, pieces, threads, progress);
+    };
+    let out = Target::resume(target, partial, sections)?;
+    let written = write_to(out, config, weights, data, pieces, threads, progress);
+    if let Err(error) = &written
+        && !matches!(error, PackError::Io { .. } | PackError::Cancelled)
+    {
+        // It would fail again.
+        remove_partial(partial.path);
+    }
+    written
+}
+
+/// Removes an unfinished file and its journal, if they are there. Returns their bytes.
+pub fn remove_partial(part: &Path) -> u64 {
+    [part.to_path_buf(), journal_of(part)]
+        .iter()
+        .filter_map(|path| {
+            let bytes = fs::metadata(path).ok()?.len();
+            fs::remove_file(path).ok().map(|()| bytes)
+        })
+        .sum()
+}
+
+fn write_to(
+    out: Target<'_>,
+    config: Config,
+    weights: &dyn Weights,
+    data: &DataSections,
+    pieces: &[Vec<u32>],
+    threads: usize,
+    progress: &dyn Progress,
+) -> Result<Layout, PackError> {
     // As a rule no row needs an exponent, and whether one does shows when it is packed: then all is packed again.
-    let mut layout = Layout::new(config)?;
+    let (mut layout, mut done) = match out.begun(config)? {
+        Some((layout, done)) => {
+            progress.restart(layout.file_bytes());
+            (layout, done)
+        }
+        None => {
+            let layout = Layout::new(config)?;
+            out.clear(&layout)?;
+            (layout, Done::new())
+        }
+    };
     let (checksums, most) = loop {
         let findings = Findings::default();
-        let checksums = write_weights(&layout, weights, pieces, &out, &findings, threads.max(1), progress)?;
-        let Some(exponents) = findings.exponents(&config) else {
+        let checksums =
+            write_weights(&layout, weights, pieces, &out, &done, &findings, threads.max(1), progress)?;
+        let Some(exponents) = findings.exponents(layout.config()) else {
             break (checksums, findings.largest_logit());
         };
-        layout = Layout::new(Config::new(Fields { exponents, ..*config })?)?;
+        layout = Layout::new(Config::new(Fields { exponents, ..**layout.config() })?)?;
+        // What lies between blocks is zeros, however often all is packed.
+        out.clear(&layout)?;
+        done.clear();
         progress.restart(layout.file_bytes());
     };
-    write_data(&layout, data, &out, &checksums)?;
+    write_data(&layout, &*marked(data, &weights.never_drawn())?, &out, &checksums)?;
     let logit_exponent = logit_exponent(most);
     let layout = Layout::new(Config::new(Fields { logit_exponent, ..**layout.config() })?)?;
 
@@ -135,17 +229,17 @@ fn write_weights(
     weights: &dyn Weights,
     pieces: &[Vec<u32>],
     out: &Target<'_>,
+    done: &Done,
     findings: &Findings,
     threads: usize,
     progress: &dyn Progress,
 ) -> Result<Vec<AtomicU32>, PackError> {
-    // What lies between blocks is zeros, however often all is packed.
-    out.clear(layout.file_bytes())?;
     let config = layout.config();
     let checksums: Vec<AtomicU32> = (0..layout.block_count()).map(|_| AtomicU32::new(0)).collect();
     let mut norm = vec![0.0; config.d_model as usize];
+    weights.expect(TensorKind::FinalNorm, 0..norm.len());
     weights.read(TensorKind::FinalNorm, 0..norm.len(), 1, &mut norm)?;
-    let common = Common { layout, weights, norm: &norm, findings, out, checksums: &checksums };
+    let common = Common { layout, weights, norm: &norm, findings, out, done, checksums: &checksums };
     let write = |sections: &mut dyn Iterator<Item = Section>, objectives: &Objectives| {
         write_blocks(&common, sections, objectives, threads, progress)
     };
@@ -164,6 +258,17 @@ fn write_weights(
     let head = if findings.any() { Vec::new() } else { walk.head()? };
     write(&mut layout.sections().filter(|s| !matches!(s, Section::Layer(_))), &head)?;
     Ok(checksums)
+}
+
+/// The sections with these ids marked in the tokenizer, if there is one.
+fn marked<'d>(data: &'d DataSections, never: &[u32]) -> Result<Cow<'d, DataSections>, PackError> {
+    let mut data = Cow::Borrowed(data);
+    if !data.tokenizer.is_empty() {
+        for &id in never {
+            never_draw(&mut data.to_mut().tokenizer, id).map_err(PackError::Table)?;
+        }
+    }
+    Ok(data)
 }
 
 fn write_data(
@@ -196,6 +301,7 @@ struct Common<'a> {
     norm: &'a [f32],
     findings: &'a Findings,
     out: &'a Target<'a>,
+    done: &'a Done,
     checksums: &'a [AtomicU32],
 }
 
@@ -208,6 +314,13 @@ fn write_blocks(
 ) -> Result<(), PackError> {
     let (layout, weights) = (common.layout, common.weights);
     let jobs = jobs(layout, sections);
+    let soon = |job: &Job| {
+        let place = layout.block(job.section, job.block);
+        if place.is_some_and(|place| !common.done.contains_key(&place.checksum)) {
+            expect(layout, weights, job);
+        }
+    };
+    jobs.iter().take(2 * threads).for_each(soon);
     let next = AtomicUsize::new(0);
     let stop = AtomicBool::new(false);
     let failure = Mutex::new(None);
@@ -217,16 +330,17 @@ fn write_blocks(
             let index = next.fetch_add(1, Ordering::Relaxed);
             let Some(job) = jobs.get(index) else { return };
             if let Some(job) = jobs.get(index + 2 * threads) {
-                expect(layout, weights, job);
+                soon(job);
             }
-            let done = if progress.cancelled() {
+            let written = if progress.cancelled() {
                 Err(PackError::Cancelled)
             } else {
                 let objective = objectives.iter().find(|(part, _)| *part == job.part).map(|(_, o)| o);
                 write_block(common, job, objective, &mut scratch)
             };
-            match done {
-                Ok(bytes) => progress.advance(bytes),
+            match written {
+                Ok(Written::Now(bytes)) => progress.advance(bytes),
+                Ok(Written::Before(bytes)) => progress.skip(bytes),
                 Err(error) => {
                     stop.store(true, Ordering::Relaxed);
                     let mut failure = failure.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -266,19 +380,34 @@ fn jobs(layout: &Layout, sections: &mut dyn Iterator<Item = Section>) -> Vec<Job
     jobs
 }
 
-/// Writes a block, or only looks at it where the file is to be packed again anyway. Returns how many bytes were written.
+/// The bytes of a block, written now or by an earlier attempt.
+enum Written {
+    Now(u64),
+    Before(u64),
+}
+
+/// Writes a block, or only looks at it where the file is to be packed again anyway.
 fn write_block(
     common: &Common<'_>,
     job: &Job,
     objective: Option<&Objective>,
     scratch: &mut Scratch,
-) -> Result<u64, PackError> {
-    let Common { layout, weights, norm, findings, out, checksums } = *common;
-    let Some(place) = layout.block(job.section, job.block) else { return Ok(0) };
+) -> Result<Written, PackError> {
+    let Common { layout, weights, norm, findings, out, done, checksums } = *common;
+    let Some(place) = layout.block(job.section, job.block) else { return Ok(Written::Now(0)) };
+    let sum = &checksums[place.checksum as usize];
+    if let Some(finished) = done.get(&place.checksum)
+        && out.holds(&place, finished.checksum, &mut scratch.block)
+    {
+        findings.note_largest(finished.largest_logit);
+        sum.store(finished.checksum, Ordering::Relaxed);
+        return Ok(Written::Before(place.length));
+    }
     let head = Some(norm).filter(|_| (job.section, job.part) == layout.head());
+    let largest = Cell::new(0);
     let look = |rows: &[f32]| {
         if let Some(norm) = head {
-            findings.note_logits(rows, norm);
+            largest.set(largest.get().max(findings.note_logits(rows, norm)));
         }
         !findings.any()
     };
@@ -286,9 +415,16 @@ fn write_block(
         findings.note_exponents(job.part);
     }
     if findings.any() {
-        return Ok(0);
+        return Ok(Written::Now(0));
     }
     out.write(&scratch.block, place.offset)?;
-    checksums[place.checksum as usize].store(checksum(&scratch.block), Ordering::Relaxed);
-    Ok(place.length)
+    let finished = Finished { checksum: checksum(&scratch.block), largest_logit: largest.get() };
+    sum.store(finished.checksum, Ordering::Relaxed);
+    // Rows of a head that are never drawn are known only when they are read: what has any is read again.
+    if let Some(journal) = &out.journal
+        && (head.is_none() || weights.never_drawn().is_empty())
+    {
+        journal.add(place.checksum, finished)?;
+    }
+    Ok(Written::Now(place.length))
 }

@@ -18,6 +18,8 @@ pub struct Package {
 /// The emulator of a 64-bit ARM machine's programs, and that of whole machines.
 pub const QEMU_USER: Package = Package { name: "qemu-user", tool: Some("qemu-aarch64") };
 pub const QEMU_SYSTEM: Package = Package { name: "qemu-system-arm", tool: Some("qemu-system-aarch64") };
+/// A browser without its window.
+pub const CHROMIUM: Package = Package { name: "chromium", tool: Some("chromium") };
 
 /// Installs packages at most once each, and only where it may.
 pub struct Apt {

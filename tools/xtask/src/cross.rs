@@ -27,13 +27,20 @@ pub fn say(program: &Path) -> Result<()> {
 
 /// Builds it for a target of 64-bit ARM Linux and returns where it is.
 pub fn build(toolchain: Toolchain, target: &str) -> Result<PathBuf> {
+    build_with(toolchain, target, &[])
+}
+
+/// The same with features of the program that are not in by default.
+pub fn build_with(toolchain: Toolchain, target: &str, features: &[&str]) -> Result<PathBuf> {
     // Static, so that it runs whatever glibc the board has.
-    must(toolchain.cargo_for("build", target, "-C target-feature=+crt-static", "").args([
-        "--release",
-        "-p",
-        "elapid-cli",
-        "--bin",
-        "elapid",
-    ]))?;
+    let mut command = toolchain.cargo_for("build", target, "-C target-feature=+crt-static", "");
+    command.args(["--release", "-p", "elapid-cli", "--bin", "elapid"]);
+    if target == AARCH64_MUSL {
+        // The cryptography of the Hub's connections needs a C compiler for that library.
+        command.args(["--no-default-features", "--features", "bundled"]);
+    } else {
+        command.args(["--features", &features.join(",")]);
+    }
+    must(&mut command)?;
     Ok(toolchain.target_dir().join(target).join("release/elapid"))
 }

@@ -24,9 +24,11 @@ pub enum Target {
     Data,
     /// Checkpoints, through the packer
     Pack,
+    /// Session files
+    Session,
 }
 
-const ALL: [Target; 4] = [Target::Model, Target::Tokenizer, Target::Data, Target::Pack];
+const ALL: [Target; 5] = [Target::Model, Target::Tokenizer, Target::Data, Target::Pack, Target::Session];
 /// Seconds that `cargo xtask test` gives libFuzzer for each target.
 const SECONDS: u64 = 60;
 /// Rounds of `tests/tests/fuzz.rs` in `cargo xtask test`, each of about a second.
@@ -43,6 +45,7 @@ impl Target {
             Self::Tokenizer => "tokenizer",
             Self::Data => "data",
             Self::Pack => "pack",
+            Self::Session => "session",
         }
     }
 }

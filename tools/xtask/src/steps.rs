@@ -1,5 +1,7 @@
 //! What `cargo xtask test` runs, as data.
 
+use crate::apt::{CHROMIUM, Package};
+
 /// One row of the table at the end.
 #[derive(Debug)]
 pub struct Step {
@@ -26,6 +28,13 @@ pub enum Work {
     Python { package: &'static str, program: &'static str, arguments: &'static [&'static str] },
     /// `cargo test` on this machine.
     HostTests { arguments: &'static [&'static str] },
+    /// Tests that drive programs of this machine with packages of Python, in the environment `name`, and of the system.
+    PythonTests {
+        name: &'static str,
+        packages: &'static [&'static str],
+        needs: &'static [Package],
+        arguments: &'static [&'static str],
+    },
     /// `core` for a machine without an operating system.
     Bare { target: &'static str, rustflags: &'static str },
     /// The programs type-checked for another operating system: nothing is linked.
@@ -46,7 +55,9 @@ impl Step {
     /// Steps that name the same one never run at once.
     pub fn resource(&self) -> Option<&'static str> {
         match self.work {
-            Work::Host { .. } | Work::HostTests { .. } | Work::Fuzz => Some("host"),
+            Work::Host { .. } | Work::HostTests { .. } | Work::PythonTests { .. } | Work::Fuzz => {
+                Some("host")
+            }
             Work::Target { name } if name.starts_with("pi-linux") => Some("pi-linux"),
             // Two builds of one program.
             Work::Target { name } if name.starts_with("pico2") => Some("pico2"),
@@ -81,7 +92,16 @@ pub const STEPS: &[Step] = &[
         full: false,
         work: Work::Host {
             commands: &[
-                &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"],
+                &[
+                    "clippy",
+                    "--workspace",
+                    "--all-targets",
+                    "--features",
+                    "elapid-cli/serve",
+                    "--",
+                    "-D",
+                    "warnings",
+                ],
                 &["clippy", "-p", "elapid-core", "--no-default-features", "--", "-D", "warnings"],
                 &[
                     "clippy",
@@ -167,6 +187,8 @@ pub const STEPS: &[Step] = &[
                 "-p",
                 "elapid",
                 "-p",
+                "elapid-server",
+                "-p",
                 "elapid-pack",
                 "-p",
                 "elapid-pack-cli",
@@ -183,6 +205,40 @@ pub const STEPS: &[Step] = &[
         required: true,
         full: false,
         work: Work::HostTests { arguments: &["--workspace"] },
+    },
+    Step {
+        name: "clients",
+        group: "host",
+        shows: "the program with its server; clients that people have use it: the Python packages openai and ollama",
+        required: false,
+        full: false,
+        work: Work::PythonTests {
+            name: "clients",
+            packages: &["openai==3.57.0", "ollama==0.6.3", "jsonschema==4.26.0"],
+            needs: &[],
+            arguments: &[
+                "--workspace",
+                "--features",
+                "elapid-cli/serve",
+                "--test",
+                "serve",
+                "--test",
+                "clients",
+            ],
+        },
+    },
+    Step {
+        name: "page",
+        group: "host",
+        shows: "the server's page in headless Chromium: chat, branches, a reload, hostile answers, a phone's width",
+        required: false,
+        full: false,
+        work: Work::PythonTests {
+            name: "page",
+            packages: &["playwright==1.65.2"],
+            needs: &[CHROMIUM],
+            arguments: &["--workspace", "--features", "elapid-cli/serve", "--test", "page"],
+        },
     },
     Step {
         name: "fuzz",
@@ -449,7 +505,7 @@ mod tests {
         assert_eq!(select(&[], true).unwrap().len(), STEPS.len());
         assert_eq!(names(&["publish"]), ["publish"]);
         assert!(!names(&["lint"]).contains(&"publish"));
-        assert_eq!(names(&["host", "fmt"]), ["fmt", "host", "fuzz", "release"]);
+        assert_eq!(names(&["host", "fmt"]), ["fmt", "host", "clients", "page", "fuzz", "release"]);
         assert_eq!(names(&["bare-m3"]), ["bare-m3"]);
         assert_eq!(select(&["fmt".into(), "tset".into()], false).unwrap_err(), "tset");
     }

@@ -93,6 +93,7 @@ fn perform(step: &Step, host: &str, full: bool, install: bool, apt: &mut Apt) ->
         | Work::Plugin { .. }
         | Work::Python { .. }
         | Work::HostTests { .. }
+        | Work::PythonTests { .. }
         | Work::Fuzz => host.to_owned(),
         Work::Bare { target, .. } | Work::Checked { target } | Work::Integers { target, .. } => {
             (*target).to_owned()
@@ -112,16 +113,22 @@ fn perform(step: &Step, host: &str, full: bool, install: bool, apt: &mut Apt) ->
             Ok(()) => with_python(program, arguments),
             Err(missing) => Ok(skipped(&missing)),
         },
-        Work::HostTests { arguments } => {
-            let mut command = Toolchain::Current.cargo();
-            command.arg("test").args(*arguments).args(["--no-fail-fast", "--", "--show-output"]);
-            command.envs(full.then_some(("ELAPID_FULL", "1")));
-            run_tests([command])
+        Work::HostTests { arguments } => run_tests([host_tests(arguments, full)]),
+        Work::PythonTests { name, packages, needs, arguments } => {
+            match python::ensure(apt, name, packages).and_then(|()| apt.ensure(needs)) {
+                Ok(()) => {
+                    let mut command = host_tests(arguments, full);
+                    command.env("ELAPID_PYTHON", python::interpreter(name));
+                    run_tests([command])
+                }
+                Err(missing) => Ok(skipped(&missing)),
+            }
         }
         Work::Fuzz => fuzz::check(install).map(|tests| Done { outcome: Outcome::Passed, tests }),
         Work::Checked { target } => prepared(Toolchain::for_target(target, &[], apt), |toolchain| {
             let mut command = toolchain.cargo_for("check", target, "-D warnings", "std");
-            must(command.args(["-p", "elapid-cli", "-p", "elapid-pack-cli"]))
+            // The cryptography of the Hub's connections needs a C compiler for that system.
+            must(command.args(["--no-default-features", "-p", "elapid-cli", "-p", "elapid-pack-cli"]))
         }),
         Work::Bare { target, rustflags } => prepared(Toolchain::for_target(target, &[], apt), |toolchain| {
             bare::build(toolchain, target, rustflags)
@@ -150,6 +157,14 @@ fn perform(step: &Step, host: &str, full: bool, install: bool, apt: &mut Apt) ->
         Outcome::Skipped(reason) => println!("--- {}: SKIPPED: {reason}", step.name),
     }
     Row { step: step.name.into(), target, required: step.required, outcome, tests, took }
+}
+
+/// `cargo test` on this machine.
+fn host_tests(arguments: &[&str], full: bool) -> Command {
+    let mut command = Toolchain::Current.cargo();
+    command.arg("test").args(arguments).args(["--no-fail-fast", "--", "--show-output"]);
+    command.envs(full.then_some(("ELAPID_FULL", "1")));
+    command
 }
 
 /// That cargo has a plugin.

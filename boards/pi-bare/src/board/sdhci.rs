@@ -47,6 +47,7 @@ mod control_1 {
 mod interrupt {
     pub const COMMAND_DONE: u32 = 1;
     pub const DATA_DONE: u32 = 1 << 1;
+    pub const WRITE_READY: u32 = 1 << 4;
     pub const READ_READY: u32 = 1 << 5;
     pub const ANY_ERROR: u32 = 0xffff_8000;
     pub const COMMAND_TIMEOUT: u32 = 1 << 16;
@@ -248,6 +249,28 @@ impl Host {
             }
         }
         self.wait_for(interrupt::DATA_DONE, Duration::from_secs(1)).inspect_err(|_| self.recover())
+    }
+
+    /// Sends a command that is followed by data, and writes these: whole blocks of 512 bytes. Returns when the card has stored them.
+    pub fn write(&mut self, number: u32, argument: u32, from: &[u8]) -> Result<(), Fault> {
+        let (blocks, many) = (from.len() / BLOCK, from.len() > BLOCK);
+        if blocks == 0 || blocks > 0xffff || blocks * BLOCK != from.len() {
+            return Err(Fault::Range);
+        }
+        self.set(reg::BLOCKS, (blocks as u32) << 16 | BLOCK as u32);
+        // Data to the card; with several blocks, they are counted and followed by command 12.
+        let mode = 1 << 21 | if many { 1 << 5 | 1 << 2 | 1 << 1 } else { 0 };
+        self.send(number, argument, Answer::Short, mode)?;
+        for bytes in from.chunks_exact(BLOCK) {
+            let ready = self.wait_for(interrupt::WRITE_READY, Duration::from_secs(1));
+            ready.inspect_err(|_| self.recover())?;
+            for word in bytes.as_chunks::<4>().0 {
+                self.registers.write(reg::DATA, u32::from_le_bytes(*word));
+            }
+        }
+        self.wait_for(interrupt::DATA_DONE, Duration::from_secs(2)).inspect_err(|_| self.recover())?;
+        // The card is busy as long as it stores.
+        self.until(reg::STATUS, status::DATA_BUSY, 0, Duration::from_secs(2)).inspect_err(|_| self.recover())
     }
 
     fn send(&mut self, number: u32, argument: u32, answer: Answer, mode: u32) -> Result<(), Fault> {

@@ -32,6 +32,12 @@ pub trait Disk {
     /// If they can't be read, or are not all there.
     fn read(&mut self, first: u32, into: &mut [u8]) -> Result<(), Self::Fault>;
 
+    /// Writes whole blocks from block `first` on, and waits until they are on the card.
+    ///
+    /// # Errors
+    /// If they can't be written; some of them may be there then.
+    fn write(&mut self, first: u32, from: &[u8]) -> Result<(), Self::Fault>;
+
     /// Blocks that there are.
     fn blocks(&self) -> u32;
 }
@@ -73,10 +79,9 @@ impl<F: fmt::Display> fmt::Display for DiskError<F> {
                     "the card's file system is damaged (cluster {cluster:#x}): format it and copy again"
                 )
             }
-            Self::Fragmented => write!(
-                f,
-                "the file is in more than {MOST_EXTENTS} pieces: format the card and copy the file first"
-            ),
+            Self::Fragmented => {
+                f.write_str("the file is in too many pieces: format the card and copy the file first")
+            }
             Self::Memory(error) => error.fmt(f),
         }
     }
@@ -102,7 +107,7 @@ impl Entry {
 
 /// Consecutive blocks of a file that are consecutive on the card too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Extent {
+pub(super) struct Extent {
     /// The first one's place in the file.
     at: u32,
     /// Its place on the card.
@@ -130,22 +135,60 @@ impl File<'_> {
     /// # Errors
     /// The card's; `None` where the file has no such blocks.
     pub fn read<D: Disk>(&self, disk: &mut D, offset: u64, into: &mut [u8]) -> Result<(), Option<D::Fault>> {
-        let mut at = u32::try_from(offset / BLOCK as u64).map_err(|_| None)?;
+        let mut at = offset;
         let mut rest = into;
         while !rest.is_empty() {
-            let after = self.extents.partition_point(|extent| extent.at <= at);
-            let extent = after.checked_sub(1).and_then(|i| self.extents.get(i)).ok_or(None)?;
-            let within = at - extent.at;
-            let blocks = extent.blocks.saturating_sub(within).min((rest.len() / BLOCK) as u32);
-            if blocks == 0 {
-                return Err(None);
-            }
-            let (piece, others) = rest.split_at_mut(blocks as usize * BLOCK);
-            disk.read(extent.first + within, piece)?;
-            at += blocks;
+            let (first, bytes) = self.piece(at, rest.len()).ok_or(None)?;
+            let (piece, others) = rest.split_at_mut(bytes);
+            disk.read(first, piece)?;
+            at += bytes as u64;
             rest = others;
         }
         Ok(())
+    }
+
+    /// Writes whole blocks from `offset` on, a multiple of 512, within the blocks that the file has.
+    ///
+    /// # Errors
+    /// As [`File::read`].
+    pub fn write<D: Disk>(&self, disk: &mut D, offset: u64, from: &[u8]) -> Result<(), Option<D::Fault>> {
+        let mut at = offset;
+        let mut rest = from;
+        while !rest.is_empty() {
+            let (first, bytes) = self.piece(at, rest.len()).ok_or(None)?;
+            let (piece, others) = rest.split_at(bytes);
+            disk.write(first, piece)?;
+            at += bytes as u64;
+            rest = others;
+        }
+        Ok(())
+    }
+
+    /// Where the blocks from `offset` on lie that lie together, and how many of `bytes` bytes they are.
+    fn piece(&self, offset: u64, bytes: usize) -> Option<(u32, usize)> {
+        let at = u32::try_from(offset / BLOCK as u64).ok()?;
+        let after = self.extents.partition_point(|extent| extent.at <= at);
+        let extent = self.extents.get(after.checked_sub(1)?)?;
+        let within = at - extent.at;
+        let blocks = extent.blocks.saturating_sub(within).min((bytes / BLOCK) as u32);
+        (blocks > 0).then_some((extent.first + within, blocks as usize * BLOCK))
+    }
+}
+
+#[cfg(test)]
+impl File<'_> {
+    /// Extents of a file that consists of these pieces: their first blocks and how many.
+    pub(super) fn extents(pieces: &[(u32, u32)]) -> Vec<Extent> {
+        let mut at = 0;
+        let mut extent = |(first, blocks): &(u32, u32)| {
+            at += blocks;
+            Extent { at: at - blocks, first: *first, blocks: *blocks }
+        };
+        pieces.iter().map(&mut extent).collect()
+    }
+
+    pub(super) fn of(size: u32, extents: &[Extent]) -> File<'_> {
+        File { size, extents }
     }
 }
 
@@ -332,7 +375,9 @@ impl Directory {
     ) -> Result<File<'a>, DiskError<D::Fault>> {
         let g = &self.geometry;
         let wanted = entry.size.div_ceil(BLOCK as u32).div_ceil(g.cluster_blocks);
-        let pieces = (wanted as usize).min(MOST_EXTENTS);
+        // As many as fit where memory is little.
+        let fit = arena.largest() as usize / size_of::<Extent>();
+        let pieces = (wanted as usize).min(MOST_EXTENTS).min(fit.max(1));
         let extents =
             arena.take("the list of a file's pieces", pieces, Extent { at: 0, first: 0, blocks: 0 })?;
         let (mut count, mut cluster) = (0, entry.cluster);

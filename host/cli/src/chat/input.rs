@@ -33,23 +33,8 @@ pub(super) enum Input {
     Lines { json: bool },
 }
 
-/// A line editor that is made anew for every line: as long as there is one, SIGINT is its own, and answers are to be stopped by it.
-pub(super) struct Terminal {
-    config: Config,
-    history: MemHistory,
-    colour: bool,
-}
-
-impl Terminal {
-    fn read(&mut self, prefilled: &str) -> rustyline::Result<String> {
-        let history = std::mem::replace(&mut self.history, MemHistory::with_config(&self.config));
-        let mut editor = Editor::with_history(self.config.clone(), history)?;
-        editor.set_helper(Some(Help { colour: self.colour }));
-        let line = editor.readline_with_initial(PROMPT, (prefilled, ""));
-        self.history = std::mem::take(editor.history_mut());
-        line
-    }
-}
+/// A line editor. There is one for the whole chat: lines that were typed ahead are in its buffer.
+pub(super) struct Terminal(Editor<Help, MemHistory>);
 
 /// Helps to edit a line: it continues after a backslash, and the prompt has a colour.
 pub(super) struct Help {
@@ -78,6 +63,7 @@ impl Validator for Help {
 }
 
 impl Input {
+    /// Call it before signals are handled: the editor takes SIGINT for itself, and answers are to be stopped by it.
     pub(super) fn new(json: bool) -> Result<Self, Error> {
         if json || !io::stdin().is_terminal() {
             return Ok(Self::Lines { json });
@@ -87,7 +73,9 @@ impl Input {
         let config = Config::builder().auto_add_history(true).behavior(behavior).build();
         let colour = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         let history = MemHistory::with_config(&config);
-        Ok(Self::Terminal(Box::new(Terminal { config, history, colour })))
+        let mut editor = Editor::with_history(config, history).map_err(failed)?;
+        editor.set_helper(Some(Help { colour }));
+        Ok(Self::Terminal(Box::new(Terminal(editor))))
     }
 
     /// Whether a line editor reads them.
@@ -99,7 +87,7 @@ impl Input {
     pub(super) fn next(&mut self, prefilled: &str) -> Result<Line, Error> {
         loop {
             let (text, json) = match self {
-                Self::Terminal(terminal) => match terminal.read(prefilled) {
+                Self::Terminal(terminal) => match terminal.0.readline_with_initial(PROMPT, (prefilled, "")) {
                     Ok(text) => (text.replace("\\\n", "\n"), false),
                     // Ctrl-C leaves the line, not the chat.
                     Err(ReadlineError::Interrupted) => continue,

@@ -1,7 +1,7 @@
 //! `elapid chat`: what a conversation costs, its commands, and its terminal.
 
 use std::fs;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::LazyLock;
@@ -122,6 +122,24 @@ fn what_was_said_is_changed() {
 }
 
 #[test]
+fn stats_are_those_of_the_conversation() {
+    let stats = "{\"command\":\"/stats\"}";
+    let undo = "{\"command\":\"/undo\"}";
+    let lines =
+        [stats, "\"My fellow\"", stats, "\"And then?\"", stats, undo, stats, undo, stats, "\"Yes\"", stats];
+    let said = answers(&[model(), "-n", "6"], &lines);
+    let told: Vec<_> =
+        said.iter().filter_map(|line| line["note"].as_str()).filter(|note| note.contains("MB")).collect();
+    let [none, one, two, undone, nothing, again] = told[..] else { panic!("{said:#?}") };
+    assert!(none.starts_with("0 messages, 0 tokens in a state of "), "{none}");
+    assert!(two.starts_with("4 messages, ") && two.contains("; last answer: "), "{two}");
+    // As it was before the second question, but that there was no answer since.
+    assert_eq!(Some(undone), one.split_once("; last answer: ").map(|(before, _)| before));
+    assert_eq!(nothing, none);
+    assert!(again.starts_with("2 messages, ") && again.contains("; last answer: "), "{again}");
+}
+
+#[test]
 fn a_conversation_goes_on_in_another_process() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("talk").to_str().unwrap().to_owned();
@@ -210,6 +228,9 @@ fn a_terminal_edits_stops_and_leaves() {
     terminal.type_keys(&["-l", "/set n 3x"]);
     terminal.type_keys(&["BSpace", "Enter"]);
     terminal.wait("an edited line", |screen| screen.contains("n 3\n"));
+    // Lines that come all at once, as when they are typed ahead.
+    terminal.type_keys(&["-l", "/set n 4\r/set n 5\r/set n 6\r"]);
+    terminal.wait("typed ahead", |screen| ["n 4\n", "n 5\n", "n 6\n"].iter().all(|n| screen.contains(n)));
     // A line that goes on.
     terminal.type_keys(&["-l", "/system one\\"]);
     terminal.type_keys(&["Enter"]);
@@ -241,4 +262,28 @@ fn a_terminal_edits_stops_and_leaves() {
     terminal.wait("history", |screen| screen.trim_end().ends_with("> /stats"));
     terminal.type_keys(&["C-u", "C-d"]);
     terminal.wait("the end", |screen| screen.contains("left 0"));
+}
+
+#[test]
+fn a_file_that_a_chat_saves_to_is_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("talk").to_str().unwrap().to_owned();
+    let mut child = elapid(&["chat", &small(), "-n", "4", "--json", "--session", &file])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut input = child.stdin.take().unwrap();
+    // The first answer makes the file, the second replaces it.
+    for _ in 0..2 {
+        input.write_all(b"\"My fellow citizens\"\n").unwrap();
+        while !lines.next().unwrap().unwrap().contains("\"end\"") {}
+        // An answer is told once it is saved.
+        let other = elapid(&["run", &small(), "My", "-n", "1", "--session", &file]).output().unwrap();
+        bad(other, 2, "another program goes on from this session");
+    }
+    drop(input);
+    assert!(child.wait().unwrap().success());
+    super::good(&["run", &small(), "My", "-n", "1", "--session", &file]);
 }

@@ -2,8 +2,12 @@
 
 mod arguments;
 mod chat;
+#[cfg(feature = "hub")]
+mod hub;
+mod prompt_cache;
 mod run;
 mod session;
+mod templates;
 
 use std::fs;
 use std::io::Read;

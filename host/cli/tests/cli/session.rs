@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use elapid_test_support::effort;
 use elapid_test_support::process::{exit_code, send};
 
 use super::{bad, elapid, good, json, model, small, utf8};
@@ -142,20 +143,61 @@ fn a_full_disk_leaves_the_old_session() {
     assert!(said.contains("same\nout s "), "{said}");
 }
 
-/// Killed at any moment, there is the old session or the new one: `ELAPID_KILLS=1000` for a longer run.
+/// Killed at any moment, there is the old session or the new one.
 #[test]
 fn a_kill_leaves_a_whole_session() {
-    let kills = std::env::var("ELAPID_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(30_u64);
     let folder = tempfile::tempdir().unwrap();
-    let session = file(&folder, "session");
+    kills(&folder, 0);
+}
+
+/// The same on a file system in memory that is full now and then: a text that can't be saved is an error.
+#[test]
+fn a_kill_on_a_full_disk_leaves_a_whole_session() {
+    // As small as two sessions, in a namespace of its own: there, this program is run again.
+    const INSIDE: &str = "ELAPID_FULL_DISK";
+    if let Some(folder) = std::env::var_os(INSIDE) {
+        return kills(&tempfile::tempdir_in(folder).unwrap(), 700 << 10);
+    }
+    let mount = tempfile::tempdir().unwrap();
+    let script = "mount -t tmpfs -o size=1m none \"$1\" || { echo no tmpfs; exit 0; }; ELAPID_FULL_DISK=\"$1\" exec \"$2\" \
+        --exact session::a_kill_on_a_full_disk_leaves_a_whole_session --nocapture";
+    let output = Command::new("unshare")
+        .args(["-rm", "sh", "-c", script, "sh"])
+        .args([mount.path(), &std::env::current_exe().unwrap()])
+        .stdin(Stdio::null())
+        .output();
+    let said = output.as_ref().map(|output| utf8([&output.stdout[..], &output.stderr].concat()));
+    let said = said.unwrap_or_default();
+    if said.is_empty() || said.contains("no tmpfs") || said.contains("unshare") {
+        println!("skipped: this machine mounts no tmpfs for a test");
+        return;
+    }
+    print!("{said}");
+    assert!(output.unwrap().status.success() && said.contains("1 passed"), "{said}");
+}
+
+/// Kills programs that save; every second one has a disk on which `filled` bytes are taken.
+fn kills(folder: &tempfile::TempDir, filled: usize) {
+    let kills = if effort::full() { 1000_u64 } else { 30 };
+    let session = file(folder, "session");
     let model = model("address-4m.elp");
     good(&["run", &model, "My fellow", "-n", "2", "--seed", "1", "--session", &session]);
+    let size = fs::metadata(&session).unwrap().len();
+    assert!(
+        filled == 0 || (200_000..330_000).contains(&size),
+        "{size} bytes: another file fits beside the filler"
+    );
     let library =
         elapid::Model::open(Path::new(&model), &elapid::ModelOptions::default().threads(1)).unwrap();
     let mut reader = library.session(&elapid::SessionOptions::default()).unwrap();
     reader.load(Path::new(&session)).unwrap();
     let (mut tokens, mut grown) = (reader.tokens().to_vec(), 0);
+    let filler = folder.path().join("filler");
     for i in 0..kills {
+        if filled > 0 {
+            // Where it does not fit, the disk is as full.
+            let _ = fs::write(&filler, vec![0; if i % 2 == 0 { filled } else { 0 }]);
+        }
         let mut child = elapid(&["run", &model, "-n", "1", "-t", "1", "--session", &session])
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -172,8 +214,9 @@ fn a_kill_leaves_a_whole_session() {
     }
     println!("{kills} kills: {grown} after the new file was there");
     // What was left behind goes with the next save.
+    let _ = fs::remove_file(&filler);
     good(&["run", &model, "-n", "1", "--session", &session]);
-    assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
+    assert_eq!(fs::read_dir(folder).unwrap().count(), 1);
 }
 
 #[test]

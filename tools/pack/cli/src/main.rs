@@ -1,43 +1,58 @@
 //! The `elapid-pack` program.
 #![forbid(unsafe_code)]
 
+mod error;
+mod inspect;
+mod needs;
+mod options;
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
-use elapid_args::{size, whole};
+use elapid_args::whole;
 use elapid_core::format::Quant;
 use elapid_files::{interrupt, same_file};
 use elapid_pack::checkpoint::{Checkpoint, ModelConfig};
+#[cfg(feature = "hub")]
+use elapid_pack::hub::{Name, Settings, Source};
+use elapid_pack::pack::parse_quant;
 use elapid_pack::weights::Weights;
-use elapid_pack::write::Progress;
+use elapid_pack::write::{Partial, Progress};
 use elapid_pack::{Options, PackError, Plan, random};
+use error::Error;
 use indicatif::{ProgressBar, ProgressStyle};
+use options::block_bytes;
 
 /// Pack a Mamba or Falcon Mamba checkpoint into a file that elapid runs
 #[derive(Parser)]
 #[command(name = "elapid-pack", version, arg_required_else_help = true, max_term_width = 110)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
+
     /// Hugging Face folder or original Mamba folder (config.json, weights in safetensors or of torch.save, tokenizer.json), a
-    /// file of weights in one, or a GGUF file; required without --random
+    /// file of weights in one, a GGUF file, or a model of the Hugging Face Hub (hf:ORG/NAME, hf:ORG/NAME@REVISION,
+    /// hf:ORG/NAME/FILE); required without --random
     #[arg(required_unless_present = "random", conflicts_with = "random")]
     source: Option<PathBuf>,
 
     /// File to write
-    #[arg(short, long, value_name = "FILE")]
-    output: PathBuf,
+    #[arg(short, long, value_name = "FILE", required = true)]
+    output: Option<PathBuf>,
 
     /// Type of the weights of the large matrices. Default: of a GGUF file the one that keeps its weights as they are (Q8_0: q8,
     /// Q5_0: q5, Q4_0: q4), otherwise q8
-    #[arg(long, value_parser = quant, value_name = "f32|f16|q8|q5|q4|q3")]
+    #[arg(long, value_parser = parse_quant, value_name = "f32|f16|q8|q5|q4|q3")]
     quant: Option<Quant>,
 
     /// Type of the weights of head and embedding. Default: that of --quant; q8 where a GGUF file has finer ones
-    #[arg(long, value_parser = quant, value_name = "f32|f16|q8|q5|q4|q3")]
+    #[arg(long, value_parser = parse_quant, value_name = "f32|f16|q8|q5|q4|q3")]
     head: Option<Quant>,
 
-    /// Tokenizer: a tokenizer.json, or a folder with one. Default: that of SOURCE
+    /// Tokenizer: a tokenizer.json, or a folder or a model of the Hub with one. Default: that of SOURCE
     #[arg(long, value_name = "FILE", conflicts_with = "random")]
     tokenizer: Option<PathBuf>,
 
@@ -67,21 +82,14 @@ struct Args {
     #[arg(long, value_name = "N", value_parser = whole::<usize>(1..=u32::MAX.into()), allow_hyphen_values = true)]
     calibrate_tokens: Option<usize>,
 
-    /// Number of threads that quantize. Default: one for each core
+    /// Number of threads that quantize. Default: one for each core, at least 8 for a model of the Hub
     #[arg(short, long, value_parser = whole::<u16>(1..=256), allow_hyphen_values = true)]
     threads: Option<u16>,
 }
 
-fn quant(text: &str) -> Result<Quant, String> {
-    let known = Quant::ALL.into_iter().find(|q| q.name() == text);
-    known.ok_or_else(|| "choose f32, f16, q8, q5, q4 or q3".into())
-}
-
-fn block_bytes(text: &str) -> Result<u32, String> {
-    let bytes = size(text).and_then(|bytes| u32::try_from(bytes).ok());
-    bytes
-        .filter(|b| (16 << 10..=1 << 20).contains(b) && b.is_multiple_of(16 << 10))
-        .ok_or_else(|| "give a multiple of 16K from 16K to 1M, such as 64K".into())
+#[derive(clap::Subcommand)]
+enum Command {
+    Inspect(inspect::Args),
 }
 
 /// A bar on standard error, drawn only on a terminal, and Ctrl-C.
@@ -90,6 +98,10 @@ struct Bar(ProgressBar);
 impl Progress for Bar {
     fn advance(&self, bytes: u64) {
         self.0.inc(bytes);
+    }
+    fn skip(&self, bytes: u64) {
+        self.0.inc(bytes);
+        self.0.reset_eta();
     }
     fn restart(&self, bytes: u64) {
         self.0.reset();
@@ -100,40 +112,14 @@ impl Progress for Bar {
     }
 }
 
-/// Why the program failed.
-enum Error {
-    /// The library's reason.
-    Pack(PackError),
-    /// A request that makes no sense.
-    Usage(String),
-}
-
-impl From<PackError> for Error {
-    fn from(error: PackError) -> Self {
-        Self::Pack(error)
-    }
-}
-
-impl Error {
-    fn exit_code(&self) -> u8 {
-        match self {
-            Self::Pack(error) => error.exit_code(),
-            Self::Usage(_) => 2,
-        }
-    }
-}
-
-impl std::fmt::Display for Error {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Pack(error @ PackError::TooLarge { .. }) => write!(f, "{error} (--quant f32)"),
-            Self::Pack(error) => error.fmt(f),
-            Self::Usage(text) => f.write_str(text),
-        }
-    }
-}
-
-fn write<W: Weights>(plan: &Plan<W>, args: &Args, options: &Options) -> Result<(), Error> {
+/// Writes the file. What comes from afar, `remote`, goes on where an earlier program ended.
+fn write<W: Weights>(
+    plan: &Plan<W>,
+    args: &Args,
+    output: &Path,
+    remote: Option<&str>,
+    options: &Options,
+) -> Result<(), Error> {
     let style = "{bar:40} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left";
     let style = ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
     let bytes = plan.layout().file_bytes();
@@ -145,9 +131,47 @@ fn write<W: Weights>(plan: &Plan<W>, args: &Args, options: &Options) -> Result<(
         say(format_args!("note: {reason}; give one with --tokenizer FILE"));
     }
     interrupt::listen();
-    let bytes = plan.write(&args.output, options, &bar)?.file_bytes();
+    // A link or a device is written to as it is.
+    let is_plain = output.symlink_metadata().map_or(true, |about| about.is_file());
+    let resumable = remote.filter(|_| is_plain && args.calibrate.is_none());
+    let written = match resumable {
+        Some(source) => {
+            let mut path = output.as_os_str().to_owned();
+            path.push(".part");
+            let written = plan.resume(output, Partial { path: path.as_ref(), source }, options, &bar);
+            if written.is_err() && Path::new(&path).exists() {
+                say(format_args!(
+                    "note: what is finished is in {}: the same command goes on there",
+                    Path::new(&path).display()
+                ));
+            }
+            written
+        }
+        None => plan.write(output, options, &bar),
+    };
+    let layout = written?;
     bar.0.finish_and_clear();
-    say(format_args!("wrote {} ({bytes} bytes)", args.output.display()));
+    say(format_args!("wrote {} ({} bytes)", output.display(), layout.file_bytes()));
+    let (contents, q) = (plan.contents(), layout.config().quants);
+    if let never @ [_, ..] = &plan.never_drawn()[..] {
+        let ids: Vec<String> = never.iter().take(8).map(u32::to_string).collect();
+        let more = if never.len() > ids.len() { ", …" } else { "" };
+        let how = match contents.tokenizer {
+            Some(_) => "these are never drawn",
+            None => "their logits are 0, and without a tokenizer nothing keeps them from being drawn",
+        };
+        say(format_args!("note: rows of the head are -inf, of the ids {}{more}: {how}", ids.join(", ")));
+    }
+    // What one would otherwise find out on the device.
+    say(format_args!(
+        "tokenizer: {}; end tokens: {}; chat template: {}",
+        contents.tokenizer_text(),
+        contents.ends_text(),
+        contents.template_text()
+    ));
+    let [matrices, small, head] = [q.in_proj, q.x_proj, q.head].map(Quant::name);
+    say(format_args!("matrices: {matrices} (x_proj and dt_proj {small}, embedding and head {head})"));
+    say(format_args!("memory: {}", needs::text(&layout)));
     Ok(())
 }
 
@@ -157,12 +181,12 @@ fn say(line: std::fmt::Arguments<'_>) {
 }
 
 /// Refuses to write over what is to be read.
-fn check_output(args: &Args) -> Result<(), Error> {
-    let refused = |reason| Err(Error::Usage(format!("{}: {reason}", args.output.display())));
-    if args.output.as_os_str() == "-" {
+fn check_output(args: &Args, output: &Path) -> Result<(), Error> {
+    let refused = |reason| Err(Error::Usage(format!("{}: {reason}", output.display())));
+    if output.as_os_str() == "-" {
         return refused("a packed file can't go to standard output: give a file, such as model.elp");
     }
-    let is_output = |path: &Path| same_file(path, &args.output);
+    let is_output = |path: &Path| same_file(path, output);
     if args.calibrate.as_deref().is_some_and(is_output) {
         return refused("-o would replace the text to calibrate on: give another file");
     }
@@ -207,9 +231,29 @@ fn random_model(name: &str) -> Result<ModelConfig, Error> {
     }
 }
 
+/// Opens a checkpoint. Of a model of the Hub there is also what tells it from any other.
+fn open(source: &Path) -> Result<(Checkpoint, Option<String>), PackError> {
+    #[cfg(feature = "hub")]
+    if let Some(name) = Name::text(source) {
+        let settings = Settings { cancelled: || interrupt::check().is_break(), ..Settings::from_env()? };
+        let source = Source::find(&Name::parse(name)?, settings)?;
+        let which = format!("{} {}", source.name(), source.commit());
+        let checkpoint = source.open()?;
+        let which = format!("{which} {}", checkpoint.version());
+        return Ok((checkpoint, Some(which)));
+    }
+    Ok((Checkpoint::open(source)?, None))
+}
+
 fn run(args: &Args) -> Result<(), Error> {
-    check_output(args)?;
-    let mut checkpoint = args.source.as_deref().map(Checkpoint::open).transpose()?;
+    if let Some(Command::Inspect(args)) = &args.command {
+        return inspect::run(args);
+    }
+    // clap asks for it where there is no command.
+    let Some(output) = args.output.as_deref() else { return Ok(()) };
+    check_output(args, output)?;
+    let (mut checkpoint, remote) = args.source.as_deref().map(open).transpose()?.unzip();
+    let remote = remote.flatten();
     if let (Some(checkpoint), Some(tokenizer)) = (&mut checkpoint, &args.tokenizer) {
         checkpoint.use_tokenizer(tokenizer)?;
     }
@@ -229,19 +273,23 @@ fn run(args: &Args) -> Result<(), Error> {
     }
     let (block_bytes, compact) = (args.block, args.compact);
     let mut options = Options { quant, head, block_bytes, compact, ..Options::default() };
+    if remote.is_some() {
+        options = options.remote();
+    }
     if let Some(threads) = args.threads {
         options.threads = usize::from(threads);
     }
     match (&args.random, checkpoint) {
         (Some(name), _) => {
-            write(&Plan::random(&random_model(name)?, args.seed.unwrap_or(0), &options)?, args, &options)
+            let plan = Plan::random(&random_model(name)?, args.seed.unwrap_or(0), &options)?;
+            write(&plan, args, output, None, &options)
         }
         (None, Some(checkpoint)) => {
             let mut plan = Plan::open(checkpoint, &options)?;
             if let Some(text) = &args.calibrate {
                 plan.calibrate(text, args.calibrate_tokens.unwrap_or(32_768))?;
             }
-            write(&plan, args, &options)
+            write(&plan, args, output, remote.as_deref(), &options)
         }
         (None, None) => Ok(()),
     }
@@ -275,6 +323,8 @@ fn main() -> ExitCode {
     }
     match run(&args) {
         Ok(()) => ExitCode::SUCCESS,
+        // Nobody reads any more: a quiet end.
+        Err(Error::Output(cause)) if cause.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
             say(format_args!("error: {error}"));
             let interrupted = if matches!(error, Error::Pack(PackError::Cancelled)) {

@@ -46,6 +46,16 @@ fn notes_are_lines_of_their_own() {
         lines[0].starts_with("note: no tokenizer.json here: ") && lines[1].starts_with("wrote "),
         "{errors}"
     );
+    // What one would otherwise find out on the device.
+    assert_eq!(
+        lines[2..],
+        [
+            "tokenizer: none; end tokens: 1; chat template: none",
+            "matrices: q8 (x_proj and dt_proj q8, embedding and head q8)",
+            "memory: runs with --ram 8M",
+        ],
+        "{errors}"
+    );
 
     let data: Value = serde_json::from_str(include_str!("../../tests/data/autotokenizer.json")).unwrap();
     let config = json!({ "tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "[PAD]" });
@@ -120,4 +130,149 @@ fn a_tokenizer_can_be_given() {
     std::fs::copy(&file, folder.path().join("t.json")).unwrap();
     let (code, said) = pack(&[source, "-o", "t.json", "--tokenizer", "t.json"], folder.path());
     assert!(code == Some(2) && said.contains("-o would replace the tokenizer"), "{said}");
+}
+
+fn inspect(args: &[&str], folder: &Path) -> (Option<i32>, String, String) {
+    let program = env!("CARGO_BIN_EXE_elapid-pack");
+    let output = Command::new(program).arg("inspect").args(args).current_dir(folder).output().unwrap();
+    let Output { status, stdout, stderr } = output;
+    (status.code(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
+}
+
+#[test]
+fn a_checkpoint_is_inspected() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = elapid_test_support::data::path("models/address-300k");
+    let source = source.to_str().unwrap();
+    let (code, out, errors) = inspect(&[source], folder.path());
+    assert_eq!((code, errors.as_str()), (Some(0), ""));
+    for line in [
+        "architecture   mamba\n",
+        "layers         4 of d_model 96, d_inner 192\n",
+        "tensors        42 BF16",
+        "\nq8 * ",
+    ] {
+        assert!(out.contains(line), "{line}: {out}");
+    }
+    let json = |args: &[&str]| {
+        let (code, out, errors) = inspect(&[&["--json", source], args].concat(), folder.path());
+        assert_eq!((code, errors.as_str()), (Some(0), ""), "{args:?}");
+        assert_eq!(out.lines().count(), 1);
+        serde_json::from_str::<Value>(&out).unwrap()
+    };
+    let found = json(&[]);
+    assert_eq!((&found["architecture"], &found["config"]["n_layer"]), (&json!("mamba"), &json!(4)));
+    assert_eq!((&found["tokenizer"]["tokens"], &found["eos"][0]["id"]), (&json!(1024), &json!(0)));
+    assert_eq!((&found["chat_template"], &found["problems"]), (&json!(false), &json!([])));
+    let default = found["packed"].as_array().unwrap().iter().find(|row| row["is_default"] == true).unwrap();
+    assert_eq!((&default["quant"], &default["head"]), (&json!("q8"), &json!("q8")));
+    let (code, said) = pack(&[source, "-o", "m.elp"], folder.path());
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(default["file_bytes"], std::fs::metadata(folder.path().join("m.elp")).unwrap().len());
+    let least = default["least_ram_bytes"].as_u64().unwrap() >> 20;
+    assert!(said.contains(&format!("memory: runs with --ram {least}M")), "{said}");
+    // As small as a packing with these options makes it.
+    let small = json(&["--compact", "--head", "q4"]);
+    let of = |found: &Value, quant: &str| {
+        let rows = found["packed"].as_array().unwrap();
+        rows.iter().find(|row| row["quant"] == quant).unwrap()["file_bytes"].as_u64().unwrap()
+    };
+    let (code, _) =
+        pack(&[source, "-o", "m.elp", "--compact", "--head", "q4", "--quant", "q5"], folder.path());
+    assert_eq!(
+        (code, of(&small, "q5")),
+        (Some(0), std::fs::metadata(folder.path().join("m.elp")).unwrap().len())
+    );
+}
+
+#[test]
+fn boards_are_estimated() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = elapid_test_support::data::path("models/address-4m");
+    let source = source.to_str().unwrap();
+    let rows = |args: &[&str]| {
+        let (code, out, errors) = inspect(&[&["--json", source], args].concat(), folder.path());
+        assert_eq!((code, errors.as_str()), (Some(0), ""), "{args:?}");
+        let found: Value = serde_json::from_str(&out).unwrap();
+        (found["board"].clone(), found["packed"].as_array().unwrap().clone())
+    };
+    for name in ["pi-zero2", "pi3", "pi4", "pi5"] {
+        let (board, rows) = rows(&["--board", name]);
+        assert_eq!(board, name);
+        let speeds: Vec<f64> = rows.iter().map(|row| row["tokens_per_second"].as_f64().unwrap()).collect();
+        // Finest first, and all fit in memory.
+        assert!(speeds.is_sorted() && speeds[0] > 10.0, "{speeds:?}");
+        assert!(rows.iter().all(|row| row["limited_by"] == "memory" && row["streamed_bytes_per_token"] == 0));
+    }
+    let (_, streamed) = rows(&["--board", "pi-zero2", "--ram", "13M"]);
+    assert_eq!((&streamed[0]["quant"], &streamed[0]["limited_by"]), (&json!("f32"), &json!("card")));
+    let (bytes, speed) = (&streamed[0]["streamed_bytes_per_token"], &streamed[0]["tokens_per_second"]);
+    let expected = 23e6 / bytes.as_f64().unwrap();
+    assert!((speed.as_f64().unwrap() / expected - 1.0).abs() < 1e-9, "{speed} {expected}");
+    let (_, none) = rows(&["--board", "pi-zero2", "--ram", "2M"]);
+    assert_eq!(
+        (&none[0]["tokens_per_second"], &none[0]["limited_by"]),
+        (&Value::Null, &json!("too little memory"))
+    );
+    let (board, small) = rows(&["--board", "mps2-an500"]);
+    assert_eq!((board, &small[2]["fit"]["fits"]), (json!("mps2-an500"), &json!(true)));
+    let (_, out, _) = inspect(&[source, "--board", "pi-zero2"], folder.path());
+    assert!(out.contains("Raspberry Pi Zero 2 W with 384 MiB") && out.contains("not measured"), "{out}");
+    let (code, _, errors) = inspect(&[source, "--board", "pdp-11"], folder.path());
+    assert!(code == Some(2) && errors.contains("pi-zero2, pi3, pi4, pi5, mps2-an500"), "{errors}");
+    let (code, _, errors) = inspect(&[source, "--ram", "1G"], folder.path());
+    assert!(code == Some(2) && errors.contains("--board"), "{errors}");
+}
+
+#[test]
+fn what_will_be_refused_is_inspected_too() {
+    let mut fixture = fixture::Fixture::new("mamba");
+    fixture.config["hidden_act"] = json!("gelu");
+    fixture.config["state_size"] = json!(5);
+    let folder = fixture.write();
+    let (code, out, errors) = inspect(&["."], folder.path());
+    assert_eq!((code, errors.as_str()), (Some(3), "error: this can't be packed, for the reasons above\n"));
+    let refused: Vec<&str> = out.lines().filter(|line| line.starts_with("refused ")).collect();
+    assert_eq!(refused.len(), 4, "{out}");
+    assert!(refused[0].contains("hidden_act") && refused[3].contains("and 1 more of this kind"), "{out}");
+    assert!(!out.contains("file, bytes"));
+    let (code, out, _) = inspect(&[".", "--json"], folder.path());
+    let found: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((code, &found["packed"]), (Some(3), &json!([])));
+    assert_eq!(found["problems"].as_array().unwrap().len(), 4);
+    let (code, out, errors) = inspect(&["nowhere"], folder.path());
+    assert_eq!((code, out.as_str()), (Some(1), ""));
+    assert!(errors.starts_with("error: nowhere: No such file"), "{errors}");
+}
+
+/// A model of the Hub, from a server that plays it.
+#[test]
+fn a_model_of_the_hub_is_packed() {
+    let model = elapid_test_support::data::path("models/address-300k");
+    let hub = elapid_test_support::hub::Hub::of_folder(&model);
+    let folder = tempfile::tempdir().unwrap();
+    let (code, said) = pack(&[model.to_str().unwrap(), "-o", "here.elp"], folder.path());
+    assert_eq!(code, Some(0), "{said}");
+    let from_hub = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_elapid-pack"));
+        command
+            .args(args)
+            .current_dir(folder.path())
+            .env("HF_ENDPOINT", &hub.endpoint)
+            .env("HF_HOME", folder.path());
+        command.env("NO_PROXY", "127.0.0.1");
+        let Output { status, stderr, .. } = command.output().unwrap();
+        (status.code(), String::from_utf8(stderr).unwrap())
+    };
+    let (code, said) = from_hub(&["hf:org/model@main", "-o", "hub.elp"]);
+    assert_eq!(code, Some(0), "{said}");
+    let read = |name: &str| std::fs::read(folder.path().join(name)).unwrap();
+    assert!(read("here.elp") == read("hub.elp"));
+    for (name, says) in
+        [("hf:org", "not a model of the Hub: give hf:ORG/NAME"), ("hf:org/none", "no such model")]
+    {
+        let (code, said) = from_hub(&[name, "-o", "none.elp"]);
+        assert!(code == Some(1) && said.contains(says) && said.matches('\n').count() == 1, "{said}");
+    }
+    assert!(!folder.path().join("none.elp").exists());
 }

@@ -257,7 +257,7 @@ fn signals_leave_the_old_file_alone() {
         assert_eq!(exit_code(output.status), expected, "{signal}");
         let error = String::from_utf8(output.stderr).unwrap();
         // Before it listens, nothing is said.
-        assert!(error.is_empty() || error == "error: interrupted; nothing was written\n", "{error}");
+        assert!(error.is_empty() || error == "error: interrupted; the file was not written\n", "{error}");
         assert_eq!(
             (folder.names(), fs::read(folder.path("x.elp")).unwrap()),
             (vec!["x.elp".into()], b"old".into())

@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::config::CONFIG_LIMIT;
+use super::Checkpoint;
 use super::gguf::Texts;
+use super::json::{self, CONFIG_LIMIT};
 use super::place::{Folder, Place};
-use super::{Checkpoint, json};
 use crate::PackError;
 use crate::chat::ChatTemplate;
 use crate::tokenizer::Beside;
@@ -45,28 +45,37 @@ pub(super) enum BesideWeights {
 pub(super) enum GivenTokenizer {
     /// A tokenizer.json, which is read as if it lay beside the weights.
     File(PathBuf),
-    /// A folder with one and the files that belong to it.
-    Folder(Folder),
+    /// A folder or a model of the Hub with one and the files that belong to it.
+    Place(Box<dyn Place>),
 }
 
 impl Checkpoint {
-    /// Takes the tokenizer from a tokenizer.json, or from a folder with one and the files that belong to it, in place of the
-    /// checkpoint's own.
+    /// Takes the tokenizer from a tokenizer.json, from a folder with one and the files that belong to it, or from a model of the Hub,
+    /// in place of the checkpoint's own.
     ///
     /// # Errors
     /// If there is none.
     pub fn use_tokenizer(&mut self, path: &Path) -> Result<(), PackError> {
-        let is_folder = std::fs::metadata(path).map_err(PackError::io(path))?.is_dir();
-        let folder = Folder(path.to_path_buf());
-        if is_folder && !folder.has("tokenizer.json")? {
+        #[cfg(feature = "hub")]
+        if let Some(name) = super::hub::Name::text(path) {
+            let source =
+                super::hub::Source::find(&super::hub::Name::parse(name)?, super::hub::Settings::from_env()?)?;
+            return self.use_tokenizer_in(source.into_place(), path);
+        }
+        if std::fs::metadata(path).map_err(PackError::io(path))?.is_dir() {
+            return self.use_tokenizer_in(Box::new(Folder(path.to_path_buf())), path);
+        }
+        self.tokenizer = Some(GivenTokenizer::File(path.to_path_buf()));
+        Ok(())
+    }
+
+    /// Takes the tokenizer from a place with a tokenizer.json.
+    pub(super) fn use_tokenizer_in(&mut self, place: Box<dyn Place>, path: &Path) -> Result<(), PackError> {
+        if !place.has("tokenizer.json")? {
             let (path, advice) = (path.to_path_buf(), "give a folder with one, or the file itself".into());
             return Err(PackError::NotACheckpoint { path, missing: "tokenizer.json", advice });
         }
-        self.tokenizer = Some(if is_folder {
-            GivenTokenizer::Folder(folder)
-        } else {
-            GivenTokenizer::File(path.to_path_buf())
-        });
+        self.tokenizer = Some(GivenTokenizer::Place(place));
         Ok(())
     }
 
@@ -75,7 +84,7 @@ impl Checkpoint {
     pub fn path_beside(&self, name: &str) -> PathBuf {
         match &self.tokenizer {
             Some(GivenTokenizer::File(path)) if name == "tokenizer.json" => return path.clone(),
-            Some(GivenTokenizer::Folder(folder)) => return folder.path(name),
+            Some(GivenTokenizer::Place(place)) => return place.path(name),
             _ => {}
         }
         match &self.beside {
@@ -91,7 +100,7 @@ impl Checkpoint {
     pub fn tokenizer_json(&self) -> Result<Option<Vec<u8>>, PackError> {
         let name = "tokenizer.json";
         match &self.tokenizer {
-            Some(GivenTokenizer::Folder(folder)) => return json::read_file(folder, name, TOKENIZER_LIMIT),
+            Some(GivenTokenizer::Place(place)) => return json::read_file(&**place, name, TOKENIZER_LIMIT),
             Some(GivenTokenizer::File(path)) => {
                 let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
                 return json::read_file(&Folder::of(path), name, TOKENIZER_LIMIT);
@@ -130,7 +139,7 @@ impl Checkpoint {
         let config = self.tokenizer_config()?.unwrap_or_default();
         let (place, tokenizer_class, is_hugging_face): (&dyn Place, _, _) =
             match (&self.tokenizer, &self.beside) {
-                (Some(GivenTokenizer::Folder(folder)), _) => (folder, &None, &false),
+                (Some(GivenTokenizer::Place(place)), _) => (&**place, &None, &false),
                 (_, BesideWeights::Files { place, tokenizer_class, is_hugging_face }) => {
                     (&**place, tokenizer_class, is_hugging_face)
                 }
@@ -178,7 +187,7 @@ impl Checkpoint {
     /// Where tokenizer_config.json and the chat template are; `None` for a GGUF file, which has them in itself.
     fn text_files(&self) -> Option<&dyn Place> {
         match (&self.tokenizer, &self.beside) {
-            (Some(GivenTokenizer::Folder(folder)), _) => Some(folder),
+            (Some(GivenTokenizer::Place(place)), _) => Some(&**place),
             (_, BesideWeights::Files { place, .. }) => Some(&**place),
             (_, BesideWeights::Gguf(_)) => None,
         }
@@ -193,9 +202,6 @@ impl Checkpoint {
     /// What the user should know of how the checkpoint was read, in sentences.
     #[must_use]
     pub fn notes(&self) -> &[String] {
-        match &self.beside {
-            BesideWeights::Files { .. } => &[],
-            BesideWeights::Gguf(texts) => &texts.notes,
-        }
+        &self.notes
     }
 }

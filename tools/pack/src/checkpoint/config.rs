@@ -5,12 +5,10 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use super::entry::TensorEntry;
+use super::faults::Faults;
 use super::place::{Folder, Place};
-use super::{folder, json};
+use super::{LayerTensor, TensorKind, folder, json, quantized};
 use crate::PackError;
-
-/// The largest JSON file accepted besides the tokenizer, in bytes.
-pub(super) const CONFIG_LIMIT: u64 = 4 << 20;
 
 /// The architecture of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,12 +58,13 @@ impl ModelConfig {
     /// If the file can't be read or is not the configuration of a supported model.
     pub fn from_file(path: &Path) -> Result<Self, PackError> {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        ConfigFile::parse(&Folder::of(path), name)?
+        let faults = &mut Faults::First;
+        ConfigFile::parse(&Folder::of(path), name, faults)?
             .ok_or_else(|| PackError::Io {
                 path: path.to_path_buf(),
                 source: std::io::ErrorKind::NotFound.into(),
             })?
-            .finish(&[])
+            .finish(&[], faults)
     }
 }
 
@@ -80,30 +79,36 @@ pub(super) struct ConfigFile {
 
 impl ConfigFile {
     /// Reads config.json and settles the architecture.
-    pub(super) fn read(place: &dyn Place) -> Result<Self, PackError> {
-        Self::parse(place, "config.json")?.ok_or_else(|| folder::lacks(&place.path(""), "config.json"))
+    pub(super) fn read(place: &dyn Place, faults: &mut Faults) -> Result<Self, PackError> {
+        match Self::parse(place, "config.json", faults)? {
+            Some(file) => Ok(file),
+            None => Err(folder::without_config(place)?),
+        }
     }
 
     /// Reads a file and settles the architecture; `None` if there is no such file.
-    fn parse(place: &dyn Place, name: &str) -> Result<Option<Self>, PackError> {
-        let Some(values) = json::read_object(place, name, CONFIG_LIMIT)? else { return Ok(None) };
+    fn parse(place: &dyn Place, name: &str, faults: &mut Faults) -> Result<Option<Self>, PackError> {
+        let Some(values) = json::read_object(place, name, json::CONFIG_LIMIT)? else { return Ok(None) };
         let path = place.path(name);
         let (arch, is_hugging_face) = match values.get("model_type").map(Value::as_str) {
             Some(Some("mamba")) => (Arch::Mamba, true),
             Some(Some("falcon_mamba")) => (Arch::FalconMamba, true),
             None if values.contains_key("ssm_cfg") || values.contains_key("n_layer") => (Arch::Mamba, false),
             Some(Some(other)) => return Err(PackError::UnsupportedArch { path, found: other.to_owned() }),
+            Some(None) | None if values.contains_key("peft_type") => {
+                return Err(quantized::adapter(path, &values));
+            }
             Some(None) | None => {
                 return Err(PackError::InvalidConfig {
                     path,
                     key: "model_type".into(),
-                    reason: "is missing or not a string; expected `mamba` or `falcon_mamba`".into(),
+                    reason: "is missing or not a string; it must be `mamba` or `falcon_mamba`".into(),
                 });
             }
         };
         let file = Self { path, values, arch, is_hugging_face };
-        file.refuse_other_architectures()?;
-        file.refuse_unsupported()?;
+        faults.or(file.refuse_other_architectures(), ())?;
+        file.refuse_unsupported(faults)?;
         Ok(Some(file))
     }
 
@@ -149,82 +154,112 @@ impl ConfigFile {
         if !falcon && let Some((_, value)) = self.find(&["mixer_rms_eps"]) {
             return conflict(format!("mixer_rms_eps: {value}"));
         }
-        if self.find(&["use_bcdt_rms"]).is_some() && self.boolean(&["use_bcdt_rms"], falcon)? != falcon {
+        if self.find(&["use_bcdt_rms"]).is_some()
+            && self.boolean(["use_bcdt_rms"; 2], None, falcon)? != falcon
+        {
             return conflict(format!("use_bcdt_rms: {}", !falcon));
         }
         Ok(())
     }
 
     /// Refuses by name what would change the arithmetic. The keys that are not looked at
-    /// (`time_step_*` but the rank, `use_mambapy`, `residual_in_fp32`, …) concern training or speed.
-    fn refuse_unsupported(&self) -> Result<(), PackError> {
-        let unsupported = |key: &str, reason: String| {
-            Err(PackError::UnsupportedFeature { path: self.path.clone(), key: key.to_owned(), reason })
+    /// (`time_step_*` but the rank, `use_mambapy`, `residual_in_fp32`, …) concern training or speed. Hugging Face's models
+    /// have none of the original's keys: there these are left over, and mean nothing.
+    fn refuse_unsupported(&self, faults: &mut Faults) -> Result<(), PackError> {
+        let mut unsupported = |key: &str, reason: String| {
+            let (path, key) = (self.path.clone(), key.to_owned());
+            faults.meet(PackError::UnsupportedFeature { path, key, reason })
         };
         match self.get("hidden_act").map(|value| value.as_str().unwrap_or_default()) {
             None | Some("silu" | "swish") => {}
-            Some(other) => return unsupported("hidden_act", format!("the activation `{other}` is not silu")),
+            Some(other) => unsupported("hidden_act", format!("the activation `{other}` is not silu"))?,
         }
-        if self.get("rms_norm") == Some(&Value::Bool(false)) {
-            return unsupported("rms_norm", "false asks for LayerNorm, only RMSNorm is known".into());
+        if !self.is_hugging_face {
+            if self.get("rms_norm") == Some(&Value::Bool(false)) {
+                unsupported("rms_norm", "false asks for LayerNorm, only RMSNorm is known".into())?;
+            }
+            if self.get("d_intermediate").is_some_and(|value| value.as_u64() != Some(0)) {
+                unsupported("d_intermediate", "MLP layers between the mixers are not known".into())?;
+            }
+            let attention = self.get("attn_layer_idx");
+            if attention.is_some_and(|value| value.as_array().is_none_or(|list| !list.is_empty())) {
+                unsupported("attn_layer_idx", "attention layers are not known".into())?;
+            }
+            match self.ssm("layer").map(|value| value.as_str().unwrap_or_default()) {
+                None | Some("Mamba1") => {}
+                Some(other) => faults.meet(PackError::UnsupportedArch {
+                    path: self.path.clone(),
+                    found: format!("ssm_cfg.layer {other}"),
+                })?,
+            }
         }
-        if self.get("quantization_config").is_some() {
-            return unsupported(
-                "quantization_config",
-                "the weights are already quantized; use the checkpoint in F32, F16 or BF16".into(),
-            );
+        // The second is compressed-tensors' old key, the third MLX's.
+        for key in ["quantization_config", "compression_config", "quantization"] {
+            let Some(value) = self.get(key) else { continue };
+            let text = |name: &str| value.get(name).and_then(Value::as_str);
+            let how =
+                text("quant_method").or_else(|| text("mode")).unwrap_or("a method that it does not name");
+            let how = format!("`{key}`: {how}");
+            faults.meet(PackError::Quantized { path: self.path.clone(), how })?;
         }
-        if self.get("d_intermediate").is_some_and(|value| value.as_u64() != Some(0)) {
-            return unsupported("d_intermediate", "MLP layers between the mixers are not known".into());
-        }
-        if self
-            .get("attn_layer_idx")
-            .is_some_and(|value| value.as_array().is_none_or(|list| !list.is_empty()))
-        {
-            return unsupported("attn_layer_idx", "attention layers are not known".into());
-        }
-        match self.ssm("layer").map(|value| value.as_str().unwrap_or_default()) {
-            None | Some("Mamba1") => Ok(()),
-            Some(other) => Err(PackError::UnsupportedArch {
-                path: self.path.clone(),
-                found: format!("ssm_cfg.layer {other}"),
-            }),
-        }
+        Ok(())
     }
 
     /// Completes the configuration with what only the tensors' shapes tell.
-    pub(super) fn finish(&self, entries: &[TensorEntry]) -> Result<ModelConfig, PackError> {
-        let d_model = self.dimension(&["hidden_size", "d_model"], None, 65_536)?;
-        let from_d = || {
-            let d = entries.iter().find(|entry| entry.name == "backbone.layers.0.mixer.D");
-            d.map(|entry| entry.rows)
+    ///
+    /// The file's own spelling counts, then the tensors, and only then the other spelling: a key that a conversion has left
+    /// behind may be wrong.
+    pub(super) fn finish(
+        &self,
+        entries: &[TensorEntry],
+        faults: &mut Faults,
+    ) -> Result<ModelConfig, PackError> {
+        let shapes = Shapes::of(entries);
+        let mut dimension = |keys: [&'static str; 2], shape: Option<usize>, default, limit| {
+            faults.or(self.dimension(keys, shape, default, limit), shape.unwrap_or(1).clamp(1, limit))
         };
+        let d_model = dimension(["hidden_size", "d_model"], shapes.d_model, None, 65_536)?;
         // Never `expand`: Falcon Mamba's says 16 where the tensors say 2.
-        let d_inner = self.dimension(&["intermediate_size", "d_inner"], from_d(), 131_072)?;
+        let d_inner = dimension(["intermediate_size", "d_inner"], shapes.d_inner, None, 131_072)?;
+        let n_layer = dimension(["num_hidden_layers", "n_layer"], shapes.n_layer, None, 4096)?;
+        let d_state = dimension(["state_size", "d_state"], shapes.d_state, Some(16), 256)?;
+        let d_conv = dimension(["conv_kernel", "d_conv"], shapes.d_conv, Some(4), 8)?;
+        let rank = Some(d_model.div_ceil(16));
+        let dt_rank = dimension(["time_step_rank", "dt_rank"], shapes.dt_rank, rank, 65_536)?;
         let vocab_limit = 1 << 20;
-        let mut vocab_size = self.dimension(&["vocab_size"], None, vocab_limit)?;
-        if !self.is_hugging_face {
-            // The original counts the tokenizer's entries and pads the embedding.
-            let multiple = self.dimension(&["pad_vocab_size_multiple"], Some(8), vocab_limit)?;
-            vocab_size = vocab_size.next_multiple_of(multiple);
+        let mut vocab_size = dimension(["vocab_size"; 2], shapes.vocab, None, vocab_limit)?;
+        // The original counts the tokenizer's entries and pads the embedding.
+        let padded = !self.is_hugging_face || self.get("pad_vocab_size_multiple").is_some();
+        if padded && shapes.vocab != Some(vocab_size) {
+            let multiple = dimension(["pad_vocab_size_multiple"; 2], None, Some(8), vocab_limit)?;
+            let rows = vocab_size.next_multiple_of(multiple);
+            if !self.is_hugging_face || shapes.vocab == Some(rows) {
+                vocab_size = rows;
+            }
         }
+        let mut epsilon = |key, default| faults.or(self.epsilon(key, default), default);
+        let norm_eps = epsilon("layer_norm_epsilon", 1e-5)?;
+        let mixer_rms_eps = match self.arch {
+            Arch::Mamba => None,
+            Arch::FalconMamba => Some(epsilon("mixer_rms_eps", 1e-6)?),
+        };
+        let mut boolean = |keys: [&'static str; 2], tensors: Option<bool>, default| {
+            faults.or(self.boolean(keys, tensors, default), default)
+        };
         Ok(ModelConfig {
             arch: self.arch,
             d_model,
-            n_layer: self.dimension(&["num_hidden_layers", "n_layer"], None, 4096)?,
+            n_layer,
             d_inner,
-            d_state: self.dimension(&["state_size", "d_state"], Some(16), 256)?,
-            d_conv: self.dimension(&["conv_kernel", "d_conv"], Some(4), 8)?,
-            dt_rank: self.dimension(&["time_step_rank", "dt_rank"], Some(d_model.div_ceil(16)), 65_536)?,
+            d_state,
+            d_conv,
+            dt_rank,
             vocab_size,
-            norm_eps: self.epsilon("layer_norm_epsilon", 1e-5)?,
-            mixer_rms_eps: match self.arch {
-                Arch::Mamba => None,
-                Arch::FalconMamba => Some(self.epsilon("mixer_rms_eps", 1e-6)?),
-            },
-            use_bias: self.boolean(&["use_bias", "bias"], false)?,
-            use_conv_bias: self.boolean(&["use_conv_bias", "conv_bias"], true)?,
-            tied: self.boolean(&["tie_word_embeddings", "tie_embeddings"], true)?,
+            norm_eps,
+            mixer_rms_eps,
+            use_bias: boolean(["use_bias", "bias"], shapes.bias, false)?,
+            use_conv_bias: boolean(["use_conv_bias", "conv_bias"], shapes.conv_bias, true)?,
+            tied: boolean(["tie_word_embeddings", "tie_embeddings"], shapes.tied, true)?,
         })
     }
 
@@ -238,44 +273,126 @@ impl ConfigFile {
         self.get("ssm_cfg")?.get(key).filter(|value| !value.is_null())
     }
 
-    /// The first of several spellings: at the top level, or in the original's `ssm_cfg`.
+    /// A value under any of several keys: at the top level, or in the original's `ssm_cfg`.
     fn find<'a>(&self, keys: &[&'a str]) -> Option<(&'a str, &Value)> {
         let in_ssm = |key: &str| if self.is_hugging_face { None } else { self.ssm(key) };
         keys.iter().find_map(|&key| Some((key, self.get(key).or_else(|| in_ssm(key))?)))
+    }
+
+    /// Hugging Face's key and the original's in the order in which they count: this file's spelling first.
+    fn spellings(&self, [hugging_face, original]: [&'static str; 2]) -> [&'static str; 2] {
+        if self.is_hugging_face { [hugging_face, original] } else { [original, hugging_face] }
     }
 
     fn invalid(&self, key: &str, reason: String) -> PackError {
         PackError::InvalidConfig { path: self.path.clone(), key: key.to_owned(), reason }
     }
 
-    /// A dimension within 1 to `limit`; the string `auto` and an absent key mean `default`.
-    fn dimension(&self, keys: &[&str], default: Option<usize>, limit: usize) -> Result<usize, PackError> {
-        let (key, found) = match self.find(keys) {
-            Some((key, Value::String(text))) if text == "auto" && default.is_some() => (key, None),
-            Some((key, value)) => (key, Some(value)),
-            None => (keys.first().copied().unwrap_or_default(), None),
+    /// A dimension within 1 to `limit`, which `shape` is by the tensors; the string `auto` means `default`.
+    fn dimension(
+        &self,
+        keys: [&'static str; 2],
+        shape: Option<usize>,
+        default: Option<usize>,
+        limit: usize,
+    ) -> Result<usize, PackError> {
+        let [own, other] = self.spellings(keys);
+        let by_shape = || shape.is_none().then_some(other);
+        let found = self.find(&[own]).or_else(|| self.find(&[by_shape()?]));
+        let (key, found) = match found {
+            Some((key, Value::String(text))) if text == "auto" && default.is_some() => (key, Err(default)),
+            Some((key, value)) => (key, Ok(value)),
+            None => (own, Err(shape.or(default))),
         };
         let value = match found {
-            Some(value) => value.as_u64().and_then(|value| usize::try_from(value).ok()),
-            None => Some(default.ok_or_else(|| self.invalid(key, "is missing; it must be a number".into()))?),
+            Ok(value) => value.as_u64().and_then(|value| usize::try_from(value).ok()),
+            Err(value) => {
+                Some(value.ok_or_else(|| self.invalid(key, "is missing; it must be a number".into()))?)
+            }
         };
         value.filter(|value| (1..=limit).contains(value)).ok_or_else(|| {
-            let found = found.map_or_else(|| "what the tensors say".to_owned(), ToString::to_string);
+            let found = match found {
+                Ok(value) => value.to_string(),
+                Err(value) => format!("{} by the tensors", value.unwrap_or_default()),
+            };
             self.invalid(key, format!("is {found}; it must be a whole number from 1 to {limit}"))
         })
     }
 
-    /// A small positive number.
+    /// A number from 0.
     fn epsilon(&self, key: &str, default: f32) -> Result<f32, PackError> {
         let Some(found) = self.get(key) else { return Ok(default) };
         let value = found.as_f64().map(|value| value as f32);
         value
-            .filter(|value| value.is_normal() && *value > 0.0 && *value < 1.0)
-            .ok_or_else(|| self.invalid(key, format!("is {found}; it must be a number between 0 and 1")))
+            .filter(|value| value.is_finite() && *value >= 0.0)
+            .ok_or_else(|| self.invalid(key, format!("is {found}; it must be a number from 0, such as 1e-5")))
     }
 
-    fn boolean(&self, keys: &[&str], default: bool) -> Result<bool, PackError> {
-        let Some((key, value)) = self.find(keys) else { return Ok(default) };
+    /// A truth value, which is `tensors` by the tensors.
+    fn boolean(
+        &self,
+        keys: [&'static str; 2],
+        tensors: Option<bool>,
+        default: bool,
+    ) -> Result<bool, PackError> {
+        let [own, other] = self.spellings(keys);
+        let by_tensors = || tensors.is_none().then_some(other);
+        let Some((key, value)) = self.find(&[own]).or_else(|| self.find(&[by_tensors()?])) else {
+            return Ok(tensors.unwrap_or(default));
+        };
         value.as_bool().ok_or_else(|| self.invalid(key, format!("is {value}; it must be true or false")))
+    }
+}
+
+/// What the tensors say of the model; nothing where there are none.
+#[derive(Debug, Default)]
+struct Shapes {
+    d_model: Option<usize>,
+    n_layer: Option<usize>,
+    d_inner: Option<usize>,
+    d_state: Option<usize>,
+    d_conv: Option<usize>,
+    dt_rank: Option<usize>,
+    vocab: Option<usize>,
+    bias: Option<bool>,
+    conv_bias: Option<bool>,
+    /// Where no head is stored.
+    tied: Option<bool>,
+}
+
+impl Shapes {
+    fn of(entries: &[TensorEntry]) -> Self {
+        let mut shapes = Self::default();
+        for entry in entries {
+            let (rows, columns) = (Some(entry.rows), Some(entry.columns));
+            match entry.kind {
+                Some(TensorKind::Embedding) => (shapes.vocab, shapes.d_model) = (rows, columns),
+                Some(TensorKind::Head) => {
+                    shapes.vocab = shapes.vocab.or(rows);
+                    shapes.d_model = shapes.d_model.or(columns);
+                }
+                Some(TensorKind::Layer(layer, tensor)) => {
+                    shapes.n_layer = shapes.n_layer.max(Some(layer + 1));
+                    match tensor {
+                        LayerTensor::D => shapes.d_inner = shapes.d_inner.or(rows),
+                        LayerTensor::ALog => shapes.d_state = shapes.d_state.or(columns),
+                        LayerTensor::Conv => shapes.d_conv = shapes.d_conv.or(columns),
+                        LayerTensor::DtProj => shapes.dt_rank = shapes.dt_rank.or(columns),
+                        _ => {}
+                    }
+                }
+                Some(TensorKind::FinalNorm) | None => {}
+            }
+        }
+        let has = |kind: fn(LayerTensor) -> bool| {
+            let is =
+                |kind_of: Option<TensorKind>| matches!(kind_of, Some(TensorKind::Layer(_, t)) if kind(t));
+            shapes.n_layer.map(|_| entries.iter().any(|entry| is(entry.kind)))
+        };
+        let bias = |tensor| matches!(tensor, LayerTensor::InProjBias | LayerTensor::OutProjBias);
+        let (bias, conv_bias) = (has(bias), has(|tensor| tensor == LayerTensor::ConvBias));
+        let headless = !entries.iter().any(|entry| entry.kind == Some(TensorKind::Head));
+        let tied = (headless && shapes.vocab.is_some()).then_some(true);
+        Self { bias, conv_bias, tied, ..shapes }
     }
 }

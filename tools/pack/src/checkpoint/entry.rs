@@ -1,13 +1,14 @@
 //! Tensors of any source: where they lie and how they are stored.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use elapid_core::format::Quant;
 
-use super::TensorKind;
+use super::faults::Faults;
 use super::ggml::{Block, SMALL};
 use super::place::Ranges;
+use super::{TensorKind, quantized};
 use crate::PackError;
 
 /// The type in which a checkpoint stores a tensor. All but F64 convert to f32 exactly.
@@ -87,6 +88,37 @@ impl TensorEntry {
             Dtype::Block(block) if self.columns.is_multiple_of(SMALL) => block.kept_as(),
             _ => &[],
         }
+    }
+
+    /// What a file of floats stores: a tensor that has a role, or one that a model of this kind should not have. `None` for what
+    /// tells nothing: empty tensors, and counters or masks that are no weights.
+    ///
+    /// # Errors
+    /// For weights that are quantized, of an adapter, or of a type that is not read.
+    pub(super) fn judge(
+        path: &Path,
+        name: &str,
+        dtype: &str,
+        shape: &[usize],
+        faults: &mut Faults,
+    ) -> Result<Option<(Option<TensorKind>, Dtype)>, PackError> {
+        faults.count(dtype, shape);
+        if let Some(fault) = quantized::fault(path, name) {
+            return faults.meet(fault).map(|()| None);
+        }
+        let kind = TensorKind::parse(name);
+        let dtype = match dtype {
+            "F32" => Dtype::F32,
+            "F16" => Dtype::F16,
+            "BF16" => Dtype::Bf16,
+            "F64" => Dtype::F64,
+            _ if kind.is_none() => return Ok(None),
+            _ => {
+                let (path, name, dtype) = (path.to_path_buf(), name.to_owned(), dtype.to_owned());
+                return faults.meet(PackError::UnsupportedDtype { path, name, dtype }).map(|()| None);
+            }
+        };
+        Ok((kind.is_some() || !shape.contains(&0)).then_some((kind, dtype)))
     }
 
     /// A tensor of this shape, rows after rows.

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use elapid_files::open_regular;
 
 use super::gguf::split_stem;
+use super::json::{self, CONFIG_LIMIT};
 use super::place::{Folder, Place};
+use super::quantized;
 use crate::PackError;
 
 const WANTED: &str = "give a Hugging Face folder with config.json and model.safetensors or pytorch_model.bin (or their index.json and its shards), or a GGUF file";
@@ -34,8 +36,11 @@ pub(super) fn given(path: &Path) -> Result<Given, PackError> {
         },
         Ok(_) => not_a_folder(format!("not a folder: {WANTED}")),
         Err(source) => match hub_name(path) {
+            Some((owner, name)) if cfg!(feature = "hub") => not_a_folder(format!(
+                "no such folder here; a model of the Hugging Face Hub is hf:{owner}/{name}"
+            )),
             Some((owner, name)) => not_a_folder(format!(
-                "no such folder here; a model of the Hugging Face hub must be downloaded first: hf download {owner}/{name} --local-dir {name}"
+                "no such folder here; a model of the Hugging Face Hub must be downloaded first: hf download {owner}/{name} --local-dir {name}"
             )),
             None => Err(PackError::Io { path: path.to_path_buf(), source }),
         },
@@ -44,7 +49,7 @@ pub(super) fn given(path: &Path) -> Result<Given, PackError> {
 
 /// The format of a file of weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Format {
+pub(crate) enum Format {
     Safetensors,
     /// Of torch.save.
     Pickle,
@@ -53,7 +58,7 @@ pub(super) enum Format {
 
 impl Format {
     /// The format by a file's name.
-    pub(super) fn of(name: &str) -> Self {
+    pub(crate) fn of(name: &str) -> Self {
         let is_of = |extension: &&str| is_of(Path::new(name), extension);
         if is_of(&"safetensors") {
             Self::Safetensors
@@ -102,13 +107,48 @@ pub(super) fn only_gguf(place: &dyn Place) -> Result<Option<String>, PackError> 
     Ok(found.pop())
 }
 
-/// The error for a folder without one of the files that every checkpoint has.
-pub(super) fn lacks(dir: &Path, missing: &'static str) -> PackError {
-    let advice = match checkpoint_below(dir) {
+/// The error for a folder without config.json.
+pub(super) fn without_config(place: &dyn Place) -> Result<PackError, PackError> {
+    let name = "adapter_config.json";
+    if let Some(values) = json::read_object(place, name, CONFIG_LIMIT)? {
+        return Ok(quantized::adapter(place.path(name), &values));
+    }
+    let path = place.path("");
+    let advice = match checkpoint_below(&path) {
         Some(below) => format!("it is in {}: give that folder", below.display()),
         None => WANTED.to_owned(),
     };
-    PackError::NotACheckpoint { path: dir.to_path_buf(), missing, advice }
+    Ok(PackError::NotACheckpoint { path, missing: "config.json", advice })
+}
+
+/// The error for a folder without weights where they are looked for.
+pub(super) fn without_weights(place: &dyn Place) -> Result<PackError, PackError> {
+    let (path, missing) = (place.path(""), "model.safetensors or pytorch_model.bin");
+    let found = |ends: &[&str]| -> Result<Vec<String>, PackError> {
+        // What training leaves beside a model.
+        let other = ["training_args", "optimizer", "scheduler", "scaler", "rng_state"];
+        let is = |name: &String| {
+            ends.iter().any(|end| is_of(Path::new(name), end))
+                && !other.iter().any(|other| name.starts_with(other))
+        };
+        Ok(place.list()?.into_iter().filter(is).collect())
+    };
+    let name = "adapter_config.json";
+    if let Some(values) = json::read_object(place, name, CONFIG_LIMIT)? {
+        return Ok(quantized::adapter(place.path(name), &values));
+    }
+    let advice = match &found(&["safetensors", "bin", "pt", "pth", "gguf"])?[..] {
+        [] => match &found(&["h5", "msgpack", "onnx", "ckpt", "npz", "tflite"])?[..] {
+            [] => WANTED.to_owned(),
+            others => format!(
+                "{} is of another format: save the model with save_pretrained of transformers",
+                others.join(", ")
+            ),
+        },
+        [one] => format!("give the file itself, {}", place.path(one).display()),
+        several => format!("give one of its files: {}", several.join(", ")),
+    };
+    Ok(PackError::NotACheckpoint { path, missing, advice })
 }
 
 /// What a file is, and what to give in its place.
@@ -116,6 +156,8 @@ fn about_file(path: &Path) -> String {
     let parent = Folder::of(path).0;
     if is_of(path, "elp") {
         "a packed file: run it with elapid".to_owned()
+    } else if ["zip", "tar", "gz", "tgz", "xz", "zst", "7z"].iter().any(|archive| is_of(path, archive)) {
+        "an archive: unpack it and give the folder".to_owned()
     } else if parent.join("config.json").exists() {
         format!("a file: give the folder that holds it, {}", parent.display())
     } else if Format::of(&path.to_string_lossy()) != Format::Gguf {

@@ -1,11 +1,9 @@
 //! Which tokens start, end and pad a text.
 
-use std::path::PathBuf;
-
 use serde_json::{Map, Value};
 
-use super::config::CONFIG_LIMIT;
-use super::json;
+use super::faults::Faults;
+use super::json::{self, CONFIG_LIMIT};
 use super::place::Place;
 use crate::PackError;
 
@@ -21,51 +19,59 @@ pub struct GenerationDefaults {
 }
 
 impl GenerationDefaults {
-    /// Reads them; every id must be below `vocab_size`. A negative id means none.
+    /// Reads them. A negative id means none; one that is not below `vocab_size` is left out, with a note.
     pub(super) fn read(
         place: &dyn Place,
         config: &Map<String, Value>,
         vocab_size: usize,
+        notes: &mut Vec<String>,
+        faults: &mut Faults,
     ) -> Result<Self, PackError> {
         let name = "generation_config.json";
-        let generation = json::read_object(place, name, CONFIG_LIMIT)?;
-        let sources = [(place.path(name), generation.as_ref()), (place.path("config.json"), Some(config))];
+        let generation = faults.or(json::read_object(place, name, CONFIG_LIMIT), None)?;
+        let sources = [(name, generation.as_ref()), ("config.json", Some(config))];
+        let mut ids = |key| {
+            let found = sources
+                .iter()
+                .find_map(|&(name, values)| Some((name, values?.get(key).filter(|value| !value.is_null())?)));
+            let Some((name, value)) = found else { return Ok(Vec::new()) };
+            let read = ids(name, key, value, vocab_size, notes);
+            let invalid =
+                |reason| PackError::InvalidConfig { path: place.path(name), key: key.into(), reason };
+            faults.or(read.map_err(invalid), Vec::new())
+        };
         Ok(Self {
-            eos: ids(&sources, "eos_token_id", vocab_size)?,
-            bos: ids(&sources, "bos_token_id", vocab_size)?.first().copied(),
-            pad: ids(&sources, "pad_token_id", vocab_size)?.first().copied(),
+            eos: ids("eos_token_id")?,
+            bos: ids("bos_token_id")?.first().copied(),
+            pad: ids("pad_token_id")?.first().copied(),
         })
     }
 }
 
-/// The ids under `key` in the first file that has it: a number or a list of numbers.
+/// The ids in a value: a number or a list of numbers.
 fn ids(
-    sources: &[(PathBuf, Option<&Map<String, Value>>)],
+    file: &str,
     key: &str,
+    value: &Value,
     vocab_size: usize,
-) -> Result<Vec<u32>, PackError> {
-    let found = sources.iter().find_map(|(path, values)| {
-        let value = values.as_ref()?.get(key).filter(|value| !value.is_null())?;
-        Some((path, value))
-    });
-    let Some((path, value)) = found else { return Ok(Vec::new()) };
+    notes: &mut Vec<String>,
+) -> Result<Vec<u32>, String> {
     let list = match value {
         Value::Array(list) => list.as_slice(),
         one => std::slice::from_ref(one),
     };
     let mut ids = Vec::new();
     for value in list {
-        if value.as_i64().is_some_and(|id| id < 0) {
+        if value.as_i64().is_some_and(|id| id < 0) || value.is_null() {
             continue;
         }
-        let id = value.as_u64().filter(|&id| id < vocab_size as u64).and_then(|id| u32::try_from(id).ok());
-        let id = id.ok_or_else(|| PackError::InvalidConfig {
-            path: path.clone(),
-            key: key.to_owned(),
-            reason: format!("is {value}; token ids are whole numbers below the vocabulary's {vocab_size}"),
-        })?;
-        if !ids.contains(&id) {
-            ids.push(id);
+        let id = value.as_u64().ok_or_else(|| format!("is {value}; token ids are whole numbers"))?;
+        match u32::try_from(id).ok().filter(|id| (*id as usize) < vocab_size) {
+            Some(id) if ids.contains(&id) => {}
+            Some(id) => ids.push(id),
+            None => notes.push(format!(
+                "{file}: `{key}` is {id}, beyond the {vocab_size} rows of the embedding: left out"
+            )),
         }
     }
     Ok(ids)

@@ -1,12 +1,34 @@
 //! Small files of a checkpoint, read whole, within a limit.
 
+use std::collections::BTreeSet;
+use std::fmt;
+use std::path::Path;
+
+use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
 use super::place::Place;
 use crate::PackError;
 
-/// What a file of Git LFS begins with that has not been fetched.
-const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/";
+/// The largest JSON file accepted besides the tokenizer, in bytes.
+pub(super) const CONFIG_LIMIT: u64 = 4 << 20;
+
+/// Refuses what downloads leave in place of a file, by its first bytes, eight at least: a pointer of Git LFS, or an HTML page.
+pub(super) fn refuse_stand_in(path: &Path, start: &[u8]) -> Result<(), PackError> {
+    let path = || path.to_path_buf();
+    if start.starts_with(b"version ") {
+        return Err(PackError::LfsPointer { path: path() });
+    }
+    let text = start.trim_ascii_start();
+    let is = |tag: &[u8]| {
+        text.get(..tag.len().min(text.len()))
+            .is_some_and(|text| text.len() >= 5 && tag[..text.len()].eq_ignore_ascii_case(text))
+    };
+    if is(b"<!doctype html") || is(b"<html") {
+        return Err(PackError::WebPage { path: path() });
+    }
+    Ok(())
+}
 
 /// Reads a whole file of at most `limit` bytes; `None` if there is none.
 pub(super) fn read_file(place: &dyn Place, name: &str, limit: u64) -> Result<Option<Vec<u8>>, PackError> {
@@ -18,9 +40,7 @@ pub(super) fn read_file(place: &dyn Place, name: &str, limit: u64) -> Result<Opt
     }
     let mut bytes = vec![0; size as usize];
     file.read_at(&mut bytes, 0).map_err(PackError::io(&path()))?;
-    if bytes.starts_with(LFS_POINTER) {
-        return Err(PackError::LfsPointer { path: path() });
-    }
+    refuse_stand_in(&path(), &bytes)?;
     Ok(Some(bytes))
 }
 
@@ -33,10 +53,93 @@ pub(super) fn read_object(
     let Some(mut bytes) = read_file(place, name, limit)? else { return Ok(None) };
     blank_non_finite(&mut bytes);
     let invalid = |reason: String| PackError::InvalidJson { path: place.path(name), reason };
-    match serde_json::from_slice(&bytes) {
+    match serde_json::from_slice::<Unique>(&bytes).map(|Unique(value)| value) {
         Ok(Value::Object(object)) => Ok(Some(object)),
         Ok(_) => Err(invalid("the top level must be an object".into())),
         Err(e) => Err(invalid(e.to_string())),
+    }
+}
+
+/// A value whose objects have each key once, or with the same value each time: which of two would count is anyone's guess.
+pub(super) struct Unique(pub(super) Value);
+
+impl<'de> Deserialize<'de> for Unique {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Any;
+        impl<'de> Visitor<'de> for Any {
+            type Value = Value;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON value")
+            }
+            fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+                Ok(value.into())
+            }
+            fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+                Ok(value.into())
+            }
+            fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+                Ok(value.into())
+            }
+            fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+                Ok(value.into())
+            }
+            fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+                Ok(value.into())
+            }
+            fn visit_string<E>(self, value: String) -> Result<Value, E> {
+                Ok(value.into())
+            }
+            fn visit_unit<E>(self) -> Result<Value, E> {
+                Ok(Value::Null)
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+                let mut list = Vec::new();
+                while let Some(Unique(item)) = items.next_element()? {
+                    list.push(item);
+                }
+                Ok(list.into())
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
+                let mut map = Map::new();
+                while let Some((key, Unique(value))) = entries.next_entry::<String, _>()? {
+                    match map.get(&key) {
+                        Some(other) if *other != value => {
+                            let reason = format!("the key {key:?} is there twice, with different values");
+                            return Err(A::Error::custom(reason));
+                        }
+                        _ => map.insert(key, value),
+                    };
+                }
+                Ok(map.into())
+            }
+        }
+        deserializer.deserialize_any(Any).map(Self)
+    }
+}
+
+/// The keys of an object, each of which is there once; values are skipped.
+pub(super) struct UniqueKeys;
+
+impl<'de> Deserialize<'de> for UniqueKeys {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Keys;
+        impl<'de> Visitor<'de> for Keys {
+            type Value = UniqueKeys;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<UniqueKeys, A::Error> {
+                let mut keys = BTreeSet::new();
+                while let Some((key, IgnoredAny)) = entries.next_entry::<String, _>()? {
+                    if keys.contains(&key) {
+                        return Err(A::Error::custom(format!("{key:?} is there twice")));
+                    }
+                    keys.insert(key);
+                }
+                Ok(UniqueKeys)
+            }
+        }
+        deserializer.deserialize_map(Keys)
     }
 }
 

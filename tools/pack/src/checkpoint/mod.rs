@@ -9,28 +9,35 @@
 mod beside;
 mod config;
 mod entry;
+mod faults;
 #[cfg(test)]
 pub(crate) mod fixture;
 mod folder;
 mod generation;
 mod ggml;
 mod gguf;
+#[cfg(feature = "hub")]
+pub mod hub;
 mod json;
 mod names;
 mod pickle;
 pub mod place;
+mod quantized;
 mod rows;
 mod shards;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use elapid_core::format::Quant;
 
 pub use config::{Arch, ModelConfig};
 pub use entry::{Dtype, TensorEntry};
+pub(crate) use faults::Faults;
 pub use generation::GenerationDefaults;
 pub use ggml::{Block, StoredGroup};
 pub use gguf::gguf_tokenizer;
@@ -40,7 +47,8 @@ use crate::PackError;
 use beside::{BesideWeights, GivenTokenizer};
 use config::ConfigFile;
 use entry::{Shard, Shards};
-use folder::{Format, Given};
+pub(crate) use folder::Format;
+use folder::Given;
 use gguf::Gguf;
 use place::{Folder, Place};
 
@@ -57,6 +65,10 @@ pub struct Checkpoint {
     files: Vec<Shard>,
     entries: Vec<TensorEntry>,
     roles: Roles,
+    /// What the user should know of how it was read, in sentences.
+    notes: Vec<String>,
+    /// Rows of the head with -inf in them, as far as they were read.
+    never: Mutex<BTreeSet<u32>>,
 }
 
 /// Which of the entries plays which role.
@@ -90,7 +102,7 @@ impl Roles {
 }
 
 impl Checkpoint {
-    /// Opens a folder, a file of safetensors or of torch.save beside its config.json, or a GGUF file (of a split model, any of them), and checks
+    /// Opens a model of the Hub (`hf:ORG/NAME`, if compiled with the feature `hub`), a folder, a file of safetensors or of torch.save beside its config.json, or a GGUF file (of a split model, any of them), and checks
     /// its configuration and the names, types, shapes and extent of its tensors.
     ///
     /// A bias in the file that config.json says is not there is an error, as is one missing that it asks for:
@@ -99,10 +111,9 @@ impl Checkpoint {
     /// # Errors
     /// What is wrong with the files.
     pub fn open(path: &Path) -> Result<Self, PackError> {
-        match folder::given(path)? {
-            Given::Folder => Self::open_in(Box::new(Folder(path.to_path_buf())), None),
-            Given::File(name, format) => Self::open_as(Box::new(Folder::of(path)), Some((&name, format))),
-        }
+        let (place, file) = place_of(path)?;
+        let file = file.as_ref().map(|(name, format)| (name.as_str(), *format));
+        Self::open_as(place, file, &mut Faults::First)
     }
 
     /// [`Checkpoint::open`] in a place of any kind; `name` is the file of weights, where one is given.
@@ -110,50 +121,49 @@ impl Checkpoint {
     /// # Errors
     /// As [`Checkpoint::open`].
     pub fn open_in(place: Box<dyn Place>, name: Option<&str>) -> Result<Self, PackError> {
-        Self::open_as(place, name.map(|name| (name, Format::of(name))))
+        Self::open_as(place, name.map(|name| (name, Format::of(name))), &mut Faults::First)
     }
 
-    fn open_as(place: Box<dyn Place>, file: Option<(&str, Format)>) -> Result<Self, PackError> {
+    /// Where faults are listed, no weight is read, and what comes of a checkpoint with faults can't be packed.
+    pub(crate) fn open_as(
+        place: Box<dyn Place>,
+        file: Option<(&str, Format)>,
+        faults: &mut Faults,
+    ) -> Result<Self, PackError> {
         let gguf = match file {
             Some((name, Format::Gguf)) => Some(name.to_owned()),
             Some(_) => None,
             None => folder::only_gguf(&*place)?,
         };
-        let name = file.map(|(name, _)| name);
-        if let Some(name) = gguf {
-            let Gguf { config, generation, shards, texts } = Gguf::open(&*place, &name)?;
-            let path = place.path(&name);
-            return Self::check(path, config, generation, shards, BesideWeights::Gguf(Box::new(texts)));
-        }
-        let config_file = ConfigFile::read(&*place)?;
-        let is_hugging_face = config_file.is_hugging_face;
-        let shards = match name {
-            Some(name) => Shards::open_file(&*place, name)?,
-            None => Shards::open(&*place)?,
+        let mut notes = Vec::new();
+        let (path, config, generation, shards, beside) = if let Some(name) = gguf {
+            let Gguf { config, generation, shards, mut texts } = Gguf::open(&*place, &name, faults)?;
+            notes.append(&mut texts.notes);
+            (place.path(&name), config, generation, shards, BesideWeights::Gguf(Box::new(texts)))
+        } else {
+            let config_file = ConfigFile::read(&*place, faults);
+            let shards = match file {
+                _ if config_file.is_err() && !faults.are_listed() => Ok(Shards::default()),
+                Some((name, _)) => Shards::open_file(&*place, name, faults),
+                None => Shards::open(&*place, faults),
+            };
+            let (config_file, shards) = (config_file?, shards?);
+            let is_hugging_face = config_file.is_hugging_face;
+            let config = config_file.finish(&shards.entries, faults)?;
+            let (values, vocab) = (&config_file.values, config.vocab_size);
+            let generation = GenerationDefaults::read(&*place, values, vocab, &mut notes, faults)?;
+            let path = place.path("");
+            let tokenizer_class = values.get("tokenizer_class").cloned();
+            let beside = BesideWeights::Files { place, tokenizer_class, is_hugging_face };
+            (path, config, generation, shards, beside)
         };
-        let config = config_file.finish(&shards.entries)?;
-        let generation = GenerationDefaults::read(&*place, &config_file.values, config.vocab_size)?;
-        let path = place.path("");
-        let tokenizer_class = config_file.values.get("tokenizer_class").cloned();
-        let beside = BesideWeights::Files { place, tokenizer_class, is_hugging_face };
-        Self::check(path, config, generation, shards, beside)
-    }
-
-    /// Gives the tensors their roles and checks that all are there.
-    fn check(
-        path: PathBuf,
-        config: ModelConfig,
-        generation: GenerationDefaults,
-        shards: Shards,
-        beside: BesideWeights,
-    ) -> Result<Self, PackError> {
         let Shards { files, entries } = shards;
-        let roles = Roles::default();
-        let tokenizer = None;
-        let mut checkpoint = Self { path, config, beside, tokenizer, generation, files, entries, roles };
-        checkpoint.roles = checkpoint.place_tensors()?;
-        checkpoint.settle_head()?;
-        checkpoint.check_presence()?;
+        let (roles, tokenizer, never) = (Roles::default(), None, Mutex::default());
+        let mut checkpoint =
+            Self { path, config, beside, tokenizer, generation, files, entries, roles, notes, never };
+        checkpoint.roles = checkpoint.place_tensors(faults)?;
+        checkpoint.settle_head(faults.are_listed())?;
+        checkpoint.check_presence(faults)?;
         Ok(checkpoint)
     }
 
@@ -198,8 +208,15 @@ impl Checkpoint {
         rows: Range<usize>,
         out: &mut [f32],
     ) -> Result<(), PackError> {
+        let first = rows.start;
         match self.files.get(entry.shard) {
-            Some(shard) => rows::read(shard, entry, rows, out),
+            Some(shard) => {
+                rows::read(shard, entry, rows, out)?;
+                if entry.kind == Some(TensorKind::Head) {
+                    self.note_never(first, entry.columns, out);
+                }
+                Ok(())
+            }
             // An entry of another checkpoint.
             None => Err(PackError::MissingTensor {
                 path: self.path.clone(),
@@ -207,6 +224,23 @@ impl Checkpoint {
                 reason: "it is of another checkpoint".into(),
             }),
         }
+    }
+
+    /// Replaces rows of the head that are -inf by zeros: no logit of theirs is a number, so their tokens must never be drawn.
+    fn note_never(&self, first: usize, columns: usize, rows: &mut [f32]) {
+        for (row, values) in rows.chunks_exact_mut(columns.max(1)).enumerate() {
+            if values.iter().any(|value| value.is_infinite()) {
+                values.fill(0.0);
+                let mut never = self.never.lock().unwrap_or_else(PoisonError::into_inner);
+                never.insert((first + row) as u32);
+            }
+        }
+    }
+
+    /// The ids whose rows of the head are -inf, as far as the head was read.
+    #[must_use]
+    pub fn never_drawn(&self) -> Vec<u32> {
+        self.never.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect()
     }
 
     /// Reads the groups of whole rows, of a tensor that is stored in groups which a packed file can keep.
@@ -266,10 +300,28 @@ impl Checkpoint {
         self.read_rows(entry, 0..entry.rows, out)
     }
 
+    /// What tells the files of weights from any others that may be in their place later, where that is known.
+    #[must_use]
+    pub fn version(&self) -> String {
+        let versions = self.files.iter().map(|shard| shard.file.version().unwrap_or_default());
+        versions.collect::<Vec<_>>().join(" ")
+    }
+
     /// Whether it is a GGUF file.
     #[must_use]
     pub fn is_gguf(&self) -> bool {
         matches!(self.beside, BesideWeights::Gguf(_))
+    }
+
+    /// How its weights are stored.
+    #[must_use]
+    pub fn format(&self) -> &'static str {
+        let name = self.files.first().map(|shard| shard.path.to_string_lossy());
+        match Format::of(name.as_deref().unwrap_or_default()) {
+            Format::Safetensors => "safetensors",
+            Format::Pickle => "torch.save",
+            Format::Gguf => "gguf",
+        }
     }
 
     /// Whether the tensors [`LayerTensor::ALog`] hold A itself, and not ln(-A).
@@ -287,52 +339,76 @@ impl Checkpoint {
     }
 
     /// Gives each tensor its role and checks its shape.
-    fn place_tensors(&self) -> Result<Roles, PackError> {
+    fn place_tensors(&self, faults: &mut Faults) -> Result<Roles, PackError> {
         let (n_layer, by) = (self.config.n_layer, self.described_by());
         let mut roles = Roles { layers: vec![Default::default(); n_layer], ..Roles::default() };
         for (index, entry) in self.entries.iter().enumerate() {
-            let unexpected = |reason: String| PackError::UnexpectedTensor {
-                path: self.path_of(entry).to_path_buf(),
-                name: entry.name.clone(),
-                reason,
+            let path = || self.path_of(entry).to_path_buf();
+            let mut unexpected = |reason: String| {
+                faults.meet(PackError::UnexpectedTensor { path: path(), name: entry.name.clone(), reason })
             };
             let Some(kind) = entry.kind else {
-                return Err(unexpected("Mamba and Falcon Mamba have no such tensor".into()));
+                unexpected("Mamba and Falcon Mamba have no such tensor: is it of another model?".into())?;
+                continue;
             };
             // A head that duplicates a tied embedding is common, and looked at later.
             if !kind.is_demanded(&self.config) && kind != TensorKind::Head {
-                return Err(unexpected(format!(
+                unexpected(format!(
                     "{by} says that there is no such bias (`use_bias`, `use_conv_bias`); correct it or remove the tensor"
-                )));
+                ))?;
+                continue;
+            }
+            match roles.slot(kind) {
+                Some(place @ None) => *place = Some(index),
+                Some(Some(other)) => {
+                    let other = &self.entries[*other];
+                    unexpected(format!(
+                        "it is there twice, also as `{}` in {}: remove one of them",
+                        other.name,
+                        self.path_of(other).display()
+                    ))?;
+                }
+                None => unexpected(format!("{by} says that there are {n_layer} layers: correct it"))?,
             }
             let (expected, meaning) = kind.shape(&self.config);
             if entry.shape != expected {
-                return Err(PackError::WrongShape {
-                    path: self.path_of(entry).to_path_buf(),
+                faults.meet(PackError::WrongShape {
+                    path: path(),
                     name: entry.name.clone(),
                     expected: expected.into(),
                     meaning,
                     by,
                     found: entry.shape.clone().into(),
-                });
-            }
-            match roles.slot(kind) {
-                Some(place @ None) => *place = Some(index),
-                Some(Some(_)) => return Err(unexpected("it is there twice".into())),
-                None => return Err(unexpected(format!("{by} says that there are {n_layer} layers"))),
+                })?;
             }
         }
         Ok(roles)
     }
 
-    /// Settles whether a head beside a tied embedding is a copy of it. If it is not, it is used: transformers
-    /// does not tie them either.
-    fn settle_head(&mut self) -> Result<(), PackError> {
-        let (true, Some(head), Some(embedding)) =
-            (self.config.tied, self.tensor(TensorKind::Head), self.tensor(TensorKind::Embedding))
-        else {
+    /// Settles what a head beside a tied embedding, or in its place, is. If it is not a copy of the embedding, it is used:
+    /// transformers does not tie them either. Where only headers are read, it is taken for a copy.
+    fn settle_head(&mut self, only_headers: bool) -> Result<(), PackError> {
+        let (true, Some(head)) = (self.config.tied, self.tensor(TensorKind::Head)) else { return Ok(()) };
+        let Some(embedding) = self.tensor(TensorKind::Embedding) else {
+            self.roles.embedding = self.roles.head.take();
             return Ok(());
         };
+        // torch.save stores tied weights once.
+        let place = |entry: &TensorEntry| (entry.shard, entry.offset, entry.dtype, entry.strides.clone());
+        if place(head) == place(embedding) {
+            self.roles.head = None;
+            return Ok(());
+        }
+        if only_headers {
+            let note = format!(
+                "`{}` is stored although the head is tied to the embedding: taken for a copy of it; if it is another, it is packed too",
+                head.name
+            );
+            self.notes.push(note);
+            self.roles.head = None;
+            return Ok(());
+        }
+        [head, embedding].into_iter().for_each(|entry| self.expect_rows(entry, 0..entry.rows));
         let at_once = ((1 << 18) / head.columns.max(1)).max(1);
         let mut of_head = vec![0.0; at_once * head.columns];
         let mut of_embedding = of_head.clone();
@@ -352,7 +428,7 @@ impl Checkpoint {
     }
 
     /// Checks that every tensor which the configuration demands is there.
-    fn check_presence(&self) -> Result<(), PackError> {
+    fn check_presence(&self, faults: &mut Faults) -> Result<(), PackError> {
         let layers = (0..self.config.n_layer)
             .flat_map(|layer| LayerTensor::ALL.map(|tensor| TensorKind::Layer(layer, tensor)));
         let whole = [TensorKind::Embedding, TensorKind::FinalNorm, TensorKind::Head];
@@ -374,9 +450,26 @@ impl Checkpoint {
                     _ => "every model has one; download the checkpoint again",
                 };
                 let (path, name) = (self.path.clone(), kind.to_string());
-                return Err(PackError::MissingTensor { path, name, reason: reason.to_owned() });
+                faults.meet(PackError::MissingTensor { path, name, reason: reason.to_owned() })?;
             }
         }
         Ok(())
     }
+}
+
+/// A place, and the file of weights in it, where one is given.
+pub(crate) type Placed = (Box<dyn Place>, Option<(String, Format)>);
+
+/// Where a path leads.
+pub(crate) fn place_of(path: &Path) -> Result<Placed, PackError> {
+    #[cfg(feature = "hub")]
+    if let Some(name) = hub::Name::text(path) {
+        let (place, file) =
+            hub::Source::find(&hub::Name::parse(name)?, hub::Settings::from_env()?)?.into_parts();
+        return Ok((place, file.map(|name| (name.clone(), Format::of(&name)))));
+    }
+    Ok(match folder::given(path)? {
+        Given::Folder => (Box::new(Folder(path.to_path_buf())), None),
+        Given::File(name, format) => (Box::new(Folder::of(path)), Some((name, format))),
+    })
 }

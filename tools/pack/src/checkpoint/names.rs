@@ -87,20 +87,31 @@ pub(super) fn layer_number(text: &str) -> Option<usize> {
     text.parse().ok().filter(|layer: &usize| layer.to_string() == text)
 }
 
+/// What wrappers put before all names: `DataParallel`, Lightning, peft's merged models, and whatever calls the model so.
+const WRAPPERS: [&str; 4] = ["module", "model", "base_model", "_forward_module"];
+/// What wrappers of single modules put in between: `torch.compile`, FSDP, checkpointing of activations.
+const WITHIN: [&str; 3] = ["_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"];
+
 impl TensorKind {
-    /// Reads a tensor's name, in Hugging Face's spelling or the original one.
+    /// Reads a tensor's name, in Hugging Face's spelling or the original one, whatever the training code has wrapped the model in.
     pub(super) fn parse(name: &str) -> Option<Self> {
-        match name {
-            "backbone.embeddings.weight" | "backbone.embedding.weight" => {
-                return Some(Self::Embedding);
-            }
-            "backbone.norm_f.weight" => return Some(Self::FinalNorm),
-            "lm_head.weight" => return Some(Self::Head),
+        let mut parts: Vec<&str> = name.split('.').filter(|part| !WITHIN.contains(part)).collect();
+        let wrappers = parts.iter().take_while(|part| WRAPPERS.contains(part)).count();
+        parts.drain(..wrappers);
+        if parts.first() == Some(&"backbone") {
+            parts.remove(0);
+        }
+        match parts[..] {
+            ["embeddings" | "embedding", "weight"] => return Some(Self::Embedding),
+            ["norm_f", "weight"] => return Some(Self::FinalNorm),
+            ["lm_head", "weight"] => return Some(Self::Head),
             _ => {}
         }
-        let (index, suffix) = name.strip_prefix("backbone.layers.")?.split_once('.')?;
+        let ["layers", index, suffix @ ..] = &parts[..] else { return None };
         let layer = layer_number(index)?;
-        let tensor = LayerTensor::ALL.into_iter().find(|tensor| tensor.suffix() == suffix)?;
+        let tensor = LayerTensor::ALL
+            .into_iter()
+            .find(|tensor| tensor.suffix().split('.').eq(suffix.iter().copied()))?;
         Some(Self::Layer(layer, tensor))
     }
 
@@ -166,7 +177,22 @@ mod tests {
         for kind in kinds {
             assert_eq!(TensorKind::parse(&kind.to_string()), Some(kind));
         }
-        assert_eq!(TensorKind::parse("backbone.embedding.weight"), Some(TensorKind::Embedding));
+        for name in [
+            "backbone.embedding.weight",
+            "embeddings.weight",
+            "module.backbone.embeddings.weight",
+            "_orig_mod.module.embedding.weight",
+            "base_model.model.backbone.embeddings.weight",
+            "_forward_module.model.backbone._fsdp_wrapped_module.embedding.weight",
+        ] {
+            assert_eq!(TensorKind::parse(name), Some(TensorKind::Embedding), "{name}");
+        }
+        let d = Some(TensorKind::Layer(7, LayerTensor::D));
+        for name in
+            ["layers.7.mixer.D", "model.backbone.layers.7._orig_mod._checkpoint_wrapped_module.mixer.D"]
+        {
+            assert_eq!(TensorKind::parse(name), d, "{name}");
+        }
     }
 
     #[test]
@@ -180,6 +206,9 @@ mod tests {
             "backbone.layers.-1.mixer.D",
             "backbone.layers.99999999999999999999999.mixer.D",
             "model.embed_tokens.weight",
+            "backbone.model.embeddings.weight",
+            "encoder.layers.0.mixer.D",
+            "layers.module.0.mixer.D",
         ] {
             assert_eq!(TensorKind::parse(name), None, "{name}");
         }

@@ -50,6 +50,11 @@ pub trait Ranges: Debug + Send + Sync {
 
     /// Says that this range will be read soon; only a hint.
     fn expect(&self, _offset: u64, _length: u64) {}
+
+    /// What tells this content from any other that the file had or will have, if something does.
+    fn version(&self) -> Option<String> {
+        None
+    }
 }
 
 impl Ranges for File {

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use super::entry::{Dtype, Shard, TensorEntry};
 use super::ggml::StoredGroup;
+use super::{LayerTensor, TensorKind};
 use crate::PackError;
 
 /// Bytes asked of the file at a time: more than the kernel's usual read-ahead,
@@ -33,7 +34,11 @@ pub(super) fn read(
     read_bytes(shard, entry, start, length, |at, bytes| {
         let (now, later) = std::mem::take(&mut out).split_at_mut(bytes.len() / entry.dtype.piece().1 * piece);
         out = later;
-        if widen(entry.dtype, bytes, now) { Ok(()) } else { Err(non_finite(shard, entry, at, now)) }
+        if widen(entry.dtype, bytes, now) || saturate(entry, now) {
+            Ok(())
+        } else {
+            Err(non_finite(shard, entry, at, now))
+        }
     })
 }
 
@@ -68,7 +73,7 @@ fn read_view(
             }
             let bytes = buffer.get_mut(..count * size).unwrap_or_default();
             shard.read_at(bytes, offset, offset + bytes.len() as u64)?;
-            if widen(entry.dtype, bytes, values) {
+            if widen(entry.dtype, bytes, values) || saturate(entry, values) {
                 return Ok(());
             }
             // Within a run the other index stays.
@@ -218,6 +223,21 @@ fn widen(dtype: Dtype, bytes: &[u8], out: &mut [f32]) -> bool {
         }
     }
     seen >> 31 == 0
+}
+
+/// Makes infinite values of A, or of its logarithm, the largest numbers: a converter's exp may have overflowed, and the state decays
+/// at once. Returns whether the values that are not finite may be there.
+#[cold]
+fn saturate(entry: &TensorEntry, values: &mut [f32]) -> bool {
+    match entry.kind {
+        Some(TensorKind::Layer(_, LayerTensor::ALog)) => {
+            values.iter_mut().for_each(|value| *value = value.clamp(f32::MIN, f32::MAX));
+            !values.iter().any(|value| value.is_nan())
+        }
+        // Rows of tokens that are never to be drawn: the reader sees to them.
+        Some(TensorKind::Head) => !values.iter().any(|value| value.is_nan() || *value == f32::INFINITY),
+        _ => false,
+    }
 }
 
 /// The f32 with the value of an f16, written so that a loop over it vectorises on any target.

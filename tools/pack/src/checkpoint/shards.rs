@@ -3,14 +3,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::path::Path;
+use std::path::{Component, Path};
 
-use safetensors::tensor::{Dtype as StDtype, Metadata};
+use safetensors::tensor::Metadata;
 
-use super::entry::{Dtype, Shard, Shards, TensorEntry};
+use super::entry::{Shard, Shards, TensorEntry};
+use super::faults::Faults;
 use super::folder::Format;
 use super::place::Place;
-use super::{TensorKind, folder, json, pickle};
+use super::{folder, json, pickle};
 use crate::PackError;
 
 /// The largest header accepted: more than the largest model allowed (4096 layers)
@@ -23,33 +24,34 @@ const SHARD_LIMIT: usize = 512;
 
 impl Shards {
     /// Opens one file.
-    pub(super) fn open_file(place: &dyn Place, name: &str) -> Result<Self, PackError> {
+    pub(super) fn open_file(place: &dyn Place, name: &str, faults: &mut Faults) -> Result<Self, PackError> {
         let mut shards = Self::default();
-        shards.add(place, name)?;
+        shards.add(place, name, faults)?;
         Ok(shards)
     }
 
     /// Opens `model.safetensors`, the shards that its index lists, or the same of torch.save.
-    pub(super) fn open(place: &dyn Place) -> Result<Self, PackError> {
+    pub(super) fn open(place: &dyn Place, faults: &mut Faults) -> Result<Self, PackError> {
         for (single, index) in [
             ("model.safetensors", "model.safetensors.index.json"),
             ("pytorch_model.bin", "pytorch_model.bin.index.json"),
         ] {
             if place.has(single)? {
-                return Self::open_file(place, single);
+                return Self::open_file(place, single, faults);
             }
             if let Some(weight_map) = read_index(place, index)? {
-                return Self::open_shards(place, index, &weight_map);
+                return Self::open_shards(place, index, &weight_map, faults);
             }
         }
-        Err(folder::lacks(&place.path(""), "model.safetensors or pytorch_model.bin"))
+        Err(folder::without_weights(place)?)
     }
 
-    /// Opens the files that an index lists.
+    /// Opens the files that an index lists. Where several have a tensor, the index says which one counts.
     fn open_shards(
         place: &dyn Place,
         index: &'static str,
         weight_map: &BTreeMap<String, String>,
+        faults: &mut Faults,
     ) -> Result<Self, PackError> {
         let mut shards = Self::default();
         let mut tensors_of: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
@@ -66,31 +68,38 @@ impl Shards {
         for (file, tensors) in tensors_of {
             if !place.has(file)? {
                 let tensor = tensors.first().copied().unwrap_or_default().to_owned();
-                return Err(PackError::MissingShard { path: place.path(file), index, tensor });
+                faults.meet(PackError::MissingShard { path: place.path(file), index, tensor })?;
+                continue;
             }
             let first = shards.entries.len();
-            shards.add(place, file)?;
-            let found: BTreeSet<&str> =
-                shards.entries.iter().skip(first).map(|entry| entry.name.as_str()).collect();
-            if let Some(name) = tensors.difference(&found).next() {
-                return Err(PackError::MissingTensor {
+            let names = shards.add(place, file, faults)?;
+            if let Some(name) = tensors.iter().find(|name| !names.contains(**name)) {
+                faults.meet(PackError::MissingTensor {
                     path: place.path(file),
                     name: (*name).to_owned(),
                     reason: format!("{index} says it is in this shard; download both again"),
-                });
+                })?;
             }
+            let counts = |entry: &TensorEntry| weight_map.get(&entry.name).is_none_or(|of| of == file);
+            let of_file = shards.entries.split_off(first);
+            shards.entries.extend(of_file.into_iter().filter(counts));
         }
         Ok(shards)
     }
 
-    /// Opens a file and lists its tensors.
-    fn add(&mut self, place: &dyn Place, name: &str) -> Result<(), PackError> {
+    /// Opens a file and lists its tensors. Returns the names of all that it has.
+    fn add(
+        &mut self,
+        place: &dyn Place,
+        name: &str,
+        faults: &mut Faults,
+    ) -> Result<BTreeSet<String>, PackError> {
         let path = place.path(name);
         let file = match place.open(name) {
             Err(PackError::Io { path, source })
                 if matches!(source.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::IsADirectory) =>
             {
-                let reason = "it is not a regular file".into();
+                let reason = "it is not a regular file: give a file, or download it again".into();
                 return Err(PackError::InvalidSafetensors { path, reason });
             }
             opened => opened?.ok_or_else(|| PackError::Io {
@@ -100,28 +109,23 @@ impl Shards {
         };
         let shard = Shard { path, file };
         if Format::of(name) == Format::Pickle {
-            return pickle::add(self, shard);
+            return pickle::add(self, shard, faults);
         }
         let (data_start, metadata) = read_header(&shard)?;
         let mut tensors: Vec<_> = metadata.tensors().into_iter().collect();
         tensors.sort_by_key(|(_, info)| info.data_offsets);
+        let mut names = BTreeSet::new();
         for (name, info) in tensors {
-            let dtype = match info.dtype {
-                StDtype::F32 => Dtype::F32,
-                StDtype::F16 => Dtype::F16,
-                StDtype::BF16 => Dtype::Bf16,
-                StDtype::F64 => Dtype::F64,
-                other => {
-                    let dtype = other.to_string();
-                    return Err(PackError::UnsupportedDtype { path: shard.path, name, dtype });
-                }
-            };
-            let (kind, offset) = (TensorKind::parse(&name), data_start + info.data_offsets.0 as u64);
-            let shape = info.shape.clone();
-            self.entries.push(TensorEntry::new(name, kind, dtype, shape, self.files.len(), offset));
+            let judged =
+                TensorEntry::judge(&shard.path, &name, &info.dtype.to_string(), &info.shape, faults)?;
+            names.insert(name.clone());
+            if let Some((kind, dtype)) = judged {
+                let (shape, offset) = (info.shape.clone(), data_start + info.data_offsets.0 as u64);
+                self.entries.push(TensorEntry::new(name, kind, dtype, shape, self.files.len(), offset));
+            }
         }
         self.files.push(shard);
-        Ok(())
+        Ok(names)
     }
 }
 
@@ -134,12 +138,16 @@ fn read_header(shard: &Shard) -> Result<(u64, Metadata), PackError> {
     let size = shard.size()?;
     let mut length = [0; 8];
     shard.read_at(&mut length, 0, 8)?;
-    if &length == b"version " {
-        return Err(PackError::LfsPointer { path: path.clone() });
+    json::refuse_stand_in(path, &length)?;
+    if length.starts_with(b"PK\x03\x04") {
+        return Err(invalid("it is a zip file: unpack it, or name it .bin if torch.save wrote it".into()));
     }
     let length = u64::from_le_bytes(length);
     if length > HEADER_LIMIT {
-        return Err(invalid(format!("its header claims {length} bytes, at most {HEADER_LIMIT} are read")));
+        let reason = format!(
+            "its header claims {length} bytes, at most {HEADER_LIMIT} are read: is it damaged? Download it again"
+        );
+        return Err(invalid(reason));
     }
     let data_start = 8 + length;
     if data_start > size {
@@ -147,7 +155,9 @@ fn read_header(shard: &Shard) -> Result<(u64, Metadata), PackError> {
     }
     let mut header = vec![0; length as usize];
     shard.read_at(&mut header, 8, data_start)?;
-    let metadata: Metadata = serde_json::from_slice(&header).map_err(|e| invalid(format!("header: {e}")))?;
+    let damaged = |e| invalid(format!("header: {e}; download it again"));
+    serde_json::from_slice::<json::UniqueKeys>(&header).map_err(damaged)?;
+    let metadata: Metadata = serde_json::from_slice(&header).map_err(damaged)?;
 
     let end = data_start.saturating_add(metadata.data_len() as u64);
     if end > size {
@@ -174,12 +184,24 @@ fn read_index(place: &dyn Place, name: &str) -> Result<Option<BTreeMap<String, S
     map.iter()
         .map(|(tensor, file)| {
             let file = file.as_str().ok_or_else(|| invalid(format!("gives no file name for `{tensor}`")))?;
-            // A name with a folder in it could point anywhere on this machine.
-            if Path::new(file).file_name().is_none_or(|name| name != file) {
-                return Err(invalid(format!("names `{file}`, which is not a plain file name")));
-            }
-            Ok((tensor.clone(), file.to_owned()))
+            let plain = file_below(file).ok_or_else(|| {
+                invalid(format!("names `{file}`, which is not in the folder: download the index again"))
+            })?;
+            Ok((tensor.clone(), plain))
         })
         .collect::<Result<_, _>>()
         .map(Some)
+}
+
+/// The plain form of the name of a file in the folder or below it; `None` for what leads out of it, or might.
+fn file_below(name: &str) -> Option<String> {
+    let mut parts = Vec::new();
+    for part in Path::new(name).components() {
+        match part {
+            Component::Normal(part) => parts.push(part.to_str()?),
+            Component::CurDir => {}
+            _ => return None,
+        }
+    }
+    (!parts.is_empty() && !name.ends_with('/')).then(|| parts.join("/"))
 }

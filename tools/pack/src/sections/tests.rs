@@ -30,7 +30,8 @@ fn folder(rows: usize, tokenizer_config: &Value) -> TempDir {
 }
 
 fn read(dir: &Path) -> Result<(DataSections, Vec<String>), PackError> {
-    let Sections { data, mut notes, without_tokenizer } = data_sections(&Checkpoint::open(dir)?)?;
+    let Sections { data, mut notes, without_tokenizer } =
+        data_sections(&Checkpoint::open(dir)?, &mut Faults::First)?;
     notes.extend(without_tokenizer);
     Ok((data, notes))
 }
@@ -225,4 +226,80 @@ fn templates_see_the_tokens_that_any_file_names() {
     fs::write(dir.path().join("chat_template.jinja"), template).unwrap();
     let (data, _) = read(dir.path()).unwrap();
     assert_eq!(RoleTable::parse(&data.role_table).unwrap().start, "<|begin|>");
+}
+
+/// Rows of -inf in the head: their tokens are known in a text, and never drawn. Ids without a token need no mark.
+#[test]
+fn rows_of_minus_infinity_are_never_drawn() {
+    use elapid_core::format::{Header, Section};
+
+    let rows = 270;
+    let head = |never: &[usize]| {
+        let mut values = vec![0.25f32; rows * 8];
+        never.iter().for_each(|row| values[8 * row..][..8].fill(f32::NEG_INFINITY));
+        values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<_>>()
+    };
+    let pack = |never: &[usize], tokenizer: bool| {
+        let mut fixture = Fixture::with_embedding(rows, 8, Dtype::F32, vec![0; rows * 8 * 4]);
+        fixture.config["tie_word_embeddings"] = json!(false);
+        fixture.tensors.insert("lm_head.weight".into(), (Dtype::F32, vec![rows, 8], head(never)));
+        let dir = fixture.write();
+        if tokenizer {
+            write(dir.path(), "tokenizer.json", &tokenizer_json());
+            let config = json!({ "tokenizer_class": "PreTrainedTokenizerFast" });
+            write(dir.path(), "tokenizer_config.json", &config);
+        }
+        let (options, target) = (crate::Options::default(), dir.path().join("m.elp"));
+        let plan = crate::Plan::checkpoint(dir.path(), &options).unwrap();
+        assert_eq!(plan.never_drawn(), [0; 0]);
+        plan.write(&target, &options, &()).unwrap();
+        (plan.never_drawn(), fs::read(target).unwrap())
+    };
+    let (plain, never) = (pack(&[], true), pack(&[0, 7, 260, 265], true));
+    assert_eq!((&plain.0[..], &never.0[..]), (&[][..], &[0, 7, 260, 265][..]));
+    let tokenizer = |file: &[u8]| {
+        let header = Header::parse(file).unwrap();
+        let place = header.layout().section(Section::Tokenizer);
+        file[place.offset as usize..][..place.length as usize].to_vec()
+    };
+    let (plain, never) = (tokenizer(&plain.1), tokenizer(&never.1));
+    let (plain, never) = (Tokenizer::parse(&plain).unwrap(), Tokenizer::parse(&never).unwrap());
+    let masked = |tokenizer: &Tokenizer<'_>| {
+        let mut logits = vec![0.0f32; rows];
+        tokenizer.mask(&mut logits);
+        (0..rows).filter(|id| logits[*id] == f32::NEG_INFINITY).collect::<Vec<_>>()
+    };
+    let without_token = masked(&plain);
+    assert!(without_token.contains(&265) && !without_token.contains(&0));
+    let mut expected = [&without_token[..], &[0, 7, 260]].concat();
+    expected.sort_unstable();
+    expected.dedup();
+    assert_eq!(masked(&never), expected);
+    for id in 0..261 {
+        assert_eq!(never.token_bytes(id), plain.token_bytes(id));
+        assert!(!never.is_byte(id));
+    }
+    // Where there is no tokenizer nothing can be marked.
+    assert_eq!(pack(&[3], false).0, [3]);
+}
+
+/// In the head alone, and no other value that is not a number.
+#[test]
+fn other_infinities_are_refused() {
+    for (name, value) in [
+        ("lm_head.weight", f32::NAN),
+        ("lm_head.weight", f32::INFINITY),
+        ("backbone.embeddings.weight", f32::NEG_INFINITY),
+        ("backbone.layers.0.mixer.in_proj.weight", f32::NEG_INFINITY),
+    ] {
+        let mut fixture = Fixture::new("mamba");
+        fixture.config["tie_word_embeddings"] = json!(false);
+        fixture.put("lm_head.weight", &[10, 8]);
+        fixture.tensors.get_mut(name).unwrap().2[32..36].copy_from_slice(&value.to_le_bytes());
+        let dir = fixture.write();
+        let options = crate::Options::default();
+        let plan = crate::Plan::checkpoint(dir.path(), &options).unwrap();
+        let error = plan.write(&dir.path().join("m.elp"), &options, &()).unwrap_err().to_string();
+        assert!(error.contains(name) && error.contains("[1, 0]"), "{error}");
+    }
 }

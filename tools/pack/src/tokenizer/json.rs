@@ -1,9 +1,11 @@
 //! `tokenizer.json`: what of it is supported, in the form that the table is built from.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt;
 
 use elapid_core::tokenizer::chars::{Chars, MARK, Words};
 use serde::Deserialize;
+use serde::de::{Deserializer, Error as _, IgnoredAny, SeqAccess, Visitor};
 use serde_json::Value;
 
 use super::CompileError;
@@ -42,7 +44,19 @@ struct File {
     decoder: Value,
     #[serde(default)]
     padding: Value,
-    model: Value,
+    model: Bpe,
+}
+
+/// What tells whether the rest can be read: nothing else of the file is kept.
+#[derive(Deserialize)]
+struct Kind {
+    model: ModelKind,
+}
+
+#[derive(Deserialize)]
+struct ModelKind {
+    r#type: Option<String>,
+    merges: Option<IgnoredAny>,
 }
 
 #[derive(Deserialize)]
@@ -55,25 +69,54 @@ struct Bpe {
     byte_fallback: Option<bool>,
     ignore_merges: Option<bool>,
     vocab: HashMap<String, u32>,
-    merges: Merges,
+    merges: Vec<Merge>,
 }
 
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Merges {
-    Pairs(Vec<(String, String)>),
-    Lines(Vec<String>),
+/// Two tokens that become one, in either spelling.
+enum Merge {
+    Line(String),
+    Pair(String, String),
+}
+
+/// By hand: serde's untagged enums would hold each of a million merges twice, and in pieces.
+impl<'de> Deserialize<'de> for Merge {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = Merge;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("two tokens, with a space between them or in an array")
+            }
+            fn visit_str<E>(self, line: &str) -> Result<Merge, E> {
+                Ok(Merge::Line(line.to_owned()))
+            }
+            fn visit_string<E>(self, line: String) -> Result<Merge, E> {
+                Ok(Merge::Line(line))
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Merge, A::Error> {
+                let mut next = |at| items.next_element()?.ok_or_else(|| A::Error::invalid_length(at, &self));
+                let pair = Merge::Pair(next(0)?, next(1)?);
+                match items.next_element::<IgnoredAny>()? {
+                    None => Ok(pair),
+                    Some(_) => Err(A::Error::invalid_length(3, &self)),
+                }
+            }
+        }
+        deserializer.deserialize_any(Either)
+    }
 }
 
 /// Reads a `tokenizer.json`, alone or with the files beside it.
 pub fn read(json: &[u8], beside: Option<&Beside>) -> Result<(Description, Option<Auto>), CompileError> {
-    let file: File = serde_json::from_slice(json)?;
-    let kind = type_of(&file.model);
-    // Old files leave the type out where it is BPE.
-    if kind != "BPE" && !(file.model.get("type").is_none() && file.model.get("merges").is_some()) {
-        return unsupported(format!("model of type {kind}"));
+    let Kind { model } = serde_json::from_slice(json)?;
+    match model.r#type.as_deref() {
+        Some("BPE") => {}
+        // Old files leave the type out where it is BPE.
+        None if model.merges.is_some() => {}
+        other => return unsupported(format!("model of type {}", other.unwrap_or("(none)"))),
     }
-    let model: Bpe = serde_json::from_value(file.model)?;
+    let file: File = serde_json::from_slice(json)?;
+    let model = file.model;
     let parts =
         Parts { normalizer: &file.normalizer, pre_tokenizer: &file.pre_tokenizer, decoder: &file.decoder };
     let of_characters = parts.is_of_characters()?;
@@ -338,16 +381,15 @@ fn vocabulary(vocab: &HashMap<String, u32>) -> Result<BTreeMap<u32, Token>, Comp
 }
 
 fn merges(model: &Bpe, tokens: &BTreeMap<u32, Token>) -> Result<Vec<[u32; 3]>, CompileError> {
-    let mut pairs: Vec<(&str, &str)> = Vec::new();
-    match &model.merges {
-        Merges::Pairs(all) => pairs.extend(all.iter().map(|(left, right)| (left.as_str(), right.as_str()))),
-        Merges::Lines(lines) => {
-            for line in lines.iter().filter(|line| !line.starts_with("#version")) {
-                match line.split_once(' ').filter(|(_, right)| !right.contains(' ')) {
-                    Some(pair) => pairs.push(pair),
-                    None => return invalid(format!("merge {line:?} is not two tokens")),
-                }
-            }
+    let mut pairs = Vec::with_capacity(model.merges.len());
+    for merge in &model.merges {
+        match merge {
+            Merge::Pair(left, right) => pairs.push((left.as_str(), right.as_str())),
+            Merge::Line(line) if line.starts_with("#version") => {}
+            Merge::Line(line) => match line.split_once(' ').filter(|(_, right)| !right.contains(' ')) {
+                Some(pair) => pairs.push(pair),
+                None => return invalid(format!("merge {line:?} is not two tokens")),
+            },
         }
     }
     let mut out = Vec::with_capacity(pairs.len());

@@ -8,6 +8,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use elapid_boards::Memory;
+use elapid_core::format::Header;
+use elapid_core::kernels::SsmState;
+use elapid_core::model::snapshot::snapshot_bytes;
+use elapid_core::model::{Float, State, StateSize};
 
 use super::elf;
 use super::mcu::{self, LLD, scratch};
@@ -48,6 +52,8 @@ const STACKS: u64 = 4 * (0x1000 + 0x2_0000 + 0x2000);
 const FIRMWARE: [&str; 6] =
     ["bootcode.bin", "start.elf", "fixup.dat", "start4.elf", "fixup4.dat", "bcm2711-rpi-4-b.dtb"];
 const CONFIG: &str = "arm_64bit=1\nkernel=kernel8.img\nenable_uart=1\ninit_uart_clock=48000000\n";
+/// Where sessions are saved on the card.
+const SESSION_FILE: &str = "ELAPID.SES";
 /// The model of an image that is made for nothing else.
 const MODEL: &str = "address-4m.elp";
 
@@ -177,11 +183,23 @@ fn flat_image(parts: &[(u64, Vec<u8>)]) -> Result<Vec<u8>> {
     Ok(image)
 }
 
+/// A file for the sessions of a model: room for two (`boards/pi-bare/src/storage/session.rs`).
+fn session_file(model: &[u8]) -> Result<Vec<u8>> {
+    let header = Header::parse(model).map_err(|error| Error::new(error.to_string()))?;
+    let config = header.layout().config();
+    let size = StateSize::of(config, 1);
+    let (mut conv, mut ssm) = (vec![0.0; size.conv], vec![0.0; size.ssm]);
+    let mut layer = State { conv: &mut conv, ssm: SsmState::F32(&mut ssm) };
+    let bytes = snapshot_bytes::<Float>(config, &mut layer, false, true) as usize;
+    Ok(vec![0; 2 * (512 + bytes.next_multiple_of(512))])
+}
+
 /// Makes a card with a model; with the kernel and the firmware's files where it is for a board.
 fn card(board: &str, model: &Path, boot: Option<(&Path, Option<&Path>)>) -> Result<PathBuf> {
     let name = model.file_name().map_or("model.elp".into(), |name| name.to_string_lossy());
     let mut files = vec![(name.into_owned(), read(model)?)];
     if let Some((kernel, firmware)) = boot {
+        files.push((SESSION_FILE.into(), session_file(&files[0].1)?));
         files.push(("kernel8.img".into(), read(kernel)?));
         files.push(("config.txt".into(), CONFIG.into()));
         if let Some(folder) = firmware {

@@ -14,6 +14,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::entry::{Dtype, Shard, Shards, TensorEntry};
+use super::faults::Faults;
 use super::place::{Folder, Place};
 use super::{Arch, GenerationDefaults, LayerTensor, ModelConfig, TensorKind};
 use crate::PackError;
@@ -37,7 +38,7 @@ pub(super) struct Gguf {
 
 impl Gguf {
     /// Opens a file, and with it those that it is split into.
-    pub(super) fn open(place: &dyn Place, name: &str) -> Result<Self, PackError> {
+    pub(super) fn open(place: &dyn Place, name: &str, faults: &mut Faults) -> Result<Self, PackError> {
         let mut shards = Shards::default();
         let (shard, header) = open(place, name)?;
         let count = header.metadata.whole("split.count")?.unwrap_or(1);
@@ -46,6 +47,7 @@ impl Gguf {
         } else {
             open_splits(place, name, &header.metadata, count, &mut shards)?
         };
+        shards.entries.iter().for_each(|entry| faults.count(entry.dtype.name(), &entry.shape));
         let (config, mut notes) = config(&metadata, &shards.entries)?;
         let mut texts = Texts::read(&metadata)?;
         let generation = generation(&metadata, config.vocab_size, &mut notes)?;
@@ -169,6 +171,7 @@ fn config(metadata: &Metadata, entries: &[TensorEntry]) -> Result<(ModelConfig, 
     };
     match metadata.text("general.type")? {
         None | Some("model") => {}
+        Some("adapter") => return Err(PackError::Adapter { path: metadata.path.clone(), base: None }),
         Some(other) => return unsupported(&format!("general.type {other}")),
     }
     match metadata.text("general.architecture")? {
@@ -195,8 +198,10 @@ fn config(metadata: &Metadata, entries: &[TensorEntry]) -> Result<(ModelConfig, 
     let epsilon = "mamba.attention.layer_norm_rms_epsilon";
     let norm_eps =
         metadata.float(epsilon)?.ok_or_else(|| metadata.invalid(epsilon, "is missing".into()))? as f32;
-    if !(norm_eps > 0.0 && norm_eps < 1.0) {
-        return Err(metadata.invalid(epsilon, format!("is {norm_eps}; it must be a number between 0 and 1")));
+    if !(norm_eps >= 0.0 && norm_eps.is_finite()) {
+        return Err(
+            metadata.invalid(epsilon, format!("is {norm_eps}; it must be a number from 0, such as 1e-5"))
+        );
     }
     let mut notes = Vec::new();
     if falcon {

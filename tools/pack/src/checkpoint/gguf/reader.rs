@@ -10,6 +10,7 @@ use super::metadata::{Array, Metadata, Value};
 use crate::PackError;
 use crate::checkpoint::entry::{Dtype, Shard};
 use crate::checkpoint::ggml::Block;
+use crate::checkpoint::json;
 
 /// The largest header accepted, in bytes: that of the largest vocabulary in use has some 20 MB.
 const HEADER_LIMIT: u64 = 128 << 20;
@@ -50,6 +51,7 @@ pub(super) struct Header {
 pub(super) fn read(shard: &Shard) -> Result<Header, PackError> {
     let mut cursor = Cursor { shard, size: shard.size()?, at: 0, window: Vec::new(), start: 0 };
     if &cursor.bytes::<4>()? != b"GGUF" {
+        json::refuse_stand_in(&shard.path, cursor.window.get(..16).unwrap_or_default())?;
         return Err(cursor.invalid("does not begin with `GGUF`: is it the right file?"));
     }
     let version = cursor.bytes::<4>()?;

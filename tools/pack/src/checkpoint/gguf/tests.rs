@@ -136,7 +136,7 @@ fn what_is_wrong_is_named() {
     for (key, value, words) in [
         ("general.architecture", Value::Text("mamba2".into()), "architecture `mamba2`"),
         ("general.architecture", Value::U32(3), "`general.architecture` must be a text"),
-        ("general.type", Value::Text("adapter".into()), "general.type adapter"),
+        ("general.type", Value::Text("adapter".into()), "an adapter"),
         ("general.alignment", Value::U32(48), "`general.alignment` is 48"),
         ("mamba.block_count", Value::U32(3), "`backbone.layers.2.norm.weight` is missing"),
         ("mamba.block_count", Value::U32(1), "the file's metadata says that there are 1 layers"),

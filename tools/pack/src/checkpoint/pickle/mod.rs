@@ -10,8 +10,9 @@ mod zip;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::TensorKind;
-use super::entry::{Dtype, Shard, Shards, TensorEntry};
+use super::entry::{Shard, Shards, TensorEntry};
+use super::faults::Faults;
+use super::json;
 use crate::PackError;
 use machine::{Fault, Machine, Value};
 
@@ -34,14 +35,16 @@ enum Storages {
     Old(HashMap<String, (u64, u64)>),
 }
 
-/// Adds a file's tensors.
-pub(super) fn add(shards: &mut Shards, shard: Shard) -> Result<(), PackError> {
+/// Adds a file's tensors. Returns the names of all that it has.
+pub(super) fn add(
+    shards: &mut Shards,
+    shard: Shard,
+    faults: &mut Faults,
+) -> Result<BTreeSet<String>, PackError> {
     let size = shard.size()?;
     let mut start = vec![0; OLD_MAGIC.len().min(size as usize)];
     shard.read_at(&mut start, 0, size)?;
-    if start.starts_with(b"version https:/") {
-        return Err(PackError::LfsPointer { path: shard.path });
-    }
+    json::refuse_stand_in(&shard.path, &start)?;
     let (pickle, at, length) = if start.starts_with(b"PK") {
         let members = zip::directory(&shard)?;
         let found: Vec<&String> = members.keys().filter(|name| is_pickle(name)).collect();
@@ -76,9 +79,9 @@ pub(super) fn add(shards: &mut Shards, shard: Shard) -> Result<(), PackError> {
             little_endian(&shard, &members, &folder)?;
             let mut machine = Machine::new(&bytes);
             let top = machine.run().map_err(|fault| of_fault(&shard, at, fault))?;
-            tensors(shards, shard, &machine, top, &Storages::Zip(members, folder))
+            tensors(shards, shard, &machine, top, &Storages::Zip(members, folder), faults)
         }
-        None => old(shards, shard, &bytes),
+        None => old(shards, shard, &bytes, faults),
     }
 }
 
@@ -106,7 +109,12 @@ fn little_endian(shard: &Shard, members: &zip::Members, folder: &str) -> Result<
 
 /// A file of torch before 1.6: pickles of a number, a version, the system, the tensors and the storages' keys; then of each
 /// storage its length and its elements.
-fn old(shards: &mut Shards, shard: Shard, bytes: &[u8]) -> Result<(), PackError> {
+fn old(
+    shards: &mut Shards,
+    shard: Shard,
+    bytes: &[u8],
+    faults: &mut Faults,
+) -> Result<BTreeSet<String>, PackError> {
     let size = shard.size()?;
     let mut at = 0;
     for _ in 0..3 {
@@ -142,7 +150,7 @@ fn old(shards: &mut Shards, shard: Shard, bytes: &[u8]) -> Result<(), PackError>
         places.insert(key.to_owned(), (at + 8, count));
         at = end;
     }
-    tensors(shards, shard, &machine, top, &Storages::Old(places))
+    tensors(shards, shard, &machine, top, &Storages::Old(places), faults)
 }
 
 /// Bytes of an element.
@@ -170,14 +178,15 @@ fn state<'m>(machine: &'m Machine<'_>, top: Value) -> Option<&'m [(Value, Value)
     INNER.into_iter().find_map(|key| pairs(inner(key)?.1))
 }
 
-/// Adds the tensors of a dictionary.
+/// Adds the tensors of a dictionary. Returns the names of all.
 fn tensors(
     shards: &mut Shards,
     shard: Shard,
     machine: &Machine<'_>,
     top: Value,
     storages: &Storages,
-) -> Result<(), PackError> {
+    faults: &mut Faults,
+) -> Result<BTreeSet<String>, PackError> {
     let Some(pairs) = state(machine, top) else {
         return Err(invalid(&shard, 0, "holds no dictionary of tensors: save the model's state_dict()"));
     };
@@ -185,24 +194,13 @@ fn tensors(
     let mut places: BTreeMap<usize, u64> = BTreeMap::new();
     for (key, value) in pairs {
         let (Some(name), Value::Tensor(index)) = (machine.as_text(*key), value) else { continue };
-        if !names.insert(name) {
+        if !names.insert(name.to_owned()) {
             return Err(invalid(&shard, 0, format!("tensor `{name}` is there twice")));
         }
         let tensor = &machine.tensors[*index];
         let storage = machine.storages[tensor.storage];
-        let kind = TensorKind::parse(name);
-        let dtype = match storage.dtype {
-            "F32" => Dtype::F32,
-            "F16" => Dtype::F16,
-            "BF16" => Dtype::Bf16,
-            "F64" => Dtype::F64,
-            // Counters and masks that the model does not need.
-            _ if kind.is_none() => continue,
-            other => {
-                let (path, name, dtype) = (shard.path, name.to_owned(), other.to_owned());
-                return Err(PackError::UnsupportedDtype { path, name, dtype });
-            }
-        };
+        let judged = TensorEntry::judge(&shard.path, name, storage.dtype, &tensor.shape, faults)?;
+        let Some((kind, dtype)) = judged else { continue };
         let place = match places.get(&tensor.storage) {
             Some(place) => *place,
             None => {
@@ -218,7 +216,7 @@ fn tensors(
         shards.entries.push(entry);
     }
     shards.files.push(shard);
-    Ok(())
+    Ok(names)
 }
 
 impl Storages {

@@ -2,13 +2,13 @@
 
 use std::fs::OpenOptions;
 use std::io::{Seek, SeekFrom, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use elapid_core::format::data::{RoleTable, Wrapping};
 use elapid_core::format::{Header, Section};
 
-use super::{EMULATOR, Emulator, MODEL, NAME, card, model, qemu, read};
+use super::{EMULATOR, Emulator, MODEL, NAME, SESSION_FILE, card, model, qemu, read, session_file};
 use crate::board::chat::with_roles;
 use crate::board::qemu::Dialogue;
 use crate::board::report::{Case, Report, measured};
@@ -44,6 +44,7 @@ pub(super) fn all(emulator: &Emulator, kernel: &Path, request: &Request) -> Resu
     bad_cards_are_told(emulator, kernel)?;
     a_card_that_fails_is_told(emulator, kernel)?;
     a_chat_goes_on_after_ctrl_c(emulator, kernel)?;
+    a_session_survives_the_power(emulator, kernel)?;
     the_card_is_read_while_layers_are_computed(emulator, kernel)?;
     let counter = Counter::build(&crate::apt::emulator(EMULATOR))?;
     four_cores_are_faster(emulator, kernel, &counter)
@@ -55,7 +56,8 @@ pub(super) fn another_board(emulator: &Emulator, kernel: &Path, request: &Reques
         return Err(Error::new(format!("what is stored is made on {NAME}")));
     }
     Program::Elapid.build()?;
-    generates_as_the_host(emulator, kernel, request)
+    generates_as_the_host(emulator, kernel, request)?;
+    a_session_survives_the_power(emulator, kernel)
 }
 
 /// Starts a kernel with a card; its console and the monitor are the dialogue's.
@@ -262,10 +264,8 @@ fn a_card_that_fails_is_told(emulator: &Emulator, kernel: &Path) -> Result<()> {
     end(dialogue).map(|_| ())
 }
 
-/// A chat whose answers are ended by Ctrl-C: the next one is what the host makes of all that was said before.
-fn a_chat_goes_on_after_ctrl_c(emulator: &Emulator, kernel: &Path) -> Result<()> {
-    /// Answers that are ended at most: until one was within a token, as most are.
-    const ENOUGH: u32 = 20;
+/// [`MODEL`] with roles, as a file and as bytes.
+fn chatting() -> Result<(PathBuf, Vec<u8>)> {
     let roles = RoleTable {
         user: Wrapping { prefix: "The people asked: ", suffix: "\n" },
         assistant: Wrapping { prefix: "The answer was: ", suffix: "\n" },
@@ -275,6 +275,14 @@ fn a_chat_goes_on_after_ctrl_c(emulator: &Emulator, kernel: &Path) -> Result<()>
     let chatting = with_roles(&read(&models().join(MODEL))?, &roles)?;
     let model = scratch(NAME, "-chat.elp")?;
     std::fs::write(&model, &chatting).context(|| format!("cannot write {}", model.display()))?;
+    Ok((model, chatting))
+}
+
+/// A chat whose answers are ended by Ctrl-C: the next one is what the host makes of all that was said before.
+fn a_chat_goes_on_after_ctrl_c(emulator: &Emulator, kernel: &Path) -> Result<()> {
+    /// Answers that are ended at most: until one was within a token, as most are.
+    const ENOUGH: u32 = 20;
+    let (model, chatting) = chatting()?;
     let card = scratch(NAME, "-chat.img")?;
     sd_image::write(&card, &[Item { name: "chat.elp", bytes: &chatting }])?;
     let mut dialogue = start(emulator, kernel, Some(&card), &IN_TURN)?;
@@ -316,6 +324,84 @@ fn a_chat_goes_on_after_ctrl_c(emulator: &Emulator, kernel: &Path) -> Result<()>
         }
     }
     Err(Error::new(format!("none of {ENOUGH} answers was ended within a token")))
+}
+
+/// A chat that is saved on the card, and continued after the power was off, also where it failed while another one was saved.
+fn a_session_survives_the_power(emulator: &Emulator, kernel: &Path) -> Result<()> {
+    let (model, chatting) = chatting()?;
+    let card = scratch(NAME, "-session.img")?;
+    let empty = session_file(&chatting)?;
+    let items = [Item { name: "chat.elp", bytes: &chatting }, Item { name: SESSION_FILE, bytes: &empty }];
+    sd_image::write(&card, &items)?;
+    let begin = |commands: &[&str]| -> Result<Dialogue> {
+        let mut dialogue = start(emulator, kernel, Some(&card), &IN_TURN)?;
+        dialogue.until(PROMPT)?;
+        for command in [&["/check\r", "/seed 7\r", "/n 8\r"], commands].concat() {
+            dialogue.send(command)?;
+            dialogue.until(PROMPT)?;
+        }
+        Ok(dialogue)
+    };
+    let say = |dialogue: &mut Dialogue, message: &str| -> Result<Report> {
+        dialogue.send(message)?;
+        let report = Report::read(&dialogue.until("--- end\n")?);
+        dialogue.until(PROMPT)?;
+        report
+    };
+    let expect = |dialogue: &mut Dialogue, command: &str, says: &str| -> Result<()> {
+        dialogue.send(command)?;
+        wants(&dialogue.until(PROMPT)?, says)
+    };
+    let case = Case { model: &model, prompt: "", tokens: 8, seed: 7, compute: &[] };
+    // What the model was fed of a text: its last token was not.
+    let fed = |report: &Report| [&report.prompt[..], &report.tokens[..report.tokens.len() - 1]].concat();
+
+    let mut dialogue = begin(&[])?;
+    expect(&mut dialogue, "/resume\r", "error: ELAPID.SES has no session")?;
+    expect(&mut dialogue, "/save\r", "error: there is no chat to save")?;
+    let first = say(&mut dialogue, "What is the state of the Union?\r")?;
+    expect(&mut dialogue, "/save\r", &format!("saved: {} tokens", fed(&first).len()))?;
+    let once = read(&card)?;
+    let second = say(&mut dialogue, "And of the army?\r")?;
+    expect(&mut dialogue, "/save\r", "saved: ")?;
+    let twice = read(&card)?;
+    // Without an end.
+    drop(dialogue);
+
+    let mut dialogue = begin(&[])?;
+    let before = [fed(&first), fed(&second)].concat();
+    expect(&mut dialogue, "/resume\r", &format!("loaded: {} tokens", before.len()))?;
+    let third = say(&mut dialogue, "And of the navy?\r")?;
+    drop(dialogue);
+    let whole = [&before[..], &third.prompt].concat();
+    if third.logits != case.logits_on_host(&whole, &third.tokens)? {
+        return Err(Error::new("the answer after the power was off is not what the host makes of the chat"));
+    }
+
+    // The blocks that the second time of saving wrote, of which half are there: with the header, or as it is before that is written.
+    let written: Vec<usize> =
+        (0..twice.len()).step_by(512).filter(|at| once[*at..at + 512] != twice[*at..at + 512]).collect();
+    let half = &written[written.len() / 2..];
+    for header in [false, true] {
+        let mut torn = twice.clone();
+        half.iter().for_each(|at| torn[*at..at + 512].copy_from_slice(&once[*at..at + 512]));
+        if !header {
+            torn[written[0]..written[0] + 512].fill(0);
+        }
+        std::fs::write(&card, &torn).context(|| format!("cannot write {}", card.display()))?;
+        // With weights from the card, which is read by another core.
+        let mut dialogue = begin(if header { &[LITTLE] } else { &[] })?;
+        expect(&mut dialogue, "/resume\r", &format!("loaded: {} tokens", fed(&first).len()))?;
+        if say(&mut dialogue, "And of the army?\r")? != second {
+            return Err(Error::new("what is continued after a power failure is not the older session"));
+        }
+        expect(&mut dialogue, "/save\r", "saved: ")?;
+        end(dialogue)?;
+        if read(&card)?[written[0]..] == torn[written[0]..] {
+            return Err(Error::new("nothing was saved"));
+        }
+    }
+    Ok(())
 }
 
 /// How much of the time in which the cores computed a read was under way, with weights read ahead and without.

@@ -36,7 +36,7 @@ const TOKENS: [u32; 5] = [1, 5000, 42, 50_000, 7];
 /// Tokens that follow, each computed from all before it.
 const GENERATED: usize = 3;
 /// Least megabytes in which the small model runs, so that it is streamed.
-const SMALL_MIB: u64 = 12;
+const SMALL_MIB: u64 = 13;
 /// Pages of files that a group may be charged for: direct I/O leaves none.
 const MOST_CACHED: u64 = 4 << 20;
 

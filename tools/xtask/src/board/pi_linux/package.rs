@@ -7,18 +7,20 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::work;
+use super::{user, work};
 use crate::error::{Context, Error, Result};
 use crate::exec::{capture, must};
-use crate::programs::Program;
 use crate::toolchain::root;
 
 const COMPLETIONS: &str = "usr/share/bash-completion/completions/elapid";
+/// The server as a service of systemd.
+const UNIT: &str = "usr/lib/systemd/system/elapid.service";
 const MANUAL: &str = "usr/share/man/man1";
 
 /// What must be in it.
-const CONTENT: [&str; 8] = [
+const CONTENT: [&str; 9] = [
     "usr/bin/elapid",
+    UNIT,
     "usr/share/man/man1/elapid.1.gz",
     "usr/share/man/man1/elapid-run.1.gz",
     "usr/share/man/man1/elapid-board.1.gz",
@@ -32,7 +34,7 @@ const CONTENT: [&str; 8] = [
 pub(super) fn make(program: &Path) -> Result<PathBuf> {
     let tree = work("package")?;
     let _ = fs::remove_dir_all(&tree);
-    must(Program::Elapid.build()?.command().arg("package").arg(&tree))?;
+    must(user("cortex-a72", program).arg("package").arg(&tree))?;
     let manual = tree.join(MANUAL);
     let pages = fs::read_dir(&manual).context(|| format!("cannot read {}", manual.display()))?;
     must(Command::new("gzip").args(["-9", "-n"]).args(pages.flatten().map(|page| page.path())))?;
@@ -42,6 +44,7 @@ pub(super) fn make(program: &Path) -> Result<PathBuf> {
         made.context(|| format!("cannot make {}", to.display()))
     };
     put("usr/bin/elapid", &|to| fs::copy(program, to).map(drop))?;
+    put(UNIT, &|to| fs::copy(root().join("host/cli/debian/elapid.service"), to).map(drop))?;
     put("usr/share/doc/elapid/README.md", &|to| fs::copy(root().join("README.md"), to).map(drop))?;
     let license = root().join("LICENSE-MIT");
     let license = fs::read_to_string(&license).context(|| format!("cannot read {}", license.display()))?;

@@ -1,20 +1,12 @@
-//! `elapid info --board`: whether a model fits a board with a microcontroller, and the sizes that decide it.
+//! Whether a model fits a board with a microcontroller, and the sizes that decide it.
 
-use elapid::core::fixed;
-use elapid::core::format::Layout;
-use elapid::core::kernels::{self, Solo};
-use elapid::core::model::{ScratchSize, StateKind, StateSize};
-use elapid::core::source::SliceSource;
-use elapid_boards::{BOARDS, Board, Numbers};
+use elapid_boards::{Board, Numbers};
+use elapid_core::fixed;
+use elapid_core::format::Layout;
+use elapid_core::kernels::{self, Solo};
+use elapid_core::model::{ScratchSize, StateKind, StateSize};
+use elapid_core::source::SliceSource;
 use serde::Serialize;
-
-/// The board that an argument names.
-pub(super) fn find(name: &str) -> Result<&'static Board, String> {
-    elapid_boards::find(name).ok_or_else(|| {
-        let known = BOARDS.iter().map(|board| board.name).collect::<Vec<_>>().join(", ");
-        format!("give the name of a board: {known}")
-    })
-}
 
 /// Bytes of a memory that the model needs, and that there are.
 #[derive(Debug, Serialize)]
@@ -26,7 +18,7 @@ struct Need {
 
 /// What a model needs of a board, and whether the board has it.
 #[derive(Debug, Serialize)]
-pub(super) struct Fit {
+pub struct Fit {
     board: &'static str,
     core: &'static str,
     path: &'static str,
@@ -54,7 +46,8 @@ pub(super) struct Fit {
 
 impl Fit {
     /// Of the model with this layout.
-    pub(super) fn new(board: &'static Board, layout: &Layout) -> Self {
+    #[must_use]
+    pub fn new(board: &'static Board, layout: &Layout) -> Self {
         let config = layout.config();
         let layers = config.n_layer as usize;
         let (path, state, working, element) = match board.numbers {
@@ -110,8 +103,15 @@ impl Fit {
         }
     }
 
+    /// Whether it fits, or what keeps the model from running, in a line.
+    #[must_use]
+    pub fn verdict(&self) -> String {
+        if self.fits { self.how.into() } else { format!("no: {}", self.obstacles.join("; ")) }
+    }
+
     /// Lines for a person: name and value.
-    pub(super) fn rows(&self) -> Vec<(&'static str, String)> {
+    #[must_use]
+    pub fn rows(&self) -> Vec<(&'static str, String)> {
         let of =
             |need: &Need| format!("{:>9}  of {} bytes: {}", need.need_bytes, need.have_bytes, need.memory);
         let mut rows = vec![
@@ -137,10 +137,11 @@ impl Fit {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use elapid::core::format::{Config, Fields, Header, Quant, Quants};
+    use elapid_boards::{BOARDS, find};
+    use elapid_core::format::{Config, Fields, Header, Quant, Quants};
 
     fn layout(model: &str, change: impl FnOnce(&mut Fields)) -> Layout {
-        let file = format!("{}/../models/{model}", env!("CARGO_MANIFEST_DIR"));
+        let file = format!("{}/models/{model}", env!("CARGO_MANIFEST_DIR"));
         let header = Header::parse(&std::fs::read(file).unwrap()).unwrap();
         let mut fields = *header.layout().config().fields();
         change(&mut fields);
@@ -178,11 +179,5 @@ mod tests {
         assert!(fit("mps2-an500").fits);
         let refused = fit("mps2-an385");
         assert!(!refused.fits && refused.obstacles.iter().any(|why| why.contains("f16")), "{refused:?}");
-    }
-
-    #[test]
-    fn an_unknown_board_gets_the_list() {
-        let error = find("pdp-11").unwrap_err();
-        assert!(BOARDS.iter().all(|board| error.contains(board.name)), "{error}");
     }
 }

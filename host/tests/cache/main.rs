@@ -1,5 +1,7 @@
 //! The prefix cache: what comes from it has the bits of feeding everything.
 
+mod folder;
+
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 

@@ -1,0 +1,46 @@
+//! The prompt cache: `--prompt-cache`.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use elapid::{Model, PrefixCache};
+use elapid_args::size;
+
+use crate::error::Error;
+
+/// Bytes of files unless --prompt-cache-size says otherwise.
+const BYTES: u64 = 1 << 30;
+
+/// Options of prompts that are remembered.
+#[derive(clap::Args)]
+pub(super) struct CacheArgs {
+    /// Folder in which the states after prompts are kept: of a prompt that begins as an earlier one did, only the rest is computed.
+    /// Several programs can use it at the same time. Default: none
+    #[arg(long, value_name = "DIR")]
+    prompt_cache: Option<PathBuf>,
+    /// Size of the files in the folder of --prompt-cache; the least valuable are removed first. Default: 1G
+    #[arg(long, value_name = "SIZE", value_parser = bytes, allow_hyphen_values = true, requires = "prompt_cache")]
+    prompt_cache_size: Option<u64>,
+}
+
+fn bytes(text: &str) -> Result<u64, String> {
+    size(text).ok_or_else(|| "give a size, such as 1G".into())
+}
+
+impl CacheArgs {
+    /// The cache, if there is to be one, counted under the model's cap.
+    pub(super) fn open(&self, model: &Model) -> Result<Option<PrefixCache>, Error> {
+        let Some(folder) = &self.prompt_cache else { return Ok(None) };
+        // This program feeds one prompt at a time: copies in memory would serve nothing that files don't.
+        let cache = PrefixCache::new(0).on_disk(folder, self.prompt_cache_size.unwrap_or(BYTES))?;
+        Ok(Some(cache.count_in(model)))
+    }
+}
+
+/// Prints on standard error what was wrong with files of the cache.
+pub(super) fn report_files(cache: &PrefixCache) {
+    for warning in cache.take_warnings() {
+        // Nobody may be there to read it.
+        let _ = writeln!(io::stderr(), "warning: the prompt cache works without this file: {warning}");
+    }
+}

@@ -1,0 +1,113 @@
+//! `elapid list` and `elapid rm`: what is in the store.
+
+use std::io::Write;
+
+use chrono::{DateTime, Local, SecondsFormat, Utc};
+use clap::builder::ValueParser;
+use elapid_pack::hub::Name;
+use serde::Serialize;
+
+use crate::error::Error;
+use crate::output;
+use crate::pull;
+use crate::store::{Entry, Store, plain};
+
+/// List the models in the local store
+#[derive(clap::Args)]
+pub(super) struct ListArgs {
+    /// Print a line of JSON for each model: name, quant, bytes, revision, packed, complete, path
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Line<'e> {
+    name: &'e str,
+    quant: &'e str,
+    bytes: u64,
+    revision: &'e str,
+    packed: String,
+    complete: bool,
+    path: String,
+}
+
+pub(super) fn list(args: &ListArgs) -> Result<(), Error> {
+    let entries = Store::of_user()?.entries()?;
+    if args.json {
+        return entries.iter().try_for_each(|entry| {
+            output::json(&Line {
+                name: &entry.name,
+                quant: &entry.quant,
+                bytes: entry.bytes,
+                revision: &entry.commit,
+                packed: DateTime::<Utc>::from(entry.changed).to_rfc3339_opts(SecondsFormat::Secs, true),
+                complete: entry.complete,
+                path: entry.path.display().to_string(),
+            })
+        });
+    }
+    let width = entries.iter().map(|entry| entry.name.chars().count()).max().unwrap_or(0).max(4);
+    let mut out = output::stdout();
+    let mut write = || {
+        if !entries.is_empty() {
+            writeln!(out, "{:width$}  {:5}  {:>10}  {:12}  packed", "name", "quant", "size", "revision")?;
+        }
+        for Entry { name, quant, bytes, commit, changed, complete, .. } in &entries {
+            let date = DateTime::<Local>::from(*changed).format("%Y-%m-%d %H:%M");
+            let date = if *complete { date.to_string() } else { "unfinished".into() };
+            let commit = commit.get(..12).unwrap_or(commit);
+            writeln!(out, "{name:width$}  {quant:5}  {:>10}  {commit:12}  {date}", shown(*bytes))?;
+        }
+        Ok(())
+    };
+    write().map_err(output::failed)?;
+    output::finish(out)
+}
+
+/// Remove models from the local store
+///
+/// Without a revision all that are packed of the model are removed, with --quant only those of that type.
+#[derive(clap::Args)]
+pub(super) struct RemoveArgs {
+    /// Models, as `elapid list` names them; with @REVISION only those of that commit
+    #[arg(required = true, value_parser = ValueParser::new(pull::name))]
+    models: Vec<Name>,
+    /// Type of the weights. Default: all
+    #[arg(long, value_parser = elapid_pack::pack::parse_quant, value_name = "f32|f16|q8|q5|q4|q3")]
+    quant: Option<elapid::core::format::Quant>,
+}
+
+pub(super) fn remove(args: &RemoveArgs) -> Result<(), Error> {
+    let store = Store::of_user()?;
+    let entries = store.entries()?;
+    for name in &args.models {
+        let commit = name.has_revision().then(|| store.commit(name).unwrap_or_default());
+        let is_meant = |entry: &&Entry| {
+            entry.name == plain(name)
+                && args.quant.is_none_or(|quant| entry.quant == quant.name())
+                && commit.as_ref().is_none_or(|commit| entry.commit == *commit)
+        };
+        let meant: Vec<&Entry> = entries.iter().filter(is_meant).collect();
+        if meant.is_empty() {
+            return Err(Error::Usage(format!("{name} is not in the store: `elapid list` shows what is")));
+        }
+        let mut freed = 0;
+        for entry in &meant {
+            freed += store.remove(entry)?;
+        }
+        let quants: Vec<&str> = meant.iter().map(|entry| entry.quant.as_str()).collect();
+        // That it can't be said is no failure.
+        let _ =
+            writeln!(std::io::stderr(), "removed {name} ({}): {} are free", quants.join(", "), shown(freed));
+    }
+    Ok(())
+}
+
+/// A size for people.
+fn shown(bytes: u64) -> String {
+    match bytes {
+        0..1_000_000 => format!("{:.1} kB", bytes as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
+        _ => format!("{:.1} GB", bytes as f64 / 1e9),
+    }
+}

@@ -1,0 +1,144 @@
+//! `elapid serve`: models over HTTP.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::ValueHint;
+use elapid::Model;
+use elapid_args::{size, whole};
+use elapid_files::interrupt;
+use elapid_server::{ServeError, ServeOptions, serve};
+
+use super::error::Error;
+use super::model::{ComputeArgs, StateArgs};
+
+/// Serve models over HTTP
+///
+/// Clients of OpenAI's interface (http://127.0.0.1:8080/v1) and of Ollama's can use it, and http://127.0.0.1:8080/ is a page to chat.
+/// `docs/server.md` lists what is served.
+///
+/// All requests step together and read the weights once. A prompt is read from where it differs from earlier ones.
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// Packed models; the first one serves requests that name none. Default: the bundled one
+    #[arg(value_hint = ValueHint::FilePath)]
+    models: Vec<PathBuf>,
+
+    /// Address to listen on; 0.0.0.0 for all networks of this machine
+    #[arg(long, default_value = "127.0.0.1")]
+    host: String,
+    /// Port to listen on; 0 takes a free one
+    #[arg(long, default_value_t = 8080, value_parser = whole::<u16>(0..=u16::MAX.into()), allow_hyphen_values = true)]
+    port: u16,
+    /// Key that requests must send as `Authorization: Bearer KEY`; may be given several times. Default: the lines of the file
+    /// that ELAPID_API_KEYS names, or none
+    #[arg(long, value_name = "KEY")]
+    api_key: Vec<String>,
+    /// Let web pages of this origin use the server, such as https://example.org, or `*` for any. Default: its own page only
+    #[arg(long, value_name = "ORIGIN")]
+    origin: Vec<String>,
+    /// Certificates (PEM) for TLS, with --tls-key. Default: plain HTTP
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// Private key (PEM) for TLS, with --tls-cert. Default: plain HTTP
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+
+    /// Texts that are generated together
+    #[arg(long, default_value_t = 8, value_name = "N", value_parser = whole::<u8>(1..=64), allow_hyphen_values = true)]
+    slots: u8,
+    /// Requests that may wait for a place; more are refused
+    #[arg(long, default_value_t = 256, value_name = "N", value_parser = whole::<u32>(1..=1_000_000), allow_hyphen_values = true)]
+    queue: u32,
+    /// Memory for the states of earlier prompts, for each model. Default: 64M, or an eighth of --ram if that is less
+    #[arg(long, value_name = "SIZE", value_parser = bytes, allow_hyphen_values = true)]
+    cache: Option<usize>,
+    /// Longest prompt in tokens
+    #[arg(long, default_value_t = 131_072, value_name = "N", value_parser = whole::<u32>(1..=u32::MAX.into()), allow_hyphen_values = true)]
+    max_prompt: u32,
+    /// Tokens to generate where a request does not say
+    #[arg(long, default_value_t = 1024, value_name = "N", value_parser = whole::<u32>(1..=u32::MAX.into()), allow_hyphen_values = true)]
+    max_tokens: u32,
+    /// Seconds until a request that is not answered is given up
+    #[arg(long, default_value_t = 3600, value_name = "SECONDS", value_parser = whole::<u32>(1..=u32::MAX.into()), allow_hyphen_values = true)]
+    timeout: u32,
+
+    #[command(flatten)]
+    state: StateArgs,
+    #[command(flatten)]
+    compute: ComputeArgs,
+}
+
+fn bytes(text: &str) -> Result<usize, String> {
+    if text == "0" {
+        return Ok(0);
+    }
+    let bytes = size(text).and_then(|bytes| usize::try_from(bytes).ok());
+    bytes.ok_or_else(|| "give a size, such as 64M, or 0".into())
+}
+
+/// The keys of a file, one in each line.
+fn keys_of_file() -> Result<Vec<String>, Error> {
+    let Some(path) = std::env::var_os("ELAPID_API_KEYS") else { return Ok(Vec::new()) };
+    let path = Path::new(&path);
+    let text = std::fs::read_to_string(path).map_err(|cause| Error::file(path, "read", cause))?;
+    let keys: Vec<_> =
+        text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect();
+    if keys.is_empty() {
+        return Err(Error::Usage(format!("{}: the file has no key: write one in each line", path.display())));
+    }
+    Ok(keys)
+}
+
+/// What clients call a model: its file's name without the ending.
+fn name_of(path: &Path) -> String {
+    path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned())
+}
+
+pub(super) fn run(args: Args) -> Result<(), Error> {
+    let mut options = ServeOptions::default();
+    options.host = args.host;
+    options.port = args.port;
+    options.api_keys = args.api_key;
+    options.api_keys.extend(keys_of_file()?);
+    if options.api_keys.iter().any(String::is_empty) {
+        return Err(Error::Usage("--api-key: give a key that is not empty".into()));
+    }
+    options.origins = args.origin;
+    options.tls = args.tls_cert.zip(args.tls_key);
+    options.slots = args.slots.into();
+    options.queue = args.queue as usize;
+    options.cache = args.cache;
+    options.max_prompt = args.max_prompt as usize;
+    options.max_tokens = args.max_tokens as usize;
+    options.timeout = Duration::from_secs(args.timeout.into());
+    options.session = args.state.options()?;
+    let mut names: Vec<_> = args.models.iter().map(|path| name_of(path)).collect();
+    names.sort_unstable();
+    if let Some(twice) = names.windows(2).find(|names| names[0] == names[1]) {
+        return Err(Error::Usage(format!("two models are called {:?}: rename a file", twice[0])));
+    }
+    let scheme = if options.tls.is_some() { "https" } else { "http" };
+    if options.api_keys.is_empty() && !["127.0.0.1", "::1", "localhost"].contains(&options.host.as_str()) {
+        let host = &options.host;
+        let _ =
+            writeln!(io::stderr(), "warning: everybody who reaches {host} can use the models: see --api-key");
+    }
+    let (models, compute) = (args.models, args.compute);
+    let load = move || -> Result<Vec<(String, Model)>, elapid::Error> {
+        if models.is_empty() {
+            return Ok(vec![("address-4m".to_owned(), compute.open_quietly(None)?)]);
+        }
+        models.iter().map(|path| Ok((name_of(path), compute.open_quietly(Some(path))?))).collect()
+    };
+    interrupt::listen();
+    let ready = |address| {
+        let _ = writeln!(io::stderr(), "serving at {scheme}://{address} (Ctrl-C ends it)");
+    };
+    serve(options, load, ready).map_err(|error| match error {
+        ServeError::Model(error) => error.into(),
+        error @ ServeError::Tls { .. } => Error::Usage(error.to_string()),
+        error => Error::Serve(error.to_string()),
+    })
+}
