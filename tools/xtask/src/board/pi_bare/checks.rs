@@ -389,8 +389,7 @@ fn a_session_survives_the_power(emulator: &Emulator, kernel: &Path) -> Result<()
             torn[written[0]..written[0] + 512].fill(0);
         }
         std::fs::write(&card, &torn).context(|| format!("cannot write {}", card.display()))?;
-        // With weights from the card, which is read by another core.
-        let mut dialogue = begin(if header { &[LITTLE] } else { &[] })?;
+        let mut dialogue = begin(&[])?;
         expect(&mut dialogue, "/resume\r", &format!("loaded: {} tokens", fed(&first).len()))?;
         if say(&mut dialogue, "And of the army?\r")? != second {
             return Err(Error::new("what is continued after a power failure is not the older session"));
