@@ -14,7 +14,7 @@ use clap::error::ErrorKind;
 
 pub use explain::{explain, quoted};
 pub use help::help_faults;
-pub use value::{SIZE_LIMIT, size, whole};
+pub use value::{SIZE_LIMIT, bytes, size, whole};
 
 /// Parses the program's arguments.
 ///

@@ -30,6 +30,16 @@ pub fn size(text: &str) -> Option<u64> {
     (1.0..=SIZE_LIMIT as f64).contains(&bytes).then_some(bytes as u64)
 }
 
+/// A parser of a [`size`]; `examples` are what its error suggests.
+pub fn bytes<T: TryFrom<u64> + 'static>(
+    examples: &'static str,
+) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static {
+    move |text| {
+        let bytes = size(text).and_then(|bytes| T::try_from(bytes).ok());
+        bytes.ok_or_else(|| format!("give a size, such as {examples}"))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -65,6 +75,8 @@ mod tests {
         ];
         for text in bad {
             assert_eq!(size(text), None, "{text}");
+            assert_eq!(bytes::<u64>("64M")(text), Err("give a size, such as 64M".into()));
         }
+        assert_eq!((bytes("64M")("1K"), bytes::<u8>("64")("1K").is_err()), (Ok(1024_usize), true));
     }
 }

@@ -271,17 +271,13 @@ impl Chat {
             }
         };
         let whole = [session.tokens().get(..keep).unwrap_or_default(), &rest].concat();
-        if let Some(cache) = cache.as_ref().filter(|_| !whole.is_empty()) {
-            let read = cache.feed_to(session, &whole, watch)?;
-            session.mark()?;
-            return Ok(read);
-        }
-        let replayed = session.truncate_watched(keep, watch)?;
-        if !rest.is_empty() {
-            session.feed_watched(&rest, watch)?;
-        }
+        let read = match cache {
+            _ if whole.is_empty() => Reused::new(0, session.truncate_watched(0, watch)?),
+            Some(cache) => cache.feed_to(session, &whole, watch)?,
+            None => session.feed_to(&whole, watch)?,
+        };
         session.mark()?;
-        Ok(Reused::new(keep - replayed, rest.len() + replayed))
+        Ok(read)
     }
 
     /// Saves the conversation with its session: see [`Session::save`].

@@ -16,8 +16,10 @@ use crate::model::Model;
 use crate::past::Past;
 use crate::session::{self, Progress, Sequence, Session};
 
-/// Tokens that the repetition penalty looks back at.
-const PENALTY_WINDOW: usize = 256;
+/// The number of recent tokens that the repetition penalty applies to.
+pub const PENALTY_WINDOW: usize = 256;
+/// The programs' default settings: less random than the model's own distribution.
+pub const SAMPLING: Settings = Settings { temperature: 0.8, top_p: 0.95, ..Settings::MODEL };
 
 /// How a text is generated.
 #[derive(Clone, Debug)]
@@ -158,14 +160,29 @@ pub enum Event<'e> {
 /// Called with every event; a break interrupts the generation.
 type Listen<'l> = dyn FnMut(Event<'_>) -> ControlFlow<()> + 'l;
 
-/// What tokens mean, and what ends a text.
-struct Meaning<'s> {
-    tokenizer: Tokenizer<'s>,
+/// The rules of a text for [`core::generate::Generation`](elapid_core::generate::Generation): the model's tokenizer, and what ends the text.
+#[derive(Debug)]
+pub struct TextRules<'m> {
+    tokenizer: Tokenizer<'m>,
     eos: Vec<u32>,
     stop: Vec<String>,
 }
 
-impl Rules for Meaning<'_> {
+impl Model {
+    /// The rules of a text that `eos` tokens or `stop` texts end. Without `eos`, the tokens that the model names end it.
+    ///
+    /// # Errors
+    /// What [`Model::tokenizer`] and [`Model::generation`] return.
+    pub fn text_rules(&self, eos: Option<Vec<u32>>, stop: Vec<String>) -> Result<TextRules<'_>, Error> {
+        let eos = match eos {
+            Some(eos) => eos,
+            None => self.generation()?.map_or(Vec::new(), |defaults| defaults.eos.iter().collect()),
+        };
+        Ok(TextRules { tokenizer: self.tokenizer()?, eos, stop })
+    }
+}
+
+impl Rules for TextRules<'_> {
     fn tokenizer(&self) -> &Tokenizer<'_> {
         &self.tokenizer
     }
@@ -192,7 +209,7 @@ pub struct Generation<'s> {
     saved: Instant,
     /// The file that was saved: it stays locked.
     saved_file: Option<File>,
-    meaning: Meaning<'s>,
+    rules: TextRules<'s>,
     prompt: Vec<u32>,
     text: Text<Vec<u32>, Vec<u8>>,
     /// The prompt has not been read.
@@ -221,10 +238,6 @@ impl Session {
         let Self { sequence, past, lease, .. } = self;
         let model = lease.model();
         let GenerateOptions { max_tokens, settings, seed, eos, stop, go_on, fresh, autosave } = options;
-        let eos = match eos {
-            Some(eos) => eos.clone(),
-            None => model.generation()?.map_or(Vec::new(), |defaults| defaults.eos.iter().collect()),
-        };
         let held = vec![0; held_bytes(stop.iter().map(String::as_str))];
         let before = past.sampler.clone().filter(|_| *go_on && !*fresh);
         let (sampler, seed) = match before {
@@ -246,7 +259,7 @@ impl Session {
             autosave: autosave.clone(),
             saved: Instant::now(),
             saved_file: None,
-            meaning: Meaning { tokenizer: model.tokenizer()?, eos, stop: stop.clone() },
+            rules: model.text_rules(eos.clone(), stop.clone())?,
             prompt,
             text,
             reading: true,
@@ -329,7 +342,7 @@ impl Generation<'_> {
         };
         if interrupted {
             piece.clear();
-            self.text.interrupt(&self.meaning, &mut |rest| piece.push_str(rest));
+            self.text.interrupt(&self.rules, &mut |rest| piece.push_str(rest));
             if !piece.is_empty() {
                 let _ = each(Event::Text(&piece));
             }
@@ -367,7 +380,7 @@ impl Generation<'_> {
     fn choose(&mut self, piece: &mut String) -> Result<Option<u32>, Error> {
         if let Next::Choose = self.text.next(&self.prompt) {
             let logits = self.sequence.logits(self.model)?;
-            let token = self.text.choose(&self.meaning, logits, &mut |text| piece.push_str(text));
+            let token = self.text.choose(&self.rules, logits, &mut |text| piece.push_str(text));
             return token.map_err(|cause| Error::Sample { cause });
         }
         Ok(None)

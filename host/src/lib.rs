@@ -56,7 +56,9 @@ pub use cache::{CacheStats, Eviction, Prefix, PrefixCache};
 pub use chat::{Chat, plain_chat};
 pub use error::{Error, ExitClass, SessionFault};
 pub use fit::Fit;
-pub use generate::{Autosave, End, Event, GenerateOptions, Generated, Generation, Piece};
+pub use generate::{
+    Autosave, End, Event, GenerateOptions, Generated, Generation, PENALTY_WINDOW, Piece, SAMPLING, TextRules,
+};
 pub use heap::one_heap;
 pub use history::{Loaded, Reused, SaveOptions};
 pub use machine::{Drive, Machine, Profile, available as available_memory};

@@ -36,6 +36,14 @@ impl Default for Numbers {
 }
 
 impl Numbers {
+    /// All of them.
+    pub const ALL: [Self; 4] = [
+        Self::Float(StateKind::F32),
+        Self::Float(StateKind::F16),
+        Self::Fixed(fixed::StateKind::I16),
+        Self::Fixed(fixed::StateKind::I32),
+    ];
+
     /// The name of the state's type.
     #[must_use]
     pub const fn state_name(self) -> &'static str {

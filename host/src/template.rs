@@ -84,9 +84,23 @@ impl ChatTemplate {
         let message = |Message { role, content }: &Message| {
             Value::from_pairs([("role", role.as_str()), ("content", content.as_str())])
         };
+        self.render_values(messages.iter().map(message).collect(), Value::from(()), names, answer)
+    }
+
+    /// As [`ChatTemplate::render_chat`], for messages of any form, and with tools (none if they are `Value::from(())`).
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::render`].
+    pub fn render_values(
+        &self,
+        messages: Value,
+        tools: Value,
+        names: &BTreeMap<String, String>,
+        answer: bool,
+    ) -> Result<String, TemplateError> {
         let given = [
-            ("messages", messages.iter().map(message).collect()),
-            ("tools", Value::from(())),
+            ("messages", messages),
+            ("tools", tools),
             ("documents", Value::from(())),
             ("add_generation_prompt", Value::from(answer)),
         ];

@@ -6,9 +6,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use elapid::core::fixed;
 use elapid::core::format::checksum;
-use elapid::core::model::StateKind;
 use elapid::core::sample::Settings;
 use elapid::{
     Error, GenerateOptions, Message, Model, ModelOptions, Numbers, Ram, SaveOptions, Session, SessionFault,
@@ -16,12 +14,7 @@ use elapid::{
 };
 
 const TOKENS: [u32; 11] = [5, 900, 0, 33, 33, 1023, 7, 512, 4, 18, 256];
-const ALL: [Numbers; 4] = [
-    Numbers::Float(StateKind::F32),
-    Numbers::Float(StateKind::F16),
-    Numbers::Fixed(fixed::StateKind::I16),
-    Numbers::Fixed(fixed::StateKind::I32),
-];
+const ALL: [Numbers; 4] = Numbers::ALL;
 
 fn path(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("models").join(name)

@@ -46,6 +46,13 @@ mod flag {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fingerprint(pub [u8; 16]);
 
+/// As 32 hexadecimal digits.
+impl core::fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
 /// A parsed header.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Header {

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use elapid::{Model, PrefixCache};
-use elapid_args::size;
+use elapid_args::bytes;
 
 use crate::error::Error;
 
@@ -19,12 +19,8 @@ pub(super) struct CacheArgs {
     #[arg(long, value_name = "DIR")]
     prompt_cache: Option<PathBuf>,
     /// Size of the files in the folder of --prompt-cache; the least valuable are removed first. Default: 1G
-    #[arg(long, value_name = "SIZE", value_parser = bytes, allow_hyphen_values = true, requires = "prompt_cache")]
+    #[arg(long, value_name = "SIZE", value_parser = bytes::<u64>("1G"), allow_hyphen_values = true, requires = "prompt_cache")]
     prompt_cache_size: Option<u64>,
-}
-
-fn bytes(text: &str) -> Result<u64, String> {
-    size(text).ok_or_else(|| "give a size, such as 1G".into())
 }
 
 impl CacheArgs {

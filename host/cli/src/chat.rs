@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use elapid::core::sample::Settings;
 use elapid::{Chat, End, Error as LibraryError, GenerateOptions, Progress, Reused, SaveOptions};
-use elapid_args::{size, whole};
+use elapid_args::{bytes, whole};
 use elapid_files::interrupt;
 use serde::Serialize;
 
@@ -54,7 +54,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     stop: Vec<String>,
     /// Memory for copies of the state, to which /undo, /retry and /edit return. Default: 64M, or two copies with --ram
-    #[arg(long, value_name = "SIZE", value_parser = marks, allow_hyphen_values = true)]
+    #[arg(long, value_name = "SIZE", value_parser = bytes::<usize>("64M"), allow_hyphen_values = true)]
     marks: Option<usize>,
     /// Read messages and write answers as lines of JSON
     #[arg(long)]
@@ -68,11 +68,6 @@ pub(super) struct Args {
     state: StateArgs,
     #[command(flatten)]
     compute: ComputeArgs,
-}
-
-fn marks(text: &str) -> Result<usize, String> {
-    let bytes = size(text).and_then(|bytes| usize::try_from(bytes).ok());
-    bytes.ok_or_else(|| "give a size, such as 64M".into())
 }
 
 /// One line of JSON that is not an answer.

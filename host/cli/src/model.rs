@@ -134,12 +134,6 @@ impl ComputeArgs {
         self.open_with(model, &options)
     }
 
-    /// Opens a file, or the bundled model, as the options say.
-    #[cfg(feature = "serve")]
-    pub(super) fn open_quietly(&self, model: Option<&Path>) -> Result<Model, elapid::Error> {
-        open(model, &self.options())
-    }
-
     /// Opens a file, or the bundled model, and streams it only if that was asked for.
     pub(super) fn open_as_asked(&self, model: Option<&Path>) -> Result<Model, Error> {
         self.open_with(self.file(model)?.as_deref(), &self.options())

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use elapid::core::format::{Layout, Quant};
 use elapid::core::model::{StateKind, StateSize};
 use elapid::{Profile, Ram};
-use elapid_args::size;
+use elapid_args::bytes;
 use elapid_files::interrupt;
 use elapid_pack::checkpoint::Checkpoint;
 use elapid_pack::hub::{Name, Settings, Source};
@@ -42,7 +42,7 @@ pub(super) struct Args {
     #[command(flatten)]
     quant: QuantArgs,
     /// Memory that the model should fit, such as 512M, where --quant is not given. Default: what is free
-    #[arg(long, value_name = "SIZE", value_parser = ram, allow_hyphen_values = true)]
+    #[arg(long, value_name = "SIZE", value_parser = bytes::<u64>("512M or 1.5G"), allow_hyphen_values = true)]
     ram: Option<u64>,
 }
 
@@ -58,10 +58,6 @@ pub(super) struct QuantArgs {
 pub(super) fn name(text: &str) -> Result<Name, String> {
     let text = text.strip_prefix("hf:").unwrap_or(text);
     Name::parse(&format!("hf:{text}")).map_err(|error| error.to_string())
-}
-
-fn ram(text: &str) -> Result<u64, String> {
-    size(text).ok_or_else(|| "give a size, such as 512M or 1.5G".into())
 }
 
 /// Memory that a model may take.

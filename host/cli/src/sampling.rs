@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use elapid::SAMPLING;
 use elapid::core::sample::{SampleError, Sampler, Settings};
 use elapid_args::whole;
 
@@ -9,19 +10,19 @@ use elapid_args::whole;
 #[derive(clap::Args)]
 pub(super) struct SamplingArgs {
     /// Sampling temperature: 0 always takes the most likely token, 1 samples from the model's own distribution
-    #[arg(long, default_value_t = 0.8, value_name = "T", value_parser = setting(|s| &mut s.temperature), allow_hyphen_values = true)]
+    #[arg(long, default_value_t = SAMPLING.temperature, value_name = "T", value_parser = setting(|s| &mut s.temperature), allow_hyphen_values = true)]
     temp: f32,
     /// Sample from the K most likely tokens only (0 disables it)
-    #[arg(long, default_value_t = 0, value_name = "K", value_parser = whole::<u32>(0..=u32::MAX.into()), allow_hyphen_values = true)]
+    #[arg(long, default_value_t = SAMPLING.top_k, value_name = "K", value_parser = whole::<u32>(0..=u32::MAX.into()), allow_hyphen_values = true)]
     top_k: u32,
     /// Sample from the most likely tokens that together reach probability P (1 disables it)
-    #[arg(long, default_value_t = 0.95, value_name = "P", value_parser = setting(|s| &mut s.top_p), allow_hyphen_values = true)]
+    #[arg(long, default_value_t = SAMPLING.top_p, value_name = "P", value_parser = setting(|s| &mut s.top_p), allow_hyphen_values = true)]
     top_p: f32,
     /// Sample from tokens that are at least P times as likely as the most likely one (0 disables it)
-    #[arg(long, default_value_t = 0.0, value_name = "P", value_parser = setting(|s| &mut s.min_p), allow_hyphen_values = true)]
+    #[arg(long, default_value_t = SAMPLING.min_p, value_name = "P", value_parser = setting(|s| &mut s.min_p), allow_hyphen_values = true)]
     min_p: f32,
     /// Penalty for tokens that occur among the last 256 (1 disables it)
-    #[arg(long, default_value_t = 1.0, value_name = "R", value_parser = setting(|s| &mut s.repeat_penalty), allow_hyphen_values = true)]
+    #[arg(long, default_value_t = SAMPLING.repeat_penalty, value_name = "R", value_parser = setting(|s| &mut s.repeat_penalty), allow_hyphen_values = true)]
     repeat_penalty: f32,
     /// Seed of the sampler: equal seeds give equal texts. Default: from the clock
     #[arg(long, value_name = "S", value_parser = whole::<u64>(0..=u64::MAX), allow_hyphen_values = true)]

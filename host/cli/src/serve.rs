@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::ValueHint;
 use elapid::Model;
-use elapid_args::{size, whole};
+use elapid_args::{bytes, whole};
 use elapid_files::interrupt;
 use elapid_server::{ServeError, ServeOptions, serve};
 
@@ -15,13 +15,14 @@ use super::model::{ComputeArgs, StateArgs};
 
 /// Serve models over HTTP
 ///
-/// Clients of OpenAI's interface (http://127.0.0.1:8080/v1) and of Ollama's can use it, and http://127.0.0.1:8080/ is a page to chat.
-/// `docs/server.md` lists what is served.
+/// Clients of OpenAI's interface (http://127.0.0.1:8080/v1) and of Ollama's can use it. In a browser, http://127.0.0.1:8080/ is a page
+/// for chats. `docs/server.md` lists all paths.
 ///
-/// All requests step together and read the weights once. A prompt is read from where it differs from earlier ones.
+/// The texts of all requests are generated together, so that the weights are read once for all. The part of a prompt that an earlier
+/// prompt began with is not computed again.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// Packed models; the first one serves requests that name none. Default: the bundled one
+    /// Packed models, or hf:ORG/NAME; the first one serves requests that name none. Default: the bundled one
     #[arg(value_hint = ValueHint::FilePath)]
     models: Vec<PathBuf>,
 
@@ -45,22 +46,22 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
 
-    /// Texts that are generated together
+    /// Number of texts that are generated together
     #[arg(long, default_value_t = 8, value_name = "N", value_parser = whole::<u8>(1..=64), allow_hyphen_values = true)]
     slots: u8,
-    /// Requests that may wait for a place; more are refused
+    /// Number of requests that may wait; more are refused
     #[arg(long, default_value_t = 256, value_name = "N", value_parser = whole::<u32>(1..=1_000_000), allow_hyphen_values = true)]
     queue: u32,
     /// Memory for the states of earlier prompts, for each model. Default: 64M, or an eighth of --ram if that is less
-    #[arg(long, value_name = "SIZE", value_parser = bytes, allow_hyphen_values = true)]
+    #[arg(long, value_name = "SIZE", value_parser = cache, allow_hyphen_values = true)]
     cache: Option<usize>,
     /// Longest prompt in tokens
     #[arg(long, default_value_t = 131_072, value_name = "N", value_parser = whole::<u32>(1..=u32::MAX.into()), allow_hyphen_values = true)]
     max_prompt: u32,
-    /// Tokens to generate where a request does not say
+    /// Limit of tokens of a text if its request has none
     #[arg(long, default_value_t = 1024, value_name = "N", value_parser = whole::<u32>(1..=u32::MAX.into()), allow_hyphen_values = true)]
     max_tokens: u32,
-    /// Seconds until a request that is not answered is given up
+    /// Seconds until a request without an answer fails
     #[arg(long, default_value_t = 3600, value_name = "SECONDS", value_parser = whole::<u32>(1..=u32::MAX.into()), allow_hyphen_values = true)]
     timeout: u32,
 
@@ -70,12 +71,8 @@ pub(super) struct Args {
     compute: ComputeArgs,
 }
 
-fn bytes(text: &str) -> Result<usize, String> {
-    if text == "0" {
-        return Ok(0);
-    }
-    let bytes = size(text).and_then(|bytes| usize::try_from(bytes).ok());
-    bytes.ok_or_else(|| "give a size, such as 64M, or 0".into())
+fn cache(text: &str) -> Result<usize, String> {
+    if text == "0" { Ok(0) } else { bytes("64M, or 0")(text) }
 }
 
 /// The keys of a file, one in each line.
@@ -91,9 +88,10 @@ fn keys_of_file() -> Result<Vec<String>, Error> {
     Ok(keys)
 }
 
-/// What clients call a model: its file's name without the ending.
-fn name_of(path: &Path) -> String {
-    path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned())
+/// What clients call a model: the name of its file without `.elp`, or its name on the Hub without the organisation.
+fn name_of(model: &Path) -> String {
+    let name = model.file_name().unwrap_or_default().to_string_lossy();
+    name.strip_suffix(".elp").unwrap_or(&name).to_owned()
 }
 
 pub(super) fn run(args: Args) -> Result<(), Error> {
@@ -123,21 +121,24 @@ pub(super) fn run(args: Args) -> Result<(), Error> {
     if options.api_keys.is_empty() && !["127.0.0.1", "::1", "localhost"].contains(&options.host.as_str()) {
         let host = &options.host;
         let _ =
-            writeln!(io::stderr(), "warning: everybody who reaches {host} can use the models: see --api-key");
+            writeln!(io::stderr(), "warning: anyone who can reach {host} can use the models: see --api-key");
     }
     let (models, compute) = (args.models, args.compute);
-    let load = move || -> Result<Vec<(String, Model)>, elapid::Error> {
+    if models.len() > 1 && compute.capped() {
+        return Err(Error::Usage("--ram caps one model: serve each model by a process of its own".into()));
+    }
+    let load = move || -> Result<Vec<(String, Model)>, Error> {
         if models.is_empty() {
-            return Ok(vec![("address-4m".to_owned(), compute.open_quietly(None)?)]);
+            return Ok(vec![("address-4m".to_owned(), compute.open(None)?)]);
         }
-        models.iter().map(|path| Ok((name_of(path), compute.open_quietly(Some(path))?))).collect()
+        models.iter().map(|model| Ok((name_of(model), compute.open(Some(model))?))).collect()
     };
     interrupt::listen();
     let ready = |address| {
         let _ = writeln!(io::stderr(), "serving at {scheme}://{address} (Ctrl-C ends it)");
     };
     serve(options, load, ready).map_err(|error| match error {
-        ServeError::Model(error) => error.into(),
+        ServeError::Load(error) => error,
         error @ ServeError::Tls { .. } => Error::Usage(error.to_string()),
         error => Error::Serve(error.to_string()),
     })

@@ -45,6 +45,7 @@ fn wrong_arguments_are_told_in_a_line() {
         (&["missing.elp", "--port", "0"], 1, "missing.elp"),
         (&["a/m.elp", "b/m.elp", "--port", "0"], 2, "two models are called"),
         (&["--ram", "1M", "--port", "0"], 4, "--ram"),
+        (&["a.elp", "b.elp", "--ram", "1G", "--port", "0"], 2, "--ram caps one model"),
     ] {
         let (got, stderr) = refused(arguments);
         let errors: Vec<_> = stderr.lines().filter(|line| line.starts_with("error: ")).collect();

@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
+use elapid::core::tokenizer::Tokenizer;
 use elapid::{ChatTemplate, Error, Model, SessionOptions};
 use subtle::ConstantTimeEq;
 
@@ -24,29 +25,29 @@ pub struct ServeOptions {
     pub host: String,
     /// The port; 0 takes a free one. Default: 8080.
     pub port: u16,
-    /// Keys that requests must have one of. Default: none is needed.
+    /// API keys: a request must have one of them. Default: none is needed.
     pub api_keys: Vec<String>,
-    /// Web pages of these origins may use the server; `*` is any. Default: only its own page.
+    /// Origins whose web pages may use the server; `*` is any. Default: only its own page.
     pub origins: Vec<String>,
     /// Certificates and private key (PEM) for TLS. Default: plain HTTP.
     pub tls: Option<(PathBuf, PathBuf)>,
-    /// Texts that are generated together, 1 to 64. Default: 8.
+    /// The number of texts that are generated together, 1 to 64. Default: 8.
     pub slots: usize,
-    /// Requests that may wait. Default: 256.
+    /// The number of requests that may wait; more are refused. Default: 256.
     pub queue: usize,
     /// Bytes for cached prefixes, for each model. Default: 64 MiB, or an eighth of a memory cap if that is less.
     pub cache: Option<usize>,
     /// The longest prompt in tokens. Default: 131,072.
     pub max_prompt: usize,
-    /// Tokens to generate where a request does not say. Default: 1024.
+    /// The limit of tokens of a text if its request has none. Default: 1024.
     pub max_tokens: usize,
     /// The longest body of a request in bytes. Default: 8 MiB.
     pub max_body: usize,
     /// Connections at once. Default: 16,384.
     pub connections: usize,
-    /// The longest time that a request may take. Default: an hour.
+    /// The longest time until a response begins. Default: an hour.
     pub timeout: Duration,
-    /// Numbers of the sessions.
+    /// The numbers that sequences are computed with, and the chunk of their prompts.
     pub session: SessionOptions,
 }
 
@@ -101,6 +102,11 @@ impl Served {
             grammars: OnceLock::new(),
             created: crate::clock::now().as_secs(),
         })
+    }
+
+    /// The model's tokenizer.
+    pub(crate) fn tokenizer(&self) -> Result<Tokenizer<'_>, ApiError> {
+        Ok(self.model.tokenizer()?)
     }
 
     /// Compiles what a text must match.

@@ -77,6 +77,12 @@ impl IntoResponse for ApiError {
     }
 }
 
+impl From<elapid::Error> for ApiError {
+    fn from(error: elapid::Error) -> Self {
+        Self::failed(error.to_string())
+    }
+}
+
 impl From<Refused> for ApiError {
     fn from(refused: Refused) -> Self {
         match refused {

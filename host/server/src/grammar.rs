@@ -8,13 +8,15 @@ use llguidance::toktrie::{ApproximateTokEnv, SimpleVob, TokEnv, TokRxInfo, TokTr
 use llguidance::{Matcher, ParserFactory};
 use serde_json::{Value, json};
 
+use crate::error::ApiError;
+
 /// What marks a special token's text, which no grammar can ask for.
 const SPECIAL: u8 = 0xff;
 /// The longest schema or grammar, in bytes of JSON or text.
 pub(crate) const LIMIT: usize = 256 << 10;
 
 /// What a text must match.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub(crate) enum Shape {
     /// Any JSON object.
     Object,
@@ -22,6 +24,31 @@ pub(crate) enum Shape {
     Schema(Value),
     /// A grammar in Lark's notation, as `llguidance` extends it.
     Lark(String),
+}
+
+/// The shape that a `response_format` asks for.
+pub(crate) fn shape_of(format: Option<&Value>) -> Result<Option<Shape>, ApiError> {
+    let wrong = |what: &str| Err(ApiError::field("response_format", what));
+    let Some(format) = format.filter(|format| !format.is_null()) else { return Ok(None) };
+    if format.to_string().len() > LIMIT {
+        return wrong("the schema is longer than 256 KiB");
+    }
+    match format.get("type").and_then(Value::as_str) {
+        Some("text") => Ok(None),
+        Some("json_object") => {
+            Ok(Some(format.get("schema").map_or(Shape::Object, |schema| Shape::Schema(schema.clone()))))
+        }
+        Some("json_schema") => {
+            let schema = format.pointer("/json_schema/schema").or_else(|| format.get("schema"));
+            match schema {
+                Some(schema) if schema.is_object() || schema.is_boolean() => {
+                    Ok(Some(Shape::Schema(schema.clone())))
+                }
+                _ => wrong("json_schema.schema must be a JSON schema"),
+            }
+        }
+        _ => wrong("type must be text, json_object or json_schema"),
+    }
 }
 
 /// Compiles constraints for the tokens of one model.
@@ -97,6 +124,7 @@ fn one_line(text: &str) -> String {
 }
 
 /// What may come next in one text.
+#[derive(Clone)]
 pub(crate) struct Constraint {
     matcher: Matcher,
     mask: Result<SimpleVob, String>,

@@ -15,10 +15,12 @@ use axum::response::{IntoResponse, Response};
 use elapid::Model;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use rustix::process::{Resource, getrlimit, setrlimit};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
@@ -30,12 +32,11 @@ use crate::error::ApiError;
 use crate::request::Owner;
 use crate::{metrics, ollama, openai, page, plain, responses};
 
-/// The time that a client has to send the head of a request, and to shake hands.
+/// The time that a client has to send the head of a request, and for the handshake of TLS.
 const HEAD_TIME: Duration = Duration::from_secs(30);
 /// The largest head of a request in bytes.
 const HEAD_BYTES: usize = 64 << 10;
 /// Open files that are no connections.
-#[cfg(unix)]
 const OTHER_FILES: usize = 64;
 /// The time that connections have to end when the server stops.
 const STOP_TIME: Duration = Duration::from_secs(5);
@@ -43,7 +44,7 @@ const STOP_TIME: Duration = Duration::from_secs(5);
 /// Why a server did not start, or ended.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum ServeError {
+pub enum ServeError<E> {
     /// It can't listen.
     #[error("cannot listen on {address}: {cause}{}", listen_hint(cause))]
     Listen {
@@ -61,9 +62,9 @@ pub enum ServeError {
         /// What is wrong.
         reason: String,
     },
-    /// A model can't be opened.
-    #[error(transparent)]
-    Model(#[from] elapid::Error),
+    /// The models were not loaded, or can't be served.
+    #[error("{0}")]
+    Load(E),
     /// The system has no threads or signals for it.
     #[error("cannot start: {0}")]
     System(#[source] io::Error),
@@ -78,18 +79,18 @@ fn listen_hint(cause: &io::Error) -> &'static str {
     }
 }
 
-/// Serves models until SIGTERM or SIGINT, on a runtime of its own. It listens first and then calls `load` for the models and their names,
-/// so that clients are told that they load; then it calls `ready` with the address.
+/// Serves models until SIGTERM or SIGINT, on a runtime of its own. It listens first and then calls `load` for the models and their names:
+/// until they are loaded, clients get status 503. Then it calls `ready` with the address.
 ///
 /// On a signal it takes no more requests, ends all texts where they are, and returns.
 ///
 /// # Errors
 /// [`ServeError`].
-pub fn serve(
+pub fn serve<E: From<elapid::Error> + Send + 'static>(
     options: ServeOptions,
-    load: impl FnOnce() -> Result<Vec<(String, Model)>, elapid::Error> + Send + 'static,
+    load: impl FnOnce() -> Result<Vec<(String, Model)>, E> + Send + 'static,
     ready: impl FnOnce(SocketAddr),
-) -> Result<(), ServeError> {
+) -> Result<(), ServeError<E>> {
     serve_until(options, load, ready, std::future::pending())
 }
 
@@ -97,12 +98,12 @@ pub fn serve(
 ///
 /// # Errors
 /// As [`serve`].
-pub fn serve_until(
+pub fn serve_until<E: From<elapid::Error> + Send + 'static>(
     options: ServeOptions,
-    load: impl FnOnce() -> Result<Vec<(String, Model)>, elapid::Error> + Send + 'static,
+    load: impl FnOnce() -> Result<Vec<(String, Model)>, E> + Send + 'static,
     ready: impl FnOnce(SocketAddr),
     stop: impl Future<Output = ()>,
-) -> Result<(), ServeError> {
+) -> Result<(), ServeError<E>> {
     // Handlers only wait: the models have threads of their own.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.map_err(ServeError::System)?;
@@ -111,21 +112,24 @@ pub fn serve_until(
     served
 }
 
-async fn run(
+async fn run<E: From<elapid::Error> + Send + 'static>(
     options: ServeOptions,
-    load: impl FnOnce() -> Result<Vec<(String, Model)>, elapid::Error> + Send + 'static,
+    load: impl FnOnce() -> Result<Vec<(String, Model)>, E> + Send + 'static,
     ready: impl FnOnce(SocketAddr),
     stop: impl Future<Output = ()>,
-) -> Result<(), ServeError> {
-    let tls = options.tls.as_ref().map(|(certificates, key)| acceptor(certificates, key)).transpose()?;
+) -> Result<(), ServeError<E>> {
+    let tls = options.tls.as_ref().map(|(certificates, key)| acceptor(certificates, key)).transpose();
+    let tls = tls.map_err(|(path, reason)| ServeError::Tls { path, reason })?;
     let address = format!("{}:{}", options.host, options.port);
     let listen = |cause| ServeError::Listen { address: address.clone(), cause };
     let listener = TcpListener::bind((options.host.as_str(), options.port)).await.map_err(listen)?;
     let local = listener.local_addr().map_err(listen)?;
-    let mut signals = Signals::new().map_err(ServeError::System)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::System)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(ServeError::System)?;
     let mut stop = std::pin::pin!(async {
         tokio::select! {
-            () = signals.next() => {}
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
             () = stop => {}
         }
     });
@@ -136,11 +140,11 @@ async fn run(
         let app = Arc::clone(&app);
         tokio::task::spawn_blocking(move || {
             let models = load()?.into_iter();
-            let served = models.map(|(name, model)| Ok(Arc::new(Served::new(name, model, &app.options)?)));
-            let served = served.collect::<Result<Vec<_>, elapid::Error>>()?;
+            let served = models.map(|(name, model)| Served::new(name, model, &app.options).map(Arc::new));
+            let served = served.collect::<Result<Vec<_>, _>>()?;
             // Nobody else sets it.
             let _ = app.models.set(served);
-            Ok::<(), elapid::Error>(())
+            Ok::<(), E>(())
         })
     };
     let loaded = tokio::select! {
@@ -149,7 +153,7 @@ async fn run(
     };
     match loaded {
         None => {}
-        Some(Ok(Err(error))) => return Err(error.into()),
+        Some(Ok(Err(error))) => return Err(ServeError::Load(error)),
         Some(Err(panicked)) => return Err(ServeError::System(io::Error::other(panicked))),
         Some(Ok(Ok(()))) => {
             ready(local);
@@ -170,42 +174,6 @@ async fn run(
     Ok(())
 }
 
-/// The signals that end a server.
-struct Signals {
-    #[cfg(unix)]
-    terminate: tokio::signal::unix::Signal,
-    #[cfg(unix)]
-    interrupt: tokio::signal::unix::Signal,
-}
-
-impl Signals {
-    fn new() -> io::Result<Self> {
-        #[cfg(unix)]
-        {
-            use tokio::signal::unix::{SignalKind, signal};
-            Ok(Self {
-                terminate: signal(SignalKind::terminate())?,
-                interrupt: signal(SignalKind::interrupt())?,
-            })
-        }
-        #[cfg(not(unix))]
-        Ok(Self {})
-    }
-
-    async fn next(&mut self) {
-        #[cfg(unix)]
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-        #[cfg(not(unix))]
-        {
-            // Without a signal it ends with the program.
-            let _ = tokio::signal::ctrl_c().await;
-        }
-    }
-}
-
 /// Tells the service manager, where there is one.
 fn notify(state: &str) {
     #[cfg(target_os = "linux")]
@@ -224,9 +192,9 @@ fn notify(state: &str) {
     let _ = state;
 }
 
-/// TLS by the certificates and the key of two PEM files.
-fn acceptor(certificates: &Path, key: &Path) -> Result<TlsAcceptor, ServeError> {
-    let wrong = |path: &Path, reason: String| ServeError::Tls { path: path.into(), reason };
+/// TLS by the certificates and the key of two PEM files. An error is the file and what is wrong with it.
+fn acceptor(certificates: &Path, key: &Path) -> Result<TlsAcceptor, (PathBuf, String)> {
+    let wrong = |path: &Path, reason: String| (path.to_path_buf(), reason);
     let chain = CertificateDer::pem_file_iter(certificates).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     let chain = chain.map_err(|error| wrong(certificates, format!("no certificates in PEM: {error}")))?;
     let private = PrivateKeyDer::from_pem_file(key);
@@ -250,10 +218,10 @@ async fn accept(
     let room = Arc::new(Semaphore::new(most));
     let routes = router(Arc::clone(&app));
     loop {
-        let Ok(place) = Arc::clone(&room).acquire_owned().await else { return };
-        let stream = tokio::select! {
+        let next = async { (Arc::clone(&room).acquire_owned().await, listener.accept().await) };
+        let (place, stream) = tokio::select! {
             _ = closed.changed() => break,
-            accepted = listener.accept() => accepted,
+            next = next => next,
         };
         let Ok((stream, _)) = stream else {
             // Too many open files, mostly: some will be closed.
@@ -275,18 +243,12 @@ async fn accept(
 
 /// Raises the limit of open files as far as the system allows. Returns how many connections it has room for.
 fn files_for_connections() -> usize {
-    #[cfg(unix)]
-    {
-        use rustix::process::{Resource, getrlimit, setrlimit};
-        let mut limit = getrlimit(Resource::Nofile);
-        limit.current = limit.maximum;
-        // Otherwise it stays as it is.
-        let _ = setrlimit(Resource::Nofile, limit);
-        let files = getrlimit(Resource::Nofile).current.and_then(|files| usize::try_from(files).ok());
-        files.unwrap_or(usize::MAX).saturating_sub(OTHER_FILES).max(1)
-    }
-    #[cfg(not(unix))]
-    usize::MAX
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // Otherwise it stays as it is.
+    let _ = setrlimit(Resource::Nofile, limit);
+    let files = getrlimit(Resource::Nofile).current.and_then(|files| usize::try_from(files).ok());
+    files.unwrap_or(usize::MAX).saturating_sub(OTHER_FILES).max(1)
 }
 
 async fn connection(
@@ -397,8 +359,8 @@ async fn guard(State(app): State<Arc<App>>, mut request: Request<Body>, next: Ne
     }
 }
 
-/// Whether a browser sends this for a page of the server itself, or of an origin that may. A foreign name that leads to this machine is not
-/// the server itself.
+/// Whether a browser sends this for the server's own page, or for one of an allowed origin. Only an address or `localhost` counts as the
+/// server's own: any other name may be one of an attacker that leads to this machine.
 fn origin_allowed(allowed: &[String], headers: &HeaderMap) -> bool {
     let Some(origin) = headers.get(header::ORIGIN).and_then(|origin| origin.to_str().ok()) else {
         return true;

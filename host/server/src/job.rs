@@ -1,17 +1,17 @@
-//! What all interfaces have in common: from messages or a prompt to requests, and their events.
+//! What all interfaces have in common: from what a client wishes to requests of the engine, and their events.
 
+use std::sync::Arc;
+
+use elapid::SAMPLING;
 use elapid::core::sample::{SampleError, Sampler, Settings};
-use elapid::core::tokenizer::EncodeOptions;
-use elapid::{Message, encode, plain_chat};
-use minijinja::Value as Context;
-use minijinja::value::Serde;
+use futures_util::{Stream, StreamExt, stream};
 use serde_json::{Map, Value};
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::app::{App, Served};
-use crate::engine::{Event, Request};
+use crate::engine::{Engine, Event, Request};
 use crate::error::ApiError;
-use crate::grammar::{LIMIT, Shape};
+use crate::grammar::Shape;
 
 /// The most texts that one request may ask for.
 const MOST_CHOICES: usize = 16;
@@ -54,96 +54,88 @@ pub(crate) struct Told {
 #[derive(Debug)]
 pub(crate) struct Accepted {
     /// What happens to them. Dropping it cancels them.
-    pub events: UnboundedReceiver<Told>,
-    /// Tokens of all prompts.
-    pub prompt_tokens: usize,
+    events: UnboundedReceiver<Told>,
+    pub prompts: Vec<Vec<u32>>,
+    /// Texts after each prompt.
+    pub choices: usize,
+}
+
+/// The tokens of a request.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Usage {
+    pub prompt: usize,
+    pub completion: usize,
+    pub cached: usize,
+}
+
+impl Accepted {
     /// How many texts there will be.
-    pub texts: usize,
-}
-
-/// Takes JSON messages as clients write them, and gives what templates expect: content as text, arguments of calls as objects.
-pub(crate) fn normalize(messages: Vec<Value>) -> Result<Vec<Value>, ApiError> {
-    if messages.is_empty() {
-        return Err(ApiError::field("messages", "give one message at least"));
+    pub(crate) fn texts(&self) -> usize {
+        self.prompts.len() * self.choices
     }
-    let one = |(i, mut message): (usize, Value)| {
-        let wrong = |what: &str| ApiError::field(&format!("messages[{i}]"), what);
-        let Some(object) = message.as_object_mut() else { return Err(wrong("must be an object")) };
-        if !object.get("role").is_some_and(Value::is_string) {
-            return Err(wrong("role must be a text, such as \"user\""));
-        }
-        let content = match object.get("content") {
-            None | Some(Value::Null) => Value::String(String::new()),
-            Some(Value::String(text)) => Value::String(text.clone()),
-            Some(Value::Array(parts)) => {
-                let text = |part: &Value| match part.get("type").and_then(Value::as_str) {
-                    Some("text" | "input_text" | "output_text") => {
-                        part.get("text")?.as_str().map(str::to_owned)
-                    }
-                    None if part.is_string() => part.as_str().map(str::to_owned),
-                    _ => None,
-                };
-                let texts: Option<Vec<String>> = parts.iter().map(text).collect();
-                Value::String(
-                    texts
-                        .ok_or_else(|| wrong("this model reads text only: give parts of type text"))?
-                        .concat(),
-                )
+
+    /// All events, each with the tokens that are counted so far.
+    pub(crate) fn stream(self) -> impl Stream<Item = (Told, Usage)> + Send {
+        let prompt = self.prompts.iter().map(Vec::len).sum();
+        let usage = Usage { prompt, ..Usage::default() };
+        let (texts, choices) = (self.texts(), self.choices);
+        stream::unfold((self.events, texts, usage), move |(mut events, left, mut usage)| async move {
+            if left == 0 {
+                return None;
             }
-            Some(_) => return Err(wrong("content must be a text, or a list of parts")),
-        };
-        if object.get("images").and_then(Value::as_array).is_some_and(|images| !images.is_empty()) {
-            return Err(wrong("this model reads text only: leave images out"));
-        }
-        object.insert("content".into(), content);
-        if object.get("tool_calls").is_some_and(Value::is_null) {
-            object.remove("tool_calls");
-        }
-        for call in object.get_mut("tool_calls").and_then(Value::as_array_mut).into_iter().flatten() {
-            if let Some(arguments) = call.pointer_mut("/function/arguments")
-                && let Some(parsed) = arguments.as_str().and_then(|text| serde_json::from_str(text).ok())
-            {
-                *arguments = parsed;
+            let told = events.recv().await?;
+            match &told.event {
+                // Only the first text after a prompt says how much of it was cached.
+                Event::Read { cached, .. } if told.index.is_multiple_of(choices) => usage.cached += cached,
+                Event::End(finished) => usage.completion += finished.tokens,
+                _ => {}
+            }
+            let ended = matches!(told.event, Event::End(_) | Event::Failed(_));
+            Some(((told, usage), (events, left - usize::from(ended), usage)))
+        })
+    }
+
+    /// Waits for all texts and calls `each` with every event, or returns why one failed.
+    pub(crate) async fn each(self, mut each: impl FnMut(usize, Event)) -> Result<Usage, ApiError> {
+        let mut events = std::pin::pin!(self.stream());
+        let mut usage = Usage::default();
+        while let Some((Told { index, event }, so_far)) = events.next().await {
+            usage = so_far;
+            match event {
+                Event::Failed(error) => return Err(ApiError::failed(error)),
+                event => each(index, event),
             }
         }
-        Ok(message)
-    };
-    messages.into_iter().enumerate().map(one).collect()
+        Ok(usage)
+    }
 }
 
-/// The text of a conversation, by the model's template.
-pub(crate) fn render(served: &Served, messages: &[Value], tools: Option<&Value>) -> Result<String, ApiError> {
-    let Some(template) = &served.template else {
-        let text = |message: &Value, key: &str| message[key].as_str().unwrap_or_default().to_owned();
-        let plain: Vec<_> = messages
-            .iter()
-            .map(|message| Message::new(text(message, "role"), text(message, "content")))
-            .collect();
-        return Ok(plain_chat(&plain));
-    };
-    let none = || Context::from(());
-    let mut context = vec![
-        ("messages".to_owned(), Context::from(Serde(messages))),
-        ("tools".to_owned(), tools.map_or_else(none, |tools| Context::from(Serde(tools)))),
-        ("documents".to_owned(), none()),
-        ("add_generation_prompt".to_owned(), Context::from(true)),
-    ];
-    context.extend(served.names.iter().map(|(name, text)| (name.clone(), Context::from(text.as_str()))));
-    template.render(Context::from_iter(context)).map_err(|error| {
-        ApiError::field("messages", format!("the model's chat template refuses them: {error}"))
-    })
-}
-
-/// The tokens of a text.
-pub(crate) fn tokens_of(served: &Served, text: &str, add_special: bool) -> Result<Vec<u32>, ApiError> {
-    let tokenizer = served.model.tokenizer().map_err(|error| ApiError::failed(error.to_string()))?;
-    let options = EncodeOptions { add_special, ..EncodeOptions::default() };
-    encode(&tokenizer, text, options).map_err(|error| ApiError::failed(error.to_string()))
+/// Runs what takes time on a thread that may wait.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|_| Err(ApiError::failed("the request could not be prepared")))
 }
 
 impl Wish {
-    /// Checks everything, and hands the requests to the model: `choices` texts after each of the prompts.
-    pub(crate) fn submit(
+    /// Takes the prompts that `prompts` gives, checks everything, and hands the requests to the model: `choices` texts after each prompt.
+    pub(crate) async fn ask(
+        self,
+        app: &Arc<App>,
+        served: &Arc<Served>,
+        owner: u64,
+        prompts: impl FnOnce(&Served) -> Result<Vec<Vec<u32>>, ApiError> + Send + 'static,
+    ) -> Result<Accepted, ApiError> {
+        let (app, served) = (Arc::clone(app), Arc::clone(served));
+        blocking(move || {
+            let prompts = prompts(&served)?;
+            self.submit(&app, &served, owner, prompts)
+        })
+        .await
+    }
+
+    fn submit(
         self,
         app: &App,
         served: &Served,
@@ -155,38 +147,8 @@ impl Wish {
         if choices.saturating_mul(prompts.len()) > MOST_CHOICES.max(prompts.len()) {
             return Err(ApiError::field("n", format!("{MOST_CHOICES} texts can be asked for at once")));
         }
-        for tokens in &prompts {
-            if tokens.is_empty() {
-                return Err(ApiError::bad("the prompt is empty: give a word at least"));
-            }
-            if tokens.len() > app.options.max_prompt {
-                let message = format!(
-                    "the prompt has {} tokens, and this server takes {}",
-                    tokens.len(),
-                    app.options.max_prompt
-                );
-                return Err(ApiError::bad(message).code("context_length_exceeded"));
-            }
-            if let Some(token) = tokens.iter().find(|token| **token >= vocab) {
-                return Err(ApiError::bad(format!(
-                    "the prompt has token {token}, and the model knows 0 to {}",
-                    vocab - 1
-                )));
-            }
-        }
-        let settings = Settings {
-            temperature: self.temperature.unwrap_or(0.8),
-            top_k: self.top_k.unwrap_or(0),
-            top_p: self.top_p.unwrap_or(0.95),
-            min_p: self.min_p.unwrap_or(0.0),
-            repeat_penalty: self.repeat_penalty.unwrap_or(1.0),
-        };
-        if let Err(SampleError::Setting { name, value, range }) = Sampler::new(settings, 0) {
-            return Err(ApiError::field(
-                &name.replace('-', "_"),
-                format!("{value} is out of range: it must be {range}"),
-            ));
-        }
+        prompts.iter().try_for_each(|tokens| check_prompt(tokens, vocab, app.options.max_prompt))?;
+        let (settings, bias) = (self.settings()?, self.bias(vocab)?);
         let penalty = |name: &str, value: Option<f32>| match value.unwrap_or(0.0) {
             value if (-2.0..=2.0).contains(&value) => Ok(value),
             value => Err(ApiError::field(name, format!("{value} is out of range: it must be -2 to 2"))),
@@ -204,7 +166,61 @@ impl Wish {
         if self.logprobs.is_some_and(|top| top > MOST_LOGPROBS) {
             return Err(ApiError::field("logprobs", format!("at most {MOST_LOGPROBS} tokens are named")));
         }
-        let bias = self.logit_bias.iter().map(|(token, bias)| {
+        let max_tokens = self.max_tokens.unwrap_or(app.options.max_tokens);
+        let seed = self.seed.unwrap_or_else(seed_from_clock);
+        let constraint = self.shape.as_ref().map(|shape| served.constraint(shape)).transpose()?;
+        let request = |tokens: &[u32], choice: usize| {
+            let (events, receiver) = unbounded_channel();
+            let request = Request {
+                tokens: tokens.to_vec(),
+                owner,
+                max_tokens,
+                settings,
+                seed: seed.wrapping_add(choice as u64),
+                eos: self.ignore_eos.then(Vec::new),
+                stop: self.stop.clone(),
+                bias: bias.clone(),
+                frequency_penalty,
+                presence_penalty,
+                logprobs: self.logprobs,
+                prompt_logprobs: self.prompt_logprobs,
+                constraint: constraint.clone(),
+                events,
+            };
+            (request, receiver)
+        };
+        let (sender, events) = unbounded_channel();
+        for (prompt, tokens) in prompts.iter().enumerate() {
+            let index = prompt * choices;
+            let (first, receiver) = request(tokens, 0);
+            served.engine.submit(first)?;
+            let others = (1..choices).map(|choice| (index + choice, request(tokens, choice))).collect();
+            tokio::spawn(follow(index, receiver, others, Arc::clone(&served.engine), sender.clone()));
+        }
+        Ok(Accepted { events, prompts, choices })
+    }
+
+    /// How tokens are chosen.
+    fn settings(&self) -> Result<Settings, ApiError> {
+        let settings = Settings {
+            temperature: self.temperature.unwrap_or(SAMPLING.temperature),
+            top_k: self.top_k.unwrap_or(SAMPLING.top_k),
+            top_p: self.top_p.unwrap_or(SAMPLING.top_p),
+            min_p: self.min_p.unwrap_or(SAMPLING.min_p),
+            repeat_penalty: self.repeat_penalty.unwrap_or(SAMPLING.repeat_penalty),
+        };
+        if let Err(SampleError::Setting { name, value, range }) = Sampler::new(settings, 0) {
+            return Err(ApiError::field(
+                &name.replace('-', "_"),
+                format!("{value} is out of range: it must be {range}"),
+            ));
+        }
+        Ok(settings)
+    }
+
+    /// What is added to the logits of tokens.
+    fn bias(&self, vocab: u32) -> Result<Vec<(u32, f32)>, ApiError> {
+        let each = self.logit_bias.iter().map(|(token, bias)| {
             let bias = bias.as_f64().filter(|bias| (-100.0..=100.0).contains(bias));
             match (token.parse().ok().filter(|token| *token < vocab), bias) {
                 // As OpenAI has it: never.
@@ -216,75 +232,64 @@ impl Wish {
                 )),
             }
         });
-        let bias = bias.collect::<Result<Vec<_>, _>>()?;
-        let max_tokens = self.max_tokens.unwrap_or(app.options.max_tokens);
-        let seed = self.seed.unwrap_or_else(seed_from_clock);
-        let constraint = || self.shape.as_ref().map(|shape| served.constraint(shape)).transpose();
-        let prompt_tokens = prompts.iter().map(Vec::len).sum();
-        let texts = choices * prompts.len();
-        let mut receivers = Vec::new();
-        for tokens in prompts {
-            let mut of_prompt = Vec::new();
-            for choice in 0..choices {
-                let (events, receiver) = unbounded_channel();
-                let request = Request {
-                    tokens: tokens.clone(),
-                    owner,
-                    max_tokens,
-                    settings,
-                    seed: seed.wrapping_add(choice as u64),
-                    eos: self.ignore_eos.then(Vec::new),
-                    stop: self.stop.clone(),
-                    bias: bias.clone(),
-                    frequency_penalty,
-                    presence_penalty,
-                    logprobs: self.logprobs,
-                    prompt_logprobs: self.prompt_logprobs,
-                    constraint: constraint()?,
-                    events,
-                };
-                of_prompt.push((request, receiver));
-            }
-            receivers.push(of_prompt);
-        }
-        let (sender, events) = unbounded_channel();
-        for (prompt, requests) in receivers.into_iter().enumerate() {
-            let mut requests = requests.into_iter().enumerate().map(|(i, it)| (prompt * choices + i, it));
-            let Some((index, (request, receiver))) = requests.next() else { continue };
-            served.engine.submit(request)?;
-            let (sender, engine) = (sender.clone(), served.engine.clone());
-            let others: Vec<_> = requests.collect();
-            tokio::spawn(async move {
-                let first = forward(index, receiver, &sender, true).await;
-                // The others go on from the prompt that the first one has read.
-                let mut tasks = Vec::new();
-                for (index, (request, receiver)) in others {
-                    let sender = sender.clone();
-                    if let Err(refused) = engine.submit(request) {
-                        let event = Event::Failed(ApiError::from(refused).message);
-                        let _ = sender.send(Told { index, event });
-                        continue;
-                    }
-                    tasks.push(tokio::spawn(async move { forward(index, receiver, &sender, false).await }));
-                }
-                if let Some(rest) = first {
-                    forward(index, rest, &sender, false).await;
-                }
-                for task in tasks {
-                    // A task ends as its request does.
-                    let _ = task.await;
-                }
-            });
-        }
-        Ok(Accepted { events, prompt_tokens, texts })
+        each.collect()
     }
 }
 
-/// Forwards the events of one request; with `once`, until its prompt was read, and gives back what is to be forwarded later.
+/// Whether a prompt can be taken.
+fn check_prompt(tokens: &[u32], vocab: u32, most: usize) -> Result<(), ApiError> {
+    if tokens.is_empty() {
+        return Err(ApiError::bad("the prompt is empty: give a word at least"));
+    }
+    if tokens.len() > most {
+        let message = format!("the prompt has {} tokens, and this server takes {most}", tokens.len());
+        return Err(ApiError::bad(message).code("context_length_exceeded"));
+    }
+    match tokens.iter().find(|token| **token >= vocab) {
+        Some(token) => {
+            let message = format!("the prompt has token {token}, and the model knows 0 to {}", vocab - 1);
+            Err(ApiError::bad(message))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Forwards the events of the texts after one prompt. The others are asked for when the first one has read it: they go on from there.
+async fn follow(
+    index: usize,
+    receiver: UnboundedReceiver<Event>,
+    others: Vec<(usize, (Request, UnboundedReceiver<Event>))>,
+    engine: Arc<Engine>,
+    sender: UnboundedSender<Told>,
+) {
+    let first = forward(index, receiver, &sender, true).await;
+    let mut tasks = Vec::new();
+    for (index, (request, receiver)) in others {
+        match engine.submit(request) {
+            Ok(()) => {
+                let sender = sender.clone();
+                tasks.push(tokio::spawn(async move { forward(index, receiver, &sender, false).await }));
+            }
+            Err(refused) => {
+                // A client that has left need not know.
+                let _ = sender.send(Told { index, event: Event::Failed(ApiError::from(refused).message) });
+            }
+        }
+    }
+    if let Some(rest) = first {
+        forward(index, rest, &sender, false).await;
+    }
+    for task in tasks {
+        // A task ends as its request does.
+        let _ = task.await;
+    }
+}
+
+/// Forwards the events of one request. With `once`, only until its prompt was read; returns the receiver of the others.
 async fn forward(
     index: usize,
     mut receiver: UnboundedReceiver<Event>,
-    sender: &tokio::sync::mpsc::UnboundedSender<Told>,
+    sender: &UnboundedSender<Told>,
     once: bool,
 ) -> Option<UnboundedReceiver<Event>> {
     loop {
@@ -305,31 +310,6 @@ async fn forward(
         if once && read {
             return Some(receiver);
         }
-    }
-}
-
-/// The shape that a `response_format` asks for.
-pub(crate) fn shape_of(format: Option<&Value>) -> Result<Option<Shape>, ApiError> {
-    let wrong = |what: &str| Err(ApiError::field("response_format", what));
-    let Some(format) = format.filter(|format| !format.is_null()) else { return Ok(None) };
-    if format.to_string().len() > LIMIT {
-        return wrong("the schema is longer than 256 KiB");
-    }
-    match format.get("type").and_then(Value::as_str) {
-        Some("text") => Ok(None),
-        Some("json_object") => {
-            Ok(Some(format.get("schema").map_or(Shape::Object, |schema| Shape::Schema(schema.clone()))))
-        }
-        Some("json_schema") => {
-            let schema = format.pointer("/json_schema/schema").or_else(|| format.get("schema"));
-            match schema {
-                Some(schema) if schema.is_object() || schema.is_boolean() => {
-                    Ok(Some(Shape::Schema(schema.clone())))
-                }
-                _ => wrong("json_schema.schema must be a JSON schema"),
-            }
-        }
-        _ => wrong("type must be text, json_object or json_schema"),
     }
 }
 

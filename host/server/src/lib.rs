@@ -8,15 +8,17 @@
 //! use elapid_server::{ServeOptions, serve};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let load = || Ok(vec![("address".to_owned(), Model::bundled(&ModelOptions::default())?)]);
+//! let load = || Ok::<_, elapid::Error>(vec![("address".to_owned(), Model::bundled(&ModelOptions::default())?)]);
 //! serve(ServeOptions::default(), load, |address| println!("http://{address}"))?;
 //! # Ok(())
 //! # }
 //! ```
 #![forbid(unsafe_code)]
 
+mod answer;
 mod app;
 mod clock;
+mod conversation;
 mod engine;
 mod error;
 mod grammar;

@@ -1,7 +1,9 @@
 //! Ollama's interface: what Home Assistant and most desktop programs speak.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, UNIX_EPOCH};
 
 use axum::body::Body;
 use axum::extract::{Extension, State};
@@ -10,18 +12,20 @@ use axum::middleware::map_response;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json as Answer, Router};
-use elapid::core::generate::End;
+use chrono::{DateTime, SecondsFormat, Utc};
 use futures_util::{StreamExt, stream};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::answer::reason;
 use crate::app::{App, Served};
+use crate::clock::now;
+use crate::conversation::{normalize, prompt, tokens_of};
 use crate::engine::{Event, Finished};
 use crate::error::ApiError;
-use crate::grammar::Shape;
-use crate::job::{Wish, normalize, render, tokens_of};
-use crate::openai::{OneOrMany, blocking, told};
-use crate::request::{Json, Owner};
+use crate::grammar::{LIMIT, Shape};
+use crate::job::Wish;
+use crate::request::{Json, OneOrMany, Owner};
 use crate::tools::{Reader, Tools};
 
 /// The version of Ollama whose interface this is: clients ask for it.
@@ -62,30 +66,9 @@ async fn plain_errors(response: Response) -> Response {
     Response::from_parts(head, Body::from(json!({ "error": text }).to_string()))
 }
 
-/// A time as RFC 3339 has it.
-fn time(seconds: u64, nanos: u32) -> String {
-    // Days to a date, by Howard Hinnant's `civil_from_days`.
-    let (days, rest) = ((seconds / 86400) as i64, seconds % 86400);
-    let z = days + 719_468;
-    let era = z.div_euclid(146_097);
-    let doe = z.rem_euclid(146_097);
-    let yoe = (doe - doe / 1460 + doe / 36524 - doe / 146_096) / 365;
-    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
-    let mp = (5 * doy + 2) / 153;
-    let day = doy - (153 * mp + 2) / 5 + 1;
-    let month = if mp < 10 { mp + 3 } else { mp - 9 };
-    let year = yoe + era * 400 + i64::from(month <= 2);
-    format!(
-        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{nanos:09}Z",
-        rest / 3600,
-        rest / 60 % 60,
-        rest % 60
-    )
-}
-
-fn now() -> String {
-    let now = crate::clock::now();
-    time(now.as_secs(), now.subsec_nanos())
+/// A time since 1970 as RFC 3339 has it.
+fn rfc3339(time: Duration) -> String {
+    DateTime::<Utc>::from(UNIX_EPOCH + time).to_rfc3339_opts(SecondsFormat::Nanos, true)
 }
 
 fn details(served: &Served) -> Value {
@@ -97,11 +80,10 @@ fn details(served: &Served) -> Value {
 }
 
 fn listed(served: &Served) -> Value {
-    let fingerprint = served.model.header().fingerprint();
     json!({
         "name": format!("{}:latest", served.name), "model": format!("{}:latest", served.name),
-        "modified_at": time(served.created, 0), "size": served.model.layout().file_bytes(),
-        "digest": fingerprint.0.iter().map(|byte| format!("{byte:02x}")).collect::<String>(),
+        "modified_at": rfc3339(Duration::from_secs(served.created)), "size": served.model.layout().file_bytes(),
+        "digest": served.model.header().fingerprint().to_string(),
         "details": details(served),
     })
 }
@@ -149,7 +131,7 @@ async fn show(State(app): State<Arc<App>>, Json(request): Json<Show>) -> Result<
             "mamba.context_length": app.options.max_prompt,
         },
         "capabilities": capabilities,
-        "modified_at": time(served.created, 0),
+        "modified_at": rfc3339(Duration::from_secs(served.created)),
     })))
 }
 
@@ -199,7 +181,7 @@ fn wish(options: Option<Options>, format: Option<Value>) -> Result<Wish, ApiErro
         None | Some(Value::Null) => None,
         Some(Value::String(format)) if format.is_empty() => None,
         Some(Value::String(format)) if format == "json" => Some(Shape::Object),
-        Some(schema) if schema.is_object() && schema.to_string().len() <= crate::grammar::LIMIT => {
+        Some(schema) if schema.is_object() && schema.to_string().len() <= LIMIT => {
             Some(Shape::Schema(schema))
         }
         Some(_) => {
@@ -232,7 +214,7 @@ enum Form {
 
 impl Form {
     fn part(self, served: &Served, text: &str, calls: &[Value]) -> Value {
-        let mut part = json!({ "model": served.name, "created_at": now() });
+        let mut part = json!({ "model": served.name, "created_at": rfc3339(now()) });
         match self {
             Self::Generate => part["response"] = text.into(),
             Self::Chat => {
@@ -255,10 +237,9 @@ fn call(call: &Value) -> Value {
 }
 
 fn done(mut part: Value, finished: &Finished, prompt: usize) -> Value {
-    let nanos = |time: std::time::Duration| time.as_nanos() as u64;
-    let end = if matches!(finished.end, End::Length | End::Interrupted) { "length" } else { "stop" };
+    let nanos = |time: Duration| time.as_nanos() as u64;
     part["done"] = true.into();
-    part["done_reason"] = end.into();
+    part["done_reason"] = reason(finished.end).into();
     part["total_duration"] = nanos(finished.waited + finished.prompt_time + finished.time).into();
     part["load_duration"] = nanos(finished.waited).into();
     part["prompt_eval_count"] = prompt.into();
@@ -280,37 +261,25 @@ async fn answer(
     tokens: impl FnOnce(&Served) -> Result<Vec<u32>, ApiError> + Send + 'static,
 ) -> Result<Response, ApiError> {
     let mut reader = Reader::new(&tools);
-    let accepted = {
-        let served = Arc::clone(&served);
-        blocking(move || {
-            let tokens = tokens(&served)?;
-            wish.submit(&app, &served, owner, vec![tokens])
-        })
-        .await?
-    };
-    let prompt = accepted.prompt_tokens;
-    let mut all = Box::pin(told(accepted));
+    let accepted = wish.ask(&app, &served, owner, move |served| Ok(vec![tokens(served)?])).await?;
     if !streams {
-        let mut text = String::new();
-        while let Some(told) = all.next().await {
-            match told.event {
-                Event::Read { .. } => {}
-                Event::Token { text: piece, .. } => text.push_str(&reader.push(&piece)),
-                Event::End(finished) => {
-                    let (rest, calls) = reader.finish();
-                    text.push_str(&rest);
-                    return Ok(
-                        Answer(done(form.part(&served, &text, &calls), &finished, prompt)).into_response()
-                    );
-                }
-                Event::Failed(error) => return Err(ApiError::failed(error)),
+        let (mut text, mut calls, mut end) = (String::new(), Vec::new(), None);
+        let usage = accepted.each(|_, event| match event {
+            Event::Text { text: piece, .. } => text.push_str(&reader.push(&piece)),
+            Event::End(finished) => {
+                let (rest, called) = reader.finish();
+                text.push_str(&rest);
+                (calls, end) = (called, Some(finished));
             }
-        }
-        return Err(ApiError::failed("the model gave no answer"));
+            Event::Read { .. } | Event::Failed(_) => {}
+        });
+        let usage = usage.await?;
+        let finished = end.ok_or_else(|| ApiError::failed("the model gave no answer"))?;
+        return Ok(Answer(done(form.part(&served, &text, &calls), &finished, usage.prompt)).into_response());
     }
-    let lines = all.map(move |told| match told.event {
+    let lines = accepted.stream().map(move |(told, usage)| match told.event {
         Event::Read { .. } => Vec::new(),
-        Event::Token { text, .. } => {
+        Event::Text { text, .. } => {
             let text = reader.push(&text);
             if text.is_empty() { Vec::new() } else { vec![form.part(&served, &text, &[])] }
         }
@@ -320,13 +289,12 @@ async fn answer(
             if !rest.is_empty() || !calls.is_empty() {
                 parts.push(form.part(&served, &rest, &calls));
             }
-            parts.push(done(form.part(&served, "", &[]), &finished, prompt));
+            parts.push(done(form.part(&served, "", &[]), &finished, usage.prompt));
             parts
         }
         Event::Failed(error) => vec![json!({ "error": error })],
     });
-    let lines =
-        lines.flat_map(stream::iter).map(|line| Ok::<_, std::convert::Infallible>(format!("{line}\n")));
+    let lines = lines.flat_map(stream::iter).map(|line| Ok::<_, Infallible>(format!("{line}\n")));
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response())
 }
 
@@ -343,9 +311,7 @@ async fn chat(
     let tools = Tools::new(request.tools.as_ref(), None)?;
     let messages = normalize(request.messages)?;
     let given = tools.clone();
-    let tokens = move |served: &Served| {
-        tokens_of(served, &render(served, &messages, given.given())?, served.template.is_none())
-    };
+    let tokens = move |served: &Served| prompt(served, &messages, given.given());
     answer(app, served, owner, wish, tools, Form::Chat, request.stream.unwrap_or(true), tokens).await
 }
 
@@ -362,15 +328,15 @@ async fn generate(
         return Ok(loaded(&served, Form::Generate));
     }
     let wish = wish(request.options, request.format)?;
-    let (prompt, system, raw) = (request.prompt, request.system, request.raw);
+    let GenerateRequest { prompt: text, system, raw, .. } = request;
     let tokens = move |served: &Served| {
         if raw || served.template.is_none() {
-            return tokens_of(served, &prompt, true);
+            return tokens_of(served, &text, true);
         }
         let system = system.map(|text| json!({ "role": "system", "content": text }));
         let messages: Vec<_> =
-            system.into_iter().chain([json!({ "role": "user", "content": prompt })]).collect();
-        tokens_of(served, &render(served, &messages, None)?, false)
+            system.into_iter().chain([json!({ "role": "user", "content": text })]).collect();
+        prompt(served, &messages, None)
     };
     answer(app, served, owner, wish, Tools::default(), Form::Generate, request.stream.unwrap_or(true), tokens)
         .await
@@ -396,7 +362,7 @@ mod tests {
             (951_782_400, "2000-02-29T00:00:00.000000000Z"),
             (1_796_000_000, "2026-11-30T00:53:20.000000000Z"),
         ] {
-            assert_eq!(time(seconds, 0), date);
+            assert_eq!(rfc3339(Duration::from_secs(seconds)), date);
         }
     }
 }

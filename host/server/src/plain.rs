@@ -9,9 +9,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::app::App;
+use crate::conversation::{normalize, render, spell, tokens_of};
 use crate::error::ApiError;
-use crate::job::{normalize, render, tokens_of};
-use crate::openai::{blocking, spell};
+use crate::job::blocking;
 use crate::request::Json;
 
 pub(crate) fn routes() -> Router<Arc<App>> {
@@ -46,7 +46,7 @@ async fn tokenize(
     let served = app.model(request.model.as_deref())?;
     blocking(move || {
         let tokens = tokens_of(&served, &request.content, request.add_special)?;
-        let tokenizer = served.model.tokenizer().map_err(|error| ApiError::failed(error.to_string()))?;
+        let tokenizer = served.tokenizer()?;
         let piece = |id: &u32| json!({ "id": id, "piece": spell(&tokenizer, &[*id]) });
         let tokens: Vec<Value> = if request.with_pieces {
             tokens.iter().map(piece).collect()
@@ -76,7 +76,7 @@ async fn detokenize(
             format!("the model has no token {token}: it knows 0 to {}", vocab - 1),
         ));
     }
-    let tokenizer = served.model.tokenizer().map_err(|error| ApiError::failed(error.to_string()))?;
+    let tokenizer = served.tokenizer()?;
     Ok(Answer(json!({ "content": spell(&tokenizer, &request.tokens) })))
 }
 
@@ -110,7 +110,7 @@ async fn props(State(app): State<Arc<App>>, Query(which): Query<Which>) -> Resul
     Ok(Answer(json!({
         "model": served.name,
         "chat_template": served.template.is_some(),
-        "total_slots": served.engine.slots,
+        "total_slots": app.options.slots,
         "max_prompt_tokens": app.options.max_prompt,
         "default_max_tokens": app.options.max_tokens,
         "vocab_size": config.vocab,

@@ -48,3 +48,21 @@ pub(crate) fn parse<'de, T: Deserialize<'de>>(
         }
     })
 }
+
+/// One text, or several.
+#[derive(Debug, Deserialize)]
+#[serde(untagged, expecting = "must be a text, or a list of texts")]
+pub(crate) enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl OneOrMany {
+    pub(crate) fn list(this: Option<Self>) -> Vec<String> {
+        match this {
+            None => Vec::new(),
+            Some(Self::One(text)) => vec![text],
+            Some(Self::Many(texts)) => texts,
+        }
+    }
+}

@@ -7,16 +7,17 @@ use axum::response::sse::Event as Sent;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Json as Answer, Router};
-use elapid::core::generate::End;
 use futures_util::{StreamExt, stream};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::app::App;
-use crate::engine::Event;
+use crate::answer::{events, is_cut_off};
+use crate::app::{App, Served};
+use crate::conversation::{normalize, prompt};
+use crate::engine::{Event, Finished};
 use crate::error::ApiError;
-use crate::job::{Wish, normalize, render, shape_of, tokens_of};
-use crate::openai::{Usage, blocking, events, told};
+use crate::grammar::shape_of;
+use crate::job::{Usage, Wish};
 use crate::request::{Json, Owner};
 
 pub(crate) fn routes() -> Router<Arc<App>> {
@@ -127,34 +128,20 @@ async fn responses(
         model: served.name.clone(),
         created: now.as_secs(),
     };
-    let accepted = {
-        let (app, served) = (Arc::clone(&app), Arc::clone(&served));
-        blocking(move || {
-            let tokens = tokens_of(&served, &render(&served, &messages, None)?, served.template.is_none())?;
-            wish.submit(&app, &served, owner, vec![tokens])
-        })
-        .await?
-    };
-    let mut usage = Usage { prompt: accepted.prompt_tokens, ..Usage::default() };
+    let prompts = move |served: &Served| Ok(vec![prompt(served, &messages, None)?]);
+    let accepted = wish.ask(&app, &served, owner, prompts).await?;
+    let status = |finished: &Finished| if is_cut_off(finished.end) { "incomplete" } else { "completed" };
     let mut text = String::new();
-    let status =
-        |end: End| if matches!(end, End::Length | End::Interrupted) { "incomplete" } else { "completed" };
     if !request.stream.unwrap_or(false) {
-        let mut all = std::pin::pin!(told(accepted));
-        while let Some(told) = all.next().await {
-            usage.count(&told, 1);
-            match told.event {
-                Event::Read { .. } => {}
-                Event::Token { text: piece, .. } => text.push_str(&piece),
-                Event::End(finished) => {
-                    return Ok(
-                        Answer(object.with(status(finished.end), Some(&text), Some(usage))).into_response()
-                    );
-                }
-                Event::Failed(error) => return Err(ApiError::failed(error)),
-            }
-        }
-        return Err(ApiError::failed("the model gave no answer"));
+        let mut end = None;
+        let usage = accepted.each(|_, event| match event {
+            Event::Text { text: piece, .. } => text.push_str(&piece),
+            Event::End(finished) => end = Some(status(&finished)),
+            Event::Read { .. } | Event::Failed(_) => {}
+        });
+        let usage = usage.await?;
+        let status = end.ok_or_else(|| ApiError::failed("the model gave no answer"))?;
+        return Ok(Answer(object.with(status, Some(&text), Some(usage))).into_response());
     }
     let mut number = 0;
     let mut sent = move |kind: &str, mut data: Value| {
@@ -170,39 +157,36 @@ async fn responses(
         data
     };
     let part = |text: &str| json!({ "type": "output_text", "text": text, "annotations": [] });
-    let parts = told(accepted).map(move |told| {
-        usage.count(&told, 1);
-        match told.event {
-            Event::Read { .. } => {
-                let begun = object.with("in_progress", None, None);
-                let mut item = object.item("", "in_progress");
-                item["content"] = json!([]);
-                vec![
-                    sent("response.created", json!({ "response": begun })),
-                    sent("response.in_progress", json!({ "response": begun })),
-                    sent("response.output_item.added", json!({ "output_index": 0, "item": item })),
-                    sent("response.content_part.added", with("part", part(""))),
-                ]
-            }
-            Event::Token { text: piece, .. } if piece.is_empty() => Vec::new(),
-            Event::Token { text: piece, .. } => {
-                text.push_str(&piece);
-                vec![sent("response.output_text.delta", with("delta", piece.into()))]
-            }
-            Event::End(finished) => {
-                let status = status(finished.end);
-                let whole = object.with(status, Some(&text), Some(usage));
-                let item = json!({ "output_index": 0, "item": object.item(&text, status) });
-                vec![
-                    sent("response.output_text.done", with("text", text.as_str().into())),
-                    sent("response.content_part.done", with("part", part(&text))),
-                    sent("response.output_item.done", item),
-                    sent(&format!("response.{status}"), json!({ "response": whole })),
-                ]
-            }
-            Event::Failed(error) => {
-                vec![sent("error", json!({ "code": "server_error", "message": error, "param": null }))]
-            }
+    let parts = accepted.stream().map(move |(told, usage)| match told.event {
+        Event::Read { .. } => {
+            let begun = object.with("in_progress", None, None);
+            let mut item = object.item("", "in_progress");
+            item["content"] = json!([]);
+            vec![
+                sent("response.created", json!({ "response": begun })),
+                sent("response.in_progress", json!({ "response": begun })),
+                sent("response.output_item.added", json!({ "output_index": 0, "item": item })),
+                sent("response.content_part.added", with("part", part(""))),
+            ]
+        }
+        Event::Text { text: piece, .. } if piece.is_empty() => Vec::new(),
+        Event::Text { text: piece, .. } => {
+            text.push_str(&piece);
+            vec![sent("response.output_text.delta", with("delta", piece.into()))]
+        }
+        Event::End(finished) => {
+            let status = status(&finished);
+            let whole = object.with(status, Some(&text), Some(usage));
+            let item = json!({ "output_index": 0, "item": object.item(&text, status) });
+            vec![
+                sent("response.output_text.done", with("text", text.as_str().into())),
+                sent("response.content_part.done", with("part", part(&text))),
+                sent("response.output_item.done", item),
+                sent(&format!("response.{status}"), json!({ "response": whole })),
+            ]
+        }
+        Event::Failed(error) => {
+            vec![sent("error", json!({ "code": "server_error", "message": error, "param": null }))]
         }
     });
     Ok(events(parts.flat_map(stream::iter)))

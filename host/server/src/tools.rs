@@ -77,7 +77,7 @@ impl Tools {
 }
 
 /// Reads an answer piece by piece, and keeps back what may be a call.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Reader {
     /// The names of the tools; none if calls are not looked for.
     names: Vec<String>,

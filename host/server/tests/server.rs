@@ -31,7 +31,7 @@ impl Server {
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let (ready, address) = channel();
         let thread = spawn(move || {
-            let load = || Ok(vec![("small".to_owned(), model()?)]);
+            let load = || Ok::<_, Error>(vec![("small".to_owned(), model()?)]);
             let until = async {
                 let _ = stopped.await;
             };

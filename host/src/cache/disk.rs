@@ -11,9 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use elapid_core::fixed;
 use elapid_core::format::Fingerprint;
-use elapid_core::model::StateKind;
 use elapid_files::open_regular;
 
 use super::Key;
@@ -42,13 +40,6 @@ const PAUSE: Duration = Duration::from_secs(60);
 /// Warnings that are kept at most.
 const MOST_WARNINGS: usize = 16;
 
-const NUMBERS: [Numbers; 4] = [
-    Numbers::Float(StateKind::F32),
-    Numbers::Float(StateKind::F16),
-    Numbers::Fixed(fixed::StateKind::I16),
-    Numbers::Fixed(fixed::StateKind::I32),
-];
-
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Disk {
@@ -70,8 +61,7 @@ struct Inner {
 
 /// The name of the file for these tokens.
 fn name_of(key: &Key, tokens: &[u32]) -> String {
-    let fingerprint: String = key.fingerprint.0.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("{fingerprint}-{}-{:016x}{SUFFIX}", key.numbers.state_name(), hash(tokens))
+    format!("{}-{}-{:016x}{SUFFIX}", key.fingerprint, key.numbers.state_name(), hash(tokens))
 }
 
 /// What a file's name says: its key, and the hash of its tokens.
@@ -82,7 +72,7 @@ fn parse_name(name: &str) -> Option<(Key, u64)> {
     for (at, byte) in bytes.iter_mut().enumerate() {
         *byte = u8::from_str_radix(fingerprint.get(2 * at..2 * at + 2)?, 16).ok()?;
     }
-    let numbers = NUMBERS.into_iter().find(|numbers| numbers.state_name() == state)?;
+    let numbers = Numbers::ALL.into_iter().find(|numbers| numbers.state_name() == state)?;
     let (key, hash) =
         (Key { fingerprint: Fingerprint(bytes), numbers, owner: 0 }, u64::from_str_radix(hash, 16).ok()?);
     // Only one spelling of a name.

@@ -45,7 +45,24 @@ pub struct Prefix {
     /// Tokens that the sequence now has.
     pub cached: usize,
     /// Tokens after which a copy is worth keeping on the way, because other prompts diverge there.
-    pub branch: Option<usize>,
+    branch: Option<usize>,
+    /// Tokens between two copies on a long way.
+    spacing: usize,
+}
+
+impl Prefix {
+    fn new(cached: usize, shared: usize, chunk: usize) -> Self {
+        let branch = Some(shared).filter(|shared| *shared >= cached + LEAST);
+        Self { cached, branch, spacing: SPACING.next_multiple_of(chunk) }
+    }
+
+    /// The number of tokens after which the next copy is worth keeping, besides the one at the prompt's end: after those that are cached,
+    /// or after the last copy, which was kept after `at` tokens.
+    #[must_use]
+    pub fn next_copy(&self, at: usize) -> usize {
+        let spaced = at + self.spacing;
+        self.branch.filter(|branch| *branch > at).map_or(spaced, |branch| branch.min(spaced))
+    }
 }
 
 /// What a cache has done.
@@ -198,14 +215,13 @@ impl PrefixCache {
             session.resume(watch)?;
         }
         let (base, shared) = self.start(session, tokens, watch)?;
+        let prefix = Prefix::new(base, shared, session.sequence.chunk);
         self.count(base, tokens.len() - base);
         let layers = u64::from(session.model().config().n_layer);
         let mut parts = InParts::new(watch, (tokens.len() - base) as u64 * layers);
         let mut at = base;
         while at < tokens.len() {
-            let branch = Some(shared).filter(|shared| *shared >= base + LEAST && *shared > at);
-            let spaced = at + SPACING.next_multiple_of(session.sequence.chunk);
-            let next = branch.unwrap_or(tokens.len()).min(spaced).min(tokens.len());
+            let next = prefix.next_copy(at).min(tokens.len());
             let work = (next - at) as u64 * layers;
             parts.part(work, |watch| session.feed_watched(&tokens[at..next], watch))?;
             at = next;
@@ -291,8 +307,7 @@ impl PrefixCache {
             batch.restore(sequence, &snapshot)?;
         }
         self.count(cached, tokens.len() - cached);
-        let branch = Some(shared).filter(|shared| *shared >= cached + LEAST && *shared < tokens.len());
-        Ok(Prefix { cached, branch })
+        Ok(Prefix::new(cached, shared, batch.chunk()))
     }
 
     /// Keeps a copy of the state of a sequence that was fed `tokens` since it was empty, as [`PrefixCache::keep`] does. The logits after its last

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use elapid::core::model::StateKind;
 use elapid::{Error, Numbers, PrefixCache, SaveOptions, SessionOptions};
 
-use super::{ALL, ask, bits, check, open, text};
+use super::{ALL, ask, bits, check, converse, open, text};
 
 const PLENTY: u64 = 1 << 30;
 
@@ -138,12 +138,7 @@ fn a_folder_stays_within_its_budget_and_keeps_what_is_worth_most() {
     // A process for each turn, and for some requests between them.
     for turn in 1..10 {
         let cache = small();
-        let (mut session, fed) = ask(&cache, &model, ALL[0], &chat);
-        computed += fed;
-        let answer = text(50 + turn, 30);
-        session.feed(&answer).unwrap();
-        cache.keep(&mut session).unwrap();
-        chat.extend([&answer[..], &text(100 + turn, 20)].concat());
+        computed += converse(&cache, &model, &mut chat, turn);
         for foreign in 0..12 {
             let of = if foreign % 4 == 0 { &small() } else { &cache };
             ask(of, &model, ALL[0], &text(1000 + 20 * turn + foreign, 6));

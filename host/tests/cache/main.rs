@@ -5,16 +5,9 @@ mod folder;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
-use elapid::core::fixed;
-use elapid::core::model::StateKind;
 use elapid::{Error, Model, ModelOptions, Numbers, PrefixCache, Ram, Reused, Session, SessionOptions};
 
-const ALL: [Numbers; 4] = [
-    Numbers::Float(StateKind::F32),
-    Numbers::Float(StateKind::F16),
-    Numbers::Fixed(fixed::StateKind::I16),
-    Numbers::Fixed(fixed::StateKind::I32),
-];
+const ALL: [Numbers; 4] = Numbers::ALL;
 
 fn open(name: &str) -> Model {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("models").join(name);
@@ -48,6 +41,16 @@ fn ask(cache: &PrefixCache, model: &Model, numbers: Numbers, tokens: &[u32]) -> 
     let work = computed as u64 * layers;
     assert_eq!(last, (work > 0).then_some((work, work)));
     (session, computed)
+}
+
+/// A turn of a chat: the answer to what there is, and the next question. Returns how many tokens were computed before the answer.
+fn converse(cache: &PrefixCache, model: &Model, chat: &mut Vec<u32>, turn: u32) -> usize {
+    let (mut session, computed) = ask(cache, model, ALL[0], chat);
+    let answer = text(50 + turn, 30);
+    session.feed(&answer).unwrap();
+    cache.keep(&mut session).unwrap();
+    chat.extend([&answer[..], &text(100 + turn, 20)].concat());
+    computed
 }
 
 /// As [`ask`], compared with a session that is fed everything, here and two tokens later.
@@ -127,13 +130,7 @@ fn foreign_requests_between_the_turns_do_not_push_out_a_chat() {
     let mut chat = text(0, 200);
     let mut computed = 0;
     for turn in 1..12 {
-        let (mut session, fed) = ask(&cache, &model, ALL[0], &chat);
-        computed += fed;
-        // The answer.
-        let answer = text(50 + turn, 30);
-        session.feed(&answer).unwrap();
-        cache.keep(&mut session).unwrap();
-        chat.extend([&answer[..], &text(100 + turn, 20)].concat());
+        computed += converse(&cache, &model, &mut chat, turn);
         for foreign in 0..15 {
             ask(&cache, &model, ALL[0], &text(1000 + 20 * turn + foreign, 6));
             assert!(cache.stats().bytes <= cache.budget());

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use elapid::{Fit, Plan, SessionOptions};
-use elapid_args::size;
+use elapid_args::bytes;
 use elapid_boards::{BOARDS, Board as Small, COMPUTERS, Computer};
 use elapid_core::format::{Layout, Quant};
 use elapid_pack::checkpoint::{Arch, ModelConfig};
@@ -35,7 +35,7 @@ pub(crate) struct Args {
     board: Option<Board>,
 
     /// Memory that the model may take on that board. Default: three quarters of what the smallest such board has
-    #[arg(long, value_name = "SIZE", value_parser = ram, requires = "board", allow_hyphen_values = true)]
+    #[arg(long, value_name = "SIZE", value_parser = bytes::<u64>("400M"), requires = "board", allow_hyphen_values = true)]
     ram: Option<u64>,
 
     /// Type of the weights of head and embedding. Default: that of the other matrices, as in packing
@@ -70,10 +70,6 @@ fn board(name: &str) -> Result<Board, String> {
         let known = COMPUTERS.iter().map(|board| board.name).chain(BOARDS.iter().map(|board| board.name));
         format!("give the name of a board: {}", known.collect::<Vec<_>>().join(", "))
     })
-}
-
-fn ram(text: &str) -> Result<u64, String> {
-    size(text).ok_or_else(|| "give a size, such as 400M".into())
 }
 
 #[derive(Serialize)]
