@@ -144,7 +144,7 @@ fn bad_models_are_told(emulator: &Emulator, kernel: &Path) -> Result<()> {
         bytes.truncate(bytes.len() - 4096);
         Ok(())
     })?;
-    let file = scratch(NAME, "-faults.img")?;
+    let file = scratch(emulator.board, "-faults.img")?;
     let items = [
         Item { name: "elapid.txt", bytes: b"# settings\nmodel = good.elp\ncores = many\n" },
         Item { name: "good.elp", bytes: &good },
@@ -204,7 +204,7 @@ fn bad_models_are_told(emulator: &Emulator, kernel: &Path) -> Result<()> {
 
 /// No card, one without a file system, and one without a model.
 fn bad_cards_are_told(emulator: &Emulator, kernel: &Path) -> Result<()> {
-    let file = scratch(NAME, "-none.img")?;
+    let file = scratch(emulator.board, "-none.img")?;
     for (card, told) in [
         (None, "error: no card answers"),
         (Some(&[][..]), "error: no model on the card"),
@@ -265,7 +265,7 @@ fn a_card_that_fails_is_told(emulator: &Emulator, kernel: &Path) -> Result<()> {
 }
 
 /// [`MODEL`] with roles, as a file and as bytes.
-fn chatting() -> Result<(PathBuf, Vec<u8>)> {
+fn chatting(board: &str) -> Result<(PathBuf, Vec<u8>)> {
     let roles = RoleTable {
         user: Wrapping { prefix: "The people asked: ", suffix: "\n" },
         assistant: Wrapping { prefix: "The answer was: ", suffix: "\n" },
@@ -273,7 +273,7 @@ fn chatting() -> Result<(PathBuf, Vec<u8>)> {
         ..RoleTable::default()
     };
     let chatting = with_roles(&read(&models().join(MODEL))?, &roles)?;
-    let model = scratch(NAME, "-chat.elp")?;
+    let model = scratch(board, "-chat.elp")?;
     std::fs::write(&model, &chatting).context(|| format!("cannot write {}", model.display()))?;
     Ok((model, chatting))
 }
@@ -282,8 +282,8 @@ fn chatting() -> Result<(PathBuf, Vec<u8>)> {
 fn a_chat_goes_on_after_ctrl_c(emulator: &Emulator, kernel: &Path) -> Result<()> {
     /// Answers that are ended at most: until one was within a token, as most are.
     const ENOUGH: u32 = 20;
-    let (model, chatting) = chatting()?;
-    let card = scratch(NAME, "-chat.img")?;
+    let (model, chatting) = chatting(emulator.board)?;
+    let card = scratch(emulator.board, "-chat.img")?;
     sd_image::write(&card, &[Item { name: "chat.elp", bytes: &chatting }])?;
     let mut dialogue = start(emulator, kernel, Some(&card), &IN_TURN)?;
     dialogue.until("this model chats")?;
@@ -328,8 +328,8 @@ fn a_chat_goes_on_after_ctrl_c(emulator: &Emulator, kernel: &Path) -> Result<()>
 
 /// A chat that is saved on the card, and continued after the power was off, also where it failed while another one was saved.
 fn a_session_survives_the_power(emulator: &Emulator, kernel: &Path) -> Result<()> {
-    let (model, chatting) = chatting()?;
-    let card = scratch(NAME, "-session.img")?;
+    let (model, chatting) = chatting(emulator.board)?;
+    let card = scratch(emulator.board, "-session.img")?;
     let empty = session_file(&chatting)?;
     let items = [Item { name: "chat.elp", bytes: &chatting }, Item { name: SESSION_FILE, bytes: &empty }];
     sd_image::write(&card, &items)?;
@@ -389,7 +389,8 @@ fn a_session_survives_the_power(emulator: &Emulator, kernel: &Path) -> Result<()
             torn[written[0]..written[0] + 512].fill(0);
         }
         std::fs::write(&card, &torn).context(|| format!("cannot write {}", card.display()))?;
-        let mut dialogue = begin(&[])?;
+        // With weights from the card, which is read by another core.
+        let mut dialogue = begin(if header { &[LITTLE] } else { &[] })?;
         expect(&mut dialogue, "/resume\r", &format!("loaded: {} tokens", fed(&first).len()))?;
         if say(&mut dialogue, "And of the army?\r")? != second {
             return Err(Error::new("what is continued after a power failure is not the older session"));
