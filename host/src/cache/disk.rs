@@ -252,7 +252,8 @@ impl Disk {
             inner.failed = None;
         }
         let bytes = session.prefix_bytes()?;
-        let Some(locked) = lock(&self.folder) else { return Ok(()) };
+        // Until the file's name is known: an entry without a name takes no file along when it goes.
+        let Some(_locked) = lock(&self.folder) else { return Ok(()) };
         let mut gone = Vec::new();
         let admitted = {
             let mut inner = self.inner();
@@ -272,7 +273,6 @@ impl Disk {
         let name = name_of(key, &session.past.tokens);
         let saved = computed
             .and_then(|computed| session.save_prefix(logits.or(computed.as_ref()), &self.folder.join(&name)));
-        drop(locked);
         let mut inner = self.inner();
         let Err(error) = saved else {
             inner.tree.fill(key, &session.past.tokens, name.into());

@@ -24,7 +24,10 @@ fn files(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
+/// Bytes of the files, while none is written: what is removed and written during a count would both be counted.
 fn bytes_in(folder: &Path) -> u64 {
+    let lock = fs::File::open(folder.join(".lock")).unwrap();
+    lock.lock().unwrap();
     let sizes = fs::read_dir(folder).unwrap().flatten().filter_map(|entry| entry.metadata().ok());
     sizes.map(|about| about.len()).sum()
 }
