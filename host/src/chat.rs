@@ -223,6 +223,9 @@ impl Chat {
         if let Some(cache) = &self.cache {
             cache.keep(&mut self.session)?;
         }
+        // Now, so that the next turn spells only what follows.
+        let model = self.session.model().clone();
+        self.spelled.update(&model.tokenizer()?, self.session.tokens(), self.template.is_none());
         outcome
     }
 
@@ -250,31 +253,28 @@ impl Chat {
                 EncodeOptions { add_special: plain && start, ..EncodeOptions::default() },
             )
         };
-        let rest_after = |said: &[u8]| {
-            let known = !said.is_empty() && text.as_bytes().starts_with(said);
-            text.get(said.len()..).filter(|_| known)
-        };
         let before = session.tokens().len();
-        let said = [session.tokens(), session.pending()].concat();
-        let (keep, rest) = if let Some(rest) = rest_after(spelled.update(&tokenizer, &said, plain)) {
+        let pending = spell(session.pending());
+        let said = [spelled.update(&tokenizer, session.tokens(), plain), &pending];
+        let (keep, rest) = if let Some(rest) = rest_after(text, said) {
             (before, [session.pending(), &encoded(rest, false)?].concat())
         } else {
             let tokens = encoded(text, true)?;
             let same = session.shared_with(&tokens);
-            let marked =
-                session.marks().rev().take_while(|mark| *mark > same).find_map(|mark| {
-                    rest_after(&spell(session.tokens().get(..mark)?)).map(|rest| (mark, rest))
-                });
+            let marked = session.marks().rev().take_while(|mark| *mark > same).find_map(|mark| {
+                rest_after(text, [&spell(session.tokens().get(..mark)?), &[]]).map(|rest| (mark, rest))
+            });
             match marked {
                 Some((mark, rest)) => (mark, encoded(rest, false)?),
                 None => (same, tokens.get(same..).unwrap_or_default().to_vec()),
             }
         };
-        let whole = [session.tokens().get(..keep).unwrap_or_default(), &rest].concat();
         let read = match cache {
-            _ if whole.is_empty() => Reused::new(0, session.truncate_watched(0, watch)?),
-            Some(cache) => cache.feed_to(session, &whole, watch)?,
-            None => session.feed_to(&whole, watch)?,
+            Some(cache) if keep + rest.len() > 0 => {
+                let whole = [session.tokens().get(..keep).unwrap_or_default(), &rest].concat();
+                cache.feed_to(session, &whole, watch)?
+            }
+            _ => session.feed_after(keep, &rest, watch)?,
         };
         session.mark()?;
         Ok(read)
@@ -328,6 +328,12 @@ fn spell(tokenizer: &Tokenizer<'_>, tokens: &[u32], plain: bool) -> Vec<u8> {
     spelled.bytes
 }
 
+/// What comes after `said` in a text that begins with it; none if nothing was said.
+fn rest_after<'a>(text: &'a str, [said, pending]: [&[u8]; 2]) -> Option<&'a str> {
+    let rest = text.as_bytes().strip_prefix(said)?.strip_prefix(pending)?.len();
+    text.get(text.len() - rest..).filter(|_| rest < text.len())
+}
+
 /// Tokens and what they spell: a turn spells only those that it adds.
 #[derive(Clone, Debug, Default)]
 struct Spelled {
@@ -341,12 +347,13 @@ impl Spelled {
         if !tokens.starts_with(&self.tokens) {
             *self = Self::default();
         }
-        for token in tokens.get(self.tokens.len()..).unwrap_or_default() {
+        let new = tokens.get(self.tokens.len()..).unwrap_or_default();
+        for token in new {
             if !(plain && tokenizer.is_special(*token)) {
                 self.bytes.extend_from_slice(tokenizer.token_bytes(*token).unwrap_or_default());
             }
         }
-        self.tokens = tokens.to_vec();
+        self.tokens.extend(new);
         &self.bytes
     }
 }

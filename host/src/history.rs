@@ -172,19 +172,33 @@ impl Session {
     /// As [`Session::feed_watched`].
     pub fn feed_to(&mut self, tokens: &[u32], watch: &mut Watch<'_>) -> Result<Reused, Error> {
         crate::session::check_tokens(self.lease.model(), tokens)?;
+        let same = self.shared_with(tokens);
+        self.feed_after(same, &tokens[same..], watch)
+    }
+
+    /// Keeps the first `keep` tokens that the session was fed, and feeds it `rest` after them.
+    pub(crate) fn feed_after(
+        &mut self,
+        keep: usize,
+        rest: &[u32],
+        watch: &mut Watch<'_>,
+    ) -> Result<Reused, Error> {
         if self.sequence.memory.suspended() {
             self.resume(watch)?;
         }
-        let same = self.shared_with(tokens);
-        let replayed = self.truncate_watched(same, watch)?;
-        if same < tokens.len() {
-            self.feed_watched(&tokens[same..], watch)?;
+        let replayed = self.truncate_watched(keep, watch)?;
+        if !rest.is_empty() {
+            self.feed_watched(rest, watch)?;
         }
-        Ok(Reused::new(same - replayed, tokens.len() - same + replayed))
+        Ok(Reused::new(keep - replayed, rest.len() + replayed))
     }
 
     /// How many of the first of `tokens` are those that the session was fed.
     pub(crate) fn shared_with(&self, tokens: &[u32]) -> usize {
+        // Most often all of them, which is quicker to find out.
+        if tokens.starts_with(&self.past.tokens) {
+            return self.past.tokens.len();
+        }
         self.past.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count()
     }
 
@@ -217,6 +231,7 @@ impl Session {
         let snapshot = self.snapshot()?;
         let mut other = self.model().session(&self.options)?;
         other.sequence.restore(other.lease.model(), 0, &snapshot)?;
+        other.sequence.memory.checked.clone_from(&self.sequence.memory.checked);
         other.past = self.past.clone();
         Ok(other)
     }

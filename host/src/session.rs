@@ -241,7 +241,7 @@ pub(crate) struct Memory {
     /// What reads the weights, where they are streamed.
     streamer: Option<Streamer>,
     /// Blocks of the model's file that were verified.
-    checked: Vec<u32>,
+    pub checked: Vec<u32>,
 }
 
 impl Memory {
