@@ -30,10 +30,12 @@ def ask(body, path="/v1/completions"):
 
 
 def first_token(body):
-    """Seconds until the first token of a stream."""
+    """Seconds until the first token of a stream, from when the request is ready to be sent."""
     connection = http.client.HTTPConnection(HOST, int(PORT), timeout=600)
+    connection.connect()
+    request = json.dumps(body | {"stream": True, "max_tokens": 1}).encode()
     start = time.perf_counter()
-    connection.request("POST", "/v1/completions", json.dumps(body | {"stream": True, "max_tokens": 1}))
+    connection.request("POST", "/v1/completions", request)
     answer = connection.getresponse()
     while not answer.readline().startswith(b"data: "):
         pass
@@ -79,13 +81,13 @@ def speed(streams):
     [thread.join() for thread in busy]
     alone = [first_token({"prompt": f"Another question {i}"}) for i in range(5)]
     print(f"first token of a short prompt: alone {statistics.median(alone) * 1000:.1f} ms, beside {streams - 1} texts {statistics.median(times) * 1000:.1f} ms")
-    # Second turns: the same few tokens after 10 and after 10,000.
-    seconds = {}
-    for length in (10, 10_000):
-        tokens = [1 + i % 900 for i in range(length)]
+    # Second turns in turn: the same few tokens after 10 and after 10,000.
+    before = {length: [1 + i % 900 for i in range(length)] for length in (10, 10_000)}
+    seconds = {length: [] for length in before}
+    for tokens in before.values():
         ask({"prompt": tokens, "max_tokens": 1})
-        seconds[length] = []
-        for i in range(21):
+    for i in range(41):
+        for length, tokens in before.items():
             seconds[length].append(first_token({"prompt": tokens + [5 + i, 6, 7, 8, 9]}))
     short, long = (statistics.median(times) * 1000 for times in seconds.values())
     print(f"first token of a second turn: after 10 tokens {short:.2f} ms, after 10,000 {long:.2f} ms: {long / short:.2f} times")
