@@ -105,45 +105,43 @@ fn perform(step: &Step, host: &str, full: bool, install: bool, apt: &mut Apt) ->
     };
     let done = match &step.work {
         Work::Host { commands, env } => on_host(commands, env),
-        Work::Plugin { name, commands } => match plugin(name) {
-            Ok(()) => on_host(commands, &[]),
-            Err(missing) => Ok(skipped(&missing)),
-        },
-        Work::Python { package, program, arguments } => match python::ensure(apt, program, &[package]) {
-            Ok(()) => with_python(program, arguments),
-            Err(missing) => Ok(skipped(&missing)),
-        },
+        Work::Plugin { name, commands } => prepared(plugin(name), |()| on_host(commands, &[])),
+        Work::Python { package, program, arguments } => {
+            prepared(python::ensure(apt, program, &[package]), |()| with_python(program, arguments))
+        }
         Work::HostTests { arguments } => run_tests([host_tests(arguments, full)]),
         Work::PythonTests { name, packages, needs, arguments } => {
-            match python::ensure(apt, name, packages).and_then(|()| apt.ensure(needs)) {
-                Ok(()) => {
-                    let mut command = host_tests(arguments, full);
-                    command.env("ELAPID_PYTHON", python::interpreter(name));
-                    run_tests([command])
-                }
-                Err(missing) => Ok(skipped(&missing)),
-            }
+            let ready = python::ensure(apt, name, packages).and_then(|()| apt.ensure(needs));
+            prepared(ready, |()| {
+                let mut command = host_tests(arguments, full);
+                command.env("ELAPID_PYTHON", python::interpreter(name));
+                run_tests([command])
+            })
         }
         Work::Fuzz => fuzz::check(install).map(|tests| Done { outcome: Outcome::Passed, tests }),
         Work::Checked { target } => prepared(Toolchain::for_target(target, &[], apt), |toolchain| {
             let mut command = toolchain.cargo_for("check", target, "-D warnings", "std");
             // The cryptography of the Hub's connections needs a C compiler for that system.
             must(command.args(["--no-default-features", "-p", "elapid-cli", "-p", "elapid-pack-cli"]))
+                .map(passed)
         }),
         Work::Bare { target, rustflags } => prepared(Toolchain::for_target(target, &[], apt), |toolchain| {
-            bare::build(toolchain, target, rustflags)
+            bare::build(toolchain, target, rustflags).map(passed)
         }),
         Work::Integers { target, cpu, kernels } => {
             prepared(Toolchain::for_target(target, &[LLVM], apt), |toolchain| {
-                integers::check(toolchain, target, cpu, kernels)
+                integers::check(toolchain, target, cpu, kernels).map(passed)
             })
         }
-        Work::Emulated { cpu, tests } => match Toolchain::for_target(AARCH64_LINUX, &[QEMU_USER], apt) {
-            Ok(toolchain) => run_tests(tests.iter().map(|test| emulated(toolchain, cpu, test))),
-            Err(missing) => Ok(skipped(&missing)),
-        },
+        Work::Emulated { cpu, tests } => {
+            prepared(Toolchain::for_target(AARCH64_LINUX, &[QEMU_USER], apt), |toolchain| {
+                run_tests(tests.iter().map(|test| emulated(toolchain, cpu, test)))
+            })
+        }
         Work::Target { name } => board::find(name).and_then(|target| {
-            prepared(target.tools(apt), |toolchain| target.test(toolchain, &board::Request::default()))
+            prepared(target.tools(apt), |toolchain| {
+                target.test(toolchain, &board::Request::default()).map(passed)
+            })
         }),
     };
     let Done { outcome, tests } = done.unwrap_or_else(|error| Done {
@@ -184,19 +182,23 @@ fn on_host(commands: &[&[&str]], env: &[(&str, &str)]) -> Result<Done> {
             return Ok(failed(format!("`{}` failed", shown(&command)), Tally::default()));
         }
     }
-    Ok(Done { outcome: Outcome::Passed, tests: Tally::default() })
+    Ok(passed(()))
 }
 
 fn with_python(program: &str, arguments: &[&str]) -> Result<Done> {
-    must(Command::new(python::program(program, program)).args(arguments).current_dir(root()))?;
-    Ok(Done { outcome: Outcome::Passed, tests: Tally::default() })
+    must(Command::new(python::program(program, program)).args(arguments).current_dir(root())).map(passed)
 }
 
-fn prepared(toolchain: Result<Toolchain>, work: impl FnOnce(Toolchain) -> Result<()>) -> Result<Done> {
-    match toolchain {
-        Ok(toolchain) => work(toolchain).map(|()| Done { outcome: Outcome::Passed, tests: Tally::default() }),
+/// Does the work once what it needs is there, or says what is missing.
+fn prepared<T>(ready: Result<T>, work: impl FnOnce(T) -> Result<Done>) -> Result<Done> {
+    match ready {
+        Ok(ready) => work(ready),
         Err(missing) => Ok(skipped(&missing)),
     }
+}
+
+fn passed((): ()) -> Done {
+    Done { outcome: Outcome::Passed, tests: Tally::default() }
 }
 
 /// Runs all of `commands`, also after one has failed.
