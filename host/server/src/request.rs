@@ -12,6 +12,44 @@ use crate::error::ApiError;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Owner(pub u64);
 
+/// The body of a request, which is JSON.
+#[derive(Debug)]
+pub(crate) struct Body(Bytes);
+
+impl<S: Send + Sync> FromRequest<S> for Body {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        Bytes::from_request(request, state).await.map(Self).map_err(|rejected| match rejected.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => {
+                ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "the body is longer than this server takes")
+            }
+            status => ApiError::new(status, "the body could not be read to its end"),
+        })
+    }
+}
+
+impl Body {
+    /// Reads a type from the body; the error names the field that is wrong.
+    pub(crate) fn parse<T: DeserializeOwned>(&self) -> Result<T, ApiError> {
+        // Where a field is, is found out only for an error: it takes longer than reading the body.
+        serde_json::from_slice(&self.0).or_else(|_| {
+            let mut json = serde_json::Deserializer::from_slice(&self.0);
+            let parsed = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+                let path = error.path().to_string();
+                let cause = error.into_inner();
+                if cause.is_data() && path != "." {
+                    ApiError::field(&path, cause.to_string())
+                } else {
+                    ApiError::bad(format!("the body is not the JSON that is expected: {cause}"))
+                }
+            })?;
+            json.end().map_err(|_| ApiError::bad("the body has more after its JSON"))?;
+            Ok(parsed)
+        })
+    }
+}
+
 /// The body of a request, as JSON of this type.
 #[derive(Debug)]
 pub(crate) struct Json<T>(pub T);
@@ -20,33 +58,8 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        let bytes =
-            Bytes::from_request(request, state).await.map_err(|rejected| match rejected.status() {
-                StatusCode::PAYLOAD_TOO_LARGE => {
-                    ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "the body is longer than this server takes")
-                }
-                status => ApiError::new(status, "the body could not be read to its end"),
-            })?;
-        let mut json = serde_json::Deserializer::from_slice(&bytes);
-        let parsed = parse(&mut json)?;
-        json.end().map_err(|_| ApiError::bad("the body has more after its JSON"))?;
-        Ok(Self(parsed))
+        Body::from_request(request, state).await?.parse().map(Self)
     }
-}
-
-/// Reads a type from JSON; the error names the field that is wrong.
-pub(crate) fn parse<'de, T: Deserialize<'de>>(
-    json: impl serde::Deserializer<'de, Error = serde_json::Error>,
-) -> Result<T, ApiError> {
-    serde_path_to_error::deserialize(json).map_err(|error| {
-        let path = error.path().to_string();
-        let cause = error.into_inner();
-        if cause.is_data() && path != "." {
-            ApiError::field(&path, cause.to_string())
-        } else {
-            ApiError::bad(format!("the body is not the JSON that is expected: {cause}"))
-        }
-    })
 }
 
 /// One text, or several.

@@ -1,7 +1,7 @@
 //! The speed of the tokenizer and of the `tokenizers` crate, side by side on one thread.
 //!
 //! ```text
-//! cargo run --release -p elapid-tests-tokenizer --example speed -- TOKENIZER.json TEXT…
+//! cargo run --release -p elapid-tests-tokenizer --features speed --example speed -- TOKENIZER.json TEXT…
 //! ```
 //! Each side encodes a text five times; the median counts. The crate gets the text in lines, which is what it is fast
 //! at, and through `encode_fast`, which leaves offsets out; its cache is warm from the first time on.

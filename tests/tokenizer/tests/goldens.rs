@@ -4,15 +4,13 @@
 //! They are large and so not part of the project: `ELAPID_GOLDENS` names their folder. Without it, `shared/data/tokenizer`
 //! beside the project is used, and the test says that it is skipped where that is not there.
 
-mod support;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::support::{assert_same, decode, encode_with};
 use elapid_core::tokenizer::{EncodeOptions, Tokenizer};
 use elapid_pack::checkpoint::gguf_tokenizer;
 use elapid_pack::tokenizer::compile;
-use support::{assert_same, decode, encode_with};
 
 const VOCABULARIES: [&str; 7] =
     ["llama-spm", "llama-bpe", "gpt-2", "qwen2", "starcoder", "falcon", "gpt-neox"];
@@ -38,7 +36,7 @@ fn texts_give_the_ids_that_others_wrote_down() {
     for name in VOCABULARIES {
         let file = |end: &str| folder.join(format!("ggml-vocab-{name}.gguf{end}"));
         let json = gguf_tokenizer(&file("")).unwrap().expect("a tokenizer");
-        let oracle = support::oracle(&json);
+        let oracle = crate::support::oracle(&json);
         let table = compile(&json).unwrap_or_else(|error| panic!("{name}: {error}"));
         let tokenizer = Tokenizer::parse(&table).unwrap();
         let options = EncodeOptions { add_special: false, parse_special: false };

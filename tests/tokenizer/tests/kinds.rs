@@ -2,14 +2,12 @@
 //!
 //! `ELAPID_FULL=1` takes 100,000 random texts for each kind.
 
-mod support;
-
+use crate::support::{Random, assert_same, assert_same_plain, decode, encode, oracle, random_text};
 use elapid_core::tokenizer::chars::Words;
 use elapid_core::tokenizer::{EncodeOptions, Tokenizer};
 use elapid_pack::tokenizer::compile;
 use elapid_tests::tokenizer_json::{byte_level, character_kinds, characters, kinds};
 use serde_json::{Value, json};
-use support::{Random, assert_same, assert_same_plain, decode, encode, oracle, random_text};
 
 /// Random texts of each kind.
 fn texts() -> usize {

@@ -1,12 +1,10 @@
 //! The tokenizer against the `tokenizers` crate, token for token.
 
-mod support;
-
 use std::time::Instant;
 
+use crate::support::{Random, assert_same, data, decode, encode, encode_with, oracle, random_text};
 use elapid_core::tokenizer::{Decoder, EncodeOptions, Tokenizer, TokenizerError};
 use elapid_pack::tokenizer::compile;
-use support::{Random, assert_same, data, decode, encode, encode_with, oracle, random_text};
 
 const TOKENIZERS: [&str; 4] = [
     "tokenizer/falcon-tokenizer.json",

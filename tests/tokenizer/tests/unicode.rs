@@ -1,6 +1,6 @@
 //! The Unicode tables of the tokenizer: generated from the `tokenizers` crate, and compared with it over all of Unicode.
 //!
-//! `ELAPID_OVERWRITE=1 cargo test -p elapid-tests-tokenizer --test unicode` writes the tables anew.
+//! `ELAPID_OVERWRITE=1 cargo test -p elapid-tests-tokenizer --test tokenizer unicode` writes the tables anew.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

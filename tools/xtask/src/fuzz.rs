@@ -31,8 +31,9 @@ pub enum Target {
 const ALL: [Target; 5] = [Target::Model, Target::Tokenizer, Target::Data, Target::Pack, Target::Session];
 /// Seconds that `cargo xtask test` gives libFuzzer for each target.
 const SECONDS: u64 = 60;
-/// Rounds of `tests/tests/fuzz.rs` in `cargo xtask test`, each of about a second.
-const ROUNDS: u64 = 30;
+/// Rounds of `tests/tests/fuzz.rs` in `cargo xtask test`, each of about a second, and with `--full`.
+const ROUNDS: u64 = 10;
+const FULL_ROUNDS: u64 = 30;
 /// Seconds, or rounds, in which a planted fault must be found.
 const PLANTED: u64 = 60;
 /// The variable that plants a fault in the target that it names.
@@ -68,9 +69,13 @@ pub fn fuzz(only: Option<Target>, minutes: u64, install: bool) -> Result<()> {
 }
 
 /// The step of `cargo xtask test`: finds a planted fault in every target, and none without.
-pub fn check(install: bool) -> Result<Tally> {
+pub fn check(install: bool, full: bool) -> Result<Tally> {
     let engine = Engine::find(install);
-    let time = if matches!(engine, Engine::Proptest) { ROUNDS } else { SECONDS };
+    let time = match engine {
+        Engine::LibFuzzer { .. } => SECONDS,
+        Engine::Proptest if full => FULL_ROUNDS,
+        Engine::Proptest => ROUNDS,
+    };
     // Always the same inputs as far as they get: a run of CI depends on the change, not on luck.
     let mut tests = engine.run(&ALL, time, 1)?;
     for target in ALL {

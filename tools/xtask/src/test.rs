@@ -118,7 +118,7 @@ fn perform(step: &Step, host: &str, full: bool, install: bool, apt: &mut Apt) ->
                 run_tests([command])
             })
         }
-        Work::Fuzz => fuzz::check(install).map(|tests| Done { outcome: Outcome::Passed, tests }),
+        Work::Fuzz => fuzz::check(install, full).map(|tests| Done { outcome: Outcome::Passed, tests }),
         Work::Checked { target } => prepared(Toolchain::for_target(target, &[], apt), |toolchain| {
             let mut command = toolchain.cargo_for("check", target, "-D warnings", "std");
             // The cryptography of the Hub's connections needs a C compiler for that system.

@@ -18,7 +18,7 @@ use crate::conversation::{normalize, prompt};
 use crate::engine::{Chosen, Event};
 use crate::error::ApiError;
 use crate::job::Accepted;
-use crate::request::{Json, Owner, parse};
+use crate::request::{Body, Owner};
 use crate::tools::{Reader, Tools};
 
 #[derive(Debug, Deserialize)]
@@ -50,9 +50,9 @@ fn logprob(served: &Served, chosen: &Chosen) -> Value {
 pub(super) async fn chat(
     State(app): State<Arc<App>>,
     Extension(Owner(owner)): Extension<Owner>,
-    Json(body): Json<Value>,
+    body: Body,
 ) -> Result<Response, ApiError> {
-    let (request, mut common): (ChatRequest, Common) = (parse(&body)?, parse(&body)?);
+    let (request, mut common): (ChatRequest, Common) = (body.parse()?, body.parse()?);
     let served = app.model(common.model.as_deref())?;
     let mut wish = common.wish()?;
     wish.max_tokens = request.max_completion_tokens.or(wish.max_tokens);

@@ -17,7 +17,7 @@ use crate::conversation::{spell, tokens_of};
 use crate::engine::{Chosen, Event};
 use crate::error::ApiError;
 use crate::job::Told;
-use crate::request::{Json, Owner, parse};
+use crate::request::{Body, Owner};
 
 #[derive(Debug, Deserialize)]
 #[serde(untagged, expecting = "must be a text, a list of texts, a list of tokens, or a list of such lists")]
@@ -56,9 +56,9 @@ impl Prompt {
 pub(super) async fn completions(
     State(app): State<Arc<App>>,
     Extension(Owner(owner)): Extension<Owner>,
-    Json(body): Json<Value>,
+    body: Body,
 ) -> Result<Response, ApiError> {
-    let (request, mut common): (CompletionRequest, Common) = (parse(&body)?, parse(&body)?);
+    let (request, mut common): (CompletionRequest, Common) = (body.parse()?, body.parse()?);
     let served = app.model(common.model.as_deref())?;
     if request.suffix.is_some_and(|suffix| !suffix.is_empty()) {
         return Err(ApiError::field("suffix", "this model does not fill in the middle"));

@@ -1,7 +1,5 @@
 //! What the tests of this folder share: the oracle, both directions, and random texts.
 
-#![allow(dead_code, reason = "each test uses a part")]
-
 use elapid_core::tokenizer::{Decoder, EncodeOptions, Encoder, Tokenizer, TokenizerError};
 
 /// A file of the test data.
