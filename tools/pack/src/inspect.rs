@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use elapid_core::format::{Layout, Quant};
 
 use crate::checkpoint::place::Place;
-use crate::checkpoint::{Checkpoint, Faults, Format, ModelConfig, place_of};
+use crate::checkpoint::{Checkpoint, Faults, Format, Given, ModelConfig, place_of};
 use crate::contents::Contents;
 use crate::sections::{Sections, data_sections};
 use crate::{Options, PackError};
@@ -56,7 +56,6 @@ pub struct Packed {
 /// If there is nothing at the path, or nothing that can be a checkpoint.
 pub fn inspect(path: &Path, tokenizer: Option<&Path>, options: &Options) -> Result<Inspection, PackError> {
     let (place, file) = place_of(path)?;
-    let file = file.as_ref().map(|(name, format)| (name.as_str(), *format));
     Ok(inspect_as(place, file, tokenizer, options))
 }
 
@@ -68,18 +67,13 @@ pub fn inspect_in(
     tokenizer: Option<&Path>,
     options: &Options,
 ) -> Inspection {
-    inspect_as(place, name.map(|name| (name, Format::of(name))), tokenizer, options)
+    inspect_as(place, name.map(Format::with_name), tokenizer, options)
 }
 
-fn inspect_as(
-    place: Box<dyn Place>,
-    file: Option<(&str, Format)>,
-    tokenizer: Option<&Path>,
-    options: &Options,
-) -> Inspection {
+fn inspect_as(place: Box<dyn Place>, file: Given, tokenizer: Option<&Path>, options: &Options) -> Inspection {
     let mut faults = Faults::all();
     let mut inspection = Inspection {
-        path: place.path(file.map_or("", |(name, _)| name)),
+        path: place.path(file.as_ref().map_or("", |(name, _)| name)),
         format: None,
         config: None,
         tensors: Vec::new(),
@@ -105,7 +99,7 @@ impl Inspection {
     fn fill(
         &mut self,
         place: Box<dyn Place>,
-        file: Option<(&str, Format)>,
+        file: Given,
         tokenizer: Option<&Path>,
         options: &Options,
         faults: &mut Faults,

@@ -47,10 +47,10 @@ use crate::PackError;
 use beside::{BesideWeights, GivenTokenizer};
 use config::ConfigFile;
 use entry::{Shard, Shards};
-pub(crate) use folder::Format;
-use folder::Given;
+pub(crate) use folder::{Format, Given};
+pub use folder::{is_source, version_of};
 use gguf::Gguf;
-use place::{Folder, Place};
+use place::Place;
 
 /// An open checkpoint. Holds its files open; several threads may read from it at once.
 #[derive(Debug)]
@@ -112,7 +112,6 @@ impl Checkpoint {
     /// What is wrong with the files.
     pub fn open(path: &Path) -> Result<Self, PackError> {
         let (place, file) = place_of(path)?;
-        let file = file.as_ref().map(|(name, format)| (name.as_str(), *format));
         Self::open_as(place, file, &mut Faults::First)
     }
 
@@ -121,21 +120,17 @@ impl Checkpoint {
     /// # Errors
     /// As [`Checkpoint::open`].
     pub fn open_in(place: Box<dyn Place>, name: Option<&str>) -> Result<Self, PackError> {
-        Self::open_as(place, name.map(|name| (name, Format::of(name))), &mut Faults::First)
+        Self::open_as(place, name.map(Format::with_name), &mut Faults::First)
     }
 
     /// Where faults are listed, no weight is read, and what comes of a checkpoint with faults can't be packed.
     pub(crate) fn open_as(
         place: Box<dyn Place>,
-        file: Option<(&str, Format)>,
+        file: Given,
         faults: &mut Faults,
     ) -> Result<Self, PackError> {
-        let gguf = match file {
-            Some((name, Format::Gguf)) => Some(name.to_owned()),
-            Some(_) => None,
-            None => folder::only_gguf(&*place)?,
-        };
         let mut notes = Vec::new();
+        let gguf = folder::gguf_in(&*place, file.as_ref())?;
         let (path, config, generation, shards, beside) = if let Some(name) = gguf {
             let Gguf { config, generation, shards, mut texts } = Gguf::open(&*place, &name, faults)?;
             notes.append(&mut texts.notes);
@@ -144,7 +139,7 @@ impl Checkpoint {
             let config_file = ConfigFile::read(&*place, faults);
             let shards = match file {
                 _ if config_file.is_err() && !faults.are_listed() => Ok(Shards::default()),
-                Some((name, _)) => Shards::open_file(&*place, name, faults),
+                Some((name, _)) => Shards::open_file(&*place, &name, faults),
                 None => Shards::open(&*place, faults),
             };
             let (config_file, shards) = (config_file?, shards?);
@@ -457,19 +452,14 @@ impl Checkpoint {
     }
 }
 
-/// A place, and the file of weights in it, where one is given.
-pub(crate) type Placed = (Box<dyn Place>, Option<(String, Format)>);
-
-/// Where a path leads.
-pub(crate) fn place_of(path: &Path) -> Result<Placed, PackError> {
+/// Where a path leads: a place, and the file of weights in it, where one is given.
+pub(crate) fn place_of(path: &Path) -> Result<(Box<dyn Place>, Given), PackError> {
     #[cfg(feature = "hub")]
     if let Some(name) = hub::Name::text(path) {
         let (place, file) =
             hub::Source::find(&hub::Name::parse(name)?, hub::Settings::from_env()?)?.into_parts();
-        return Ok((place, file.map(|name| (name.clone(), Format::of(&name)))));
+        return Ok((place, file.as_deref().map(Format::with_name)));
     }
-    Ok(match folder::given(path)? {
-        Given::Folder => (Box::new(Folder(path.to_path_buf())), None),
-        Given::File(name, format) => (Box::new(Folder::of(path)), Some((name, format))),
-    })
+    let (folder, file) = folder::given(path)?;
+    Ok((Box::new(folder), file))
 }
