@@ -113,6 +113,11 @@ impl Checkpoint {
         }
     }
 
+    /// Whether there is a tokenizer that can't be read, which was listed as a fault.
+    pub(crate) fn is_tokenizer_refused(&self) -> bool {
+        self.tokenizer.is_none() && matches!(&self.beside, BesideWeights::Gguf(texts) if texts.is_refused)
+    }
+
     /// Files of a tokenizer in a format that is not read, where there is no tokenizer.json.
     ///
     /// # Errors

@@ -346,13 +346,13 @@ impl ConfigFile {
 
 /// What the tensors say of the model; nothing where there are none.
 #[derive(Debug, Default)]
-struct Shapes {
-    d_model: Option<usize>,
-    n_layer: Option<usize>,
-    d_inner: Option<usize>,
-    d_state: Option<usize>,
-    d_conv: Option<usize>,
-    dt_rank: Option<usize>,
+pub(super) struct Shapes {
+    pub(super) d_model: Option<usize>,
+    pub(super) n_layer: Option<usize>,
+    pub(super) d_inner: Option<usize>,
+    pub(super) d_state: Option<usize>,
+    pub(super) d_conv: Option<usize>,
+    pub(super) dt_rank: Option<usize>,
     vocab: Option<usize>,
     bias: Option<bool>,
     conv_bias: Option<bool>,
@@ -361,7 +361,7 @@ struct Shapes {
 }
 
 impl Shapes {
-    fn of(entries: &[TensorEntry]) -> Self {
+    pub(super) fn of(entries: &[TensorEntry]) -> Self {
         let mut shapes = Self::default();
         for entry in entries {
             let (rows, columns) = (Some(entry.rows), Some(entry.columns));
