@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
@@ -34,7 +35,7 @@ pub(super) fn given(path: &Path) -> Result<(Folder, Given), PackError> {
             None => not_a_folder(about_file(path)),
         },
         Ok(_) => not_a_folder(format!("not a folder: {WANTED}")),
-        Err(source) => match hub_name(path) {
+        Err(source) => match hub_name(path).filter(|_| source.kind() == ErrorKind::NotFound) {
             Some((owner, name)) if cfg!(feature = "hub") => not_a_folder(format!(
                 "no such folder here; a model of the Hugging Face Hub is hf:{owner}/{name}"
             )),
