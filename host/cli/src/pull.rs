@@ -12,7 +12,7 @@ use elapid_args::bytes;
 use elapid_files::interrupt;
 use elapid_pack::checkpoint::{Checkpoint, version_of};
 use elapid_pack::hub::{self, Settings};
-use elapid_pack::pack::parse_quant;
+use elapid_pack::pack::{FINEST_FIRST, parse_quant};
 use elapid_pack::write::{DataSections, Partial, Progress};
 use elapid_pack::{Options, PackError, Plan};
 
@@ -23,9 +23,6 @@ use crate::store::{Entry, Store, partial};
 
 /// What a program takes beside weights and state, in bytes.
 const BESIDE: u64 = 32 << 20;
-
-/// The types, from the largest to the smallest.
-const FINEST_FIRST: [Quant; 6] = [Quant::F32, Quant::F16, Quant::Q8, Quant::Q5, Quant::Q4, Quant::Q3];
 
 /// Pack a model of the Hugging Face Hub, a folder or a file into the local store
 ///

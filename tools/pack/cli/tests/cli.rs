@@ -314,4 +314,16 @@ fn a_model_of_the_hub_is_packed() {
         assert!(code == Some(1) && said.contains(says) && said.matches('\n').count() == 1, "{said}");
     }
     assert!(!folder.path().join("none.elp").exists());
+
+    // The tokenizer that an original model gets is inspected, too: this one has too many tokens.
+    let hub = elapid_test_support::hub::Hub::of_folder(&elapid_test_support::data::path("original/zip"));
+    let tokenizer = std::fs::read(model.join("tokenizer.json")).unwrap();
+    let tokenizer = elapid_test_support::hub::Content::Bytes(tokenizer);
+    hub.put("EleutherAI/gpt-neox-20b/tokenizer.json", tokenizer);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_elapid-pack"));
+    command.args(["inspect", "hf:org/model"]).env("HF_ENDPOINT", &hub.endpoint).env("HF_HOME", folder.path());
+    let output = command.env("NO_PROXY", "127.0.0.1").output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(said.contains("refused        hf:EleutherAI/gpt-neox-20b/tokenizer.json: "), "{said}");
 }

@@ -23,7 +23,7 @@ const WANTED: &str = "give a Hugging Face folder with config.json and model.safe
 pub(crate) type Given = Option<(String, Format)>;
 
 /// The folder that a path leads to, or that of a file that can be a checkpoint, and this file.
-pub(super) fn given(path: &Path) -> Result<(Folder, Given), PackError> {
+pub(crate) fn given(path: &Path) -> Result<(Folder, Given), PackError> {
     let not_a_folder = |reason: String| Err(PackError::NotAFolder { path: path.to_path_buf(), reason });
     match fs::metadata(path) {
         Ok(about) if about.is_dir() => {

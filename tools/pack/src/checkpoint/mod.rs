@@ -47,7 +47,7 @@ use crate::PackError;
 use beside::{BesideWeights, GivenTokenizer};
 use config::ConfigFile;
 use entry::{Shard, Shards};
-pub(crate) use folder::{Format, Given};
+pub(crate) use folder::{Format, Given, given};
 pub use folder::{is_source, version_of};
 use gguf::Gguf;
 use place::Place;
@@ -111,8 +111,12 @@ impl Checkpoint {
     /// # Errors
     /// What is wrong with the files.
     pub fn open(path: &Path) -> Result<Self, PackError> {
-        let (place, file) = place_of(path)?;
-        Self::open_as(place, file, &mut Faults::First)
+        #[cfg(feature = "hub")]
+        if let Some(source) = hub::Source::named(path)? {
+            return source.open();
+        }
+        let (folder, file) = given(path)?;
+        Self::open_as(Box::new(folder), file, &mut Faults::First)
     }
 
     /// [`Checkpoint::open`] in a place of any kind; `name` is the file of weights, where one is given.
@@ -450,16 +454,4 @@ impl Checkpoint {
         }
         Ok(())
     }
-}
-
-/// Where a path leads: a place, and the file of weights in it, where one is given.
-pub(crate) fn place_of(path: &Path) -> Result<(Box<dyn Place>, Given), PackError> {
-    #[cfg(feature = "hub")]
-    if let Some(name) = hub::Name::text(path) {
-        let (place, file) =
-            hub::Source::find(&hub::Name::parse(name)?, hub::Settings::from_env()?)?.into_parts();
-        return Ok((place, file.as_deref().map(Format::with_name)));
-    }
-    let (folder, file) = folder::given(path)?;
-    Ok((Box::new(folder), file))
 }
