@@ -16,7 +16,7 @@ use elapid_args::{SIZE_LIMIT, size, whole};
 
 use super::error::Failure;
 #[cfg(feature = "hub")]
-use super::source::Source;
+use super::pull::source_of;
 
 /// What stands for standard input where a text or a file with one is given.
 pub(super) const STDIN: &str = "-";
@@ -142,7 +142,7 @@ impl ComputeArgs {
     /// The file of a model, which a source has when it has been packed.
     fn file(&self, model: Option<&Path>) -> Result<Option<PathBuf>, Error> {
         #[cfg(feature = "hub")]
-        if let Some(source) = model.map(Source::of).transpose()?.flatten() {
+        if let Some(source) = model.map(source_of).transpose()?.flatten() {
             return crate::pull::file(&source, self.quant, self.ram.ram).map(Some);
         }
         Ok(model.map(Path::to_path_buf))
@@ -238,7 +238,7 @@ pub(super) fn open_to_read(model: Option<&Path>) -> Result<Model, Error> {
 /// The file of a model that is on this machine.
 pub(super) fn stored(model: &Path) -> Result<PathBuf, Error> {
     #[cfg(feature = "hub")]
-    if let Some(source) = Source::of(model)? {
+    if let Some(source) = source_of(model)? {
         return crate::pull::stored(&source);
     }
     Ok(model.to_path_buf())
@@ -254,7 +254,7 @@ fn is_packed(argument: &OsStr) -> bool {
 fn is_model(argument: &OsStr) -> bool {
     let is_file = || Path::new(argument).exists();
     #[cfg(feature = "hub")]
-    let is_file = || is_file() || matches!(Source::of(Path::new(argument)), Ok(Some(_)));
+    let is_file = || is_file() || matches!(source_of(Path::new(argument)), Ok(Some(_)));
     argument != STDIN && (is_packed(argument) || is_of_hub(argument) || is_file())
 }
 

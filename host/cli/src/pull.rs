@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use elapid::core::format::{Layout, Quant};
@@ -57,6 +57,12 @@ pub(super) struct QuantArgs {
 /// What is or was packed, from an argument.
 pub(super) fn source(text: &str) -> Result<Source, String> {
     Source::parse(text).map_err(|error| error.to_string())
+}
+
+/// The source that a model's argument is, also if it is gone and in the store; `None` for a packed file.
+pub(super) fn source_of(model: &Path) -> Result<Option<Source>, Error> {
+    let is_stored = |source: &Source| Store::of_user().is_ok_and(|store| store.has(source));
+    Ok(Source::of(model)?.or_else(|| Source::gone(model).filter(is_stored)))
 }
 
 /// Memory that a model may take.
@@ -184,7 +190,7 @@ fn write(
     revision: &str,
     checkpoint: Checkpoint,
     options: &Options,
-    path: &std::path::Path,
+    path: &Path,
 ) -> Result<(), Error> {
     let which = format!("{} {revision} {}", source.plain(), checkpoint.version());
     let plan = Plan::open(checkpoint, options)?;

@@ -8,7 +8,6 @@ use elapid_pack::checkpoint::is_source;
 use elapid_pack::hub::Name;
 
 use crate::error::Error;
-use crate::store::Store;
 
 /// What a packed model in the store comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,7 +34,7 @@ impl Source {
         Ok(Self::Hub(Name::parse(text)?))
     }
 
-    /// The source that a model's argument is; `None` for a packed file.
+    /// The source that a model's argument is; `None` for a packed file, and where nothing is.
     pub(crate) fn of(model: &Path) -> Result<Option<Self>, Error> {
         if let Some(name) = Name::text(model) {
             return Ok(Some(Self::Hub(Name::parse(name)?)));
@@ -43,9 +42,12 @@ impl Source {
         if is_source(model) {
             return Local::of(model).map(|local| Some(Self::Local(local)));
         }
-        // A source that is gone. Whatever has no name in the store was never in it.
-        let gone = Local::of(model).ok().filter(|_| !model.exists()).map(Self::Local);
-        Ok(gone.filter(|source| Store::of_user().is_ok_and(|store| store.has(source))))
+        Ok(None)
+    }
+
+    /// The source that was at a path where nothing is any more, if there can have been one.
+    pub(crate) fn gone(model: &Path) -> Option<Self> {
+        Local::of(model).ok().filter(|_| !model.exists()).map(Self::Local)
     }
 
     /// What the store calls it: its name without a revision.

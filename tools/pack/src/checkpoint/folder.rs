@@ -1,20 +1,17 @@
 //! The folder that is given: what to say where it is none, or not the right one.
 
-use std::collections::BTreeSet;
-use std::fmt::Write;
 use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::time::UNIX_EPOCH;
 
-use elapid_core::format::{FormatError, Header, checksum};
+use elapid_core::format::{FormatError, Header};
 use elapid_files::open_regular;
 
 use super::gguf::split_stem;
 use super::json::{self, CONFIG_LIMIT};
 use super::place::{Folder, Place};
-use super::{quantized, shards};
+use super::quantized;
 use crate::PackError;
 
 const WANTED: &str = "give a Hugging Face folder with config.json and model.safetensors or pytorch_model.bin (or their index.json and its shards), or a GGUF file";
@@ -76,7 +73,7 @@ impl Format {
 }
 
 /// Whether a name ends with `.` and this, in letters of either case.
-fn is_of(path: &Path, extension: &str) -> bool {
+pub(super) fn is_of(path: &Path, extension: &str) -> bool {
     path.extension().is_some_and(|found| found.eq_ignore_ascii_case(extension))
 }
 
@@ -109,39 +106,6 @@ pub fn is_source(path: &Path) -> bool {
     about.is_dir() || about.is_file() && is_weights()
 }
 
-/// What tells the files at a path from any others that may be there later, in 40 hexadecimal digits: of the names, sizes and times of
-/// all that packing may read.
-///
-/// # Errors
-/// If there is nothing at the path, or nothing that can be a checkpoint.
-pub fn version_of(path: &Path) -> Result<String, PackError> {
-    let (folder, file) = given(path)?;
-    let listed = folder.list()?.into_iter();
-    let names: BTreeSet<String> = match gguf_in(&folder, file.as_ref())? {
-        Some(name) => {
-            let split = split_of(&name);
-            listed.filter(|other| *other == name || split.is_some() && split_of(other) == split).collect()
-        }
-        None => {
-            let read = ["json", "jinja", "safetensors", "bin", "pt", "pth"];
-            let is_read = |name: &String| read.iter().any(|extension| is_of(Path::new(name), extension));
-            listed.filter(is_read).chain(shards::indexed(&folder)?).collect()
-        }
-    };
-    let (mut all, mut bytes, mut newest) = (String::new(), 0u64, 0u64);
-    for name in names {
-        // What a link without its file will be shows when the file is there.
-        let Some(about) = fs::metadata(folder.path(&name)).ok().filter(fs::Metadata::is_file) else {
-            continue;
-        };
-        let time = about.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-        let time = time.map_or(0, |time| time.as_nanos() as u64);
-        let _ = writeln!(all, "{name:?} {} {time}", about.len());
-        (bytes, newest) = (bytes.wrapping_add(about.len()), newest.max(time));
-    }
-    Ok(format!("{:08x}{bytes:016x}{newest:016x}", checksum(all.as_bytes())))
-}
-
 /// The GGUF file that is given, or that a folder holds in place of anything else.
 pub(super) fn gguf_in(
     place: &dyn Place,
@@ -155,7 +119,7 @@ pub(super) fn gguf_in(
 }
 
 /// What the names of a split model's files begin with and how many there are, if a file is called as one of them.
-fn split_of(name: &str) -> Option<(&str, u64)> {
+pub(super) fn split_of(name: &str) -> Option<(&str, u64)> {
     let count = name.rsplit_once("-of-")?.1.strip_suffix(".gguf")?.parse().ok()?;
     Some((split_stem(name, count)?, count))
 }

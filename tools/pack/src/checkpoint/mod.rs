@@ -24,9 +24,11 @@ mod pickle;
 pub mod place;
 mod quantized;
 mod rows;
+mod shapes;
 mod shards;
 #[cfg(test)]
 mod tests;
+mod version;
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -42,13 +44,14 @@ pub use generation::GenerationDefaults;
 pub use ggml::{Block, StoredGroup};
 pub use gguf::gguf_tokenizer;
 pub use names::{LayerTensor, TensorKind};
+pub use version::version_of;
 
 use crate::PackError;
 use beside::{BesideWeights, GivenTokenizer};
 use config::ConfigFile;
 use entry::{Shard, Shards};
+pub use folder::is_source;
 pub(crate) use folder::{Format, Given, given};
-pub use folder::{is_source, version_of};
 use gguf::Gguf;
 use place::Place;
 

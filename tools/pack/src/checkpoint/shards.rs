@@ -114,10 +114,7 @@ impl Shards {
                 let reason = "it is not a regular file: give a file, or download it again".into();
                 return Err(PackError::InvalidSafetensors { path, reason });
             }
-            opened => opened?.ok_or_else(|| PackError::Io {
-                path: path.clone(),
-                source: io::ErrorKind::NotFound.into(),
-            })?,
+            opened => opened?.ok_or_else(|| PackError::io(&path)(io::ErrorKind::NotFound.into()))?,
         };
         let shard = Shard { path, file };
         if Format::of(name) == Format::Pickle {

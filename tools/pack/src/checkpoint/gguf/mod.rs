@@ -11,12 +11,13 @@ mod tests;
 mod tokenizer;
 
 use std::collections::BTreeSet;
+use std::io::ErrorKind;
 use std::path::Path;
 
-use super::config::Shapes;
 use super::entry::{Dtype, Shard, Shards, TensorEntry};
 use super::faults::Faults;
 use super::place::{Folder, Place};
+use super::shapes::Shapes;
 use super::{Arch, GenerationDefaults, LayerTensor, ModelConfig, TensorKind};
 use crate::PackError;
 use metadata::Metadata;
@@ -70,10 +71,7 @@ pub fn gguf_tokenizer(path: &Path) -> Result<Option<Vec<u8>>, PackError> {
 
 fn open(place: &dyn Place, name: &str, faults: &mut Faults) -> Result<(Shard, Header), PackError> {
     let path = place.path(name);
-    let file = place.open(name)?.ok_or_else(|| {
-        let source = std::io::ErrorKind::NotFound.into();
-        PackError::Io { path: path.clone(), source }
-    })?;
+    let file = place.open(name)?.ok_or_else(|| PackError::io(&path)(ErrorKind::NotFound.into()))?;
     let shard = Shard { path, file };
     let header = reader::read(&shard, faults)?;
     Ok((shard, header))
