@@ -251,3 +251,40 @@ fn what_is_no_checkpoint_is_said_and_nothing_is_stored() {
     world.good(&["run", "m.bin", "My fellow", "-n", "1"]);
     bad(world.run(&["pull", "none/such"]), 1, "hf:none/such");
 }
+
+/// Here because files may not be larger than a limit.
+#[test]
+fn an_unfinished_model_goes_on_unless_its_source_changed() {
+    let world = World::new();
+    let folder = world.copy("models/address-300k", "m");
+    let stop = || {
+        let mut command = Command::new("sh");
+        command.args(["-c", "ulimit -f 8 && exec \"$0\" pull m --quant q4", env!("CARGO_BIN_EXE_elapid")]);
+        let output = command.env("ELAPID_HOME", world.home.path()).current_dir(&world.root).output().unwrap();
+        let said = utf8(output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        let lines: Vec<&str> = said.lines().collect();
+        let [note, error] = lines[..] else { panic!("{said}") };
+        assert_eq!(note, "note: what is finished is kept: the same command goes on there");
+        assert!(error.contains("File too large (os error 27): give a place that takes larger"), "{said}");
+        assert!(world.good(&["list"]).0.trim_end().ends_with("unfinished"));
+        bad(world.run(&["info", "m"]), 2, "/m is not in the store");
+    };
+    stop();
+    world.good(&["pull", "m", "--quant", "q4"]);
+    assert_eq!(world.listed().len(), 1);
+    world.good(&["verify", "m"]);
+
+    world.good(&["rm", "m"]);
+    stop();
+    fs::write(folder.join("generation_config.json"), "{}").unwrap();
+    world.good(&["pull", "m", "--quant", "q4"]);
+    assert_eq!(world.listed().len(), 1);
+    assert!(!world.good(&["list"]).0.contains("unfinished"));
+    world.good(&["rm", "m"]);
+
+    // It is removed like any other.
+    stop();
+    world.good(&["rm", "m"]);
+    assert_eq!(fs::read_dir(world.home.path().join("models/local")).unwrap().count(), 0);
+}
