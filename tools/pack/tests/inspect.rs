@@ -11,7 +11,7 @@ use elapid_pack::checkpoint::Checkpoint;
 use elapid_pack::checkpoint::place::{Folder, Place, Ranges};
 use elapid_pack::{Inspection, Options, PackError, Plan, inspect, inspect_in};
 use elapid_test_support::data;
-use elapid_test_support::gguf::{Gguf, Value, kind, model, with_tokens};
+use elapid_test_support::gguf::{Gguf, Random, Value, kind, model, with_tokens};
 
 #[track_caller]
 fn of(path: &Path, options: &Options) -> Inspection {
@@ -370,4 +370,48 @@ fn all_problems_of_a_split_model_are_listed() {
         }
         assert_eq!(problems.len(), 4, "{problems:#?}");
     }
+}
+
+/// Whatever is wrong with a header: what is packed has no problems, and what is refused has some.
+#[test]
+fn problems_are_listed_where_packing_fails() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.gguf");
+    let gguf = with_tokens(model(true, kind::Q8_0), "llama");
+    let good = {
+        let mut gguf = gguf;
+        gguf.set("tokenizer.ggml.bos_token_id", Value::U32(1));
+        let count = gguf.metadata.iter().find_map(|(key, value)| match value {
+            Value::Texts(texts) if key == "tokenizer.ggml.tokens" => Some(texts.len()),
+            _ => None,
+        });
+        gguf.set("tokenizer.ggml.scores", Value::F32s(vec![0.0; count.unwrap()]));
+        gguf.to_bytes()
+    };
+    let first = good.windows(17).position(|bytes| bytes == b"token_embd.weight").unwrap();
+    let options = Options::default();
+    let mut refused = 0;
+    let mut random = Random(7);
+    for round in 0..600 {
+        let mut bytes = good.clone();
+        let end = if round % 2 == 0 { first } else { first + 2000 };
+        for _ in 0..1 + random.next() % 3 {
+            let at = random.next() as usize % end;
+            bytes[at] = match random.next() % 4 {
+                0 => 0,
+                1 => 0xff,
+                2 => bytes[at] ^ 1,
+                _ => random.next() as u8,
+            };
+        }
+        if random.next().is_multiple_of(16) {
+            bytes.truncate(random.next() as usize % good.len());
+        }
+        fs::write(&path, bytes).unwrap();
+        let packed = Plan::checkpoint(&path, &options);
+        let inspection = inspect(&path, None, &options).unwrap();
+        refused += usize::from(packed.is_err());
+        assert_eq!(inspection.problems.is_empty(), packed.is_ok(), "{:?}: {packed:?}", inspection.problems);
+    }
+    assert!((100..600).contains(&refused), "{refused}");
 }

@@ -274,8 +274,8 @@ impl Checkpoint {
             let count = entry.rows.saturating_mul(entry.columns);
             let finest = entry.kept_as().first();
             match weights.iter_mut().find(|(quant, _)| Some(quant) == finest) {
-                Some((_, sum)) => *sum += count,
-                None => other += count,
+                Some((_, sum)) => *sum = count.saturating_add(*sum),
+                None => other = count.saturating_add(other),
             }
         }
         let (quant, most) = weights.into_iter().max_by_key(|(_, count)| *count)?;
