@@ -71,7 +71,8 @@ impl Output {
         if let Some(known) = &known {
             // The system lets root write to every file.
             if known.permissions().readonly() {
-                return Err(io::Error::new(io::ErrorKind::PermissionDenied, "the file is write-protected"));
+                let reason = "the file is write-protected: make it writable, or give another one";
+                return Err(io::Error::new(io::ErrorKind::PermissionDenied, reason));
             }
             File::options().write(true).open(&target)?;
         }
@@ -105,7 +106,8 @@ impl Output {
             }
             let about = file.metadata()?;
             if !about.is_file() {
-                return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+                let reason = "not a regular file: remove it";
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
             }
             // Before it was locked, another program may have finished it: then it has the target's name.
             let id = |about: &Metadata| (about.dev(), about.ino());

@@ -80,7 +80,7 @@ pub enum SessionFault {
 #[non_exhaustive]
 pub enum Error {
     /// A file could not be read or written.
-    #[error("{path}: cannot {action}: {cause}{hint}", path = path.display(), hint = hint(cause))]
+    #[error("{path}: cannot {action}: {cause}{hint}", path = path.display(), hint = elapid_files::advice(cause))]
     File {
         /// The file.
         path: PathBuf,
@@ -253,16 +253,6 @@ pub enum Error {
     /// The task was interrupted before it was complete.
     #[error("interrupted")]
     Interrupted,
-}
-
-fn hint(cause: &io::Error) -> &'static str {
-    match cause.kind() {
-        io::ErrorKind::NotFound => ": check the path",
-        io::ErrorKind::PermissionDenied => ": check its permissions",
-        io::ErrorKind::StorageFull => ": free some space",
-        io::ErrorKind::OutOfMemory => ": close other programs",
-        _ => "",
-    }
 }
 
 fn advice(cause: &io::Error) -> &'static str {

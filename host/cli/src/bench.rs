@@ -31,7 +31,7 @@ const INTERLEAVE: u32 = 4;
 /// each is used.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// Packed model, or hf:ORG/NAME. Default: the bundled one
+    /// Packed model, hf:ORG/NAME, or a checkpoint to pack. Default: the bundled one
     model: Option<PathBuf>,
     /// Number of tokens of the prompt
     #[arg(short, default_value_t = 512, value_parser = whole::<u32>(1..=1_000_000), allow_hyphen_values = true)]

@@ -39,7 +39,7 @@ const MARKS: usize = 64 << 20;
 /// `content` or `command`, and each answer is one line of JSON.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// Packed model, or hf:ORG/NAME. Default: the bundled one
+    /// Packed model, hf:ORG/NAME, or a checkpoint to pack. Default: the bundled one
     model: Option<PathBuf>,
 
     /// System prompt. Default: that of the model's template

@@ -20,7 +20,7 @@ use super::output;
 /// With --ram, also measure the drive and print the plan: what the memory is used for, and the expected speed.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// Packed model, or hf:ORG/NAME. Default: the bundled one
+    /// Packed model, or hf:ORG/NAME or a checkpoint that is in the store. Default: the bundled one
     model: Option<PathBuf>,
 
     /// Print whether the model fits this board with a microcontroller, and what it needs there. Default: no board

@@ -4,13 +4,13 @@ use std::io::Write;
 
 use chrono::{DateTime, Local, SecondsFormat, Utc};
 use clap::builder::ValueParser;
-use elapid_pack::hub::Name;
 use serde::Serialize;
 
 use crate::error::Error;
 use crate::output;
 use crate::pull;
-use crate::store::{Entry, Store, plain};
+use crate::source::Source;
+use crate::store::{Entry, Store};
 
 /// List the models in the local store
 #[derive(clap::Args)]
@@ -39,7 +39,7 @@ pub(super) fn list(args: &ListArgs) -> Result<(), Error> {
                 name: &entry.name,
                 quant: &entry.quant,
                 bytes: entry.bytes,
-                revision: &entry.commit,
+                revision: &entry.revision,
                 packed: DateTime::<Utc>::from(entry.changed).to_rfc3339_opts(SecondsFormat::Secs, true),
                 complete: entry.complete,
                 path: entry.path.display().to_string(),
@@ -52,11 +52,11 @@ pub(super) fn list(args: &ListArgs) -> Result<(), Error> {
         if !entries.is_empty() {
             writeln!(out, "{:width$}  {:5}  {:>10}  {:12}  packed", "name", "quant", "size", "revision")?;
         }
-        for Entry { name, quant, bytes, commit, changed, complete, .. } in &entries {
+        for Entry { name, quant, bytes, revision, changed, complete, .. } in &entries {
             let date = DateTime::<Local>::from(*changed).format("%Y-%m-%d %H:%M");
             let date = if *complete { date.to_string() } else { "unfinished".into() };
-            let commit = commit.get(..12).unwrap_or(commit);
-            writeln!(out, "{name:width$}  {quant:5}  {:>10}  {commit:12}  {date}", shown(*bytes))?;
+            let revision = revision.get(..12).unwrap_or(revision);
+            writeln!(out, "{name:width$}  {quant:5}  {:>10}  {revision:12}  {date}", shown(*bytes))?;
         }
         Ok(())
     };
@@ -70,8 +70,8 @@ pub(super) fn list(args: &ListArgs) -> Result<(), Error> {
 #[derive(clap::Args)]
 pub(super) struct RemoveArgs {
     /// Models, as `elapid list` names them; with @REVISION only those of that commit
-    #[arg(required = true, value_parser = ValueParser::new(pull::name))]
-    models: Vec<Name>,
+    #[arg(required = true, value_parser = ValueParser::new(pull::source))]
+    models: Vec<Source>,
     /// Type of the weights. Default: all
     #[arg(long, value_parser = elapid_pack::pack::parse_quant, value_name = "f32|f16|q8|q5|q4|q3")]
     quant: Option<elapid::core::format::Quant>,
@@ -80,16 +80,19 @@ pub(super) struct RemoveArgs {
 pub(super) fn remove(args: &RemoveArgs) -> Result<(), Error> {
     let store = Store::of_user()?;
     let entries = store.entries()?;
-    for name in &args.models {
-        let commit = name.has_revision().then(|| store.commit(name).unwrap_or_default());
+    for source in &args.models {
+        let revision = match source {
+            Source::Hub(name) if name.has_revision() => Some(store.revision(source)?.unwrap_or_default()),
+            _ => None,
+        };
         let is_meant = |entry: &&Entry| {
-            entry.name == plain(name)
+            entry.name == source.plain()
                 && args.quant.is_none_or(|quant| entry.quant == quant.name())
-                && commit.as_ref().is_none_or(|commit| entry.commit == *commit)
+                && revision.as_ref().is_none_or(|revision| entry.revision == *revision)
         };
         let meant: Vec<&Entry> = entries.iter().filter(is_meant).collect();
         if meant.is_empty() {
-            return Err(Error::Usage(format!("{name} is not in the store: `elapid list` shows what is")));
+            return Err(Error::Usage(format!("{source} is not in the store: `elapid list` shows what is")));
         }
         let mut freed = 0;
         for entry in &meant {
@@ -97,8 +100,12 @@ pub(super) fn remove(args: &RemoveArgs) -> Result<(), Error> {
         }
         let quants: Vec<&str> = meant.iter().map(|entry| entry.quant.as_str()).collect();
         // That it can't be said is no failure.
-        let _ =
-            writeln!(std::io::stderr(), "removed {name} ({}): {} are free", quants.join(", "), shown(freed));
+        let _ = writeln!(
+            std::io::stderr(),
+            "removed {source} ({}): {} are free",
+            quants.join(", "),
+            shown(freed)
+        );
     }
     Ok(())
 }

@@ -20,7 +20,7 @@ use super::output;
 #[derive(clap::Args)]
 #[command(group = clap::ArgGroup::new("input").required(true))]
 pub(super) struct Args {
-    /// Packed model, or hf:ORG/NAME. Default: the bundled one
+    /// Packed model, hf:ORG/NAME, or a checkpoint to pack. Default: the bundled one
     model: Option<PathBuf>,
     /// Token ids, such as 1,2,3 or what `elapid tokenize` prints
     #[arg(long, value_parser = ids, group = "input", value_name = "IDS", allow_hyphen_values = true)]

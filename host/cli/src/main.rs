@@ -28,6 +28,8 @@ mod sampling;
 mod serve;
 mod session;
 #[cfg(feature = "hub")]
+mod source;
+#[cfg(feature = "hub")]
 mod store;
 mod stream;
 mod tokenize;
@@ -42,8 +44,8 @@ use elapid_files::interrupt;
 
 /// Run Mamba and Falcon Mamba language models from packed files
 ///
-/// `elapid-pack` makes packed files. MODEL can also be a model of the Hugging Face Hub, hf:ORG/NAME: it is packed at first use (see
-/// `elapid pull`). Without MODEL, commands use the bundled model.
+/// `elapid-pack` makes packed files. MODEL can also be a model of the Hugging Face Hub, hf:ORG/NAME, or a checkpoint's folder or file:
+/// it is packed at first use (see `elapid pull`). Without MODEL, commands use the bundled model.
 ///
 /// Exit codes: 0 success, 1 failure, 2 usage error, 3 bad model file, 4 not enough memory; 130, 143 and 129 after SIGINT
 /// (Ctrl-C), SIGTERM and SIGHUP.

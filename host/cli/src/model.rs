@@ -13,10 +13,10 @@ use elapid::{
     default_threads,
 };
 use elapid_args::{SIZE_LIMIT, size, whole};
-#[cfg(feature = "hub")]
-use elapid_pack::hub::Name;
 
 use super::error::Failure;
+#[cfg(feature = "hub")]
+use super::pull::source_of;
 
 /// What stands for standard input where a text or a file with one is given.
 pub(super) const STDIN: &str = "-";
@@ -139,11 +139,11 @@ impl ComputeArgs {
         self.open_with(self.file(model)?.as_deref(), &self.options())
     }
 
-    /// The file of a model, which one of the Hub has when it has been packed.
+    /// The file of a model, which a source has when it has been packed.
     fn file(&self, model: Option<&Path>) -> Result<Option<PathBuf>, Error> {
         #[cfg(feature = "hub")]
-        if let Some(name) = model.and_then(Name::text) {
-            return crate::pull::file(&Name::parse(name)?, self.quant, self.ram.ram).map(Some);
+        if let Some(source) = model.map(source_of).transpose()?.flatten() {
+            return crate::pull::file(&source, self.quant, self.ram.ram).map(Some);
         }
         Ok(model.map(Path::to_path_buf))
     }
@@ -229,7 +229,7 @@ impl StateArgs {
     }
 }
 
-/// Opens a model to look at it only: on one thread. A model of the Hub must have been packed.
+/// Opens a model to look at it only: on one thread. A source must have been packed.
 pub(super) fn open_to_read(model: Option<&Path>) -> Result<Model, Error> {
     let model = model.map(stored).transpose()?;
     Ok(open(model.as_deref(), &ModelOptions::default().threads(1))?)
@@ -238,8 +238,8 @@ pub(super) fn open_to_read(model: Option<&Path>) -> Result<Model, Error> {
 /// The file of a model that is on this machine.
 pub(super) fn stored(model: &Path) -> Result<PathBuf, Error> {
     #[cfg(feature = "hub")]
-    if let Some(name) = Name::text(model) {
-        return crate::pull::stored(&Name::parse(name)?);
+    if let Some(source) = source_of(model)? {
+        return crate::pull::stored(&source);
     }
     Ok(model.to_path_buf())
 }
@@ -249,9 +249,13 @@ fn is_packed(argument: &OsStr) -> bool {
     Path::new(argument).extension().is_some_and(|e| e.eq_ignore_ascii_case("elp"))
 }
 
-/// Whether an argument that may be a model or a text is a model: it ends in `.elp`, names one of the Hub, or such a file exists.
+/// Whether an argument that may be a model or a text is a model: it ends in `.elp`, names one of the Hub or in the store, or such a
+/// file exists.
 fn is_model(argument: &OsStr) -> bool {
-    argument != STDIN && (is_packed(argument) || is_of_hub(argument) || Path::new(argument).exists())
+    let is_file = || Path::new(argument).exists();
+    #[cfg(feature = "hub")]
+    let is_file = || is_file() || matches!(source_of(Path::new(argument)), Ok(Some(_)));
+    argument != STDIN && (is_packed(argument) || is_of_hub(argument) || is_file())
 }
 
 /// Whether an argument names a model of the Hub.

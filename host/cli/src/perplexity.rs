@@ -21,7 +21,7 @@ use super::output;
 /// an empty state: it is not cut into windows, and no token is added to it.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// Packed model, or hf:ORG/NAME. Default: the bundled one
+    /// Packed model, hf:ORG/NAME, or a checkpoint to pack. Default: the bundled one
     model: Option<PathBuf>,
     /// File with the text, `-` for standard input
     #[arg(long)]

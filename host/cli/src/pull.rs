@@ -1,8 +1,8 @@
-//! `elapid pull`: models of the Hub, packed into the store.
+//! `elapid pull`: models of the Hub and of this machine, packed into the store.
 
 use std::fs;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use elapid::core::format::{Layout, Quant};
@@ -10,35 +10,35 @@ use elapid::core::model::{StateKind, StateSize};
 use elapid::{Profile, Ram};
 use elapid_args::bytes;
 use elapid_files::interrupt;
-use elapid_pack::checkpoint::Checkpoint;
-use elapid_pack::hub::{Name, Settings, Source};
-use elapid_pack::pack::parse_quant;
+use elapid_pack::checkpoint::{Checkpoint, version_of};
+use elapid_pack::hub::{self, Settings};
+use elapid_pack::pack::{FINEST_FIRST, parse_quant};
 use elapid_pack::write::{DataSections, Partial, Progress};
 use elapid_pack::{Options, PackError, Plan};
 
 use crate::bar::Bar;
 use crate::error::Error;
-use crate::store::{Entry, Store, partial, plain};
+use crate::source::Source;
+use crate::store::{Entry, Store, partial};
 
 /// What a program takes beside weights and state, in bytes.
 const BESIDE: u64 = 32 << 20;
 
-/// The types, from the largest to the smallest.
-const FINEST_FIRST: [Quant; 6] = [Quant::F32, Quant::F16, Quant::Q8, Quant::Q5, Quant::Q4, Quant::Q3];
-
-/// Download a model of the Hugging Face Hub and pack it into the local store
+/// Pack a model of the Hugging Face Hub, a folder or a file into the local store
 ///
 /// `elapid run hf:ORG/NAME` and the other commands do so at first use and then take the model from the store, without asking the Hub;
 /// `pull` asks for its newest state. The weights are packed as they come: nothing else is stored. If it is interrupted, the same command
 /// goes on where it stopped.
 ///
+/// A folder or a file that elapid-pack reads is called by its path. If it changes, it is packed again and replaces what was packed before.
+///
 /// The store is the folder `models` in ELAPID_HOME. Default: that of elapid among the user's data. HF_TOKEN, HF_ENDPOINT, HF_HOME
 /// and HF_HUB_OFFLINE mean what they mean to the Hub's own programs.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// Model: hf:ORG/NAME, hf:ORG/NAME@REVISION or hf:ORG/NAME/FILE
-    #[arg(value_parser = name)]
-    model: Name,
+    /// Model: hf:ORG/NAME, hf:ORG/NAME@REVISION or hf:ORG/NAME/FILE, or a checkpoint's folder or file
+    #[arg(value_parser = source)]
+    model: Source,
     #[command(flatten)]
     quant: QuantArgs,
     /// Memory that the model should fit, such as 512M, where --quant is not given. Default: what is free
@@ -49,15 +49,20 @@ pub(super) struct Args {
 /// The type of the weights of a model that is packed.
 #[derive(clap::Args, Debug, Clone, Copy)]
 pub(super) struct QuantArgs {
-    /// Type of the weights of a model of the Hub. Default: the finest with which it fits the memory, or else q4
+    /// Type of the weights of a model that is packed. Default: the finest with which it fits the memory, or else q4
     #[arg(long, value_parser = parse_quant, value_name = "f32|f16|q8|q5|q4|q3")]
     quant: Option<Quant>,
 }
 
-/// A model of the Hub, from an argument.
-pub(super) fn name(text: &str) -> Result<Name, String> {
-    let text = text.strip_prefix("hf:").unwrap_or(text);
-    Name::parse(&format!("hf:{text}")).map_err(|error| error.to_string())
+/// What is or was packed, from an argument.
+pub(super) fn source(text: &str) -> Result<Source, String> {
+    Source::parse(text).map_err(|error| error.to_string())
+}
+
+/// The source that a model's argument is, also if it is gone and in the store; `None` for a packed file.
+pub(super) fn source_of(model: &Path) -> Result<Option<Source>, Error> {
+    let is_stored = |source: &Source| Store::of_user().is_ok_and(|store| store.has(source));
+    Ok(Source::of(model)?.or_else(|| Source::gone(model).filter(is_stored)))
 }
 
 /// Memory that a model may take.
@@ -72,24 +77,24 @@ pub(super) fn run(args: &Args) -> Result<(), Error> {
     pull(&args.model, args.quant, memory(args.ram.map(Ram::Bytes))).map(drop)
 }
 
-/// The file of a model: that of the store, or it is pulled.
-pub(super) fn file(name: &Name, quant: QuantArgs, ram: Option<Ram>) -> Result<PathBuf, Error> {
+/// The file of a model: that of the store, or it is packed.
+pub(super) fn file(source: &Source, quant: QuantArgs, ram: Option<Ram>) -> Result<PathBuf, Error> {
     let memory = memory(ram);
-    match in_store(name, quant, memory)? {
+    match in_store(source, quant, memory)? {
         Some(path) => Ok(path),
-        None => pull(name, quant, memory),
+        None => pull(source, quant, memory),
     }
 }
 
 /// The file of a model that is in the store; an error if it is not.
-pub(super) fn stored(name: &Name) -> Result<PathBuf, Error> {
-    let found = in_store(name, QuantArgs { quant: None }, memory(None))?;
-    found.ok_or_else(|| Error::Usage(format!("{name} is not in the store: `elapid pull {name}` gets it")))
+pub(super) fn stored(source: &Source) -> Result<PathBuf, Error> {
+    let found = in_store(source, QuantArgs { quant: None }, memory(None))?;
+    found.ok_or_else(|| Error::Usage(format!("{source} is not in the store: `elapid pull {source}` gets it")))
 }
 
 /// The type that is wanted, or the finest that fits the memory; if none does, the smallest.
-fn in_store(name: &Name, quant: QuantArgs, memory: Option<u64>) -> Result<Option<PathBuf>, Error> {
-    let mut models = Store::of_user()?.of(name)?;
+fn in_store(source: &Source, quant: QuantArgs, memory: Option<u64>) -> Result<Option<PathBuf>, Error> {
+    let mut models = Store::of_user()?.of(source)?;
     if let Some(quant) = quant.quant {
         models.retain(|model| model.quant == quant.name());
     }
@@ -99,37 +104,53 @@ fn in_store(name: &Name, quant: QuantArgs, memory: Option<u64>) -> Result<Option
 }
 
 /// Packs a model into the store, unless it is there.
-fn pull(name: &Name, quant: QuantArgs, memory: Option<u64>) -> Result<PathBuf, Error> {
+fn pull(source: &Source, quant: QuantArgs, memory: Option<u64>) -> Result<PathBuf, Error> {
     let store = Store::of_user()?;
-    let settings = Settings { cancelled: || interrupt::check().is_break(), ..Settings::from_env()? };
-    let source = Source::find(name, settings)?;
-    let commit = source.commit().to_owned();
+    let mut options = Options::default();
+    let (revision, open): (String, Box<dyn FnOnce() -> Result<Checkpoint, PackError>>) = match source {
+        Source::Hub(name) => {
+            options = options.remote();
+            let settings = Settings { cancelled: || interrupt::check().is_break(), ..Settings::from_env()? };
+            let found = hub::Source::find(name, settings)?;
+            (found.commit().to_owned(), Box::new(|| found.open()))
+        }
+        Source::Local(local) => {
+            let path = local.path();
+            (version_of(&path)?, Box::new(move || Checkpoint::open(&path)))
+        }
+    };
     let known = |quant: Quant| -> Result<(PathBuf, bool), Error> {
-        let path = store.path(name, &commit, quant.name())?;
+        let path = store.path(source, &revision, quant.name())?;
         let is_there = path.is_file();
         if is_there {
-            store.refer(name, &commit)?;
+            store.refer(source, &revision)?;
         }
         Ok((path, is_there))
     };
     if let Some(quant) = quant.quant
         && let (path, true) = known(quant)?
     {
-        say(format_args!("{name} is in the store as {}", quant.name()));
+        say(format_args!("{source} is in the store as {}", quant.name()));
         return Ok(path);
     }
-    let checkpoint = source.open()?;
-    let mut options = Options::default().remote();
+    let checkpoint = open()?;
     match quant.quant {
         Some(quant) => options.quant = quant,
-        None => say(format_args!("{name}: {}", choose(&checkpoint, &mut options, memory)?)),
+        None => say(format_args!("{source}: {}", choose(&checkpoint, &mut options, memory)?)),
     }
     let (path, is_there) = known(options.quant)?;
     if is_there {
         return Ok(path);
     }
-    write(name, &commit, checkpoint, &options, &path)?;
-    store.refer(name, &commit)?;
+    // What was packed before a folder or a file changed can't be asked for any more.
+    let mut stale = store.all_of(source)?;
+    stale.retain(|entry| matches!(source, Source::Local(_)) && entry.revision != revision);
+    if !stale.is_empty() {
+        say(format_args!("note: {source} has changed since it was packed: it is packed again"));
+    }
+    write(source, &revision, checkpoint, &options, &path)?;
+    store.refer(source, &revision)?;
+    stale.iter().try_for_each(|entry| store.remove(entry).map(drop))?;
     Ok(path)
 }
 
@@ -165,13 +186,13 @@ fn choose(checkpoint: &Checkpoint, options: &mut Options, memory: Option<u64>) -
 }
 
 fn write(
-    name: &Name,
-    commit: &str,
+    source: &Source,
+    revision: &str,
     checkpoint: Checkpoint,
     options: &Options,
-    path: &std::path::Path,
+    path: &Path,
 ) -> Result<(), Error> {
-    let which = format!("{} {commit} {}", plain(name), checkpoint.version());
+    let which = format!("{} {revision} {}", source.plain(), checkpoint.version());
     let plan = Plan::open(checkpoint, options)?;
     for note in plan.notes() {
         say(format_args!("note: {note}"));
@@ -193,7 +214,7 @@ fn write(
     }
     let bytes = written?.file_bytes();
     interrupt::end_at_once();
-    say(format_args!("{name} is in the store as {} ({bytes} bytes)", options.quant.name()));
+    say(format_args!("{source} is in the store as {} ({bytes} bytes)", options.quant.name()));
     Ok(())
 }
 

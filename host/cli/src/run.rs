@@ -30,7 +30,7 @@ use super::stream::{Report, Stream, end_name};
 /// Only the generated text is written to standard output; with --json, one line of JSON at the end.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// Packed model, or hf:ORG/NAME. Default: the bundled one
+    /// Packed model, hf:ORG/NAME, or a checkpoint to pack. Default: the bundled one
     model: Option<OsString>,
     /// Prompt, `-` for standard input. Default: standard input
     prompt: Option<OsString>,

@@ -22,7 +22,7 @@ use super::model::{ComputeArgs, StateArgs};
 /// prompt began with is not computed again.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// Packed models, or hf:ORG/NAME; the first one serves requests that name none. Default: the bundled one
+    /// Packed models, hf:ORG/NAME, or checkpoints to pack; the first one serves requests that name none. Default: the bundled one
     #[arg(value_hint = ValueHint::FilePath)]
     models: Vec<PathBuf>,
 
@@ -88,9 +88,11 @@ fn keys_of_file() -> Result<Vec<String>, Error> {
     Ok(keys)
 }
 
-/// What clients call a model: the name of its file without `.elp`, or its name on the Hub without the organisation.
+/// What clients call a model: the name of its file without `.elp` or of its folder, or its name on the Hub without the organisation.
 fn name_of(model: &Path) -> String {
-    let name = model.file_name().unwrap_or_default().to_string_lossy();
+    // A folder may be given as `.`.
+    let whole = if model.file_name().is_none() { model.canonicalize().ok() } else { None };
+    let name = whole.as_deref().unwrap_or(model).file_name().unwrap_or_default().to_string_lossy();
     name.strip_suffix(".elp").unwrap_or(&name).to_owned()
 }
 

@@ -1,8 +1,8 @@
-//! Packed models of the Hub on this machine, each bound to a commit and a type of weights.
+//! Packed models on this machine, each bound to the state of its source and a type of weights.
 //!
-//! `models/hf/ORG/NAME/COMMIT/[FILE.]QUANT.elp` below the store's folder is a packed model; its name says all that is known of it, so
-//! that it is there whole or not at all. `refs/REVISION` beside the commits says which of them a branch or tag was when it was asked
-//! for last.
+//! `models/hf/ORG/NAME/COMMIT/[FILE.]QUANT.elp` below the store's folder is a packed model of the Hub; its name says all that is known
+//! of it, so that it is there whole or not at all. `refs/REVISION` beside the commits says which of them a branch or tag was when it was
+//! asked for last. `models/local/FOLDER/NAME/VERSION/QUANT.elp` is that of a folder or a file of this machine.
 
 use std::env;
 use std::fs;
@@ -11,15 +11,20 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use elapid_files::Output;
+use elapid_pack::checkpoint::version_of;
 use elapid_pack::hub::Name;
 use elapid_pack::write::remove_partial;
 
 use crate::error::Error;
+use crate::source::Source;
 
 /// How the names of packed models and of unfinished ones end.
 const PACKED: &str = ".elp";
 const PARTIAL: &str = ".elp.part";
-/// The longest name of a file in the store, in bytes.
+/// The folders of models of the Hub, and of those of this machine.
+const HUB: &str = "hf";
+const LOCAL: &str = "local";
+/// The longest name of a file or folder in the store, in bytes.
 const LONGEST: usize = 200;
 
 /// The folder of packed models.
@@ -28,10 +33,11 @@ pub(crate) struct Store(PathBuf);
 /// A model in the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Entry {
-    /// `hf:ORG/NAME` or `hf:ORG/NAME/FILE`.
+    /// `hf:ORG/NAME`, `hf:ORG/NAME/FILE`, or the path of a folder or a file.
     pub(crate) name: String,
     pub(crate) quant: String,
-    pub(crate) commit: String,
+    /// The commit, or what stands for it: 40 hexadecimal digits.
+    pub(crate) revision: String,
     pub(crate) bytes: u64,
     pub(crate) changed: SystemTime,
     pub(crate) path: PathBuf,
@@ -52,45 +58,65 @@ impl Store {
         Ok(Self(home.join("models")))
     }
 
-    /// The folder of all commits of a model.
-    fn folder(&self, name: &Name) -> PathBuf {
-        let (org, model) = name.parts();
-        self.0.join("hf").join(org).join(model)
-    }
-
-    fn reference(&self, name: &Name) -> PathBuf {
-        self.folder(name).join("refs").join(escape(name.revision()))
-    }
-
-    /// The commit that a name's revision was when it was asked for last.
-    pub(crate) fn commit(&self, name: &Name) -> Option<String> {
-        if is_commit(name.revision()) {
-            return Some(name.revision().to_owned());
+    /// The folder of all revisions of a model.
+    fn folder(&self, source: &Source) -> PathBuf {
+        match source {
+            Source::Hub(name) => {
+                let (org, model) = name.parts();
+                self.0.join(HUB).join(org).join(model)
+            }
+            Source::Local(local) => self.0.join(LOCAL).join(escape(&local.folder)).join(escape(&local.name)),
         }
-        let commit = fs::read_to_string(self.reference(name)).ok()?;
-        Some(commit.trim().to_owned()).filter(|commit| is_commit(commit))
+    }
+
+    fn reference(&self, source: &Source, name: &Name) -> PathBuf {
+        self.folder(source).join("refs").join(escape(name.revision()))
+    }
+
+    /// Whether anything of a source is there.
+    pub(crate) fn has(&self, source: &Source) -> bool {
+        self.folder(source).is_dir()
+    }
+
+    /// The commit that a name's revision was when it was asked for last, or what a source of this machine is now.
+    pub(crate) fn revision(&self, source: &Source) -> Result<Option<String>, Error> {
+        let known = match source {
+            Source::Hub(name) if is_revision(name.revision()) => Some(name.revision().to_owned()),
+            Source::Hub(name) => fs::read_to_string(self.reference(source, name)).ok(),
+            Source::Local(local) if local.path().exists() => Some(version_of(&local.path())?),
+            // It is gone: what was packed last.
+            Source::Local(_) => {
+                let all = self.all_of(source)?.into_iter().filter(|entry| entry.complete);
+                all.max_by_key(|entry| entry.changed).map(|entry| entry.revision)
+            }
+        };
+        Ok(known.map(|known| known.trim().to_owned()).filter(|known| is_revision(known)))
     }
 
     /// Where a packed model lies, or will.
-    pub(crate) fn path(&self, name: &Name, commit: &str, quant: &str) -> Result<PathBuf, Error> {
-        let file = match name.file() {
-            Some(file) => format!("{}.{quant}{PACKED}", escape(file)),
-            None => format!("{quant}{PACKED}"),
+    pub(crate) fn path(&self, source: &Source, revision: &str, quant: &str) -> Result<PathBuf, Error> {
+        let file = match source {
+            Source::Hub(name) => name.file().map(|file| format!("{}.", escape(file))),
+            Source::Local(_) => None,
         };
-        if file.len() > LONGEST {
+        let file = format!("{}{quant}{PACKED}", file.unwrap_or_default());
+        let path = self.folder(source).join(revision).join(file);
+        let own = path.strip_prefix(&self.0).unwrap_or(&path);
+        if own.iter().any(|part| part.len() > LONGEST) {
             return Err(Error::Usage(format!(
-                "{name}: the name is too long for the store: pack it with elapid-pack"
+                "{source}: the name is too long for the store: pack it with elapid-pack"
             )));
         }
-        Ok(self.folder(name).join(commit).join(file))
+        Ok(path)
     }
 
     /// Notes that a name's revision is this commit.
-    pub(crate) fn refer(&self, name: &Name, commit: &str) -> Result<(), Error> {
-        if is_commit(name.revision()) {
+    pub(crate) fn refer(&self, source: &Source, commit: &str) -> Result<(), Error> {
+        let Source::Hub(name) = source else { return Ok(()) };
+        if is_revision(name.revision()) {
             return Ok(());
         }
-        let path = self.reference(name);
+        let path = self.reference(source, name);
         let written = path.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| {
             let mut output = Output::create(&path)?;
             output.write_all(commit.as_bytes())?;
@@ -99,30 +125,39 @@ impl Store {
         written.map_err(|cause| Error::file(path, "write", cause))
     }
 
-    /// The packed models of a name at the commit that its revision is.
-    pub(crate) fn of(&self, name: &Name) -> Result<Vec<Entry>, Error> {
-        let Some(commit) = self.commit(name) else { return Ok(Vec::new()) };
-        let wanted = plain(name);
-        let all = self.entries()?.into_iter();
-        Ok(all.filter(|entry| entry.complete && entry.name == wanted && entry.commit == commit).collect())
+    /// The packed models of a source at the revision that it is.
+    pub(crate) fn of(&self, source: &Source) -> Result<Vec<Entry>, Error> {
+        let Some(revision) = self.revision(source)? else { return Ok(Vec::new()) };
+        let mut all = self.all_of(source)?;
+        all.retain(|entry| entry.complete && entry.revision == revision);
+        Ok(all)
+    }
+
+    /// All that is there of a source, also what is not finished.
+    pub(crate) fn all_of(&self, source: &Source) -> Result<Vec<Entry>, Error> {
+        let wanted = source.plain();
+        Ok(self.entries()?.into_iter().filter(|entry| entry.name == wanted).collect())
     }
 
     /// All models, by their names.
     pub(crate) fn entries(&self) -> Result<Vec<Entry>, Error> {
         let mut entries = Vec::new();
-        let root = self.0.join("hf");
-        for org in names(&root)? {
-            for model in names(&root.join(&org))? {
-                let folder = root.join(&org).join(&model);
-                for commit in names(&folder)?.into_iter().filter(|name| is_commit(name)) {
-                    for file in names(&folder.join(&commit))? {
-                        let path = folder.join(&commit).join(&file);
-                        entries.extend(entry(&format!("hf:{org}/{model}"), &commit, &file, path));
+        for kind in [HUB, LOCAL] {
+            let root = self.0.join(kind);
+            for first in names(&root)? {
+                for second in names(&root.join(&first))? {
+                    let folder = root.join(&first).join(&second);
+                    let Some(model) = model(kind, &first, &second) else { continue };
+                    for revision in names(&folder)?.into_iter().filter(|name| is_revision(name)) {
+                        for file in names(&folder.join(&revision))? {
+                            let path = folder.join(&revision).join(&file);
+                            entries.extend(entry(&model, &revision, &file, path));
+                        }
                     }
                 }
             }
         }
-        entries.sort_by(|a, b| (&a.name, &a.commit, a.bytes).cmp(&(&b.name, &b.commit, b.bytes)));
+        entries.sort_by(|a, b| (&a.name, &a.revision, a.bytes).cmp(&(&b.name, &b.revision, b.bytes)));
         Ok(entries)
     }
 
@@ -136,10 +171,10 @@ impl Store {
         };
         // Folders that hold nothing any more; the first that does ends it. References to commits that are gone mean nothing.
         let folders: Vec<&Path> = entry.path.ancestors().skip(1).take(3).collect();
-        if let [commit, model, org] = folders[..]
-            && fs::remove_dir(commit).is_ok()
+        if let [revision, model, org] = folders[..]
+            && fs::remove_dir(revision).is_ok()
         {
-            if !names(model)?.iter().any(|name| is_commit(name)) {
+            if !names(model)?.iter().any(|name| is_revision(name)) {
                 let _ = fs::remove_dir_all(model.join("refs"));
             }
             let _ = fs::remove_dir(model).and_then(|()| fs::remove_dir(org));
@@ -148,10 +183,12 @@ impl Store {
     }
 }
 
-/// A name without its revision: what the store calls a model.
-pub(crate) fn plain(name: &Name) -> String {
-    let file = name.file().map_or_else(String::new, |file| format!("/{file}"));
-    format!("hf:{}{file}", name.model())
+/// What a model is called by the two folders that it is in.
+fn model(kind: &str, first: &str, second: &str) -> Option<String> {
+    match kind {
+        HUB => Some(format!("hf:{first}/{second}")),
+        _ => Some(Path::new(&unescape(first)?).join(unescape(second)?).display().to_string()),
+    }
 }
 
 /// Where an unfinished model lies.
@@ -161,7 +198,7 @@ pub(crate) fn partial(path: &Path) -> PathBuf {
     part.into()
 }
 
-fn is_commit(text: &str) -> bool {
+fn is_revision(text: &str) -> bool {
     text.len() == 40 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
@@ -180,7 +217,7 @@ fn names(folder: &Path) -> Result<Vec<String>, Error> {
     Ok(names)
 }
 
-fn entry(model: &str, commit: &str, file: &str, path: PathBuf) -> Option<Entry> {
+fn entry(model: &str, revision: &str, file: &str, path: PathBuf) -> Option<Entry> {
     let complete = file.ends_with(PACKED);
     let stem = file.strip_suffix(if complete { PACKED } else { PARTIAL })?;
     let (name, quant) = match stem.rsplit_once('.') {
@@ -191,7 +228,7 @@ fn entry(model: &str, commit: &str, file: &str, path: PathBuf) -> Option<Entry> 
     Some(Entry {
         name,
         quant: quant.to_owned(),
-        commit: commit.to_owned(),
+        revision: revision.to_owned(),
         bytes: about.len(),
         changed: about.modified().ok()?,
         path,
@@ -225,8 +262,8 @@ mod tests {
 
     const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
-    fn name(text: &str) -> Name {
-        Name::parse(text).unwrap()
+    fn name(text: &str) -> Source {
+        Source::parse(text).unwrap()
     }
 
     #[test]

@@ -17,7 +17,7 @@ use super::output;
 /// begins with a hyphen goes after `--`: `elapid tokenize model.elp -- "- buy milk"`.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// Packed model, or hf:ORG/NAME. Default: the bundled one
+    /// Packed model, or hf:ORG/NAME or a checkpoint that is in the store. Default: the bundled one
     model: Option<OsString>,
     /// Text, `-` for standard input. Default: that of --file
     text: Option<OsString>,

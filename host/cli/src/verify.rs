@@ -15,7 +15,7 @@ use super::output;
 /// Verify header, tables, padding and the checksum of every block, and print what is damaged
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// Packed model, or hf:ORG/NAME. Default: the bundled one
+    /// Packed model, or hf:ORG/NAME or a checkpoint that is in the store. Default: the bundled one
     model: Option<PathBuf>,
     #[command(flatten)]
     compute: ComputeArgs,

@@ -326,7 +326,9 @@ impl fmt::Display for PackError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut out = OneLine(f);
         match self {
-            Self::Io { path, source } => write!(out, "{}: {source}", path.display()),
+            Self::Io { path, source } => {
+                write!(out, "{}: {source}{}", path.display(), elapid_files::advice(source))
+            }
             Self::DanglingLink { path, target } => write!(
                 out,
                 "{}: a link to {}, which is not there: download the file again",

@@ -4,15 +4,14 @@ use std::path::{Path, PathBuf};
 
 use elapid_core::format::{Layout, Quant};
 
+#[cfg(feature = "hub")]
+use crate::checkpoint::hub;
 use crate::checkpoint::place::Place;
-use crate::checkpoint::{Checkpoint, Faults, Format, ModelConfig, place_of};
+use crate::checkpoint::{Checkpoint, Faults, Format, Given, ModelConfig, given};
 use crate::contents::Contents;
+use crate::pack::FINEST_FIRST;
 use crate::sections::{Sections, data_sections};
 use crate::{Options, PackError};
-
-/// All types of weights.
-const FINEST_FIRST: [Quant; 6] = [Quant::F32, Quant::F16, Quant::Q8, Quant::Q5, Quant::Q4, Quant::Q3];
-const _: () = assert!(FINEST_FIRST.len() == Quant::ALL.len());
 
 /// What is known of a checkpoint without its weights.
 #[derive(Debug)]
@@ -55,9 +54,22 @@ pub struct Packed {
 /// # Errors
 /// If there is nothing at the path, or nothing that can be a checkpoint.
 pub fn inspect(path: &Path, tokenizer: Option<&Path>, options: &Options) -> Result<Inspection, PackError> {
-    let (place, file) = place_of(path)?;
-    let file = file.as_ref().map(|(name, format)| (name.as_str(), *format));
-    Ok(inspect_as(place, file, tokenizer, options))
+    #[cfg(feature = "hub")]
+    if let Some(source) = hub::Source::named(path)? {
+        let complete = |checkpoint: &mut Checkpoint| match tokenizer {
+            Some(tokenizer) => checkpoint.use_tokenizer(tokenizer),
+            None => hub::add_tokenizer(checkpoint, hub::Settings::from_env()?),
+        };
+        let file = source.file.as_deref().map(Format::with_name);
+        return Ok(inspect_as(source.place, file, &complete, options));
+    }
+    let (folder, file) = given(path)?;
+    Ok(inspect_as(Box::new(folder), file, &with_tokenizer(tokenizer), options))
+}
+
+/// Gives a checkpoint a tokenizer of another place, if there is one.
+fn with_tokenizer(tokenizer: Option<&Path>) -> impl Fn(&mut Checkpoint) -> Result<(), PackError> {
+    move |checkpoint| tokenizer.map_or(Ok(()), |tokenizer| checkpoint.use_tokenizer(tokenizer))
 }
 
 /// [`inspect`] in a place of any kind; `name` is the file of weights, where one is given.
@@ -68,18 +80,16 @@ pub fn inspect_in(
     tokenizer: Option<&Path>,
     options: &Options,
 ) -> Inspection {
-    inspect_as(place, name.map(|name| (name, Format::of(name))), tokenizer, options)
+    inspect_as(place, name.map(Format::with_name), &with_tokenizer(tokenizer), options)
 }
 
-fn inspect_as(
-    place: Box<dyn Place>,
-    file: Option<(&str, Format)>,
-    tokenizer: Option<&Path>,
-    options: &Options,
-) -> Inspection {
+/// Gives a checkpoint what does not lie in its place.
+type Complete<'a> = &'a dyn Fn(&mut Checkpoint) -> Result<(), PackError>;
+
+fn inspect_as(place: Box<dyn Place>, file: Given, complete: Complete<'_>, options: &Options) -> Inspection {
     let mut faults = Faults::all();
     let mut inspection = Inspection {
-        path: place.path(file.map_or("", |(name, _)| name)),
+        path: place.path(file.as_ref().map_or("", |(name, _)| name)),
         format: None,
         config: None,
         tensors: Vec::new(),
@@ -88,7 +98,7 @@ fn inspect_as(
         problems: Vec::new(),
         packed: Vec::new(),
     };
-    let done = inspection.fill(place, file, tokenizer, options, &mut faults);
+    let done = inspection.fill(place, file, complete, options, &mut faults);
     let mut listed = faults.listed();
     done.err().into_iter().for_each(|fault| listed.add(fault));
     let types = std::mem::take(&mut listed.tensors);
@@ -105,17 +115,15 @@ impl Inspection {
     fn fill(
         &mut self,
         place: Box<dyn Place>,
-        file: Option<(&str, Format)>,
-        tokenizer: Option<&Path>,
+        file: Given,
+        complete: Complete<'_>,
         options: &Options,
         faults: &mut Faults,
     ) -> Result<(), PackError> {
         let mut checkpoint = Checkpoint::open_as(place, file, faults)?;
         self.format = Some(checkpoint.format());
         self.config = Some(checkpoint.config().clone());
-        if let Some(tokenizer) = tokenizer {
-            faults.or(checkpoint.use_tokenizer(tokenizer), ())?;
-        }
+        faults.or(complete(&mut checkpoint), ())?;
         let Sections { data, notes, without_tokenizer } = data_sections(&checkpoint, faults)?;
         self.contents = Contents::of(&data);
         self.notes.extend(notes);

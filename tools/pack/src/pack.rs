@@ -29,6 +29,10 @@ pub struct Options {
     pub threads: usize,
 }
 
+/// All types of weights, from the largest to the smallest.
+pub const FINEST_FIRST: [Quant; 6] = [Quant::F32, Quant::F16, Quant::Q8, Quant::Q5, Quant::Q4, Quant::Q3];
+const _: () = assert!(FINEST_FIRST.len() == Quant::ALL.len());
+
 /// The type of this name, for an argument.
 ///
 /// # Errors

@@ -40,8 +40,10 @@ pub(crate) fn data_sections(checkpoint: &Checkpoint, faults: &mut Faults) -> Res
                 tokens = compiled.named;
             }
         }
-        Some(None) => without_tokenizer = Some(no_tokenizer(checkpoint)?),
-        None => {}
+        Some(None) if !checkpoint.is_tokenizer_refused() => {
+            without_tokenizer = Some(no_tokenizer(checkpoint)?)
+        }
+        Some(None) | None => {}
     }
     let GenerationDefaults { eos, bos, pad } = &generation;
     data.generation = emitted(|sink| Generation::emit(eos, *bos, *pad, vocab, sink))?;

@@ -11,7 +11,7 @@ use elapid_pack::checkpoint::Checkpoint;
 use elapid_pack::checkpoint::place::{Folder, Place, Ranges};
 use elapid_pack::{Inspection, Options, PackError, Plan, inspect, inspect_in};
 use elapid_test_support::data;
-use elapid_test_support::gguf::{kind, model, with_tokens};
+use elapid_test_support::gguf::{Gguf, Random, Value, kind, model, with_tokens};
 
 #[track_caller]
 fn of(path: &Path, options: &Options) -> Inspection {
@@ -214,4 +214,204 @@ fn all_problems_are_listed() {
     let inspection = inspect(folder.path(), None, &Options::default()).unwrap();
     assert!(inspection.problems[0].0.to_string().contains("Mamba-2"), "{:?}", inspection.problems);
     assert!(inspection.config.is_none() && !inspection.tensors.is_empty());
+}
+
+/// The problems of a GGUF file, which packing refuses with the first of them.
+#[track_caller]
+fn problems(gguf: &Gguf) -> Vec<String> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.gguf");
+    fs::write(&path, gguf.to_bytes()).unwrap();
+    let inspection = inspect(&path, None, &Options::default()).unwrap();
+    let problems: Vec<String> = inspection.problems.iter().map(|(problem, _)| problem.to_string()).collect();
+    let refusal = Checkpoint::open(&path).err().map(|refusal| refusal.to_string());
+    assert!(refusal.is_none_or(|refusal| problems.contains(&refusal)), "{problems:#?}");
+    assert!(inspection.packed.is_empty() && !inspection.tensors.is_empty(), "{problems:#?}");
+    let says_none = inspection.notes.iter().any(|note| note.contains("the GGUF file has no tokenizer"));
+    let has_one = gguf.metadata.iter().any(|(key, _)| key == "tokenizer.ggml.model");
+    assert!(says_none != has_one, "{:?}", inspection.notes);
+    problems
+}
+
+/// Asserts that each fault is listed, and nothing else.
+#[track_caller]
+fn lists(gguf: &Gguf, faults: &[&str]) {
+    let problems = problems(gguf);
+    for fault in faults {
+        assert!(problems.iter().any(|problem| problem.contains(fault)), "{fault:?}: {problems:#?}");
+    }
+    assert_eq!(problems.len(), faults.len(), "{problems:#?}");
+}
+
+#[test]
+fn all_problems_of_a_gguf_header_are_listed() {
+    let mut gguf = with_tokens(model(true, kind::F16), "gpt2");
+    for (key, value) in [
+        ("general.alignment", Value::U32(48)),
+        ("mamba.block_count", Value::U32(5000)),
+        ("mamba.embedding_length", Value::Text("x".into())),
+        ("mamba.ssm.state_size", Value::U32(0)),
+        ("mamba.ssm.conv_kernel", Value::U32(9)),
+        ("mamba.ssm.time_step_rank", Value::I32(-1)),
+        ("mamba.ssm.dt_b_c_rms", Value::U32(1)),
+        ("mamba.attention.layer_norm_rms_epsilon", Value::F32(f32::NAN)),
+        ("tokenizer.ggml.pre", Value::Text("klingon".into())),
+        ("tokenizer.ggml.token_type", Value::I32s(vec![1])),
+        ("tokenizer.ggml.merges", Value::U32(1)),
+        ("tokenizer.ggml.add_bos_token", Value::Bool(true)),
+        ("tokenizer.ggml.add_eos_token", Value::Text("yes".into())),
+        ("tokenizer.ggml.eos_token_id", Value::F32(1.0)),
+        ("tokenizer.chat_template", Value::Text("{% if %}".into())),
+    ] {
+        gguf.set(key, value);
+    }
+    let problems = problems(&gguf);
+    for words in [
+        "`general.alignment` is 48",
+        "`mamba.block_count` is 5000",
+        "`mamba.embedding_length` must be a whole number",
+        "`mamba.ssm.state_size` is 0",
+        "`mamba.ssm.conv_kernel` is 9",
+        "`mamba.ssm.time_step_rank` must be a whole number",
+        "`mamba.ssm.dt_b_c_rms` must be true or false",
+        "`mamba.attention.layer_norm_rms_epsilon` is NaN",
+        "`tokenizer.ggml.pre` is klingon",
+        "`tokenizer.ggml.token_type` has 1 elements",
+        "`tokenizer.ggml.merges` must be an array of texts",
+        "`tokenizer.ggml.add_bos_token` is true, but there is no bos token",
+        "`tokenizer.ggml.add_eos_token` must be true or false",
+        "`tokenizer.ggml.eos_token_id` must be a whole number",
+        "chat template, line 1",
+    ] {
+        assert!(problems.iter().any(|problem| problem.contains(words)), "{words}: {problems:#?}");
+    }
+    // A dimension that is at fault is taken from the tensors, which are not blamed.
+    assert!(problems.iter().all(|problem| !problem.contains("has shape")), "{problems:#?}");
+    assert!(problems.len() < 20, "{problems:#?}");
+}
+
+#[test]
+fn all_problems_of_gguf_tensors_are_listed() {
+    let with = |change: &dyn Fn(&mut Gguf)| {
+        let mut gguf = model(false, kind::F16);
+        change(&mut gguf);
+        gguf
+    };
+    let name = |gguf: &Gguf, index: usize| format!("`{}`", gguf.tensors[index].name);
+    let gguf = with(&|gguf| {
+        gguf.tensors[2].kind = 39;
+        gguf.tensors[5].kind = 16;
+        gguf.tensors[3].kind = kind::Q8_0;
+        gguf.metadata.push(gguf.metadata[0].clone());
+    });
+    let all = problems(&gguf);
+    for words in [
+        &format!("{} has type MXFP4", name(&gguf, 2)),
+        &format!("{} has type IQ2_XXS", name(&gguf, 5)),
+        "rows of 4, not of whole blocks of 32",
+        "key `general.architecture` is there twice",
+    ] {
+        assert!(all.iter().any(|problem| problem.contains(words)), "{words}: {all:#?}");
+    }
+    let gguf = with(&|gguf| gguf.tensors.push(gguf.tensors[4].clone()));
+    lists(&gguf, &[&format!("tensor {} is there twice", name(&gguf, 4))]);
+    let gguf = with(&|gguf| gguf.tensors[1].kind = kind::Q8_0);
+    lists(&gguf, &["Q8_0, which only matrices may have"]);
+    lists(&with(&|gguf| gguf.set("mamba.block_count", Value::U32(1))), &["there are 1 layers"; 3]);
+
+    // What is said behind a text that is too long, a truth value that is none or a text in another encoding.
+    let gguf = with_tokens(model(false, kind::F16), "gpt2");
+    let bytes = |edit: &dyn Fn(&mut Vec<u8>)| {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("m.gguf");
+        let mut bytes = gguf.to_bytes();
+        edit(&mut bytes);
+        fs::write(&path, bytes).unwrap();
+        let inspection = inspect(&path, None, &Options::default()).unwrap();
+        inspection.problems.into_iter().map(|(problem, _)| problem.to_string()).collect::<Vec<_>>()
+    };
+    let find = |bytes: &[u8], text: &str| {
+        bytes.windows(text.len()).position(|window| window == text.as_bytes()).unwrap()
+    };
+    let all = bytes(&|bytes| {
+        let name = find(bytes, "made by a test");
+        bytes[name] = 0xff;
+        let length = bytes.len() - 64;
+        bytes.truncate(length);
+    });
+    assert!(all.len() == 2 && all[0].contains("`general.name` is not UTF-8"), "{all:#?}");
+    assert!(all[1].contains("truncated: "), "{all:#?}");
+}
+
+/// Of a split model all files are looked at.
+#[test]
+fn all_problems_of_a_split_model_are_listed() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut first = model(false, kind::F16);
+    let mut second = Gguf { tensors: first.tensors.split_off(5), ..Gguf::default() };
+    second.tensors.push(first.tensors[0].clone());
+    for (number, gguf) in [(0, &mut first), (1, &mut second)] {
+        gguf.set("split.no", Value::U32(7));
+        gguf.set("split.count", Value::U32(3));
+        let name = format!("m-{:05}-of-00003.gguf", number + 1);
+        fs::write(folder.path().join(name), gguf.to_bytes()).unwrap();
+    }
+    for given in ["m-00001-of-00003.gguf", "m-00002-of-00003.gguf", ""] {
+        let inspection = inspect(&folder.path().join(given), None, &Options::default()).unwrap();
+        let problems: Vec<String> =
+            inspection.problems.iter().map(|(problem, _)| problem.to_string()).collect();
+        for words in [
+            "`split.no` is 7 where the file's name says 0",
+            "`split.no` is 7 where the file's name says 1",
+            "m-00003-of-00003.gguf: not here",
+            "another file of the model has it too",
+        ] {
+            assert!(problems.iter().any(|problem| problem.contains(words)), "{words}: {problems:#?}");
+        }
+        assert_eq!(problems.len(), 4, "{problems:#?}");
+    }
+}
+
+/// Whatever is wrong with a header: what is packed has no problems, and what is refused has some.
+#[test]
+fn problems_are_listed_where_packing_fails() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.gguf");
+    let gguf = with_tokens(model(true, kind::Q8_0), "llama");
+    let good = {
+        let mut gguf = gguf;
+        gguf.set("tokenizer.ggml.bos_token_id", Value::U32(1));
+        let count = gguf.metadata.iter().find_map(|(key, value)| match value {
+            Value::Texts(texts) if key == "tokenizer.ggml.tokens" => Some(texts.len()),
+            _ => None,
+        });
+        gguf.set("tokenizer.ggml.scores", Value::F32s(vec![0.0; count.unwrap()]));
+        gguf.to_bytes()
+    };
+    let first = good.windows(17).position(|bytes| bytes == b"token_embd.weight").unwrap();
+    let options = Options::default();
+    let mut refused = 0;
+    let mut random = Random(7);
+    for round in 0..600 {
+        let mut bytes = good.clone();
+        let end = if round % 2 == 0 { first } else { first + 2000 };
+        for _ in 0..1 + random.next() % 3 {
+            let at = random.next() as usize % end;
+            bytes[at] = match random.next() % 4 {
+                0 => 0,
+                1 => 0xff,
+                2 => bytes[at] ^ 1,
+                _ => random.next() as u8,
+            };
+        }
+        if random.next().is_multiple_of(16) {
+            bytes.truncate(random.next() as usize % good.len());
+        }
+        fs::write(&path, bytes).unwrap();
+        let packed = Plan::checkpoint(&path, &options);
+        let inspection = inspect(&path, None, &options).unwrap();
+        refused += usize::from(packed.is_err());
+        assert_eq!(inspection.problems.is_empty(), packed.is_ok(), "{:?}: {packed:?}", inspection.problems);
+    }
+    assert!((100..600).contains(&refused), "{refused}");
 }

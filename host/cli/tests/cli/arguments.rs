@@ -158,12 +158,19 @@ fn a_text_that_was_taken_for_the_model_is_told() {
         utf8(output.stderr)
     };
     for (command, what) in [("run", "prompt"), ("tokenize", "text")] {
+        // A folder is packed, by a command that computes.
+        let path = folder.path().canonicalize().unwrap().join("drafts");
+        let (code, says) = match (cfg!(feature = "hub"), command) {
+            (true, "run") => (3, format!("error: {}: no config.json here", path.display())),
+            (true, _) => (2, format!("error: {} is not in the store", path.display())),
+            (false, _) => (2, "error: drafts: a folder".to_owned()),
+        };
         let hint = format!(
             " (the only argument is the model if a file or folder of that name exists: to use it as the {what}, give a model \
              before it, or pipe it to `elapid {command} -`)\n"
         );
         for (name, code, says) in
-            [("notes", 3, "error: notes: the file has 3 bytes"), ("drafts", 2, "error: drafts: ")]
+            [("notes", 3, "error: notes: the file has 3 bytes"), ("drafts", code, &says)]
         {
             let error = said(&[command, name], code);
             assert!(error.starts_with(says) && error.ends_with(&hint), "{error}");

@@ -4,6 +4,8 @@ mod arguments;
 mod chat;
 #[cfg(feature = "hub")]
 mod hub;
+#[cfg(feature = "hub")]
+mod local;
 mod prompt_cache;
 mod run;
 mod session;
@@ -79,7 +81,8 @@ fn bad_models_have_their_exit_code() {
     }
     fs::write(&file, "Call me Ishmael.".repeat(99)).unwrap();
     bad(info(), 3, "not a packed model");
-    bad(elapid(&["run", folder.path().to_str().unwrap(), "x"]).output().unwrap(), 2, "a folder");
+    let (code, says) = if cfg!(feature = "hub") { (3, "no config.json here") } else { (2, "a folder") };
+    bad(elapid(&["run", folder.path().to_str().unwrap(), "x"]).output().unwrap(), code, says);
 }
 
 #[test]

@@ -38,7 +38,7 @@ impl std::fmt::Display for Error {
             Self::Pack(error) => error.fmt(f),
             Self::Usage(text) => f.write_str(text),
             Self::Refused => f.write_str("this can't be packed, for the reasons above"),
-            Self::Output(cause) => write!(f, "standard output: {cause}"),
+            Self::Output(cause) => write!(f, "standard output: {cause}{}", elapid_files::advice(cause)),
         }
     }
 }

@@ -245,6 +245,45 @@ fn what_will_be_refused_is_inspected_too() {
     assert!(errors.starts_with("error: nowhere: No such file"), "{errors}");
 }
 
+/// Whatever can't be read or written is named, with what to do.
+#[test]
+fn what_the_system_refuses_is_explained() {
+    let folder = fixture::Fixture::new("mamba").write();
+    let long = "x".repeat(300);
+    let (long_source, long_output) = (format!("{long}/m"), format!("{long}.elp"));
+    let elsewhere = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink("circle", folder.path().join("circle")).unwrap();
+    for (args, says) in [
+        (&["nowhere", "-o", "m.elp"][..], "nowhere: No such file or directory (os error 2): check the path"),
+        (&["config.json/x", "-o", "m.elp"], "config.json/x: Not a directory (os error 20): check the path"),
+        (&[&long_source, "-o", "m.elp"], "File name too long (os error 36): give a shorter path"),
+        (&["circle", "-o", "m.elp"], "(os error 40): its links lead in a circle"),
+        (&[".", "-o", "nowhere/m.elp"], "nowhere/m.elp: No such file or directory (os error 2)"),
+        (
+            &[".", "-o", "config.json/m.elp"],
+            "config.json/m.elp: Not a directory (os error 20): check the path",
+        ),
+        (&[".", "-o", elsewhere.path().to_str().unwrap()], ": is a directory: give a file, not a folder"),
+        (&[".", "-o", &long_output], "File name too long (os error 36): give a shorter path"),
+        (&[".", "-o", "/dev/full"], "/dev/full: No space left on device (os error 28): free some space"),
+        (
+            &[".", "-o", "m.elp", "--tokenizer", "nowhere"],
+            "nowhere: No such file or directory (os error 2): check",
+        ),
+        (&["--random", "nowhere.json", "-o", "m.elp"], "nowhere.json: "),
+    ] {
+        let (code, said) = pack(args, folder.path());
+        let error = said.lines().last().unwrap();
+        assert_eq!(code, Some(1), "{args:?}: {said}");
+        assert!(error.starts_with("error: ") && error.contains(says), "{args:?}: {said}");
+        assert!(error.matches(": ").count() >= 3, "no advice: {said}");
+    }
+    let (program, out) = (env!("CARGO_BIN_EXE_elapid-pack"), std::fs::File::create("/dev/full").unwrap());
+    let output = Command::new(program).arg("inspect").arg(folder.path()).stdout(out).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(said, "error: standard output: No space left on device (os error 28): free some space\n");
+}
+
 /// A model of the Hub, from a server that plays it.
 #[test]
 fn a_model_of_the_hub_is_packed() {
@@ -275,4 +314,16 @@ fn a_model_of_the_hub_is_packed() {
         assert!(code == Some(1) && said.contains(says) && said.matches('\n').count() == 1, "{said}");
     }
     assert!(!folder.path().join("none.elp").exists());
+
+    // The tokenizer that an original model gets is inspected, too: this one has too many tokens.
+    let hub = elapid_test_support::hub::Hub::of_folder(&elapid_test_support::data::path("original/zip"));
+    let tokenizer = std::fs::read(model.join("tokenizer.json")).unwrap();
+    let tokenizer = elapid_test_support::hub::Content::Bytes(tokenizer);
+    hub.put("EleutherAI/gpt-neox-20b/tokenizer.json", tokenizer);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_elapid-pack"));
+    command.args(["inspect", "hf:org/model"]).env("HF_ENDPOINT", &hub.endpoint).env("HF_HOME", folder.path());
+    let output = command.env("NO_PROXY", "127.0.0.1").output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(said.contains("refused        hf:EleutherAI/gpt-neox-20b/tokenizer.json: "), "{said}");
 }

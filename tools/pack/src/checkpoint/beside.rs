@@ -57,10 +57,8 @@ impl Checkpoint {
     /// If there is none.
     pub fn use_tokenizer(&mut self, path: &Path) -> Result<(), PackError> {
         #[cfg(feature = "hub")]
-        if let Some(name) = super::hub::Name::text(path) {
-            let source =
-                super::hub::Source::find(&super::hub::Name::parse(name)?, super::hub::Settings::from_env()?)?;
-            return self.use_tokenizer_in(source.into_place(), path);
+        if let Some(source) = super::hub::Source::named(path)? {
+            return self.use_tokenizer_in(source.place, path);
         }
         if std::fs::metadata(path).map_err(PackError::io(path))?.is_dir() {
             return self.use_tokenizer_in(Box::new(Folder(path.to_path_buf())), path);
@@ -111,6 +109,11 @@ impl Checkpoint {
             BesideWeights::Files { place, .. } => json::read_file(&**place, name, TOKENIZER_LIMIT),
             BesideWeights::Gguf(texts) => Ok(texts.tokenizer.clone()),
         }
+    }
+
+    /// Whether there is a tokenizer that can't be read, which was listed as a fault.
+    pub(crate) fn is_tokenizer_refused(&self) -> bool {
+        self.tokenizer.is_none() && matches!(&self.beside, BesideWeights::Gguf(texts) if texts.is_refused)
     }
 
     /// Files of a tokenizer in a format that is not read, where there is no tokenizer.json.

@@ -1,5 +1,6 @@
 //! The model's configuration, from config.json in Hugging Face's or the original spelling.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
@@ -7,7 +8,8 @@ use serde_json::{Map, Value};
 use super::entry::TensorEntry;
 use super::faults::Faults;
 use super::place::{Folder, Place};
-use super::{LayerTensor, TensorKind, folder, json, quantized};
+use super::shapes::Shapes;
+use super::{folder, json, quantized};
 use crate::PackError;
 
 /// The architecture of a model.
@@ -60,10 +62,7 @@ impl ModelConfig {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let faults = &mut Faults::First;
         ConfigFile::parse(&Folder::of(path), name, faults)?
-            .ok_or_else(|| PackError::Io {
-                path: path.to_path_buf(),
-                source: std::io::ErrorKind::NotFound.into(),
-            })?
+            .ok_or_else(|| PackError::io(path)(ErrorKind::NotFound.into()))?
             .finish(&[], faults)
     }
 }
@@ -341,58 +340,5 @@ impl ConfigFile {
             return Ok(tensors.unwrap_or(default));
         };
         value.as_bool().ok_or_else(|| self.invalid(key, format!("is {value}; it must be true or false")))
-    }
-}
-
-/// What the tensors say of the model; nothing where there are none.
-#[derive(Debug, Default)]
-struct Shapes {
-    d_model: Option<usize>,
-    n_layer: Option<usize>,
-    d_inner: Option<usize>,
-    d_state: Option<usize>,
-    d_conv: Option<usize>,
-    dt_rank: Option<usize>,
-    vocab: Option<usize>,
-    bias: Option<bool>,
-    conv_bias: Option<bool>,
-    /// Where no head is stored.
-    tied: Option<bool>,
-}
-
-impl Shapes {
-    fn of(entries: &[TensorEntry]) -> Self {
-        let mut shapes = Self::default();
-        for entry in entries {
-            let (rows, columns) = (Some(entry.rows), Some(entry.columns));
-            match entry.kind {
-                Some(TensorKind::Embedding) => (shapes.vocab, shapes.d_model) = (rows, columns),
-                Some(TensorKind::Head) => {
-                    shapes.vocab = shapes.vocab.or(rows);
-                    shapes.d_model = shapes.d_model.or(columns);
-                }
-                Some(TensorKind::Layer(layer, tensor)) => {
-                    shapes.n_layer = shapes.n_layer.max(Some(layer + 1));
-                    match tensor {
-                        LayerTensor::D => shapes.d_inner = shapes.d_inner.or(rows),
-                        LayerTensor::ALog => shapes.d_state = shapes.d_state.or(columns),
-                        LayerTensor::Conv => shapes.d_conv = shapes.d_conv.or(columns),
-                        LayerTensor::DtProj => shapes.dt_rank = shapes.dt_rank.or(columns),
-                        _ => {}
-                    }
-                }
-                Some(TensorKind::FinalNorm) | None => {}
-            }
-        }
-        let has = |kind: fn(LayerTensor) -> bool| {
-            let is =
-                |kind_of: Option<TensorKind>| matches!(kind_of, Some(TensorKind::Layer(_, t)) if kind(t));
-            shapes.n_layer.map(|_| entries.iter().any(|entry| is(entry.kind)))
-        };
-        let bias = |tensor| matches!(tensor, LayerTensor::InProjBias | LayerTensor::OutProjBias);
-        let (bias, conv_bias) = (has(bias), has(|tensor| tensor == LayerTensor::ConvBias));
-        let headless = !entries.iter().any(|entry| entry.kind == Some(TensorKind::Head));
-        let tied = (headless && shapes.vocab.is_some()).then_some(true);
-        Self { bias, conv_bias, tied, ..shapes }
     }
 }

@@ -22,10 +22,13 @@ pub(crate) enum Faults {
 #[derive(Debug, Default)]
 pub(crate) struct Listed {
     /// A few faults of each kind, and how many more there are.
-    kinds: Vec<(Discriminant<PackError>, Vec<PackError>, usize)>,
+    kinds: Vec<(Kind, Vec<PackError>, usize)>,
     /// Tensors and values of each type.
     pub(crate) tensors: BTreeMap<String, (usize, u64)>,
 }
+
+/// What faults of a kind have in common: those of a configuration the key, too.
+type Kind = (Discriminant<PackError>, Option<String>);
 
 impl Faults {
     /// A list of all, empty yet.
@@ -80,7 +83,13 @@ impl Faults {
 impl Listed {
     /// Lists a fault.
     pub(crate) fn add(&mut self, fault: PackError) {
-        let kind = discriminant(&fault);
+        let key = match &fault {
+            PackError::InvalidConfig { key, .. } | PackError::UnsupportedFeature { key, .. } => {
+                Some(key.clone())
+            }
+            _ => None,
+        };
+        let kind = (discriminant(&fault), key);
         let at = self.kinds.iter().position(|(known, ..)| *known == kind).unwrap_or_else(|| {
             self.kinds.push((kind, Vec::new(), 0));
             self.kinds.len() - 1

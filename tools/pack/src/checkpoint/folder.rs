@@ -1,9 +1,11 @@
 //! The folder that is given: what to say where it is none, or not the right one.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use elapid_core::format::{FormatError, Header};
 use elapid_files::open_regular;
 
 use super::gguf::split_stem;
@@ -14,28 +16,23 @@ use crate::PackError;
 
 const WANTED: &str = "give a Hugging Face folder with config.json and model.safetensors or pytorch_model.bin (or their index.json and its shards), or a GGUF file";
 
-/// What a path leads to.
-pub(super) enum Given {
-    /// A folder.
-    Folder,
-    /// A file of weights, its name and its format.
-    File(String, Format),
-}
+/// A file of weights in a place: its name and its format.
+pub(crate) type Given = Option<(String, Format)>;
 
-/// Checks that a folder is there, or a file that can be a checkpoint.
-pub(super) fn given(path: &Path) -> Result<Given, PackError> {
+/// The folder that a path leads to, or that of a file that can be a checkpoint, and this file.
+pub(crate) fn given(path: &Path) -> Result<(Folder, Given), PackError> {
     let not_a_folder = |reason: String| Err(PackError::NotAFolder { path: path.to_path_buf(), reason });
     match fs::metadata(path) {
         Ok(about) if about.is_dir() => {
             fs::read_dir(path).map_err(PackError::io(path))?;
-            Ok(Given::Folder)
+            Ok((Folder(path.to_path_buf()), None))
         }
         Ok(about) if about.is_file() => match weights(path) {
-            Some((name, format)) => Ok(Given::File(name, format)),
+            Some(file) => Ok((Folder::of(path), Some(file))),
             None => not_a_folder(about_file(path)),
         },
         Ok(_) => not_a_folder(format!("not a folder: {WANTED}")),
-        Err(source) => match hub_name(path) {
+        Err(source) => match hub_name(path).filter(|_| source.kind() == ErrorKind::NotFound) {
             Some((owner, name)) if cfg!(feature = "hub") => not_a_folder(format!(
                 "no such folder here; a model of the Hugging Face Hub is hf:{owner}/{name}"
             )),
@@ -68,39 +65,74 @@ impl Format {
             Self::Gguf
         }
     }
+
+    /// A file's name, and the format by it.
+    pub(crate) fn with_name(name: &str) -> (String, Self) {
+        (name.to_owned(), Self::of(name))
+    }
 }
 
 /// Whether a name ends with `.` and this, in letters of either case.
-fn is_of(path: &Path, extension: &str) -> bool {
+pub(super) fn is_of(path: &Path, extension: &str) -> bool {
     path.extension().is_some_and(|found| found.eq_ignore_ascii_case(extension))
 }
 
 /// The name and format of a file that holds weights: a GGUF file, or safetensors or a file of torch.save beside a config.json.
 fn weights(path: &Path) -> Option<(String, Format)> {
     let name = path.file_name()?.to_str()?.to_owned();
-    let mut magic = [0; 4];
-    let read = open_regular(path).and_then(|file| file.read_exact_at(&mut magic, 0));
-    if is_of(path, "gguf") || read.is_ok() && &magic == b"GGUF" {
+    if is_of(path, "gguf") || &start(path) == b"GGUF" {
         return Some((name, Format::Gguf));
     }
     let format = Format::of(&name);
     (format != Format::Gguf && Folder::of(path).0.join("config.json").exists()).then_some((name, format))
 }
 
+/// The first bytes of a file; zeros where it has none that can be read.
+fn start<const N: usize>(path: &Path) -> [u8; N] {
+    let mut start = [0; N];
+    let read = open_regular(path).and_then(|file| file.read_exact_at(&mut start, 0));
+    if read.is_ok() { start } else { [0; N] }
+}
+
+/// Whether a path leads to what is to be packed before it is run: a folder, or a file that is no packed one and is called or begins
+/// as files of weights do.
+#[must_use]
+pub fn is_source(path: &Path) -> bool {
+    let Ok(about) = fs::metadata(path) else { return false };
+    let is_weights = || {
+        let is_packed = !matches!(Header::parse(&start::<8>(path)), Err(FormatError::NotElp));
+        !is_packed && (Format::of(&path.to_string_lossy()) != Format::Gguf || weights(path).is_some())
+    };
+    about.is_dir() || about.is_file() && is_weights()
+}
+
+/// The GGUF file that is given, or that a folder holds in place of anything else.
+pub(super) fn gguf_in(
+    place: &dyn Place,
+    file: Option<&(String, Format)>,
+) -> Result<Option<String>, PackError> {
+    match file {
+        Some((name, Format::Gguf)) => Ok(Some(name.clone())),
+        Some(_) => Ok(None),
+        None => only_gguf(place),
+    }
+}
+
+/// What the names of a split model's files begin with and how many there are, if a file is called as one of them.
+pub(super) fn split_of(name: &str) -> Option<(&str, u64)> {
+    let count = name.rsplit_once("-of-")?.1.strip_suffix(".gguf")?.parse().ok()?;
+    Some((split_stem(name, count)?, count))
+}
+
 /// The GGUF file in a folder without a config.json: the first where a model is split.
-pub(super) fn only_gguf(place: &dyn Place) -> Result<Option<String>, PackError> {
+fn only_gguf(place: &dyn Place) -> Result<Option<String>, PackError> {
     if place.has("config.json")? {
         return Ok(None);
     }
     let mut found: Vec<String> =
         place.list()?.into_iter().filter(|name| is_of(Path::new(name), "gguf")).collect();
     // Parts of one model but the first.
-    found.retain(|name| {
-        let count = name.rsplit_once("-of-").and_then(|(_, rest)| rest.strip_suffix(".gguf")?.parse().ok());
-        count
-            .and_then(|count| split_stem(name, count))
-            .is_none_or(|stem| name[stem.len()..].starts_with("-00001-"))
-    });
+    found.retain(|name| split_of(name).is_none_or(|(stem, _)| name[stem.len()..].starts_with("-00001-")));
     if found.len() > 1 {
         return Err(PackError::SeveralModels { path: place.path(""), found });
     }

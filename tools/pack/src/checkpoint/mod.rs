@@ -24,9 +24,11 @@ mod pickle;
 pub mod place;
 mod quantized;
 mod rows;
+mod shapes;
 mod shards;
 #[cfg(test)]
 mod tests;
+mod version;
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -42,15 +44,16 @@ pub use generation::GenerationDefaults;
 pub use ggml::{Block, StoredGroup};
 pub use gguf::gguf_tokenizer;
 pub use names::{LayerTensor, TensorKind};
+pub use version::version_of;
 
 use crate::PackError;
 use beside::{BesideWeights, GivenTokenizer};
 use config::ConfigFile;
 use entry::{Shard, Shards};
-pub(crate) use folder::Format;
-use folder::Given;
+pub use folder::is_source;
+pub(crate) use folder::{Format, Given, given};
 use gguf::Gguf;
-use place::{Folder, Place};
+use place::Place;
 
 /// An open checkpoint. Holds its files open; several threads may read from it at once.
 #[derive(Debug)]
@@ -111,9 +114,12 @@ impl Checkpoint {
     /// # Errors
     /// What is wrong with the files.
     pub fn open(path: &Path) -> Result<Self, PackError> {
-        let (place, file) = place_of(path)?;
-        let file = file.as_ref().map(|(name, format)| (name.as_str(), *format));
-        Self::open_as(place, file, &mut Faults::First)
+        #[cfg(feature = "hub")]
+        if let Some(source) = hub::Source::named(path)? {
+            return source.open();
+        }
+        let (folder, file) = given(path)?;
+        Self::open_as(Box::new(folder), file, &mut Faults::First)
     }
 
     /// [`Checkpoint::open`] in a place of any kind; `name` is the file of weights, where one is given.
@@ -121,21 +127,17 @@ impl Checkpoint {
     /// # Errors
     /// As [`Checkpoint::open`].
     pub fn open_in(place: Box<dyn Place>, name: Option<&str>) -> Result<Self, PackError> {
-        Self::open_as(place, name.map(|name| (name, Format::of(name))), &mut Faults::First)
+        Self::open_as(place, name.map(Format::with_name), &mut Faults::First)
     }
 
     /// Where faults are listed, no weight is read, and what comes of a checkpoint with faults can't be packed.
     pub(crate) fn open_as(
         place: Box<dyn Place>,
-        file: Option<(&str, Format)>,
+        file: Given,
         faults: &mut Faults,
     ) -> Result<Self, PackError> {
-        let gguf = match file {
-            Some((name, Format::Gguf)) => Some(name.to_owned()),
-            Some(_) => None,
-            None => folder::only_gguf(&*place)?,
-        };
         let mut notes = Vec::new();
+        let gguf = folder::gguf_in(&*place, file.as_ref())?;
         let (path, config, generation, shards, beside) = if let Some(name) = gguf {
             let Gguf { config, generation, shards, mut texts } = Gguf::open(&*place, &name, faults)?;
             notes.append(&mut texts.notes);
@@ -144,7 +146,7 @@ impl Checkpoint {
             let config_file = ConfigFile::read(&*place, faults);
             let shards = match file {
                 _ if config_file.is_err() && !faults.are_listed() => Ok(Shards::default()),
-                Some((name, _)) => Shards::open_file(&*place, name, faults),
+                Some((name, _)) => Shards::open_file(&*place, &name, faults),
                 None => Shards::open(&*place, faults),
             };
             let (config_file, shards) = (config_file?, shards?);
@@ -272,8 +274,8 @@ impl Checkpoint {
             let count = entry.rows.saturating_mul(entry.columns);
             let finest = entry.kept_as().first();
             match weights.iter_mut().find(|(quant, _)| Some(quant) == finest) {
-                Some((_, sum)) => *sum += count,
-                None => other += count,
+                Some((_, sum)) => *sum = count.saturating_add(*sum),
+                None => other = count.saturating_add(other),
             }
         }
         let (quant, most) = weights.into_iter().max_by_key(|(_, count)| *count)?;
@@ -455,21 +457,4 @@ impl Checkpoint {
         }
         Ok(())
     }
-}
-
-/// A place, and the file of weights in it, where one is given.
-pub(crate) type Placed = (Box<dyn Place>, Option<(String, Format)>);
-
-/// Where a path leads.
-pub(crate) fn place_of(path: &Path) -> Result<Placed, PackError> {
-    #[cfg(feature = "hub")]
-    if let Some(name) = hub::Name::text(path) {
-        let (place, file) =
-            hub::Source::find(&hub::Name::parse(name)?, hub::Settings::from_env()?)?.into_parts();
-        return Ok((place, file.map(|name| (name.clone(), Format::of(&name)))));
-    }
-    Ok(match folder::given(path)? {
-        Given::Folder => (Box::new(Folder(path.to_path_buf())), None),
-        Given::File(name, format) => (Box::new(Folder::of(path)), Some((name, format))),
-    })
 }

@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
 
 use elapid_files::open_regular;
 
@@ -71,6 +72,12 @@ impl Ranges for File {
         let advice = rustix::fs::Advice::WillNeed;
         // A file system that takes no hints is no worse off.
         let _ = rustix::fs::fadvise(self, offset, std::num::NonZero::new(length), advice);
+    }
+
+    fn version(&self) -> Option<String> {
+        let about = self.metadata().ok()?;
+        let time = about.modified().ok()?.duration_since(UNIX_EPOCH).ok()?;
+        Some(format!("{} {}", about.len(), time.as_nanos()))
     }
 }
 

@@ -22,6 +22,21 @@ const INDEX_LIMIT: u64 = 16 << 20;
 /// More shards than this would exhaust the process's file descriptors.
 const SHARD_LIMIT: usize = 512;
 
+/// Files that checkpoints are in, and the indexes of those in several files.
+const FILES: [(&str, &str); 2] = [
+    ("model.safetensors", "model.safetensors.index.json"),
+    ("pytorch_model.bin", "pytorch_model.bin.index.json"),
+];
+
+/// The files that a folder's indexes name.
+pub(super) fn indexed(place: &dyn Place) -> Result<Vec<String>, PackError> {
+    let mut files = Vec::new();
+    for (_, index) in FILES {
+        files.extend(read_index(place, index)?.unwrap_or_default().into_values());
+    }
+    Ok(files)
+}
+
 impl Shards {
     /// Opens one file.
     pub(super) fn open_file(place: &dyn Place, name: &str, faults: &mut Faults) -> Result<Self, PackError> {
@@ -32,10 +47,7 @@ impl Shards {
 
     /// Opens `model.safetensors`, the shards that its index lists, or the same of torch.save.
     pub(super) fn open(place: &dyn Place, faults: &mut Faults) -> Result<Self, PackError> {
-        for (single, index) in [
-            ("model.safetensors", "model.safetensors.index.json"),
-            ("pytorch_model.bin", "pytorch_model.bin.index.json"),
-        ] {
+        for (single, index) in FILES {
             if place.has(single)? {
                 return Self::open_file(place, single, faults);
             }
@@ -102,10 +114,7 @@ impl Shards {
                 let reason = "it is not a regular file: give a file, or download it again".into();
                 return Err(PackError::InvalidSafetensors { path, reason });
             }
-            opened => opened?.ok_or_else(|| PackError::Io {
-                path: path.clone(),
-                source: io::ErrorKind::NotFound.into(),
-            })?,
+            opened => opened?.ok_or_else(|| PackError::io(&path)(io::ErrorKind::NotFound.into()))?,
         };
         let shard = Shard { path, file };
         if Format::of(name) == Format::Pickle {

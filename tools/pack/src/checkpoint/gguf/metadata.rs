@@ -5,6 +5,9 @@ use std::path::PathBuf;
 
 use crate::PackError;
 
+/// What the places of tensors are multiples of, where nothing is said.
+pub(super) const ALIGNMENT: u64 = 32;
+
 /// A value.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Value {
@@ -113,7 +116,7 @@ impl Metadata {
     /// What the places of tensors are multiples of.
     pub(super) fn alignment(&self) -> Result<u64, PackError> {
         let key = "general.alignment";
-        let found = self.whole(key)?.unwrap_or(32);
+        let found = self.whole(key)?.unwrap_or(ALIGNMENT);
         if !found.is_power_of_two() || found > 1 << 20 {
             return Err(self.invalid(key, format!("is {found}; it must be a power of two up to {}", 1 << 20)));
         }

@@ -6,8 +6,9 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::metadata::{Array, Metadata, Value};
+use super::metadata::{ALIGNMENT, Array, Metadata, Value};
 use crate::PackError;
+use crate::checkpoint::Faults;
 use crate::checkpoint::entry::{Dtype, Shard};
 use crate::checkpoint::ggml::Block;
 use crate::checkpoint::json;
@@ -48,8 +49,8 @@ pub(super) struct Header {
 }
 
 /// Reads a header, and checks that its tensors lie in the file, apart from each other.
-pub(super) fn read(shard: &Shard) -> Result<Header, PackError> {
-    let mut cursor = Cursor { shard, size: shard.size()?, at: 0, window: Vec::new(), start: 0 };
+pub(super) fn read(shard: &Shard, faults: &mut Faults) -> Result<Header, PackError> {
+    let mut cursor = Cursor { shard, faults, size: shard.size()?, at: 0, window: Vec::new(), start: 0 };
     if &cursor.bytes::<4>()? != b"GGUF" {
         json::refuse_stand_in(&shard.path, cursor.window.get(..16).unwrap_or_default())?;
         return Err(cursor.invalid("does not begin with `GGUF`: is it the right file?"));
@@ -77,7 +78,7 @@ pub(super) fn read(shard: &Shard) -> Result<Header, PackError> {
         let at = cursor.at;
         let value = cursor.value(&key, kind, 0)?;
         if values.insert(key.clone(), value).is_some() {
-            return Err(invalid(&shard.path, at, format!("key `{key}` is there twice")));
+            cursor.faults.meet(invalid(&shard.path, at, format!("key `{key}` is there twice")))?;
         }
     }
     let metadata = Metadata::new(shard.path.clone(), values);
@@ -89,9 +90,10 @@ fn invalid(path: &Path, at: u64, reason: impl Into<String>) -> PackError {
     PackError::InvalidGguf { path: path.to_path_buf(), at, reason: reason.into() }
 }
 
-/// Reads a header from front to back.
+/// Reads a header from front to back, also behind faults that don't hide where the rest is.
 struct Cursor<'a> {
     shard: &'a Shard,
+    faults: &'a mut Faults,
     size: u64,
     at: u64,
     /// Bytes of the file from `start` on.
@@ -169,16 +171,25 @@ impl Cursor<'_> {
 
     fn string(&mut self, what: &str, limit: u64) -> Result<String, PackError> {
         let (at, length) = (self.at, self.u64()?);
-        let at_fault = |reason| invalid(&self.shard.path, at, reason);
+        let shard = self.shard;
+        let at_fault = |reason| invalid(&shard.path, at, reason);
+        let whole = self.expect(length);
         if length > limit {
-            return Err(at_fault(format!(
-                "{what} of {length} bytes, at most {limit} are read: is it damaged?"
-            )));
+            let fault =
+                at_fault(format!("{what} of {length} bytes, at most {limit} are read: is it damaged?"));
+            match whole {
+                Ok(()) => self.faults.meet(fault)?,
+                Err(_) => return Err(fault),
+            }
         }
-        self.expect(length)?;
-        let mut bytes = vec![0; length as usize];
+        whole?;
+        let mut bytes = vec![0; length.min(limit) as usize];
         self.fill(&mut bytes)?;
-        String::from_utf8(bytes).map_err(|_| at_fault(format!("{what} is not UTF-8: is it damaged?")))
+        self.skip(length.saturating_sub(limit))?;
+        String::from_utf8(bytes).or_else(|error| {
+            self.faults.meet(at_fault(format!("{what} is not UTF-8: is it damaged?")))?;
+            Ok(String::from_utf8_lossy(error.as_bytes()).into_owned())
+        })
     }
 
     /// A value of a type; those that nothing here reads become [`Value::Other`].
@@ -194,7 +205,11 @@ impl Cursor<'_> {
             7 => match self.bytes::<1>()? {
                 [0] => Value::Bool(false),
                 [1] => Value::Bool(true),
-                [other] => return Err(self.invalid(format!("`{key}` has {other} for a truth value"))),
+                [other] => {
+                    let fault = self.invalid(format!("`{key}` has {other} for a truth value"));
+                    self.faults.meet(fault)?;
+                    Value::Bool(true)
+                }
             },
             8 => Value::Text(self.string(&format!("`{key}`"), TEXT)?),
             9 => return self.array(key, depth),
@@ -224,10 +239,11 @@ impl Cursor<'_> {
         };
         self.expect(count.saturating_mul(least))?;
         // Only a tokenizer's arrays are read.
-        let read = key.starts_with("tokenizer.ggml.") && depth == 0;
+        let mut read = key.starts_with("tokenizer.ggml.") && depth == 0;
         if read && count > ELEMENTS {
             let reason = format!("`{key}` claims {count} elements, at most {ELEMENTS} are read");
-            return Err(invalid(&self.shard.path, at, reason));
+            self.faults.meet(invalid(&self.shard.path, at, reason))?;
+            read = false;
         }
         match kind {
             8 if read => {
@@ -265,16 +281,18 @@ impl Cursor<'_> {
         let mut names = std::collections::BTreeSet::new();
         for _ in 0..count {
             let at = self.at;
-            let tensor = self.tensor()?;
-            if !names.insert(tensor.name.clone()) {
+            let Some(tensor) = self.tensor()? else { continue };
+            if names.insert(tensor.name.clone()) {
+                tensors.push(tensor);
+            } else {
                 let reason = format!("tensor `{}` is there twice", tensor.name);
-                return Err(invalid(&self.shard.path, at, reason));
+                self.faults.meet(invalid(&self.shard.path, at, reason))?;
             }
-            tensors.push(tensor);
         }
-        let alignment = metadata.alignment()?;
+        let alignment = self.faults.or(metadata.alignment(), ALIGNMENT)?;
         let start = self.at.next_multiple_of(alignment);
         let mut places = Vec::with_capacity(tensors.len());
+        let mut needed = 0;
         for tensor in &mut tensors {
             let at_fault =
                 |reason| invalid(&self.shard.path, self.at, format!("tensor `{}` {reason}", tensor.name));
@@ -282,20 +300,23 @@ impl Cursor<'_> {
             let bytes = values.and_then(|values| tensor.dtype.bytes(values));
             let end = bytes.and_then(|bytes| start.checked_add(tensor.offset)?.checked_add(bytes));
             let (Some(bytes), Some(end)) = (bytes, end) else {
-                return Err(at_fault(format!("of shape {:?} is larger than any file", tensor.shape)));
+                let reason = format!("of shape {:?} is larger than any file", tensor.shape);
+                self.faults.meet(at_fault(reason))?;
+                continue;
             };
             if !tensor.offset.is_multiple_of(alignment) {
                 let reason = format!("lies at {}, which is no multiple of {alignment}", tensor.offset);
-                return Err(at_fault(reason));
+                self.faults.meet(at_fault(reason))?;
             }
-            if end > self.size {
-                let path = self.shard.path.clone();
-                return Err(PackError::Truncated { path, needed: end, found: self.size });
-            }
+            needed = needed.max(end);
             tensor.offset += start;
             if bytes > 0 {
                 places.push((tensor.offset, end, &*tensor.name));
             }
+        }
+        if needed > self.size {
+            let (path, found) = (self.shard.path.clone(), self.size);
+            self.faults.meet(PackError::Truncated { path, needed, found })?;
         }
         places.sort_unstable();
         for pair in places.windows(2) {
@@ -303,13 +324,14 @@ impl Cursor<'_> {
                 && end > start
             {
                 let reason = format!("tensors `{first}` and `{second}` overlap");
-                return Err(invalid(&self.shard.path, *start, reason));
+                self.faults.meet(invalid(&self.shard.path, *start, reason))?;
             }
         }
         Ok(tensors)
     }
 
-    fn tensor(&mut self) -> Result<TensorInfo, PackError> {
+    /// A tensor of the list; `None` for one that is at fault.
+    fn tensor(&mut self) -> Result<Option<TensorInfo>, PackError> {
         let name = self.string("the name of a tensor", NAME)?;
         let dimensions = self.u32()?;
         if dimensions > 4 {
@@ -326,19 +348,24 @@ impl Cursor<'_> {
         let row = shape.first().copied().unwrap_or(1);
         shape.reverse();
         let kind = self.u32()?;
+        let offset = self.u64()?;
         let Some(dtype) = dtype(kind) else {
             let (path, dtype) = (self.shard.path.clone(), type_name(kind));
-            return Err(PackError::UnsupportedBlock { path, name, dtype });
+            self.faults.count(&dtype, &shape);
+            self.faults.meet(PackError::UnsupportedBlock { path, name, dtype })?;
+            return Ok(None);
         };
+        self.faults.count(dtype.name(), &shape);
         let (block, _) = dtype.piece();
         if !row.is_multiple_of(block) {
-            let reason = format!(
+            let fault = self.invalid(format!(
                 "tensor `{name}` of type {} has rows of {row}, not of whole blocks of {block}",
                 dtype.name()
-            );
-            return Err(self.invalid(reason));
+            ));
+            self.faults.meet(fault)?;
+            return Ok(None);
         }
-        Ok(TensorInfo { name, dtype, shape, offset: self.u64()? })
+        Ok(Some(TensorInfo { name, dtype, shape, offset }))
     }
 }
 

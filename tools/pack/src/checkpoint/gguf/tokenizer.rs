@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::metadata::Metadata;
 use crate::PackError;
+use crate::checkpoint::Faults;
 
 /// GPT-2's splitting, with every byte as a letter.
 const GPT2: &str = "gpt-2";
@@ -29,6 +30,8 @@ pub(in crate::checkpoint) struct Texts {
     pub(in crate::checkpoint) path: PathBuf,
     /// A tokenizer.json of the same tokenizer.
     pub(in crate::checkpoint) tokenizer: Option<Vec<u8>>,
+    /// Whether the file has a tokenizer that can't be read: a fault that was listed.
+    pub(in crate::checkpoint) is_refused: bool,
     /// A tokenizer_config.json with the special tokens and the chat template.
     pub(in crate::checkpoint) config: Map<String, Value>,
     /// What the user should know.
@@ -45,15 +48,28 @@ mod kind {
 }
 
 impl Texts {
-    pub(super) fn read(metadata: &Metadata) -> Result<Self, PackError> {
-        let mut texts =
-            Self { path: metadata.path.clone(), tokenizer: None, config: Map::new(), notes: Vec::new() };
+    pub(super) fn read(metadata: &Metadata, faults: &mut Faults) -> Result<Self, PackError> {
+        let mut texts = Self {
+            path: metadata.path.clone(),
+            tokenizer: None,
+            is_refused: false,
+            config: Map::new(),
+            notes: Vec::new(),
+        };
         texts.config.insert("tokenizer_class".into(), "PreTrainedTokenizerFast".into());
-        if let Some(template) = metadata.text("tokenizer.chat_template")? {
+        if let Some(template) = faults.or(metadata.text("tokenizer.chat_template"), None)? {
             texts.config.insert("chat_template".into(), template.into());
         }
+        let read = texts.read_tokenizer(metadata, faults);
+        texts.is_refused = read.is_err();
+        faults.or(read, ())?;
+        Ok(texts)
+    }
+
+    /// Reads the tokenizer, up to a fault that hides the rest of it.
+    fn read_tokenizer(&mut self, metadata: &Metadata, faults: &mut Faults) -> Result<(), PackError> {
         let model = match metadata.text("tokenizer.ggml.model")? {
-            None | Some("none" | "no_vocab") => return Ok(texts),
+            None | Some("none" | "no_vocab") => return Ok(()),
             Some(model) => model,
         };
         if !matches!(model, "gpt2" | "llama") {
@@ -62,18 +78,19 @@ impl Texts {
             );
             return Err(metadata.invalid("tokenizer.ggml.model", reason));
         }
-        let vocab = Vocabulary::read(metadata)?;
+        let vocab = Vocabulary::read(metadata, faults)?;
         for (key, name) in [("bos", "bos"), ("eos", "eos"), ("padding", "pad")] {
-            if let Some((_, text)) = vocab.named(key)? {
-                texts.config.insert(format!("{name}_token"), text.into());
+            // That it is no number is said where ids are read.
+            if let Ok(Some((_, text))) = vocab.named(key) {
+                self.config.insert(format!("{name}_token"), text.into());
             }
         }
         let tokenizer = match model {
-            "llama" => sentence_piece(&vocab)?,
-            _ => byte_level(&vocab, &mut texts.notes)?,
+            "llama" => sentence_piece(&vocab, faults)?,
+            _ => byte_level(&vocab, &mut self.notes, faults)?,
         };
-        texts.tokenizer = Some(tokenizer.to_string().into_bytes());
-        Ok(texts)
+        self.tokenizer = Some(tokenizer.to_string().into_bytes());
+        Ok(())
     }
 }
 
@@ -87,15 +104,18 @@ struct Vocabulary<'a> {
 }
 
 impl<'a> Vocabulary<'a> {
-    fn read(metadata: &'a Metadata) -> Result<Self, PackError> {
+    fn read(metadata: &'a Metadata, faults: &mut Faults) -> Result<Self, PackError> {
         let (tokens_key, kinds_key) = ("tokenizer.ggml.tokens", "tokenizer.ggml.token_type");
         let tokens =
             metadata.texts(tokens_key)?.ok_or_else(|| metadata.invalid(tokens_key, "is missing".into()))?;
-        let kinds = metadata.integers(kinds_key)?;
-        if let Some(kinds) = kinds.filter(|kinds| kinds.len() != tokens.len()) {
-            let reason = format!("has {} elements for {} tokens", kinds.len(), tokens.len());
-            return Err(metadata.invalid(kinds_key, reason));
-        }
+        let kinds = metadata.integers(kinds_key).and_then(|kinds| match kinds {
+            Some(kinds) if kinds.len() != tokens.len() => {
+                let reason = format!("has {} elements for {} tokens", kinds.len(), tokens.len());
+                Err(metadata.invalid(kinds_key, reason))
+            }
+            kinds => Ok(kinds),
+        });
+        let kinds = faults.or(kinds, None)?;
         let mut this = Self { metadata, tokens, kinds, ids: HashMap::new() };
         for (id, text) in (0..).zip(tokens) {
             if this.kind(id) == kind::UNUSED {
@@ -104,7 +124,7 @@ impl<'a> Vocabulary<'a> {
             if let Some(other) = this.ids.insert(text, id) {
                 let reason =
                     format!("has {text:?} twice, as {other} and {id}: the file is damaged, convert it again");
-                return Err(metadata.invalid(tokens_key, reason));
+                faults.meet(metadata.invalid(tokens_key, reason))?;
             }
         }
         Ok(this)
@@ -138,16 +158,17 @@ impl<'a> Vocabulary<'a> {
     }
 
     /// The tokens put before and after a text.
-    fn around(&self, bos_by_default: bool) -> Result<Value, PackError> {
+    fn around(&self, bos_by_default: bool, faults: &mut Faults) -> Result<Value, PackError> {
         let mut pieces = vec![json!({ "Sequence": { "id": "A", "type_id": 0 } })];
         let mut special = Map::new();
         for (name, default) in [("bos", bos_by_default), ("eos", false)] {
             let key = format!("tokenizer.ggml.add_{name}_token");
-            if !self.metadata.boolean(&key)?.unwrap_or(default) {
+            if !faults.or(self.metadata.boolean(&key), None)?.unwrap_or(default) {
                 continue;
             }
             let Some((id, text)) = self.named(name)? else {
-                return Err(self.metadata.invalid(&key, format!("is true, but there is no {name} token")));
+                faults.meet(self.metadata.invalid(&key, format!("is true, but there is no {name} token")))?;
+                continue;
             };
             special.insert(text.to_owned(), json!({ "id": text, "ids": [id], "tokens": [text] }));
             let piece = json!({ "SpecialToken": { "id": text, "type_id": 0 } });
@@ -167,15 +188,22 @@ impl<'a> Vocabulary<'a> {
 }
 
 /// Byte-level BPE, split as the name `pre` says.
-fn byte_level(vocab: &Vocabulary<'_>, notes: &mut Vec<String>) -> Result<Value, PackError> {
+fn byte_level(
+    vocab: &Vocabulary<'_>,
+    notes: &mut Vec<String>,
+    faults: &mut Faults,
+) -> Result<Value, PackError> {
     let (pre_key, merges_key) = ("tokenizer.ggml.pre", "tokenizer.ggml.merges");
     let metadata = vocab.metadata;
+    let merges = metadata.texts(merges_key);
     let merges =
-        metadata.texts(merges_key)?.ok_or_else(|| metadata.invalid(merges_key, "is missing".into()))?;
-    let pre = match metadata.text(pre_key)? {
+        merges.and_then(|merges| merges.ok_or_else(|| metadata.invalid(merges_key, "is missing".into())));
+    let merges = faults.or(merges, &[])?;
+    let pre = match faults.or(metadata.text(pre_key), Some(GPT2))? {
         None | Some("default") => {
             // Files of before the key: those of this architecture had one of two tokenizers.
-            let falcon = metadata.boolean("mamba.ssm.dt_b_c_rms")?.unwrap_or(false);
+            // That it is no truth value is said where the configuration is read.
+            let falcon = metadata.boolean("mamba.ssm.dt_b_c_rms").ok().flatten().unwrap_or(false);
             let pre = if falcon { FALCON } else { "olmo" };
             let of = if falcon { "Falcon" } else { "GPT-NeoX" };
             notes.push(format!(
@@ -224,7 +252,8 @@ fn byte_level(vocab: &Vocabulary<'_>, notes: &mut Vec<String>) -> Result<Value, 
             let reason = format!(
                 "is {other}, and how that splits a text is not known here: pack from the original checkpoint with its tokenizer.json"
             );
-            return Err(metadata.invalid(pre_key, reason));
+            faults.meet(metadata.invalid(pre_key, reason))?;
+            (byte_level(true), false, false)
         }
     };
     Ok(json!({
@@ -232,7 +261,7 @@ fn byte_level(vocab: &Vocabulary<'_>, notes: &mut Vec<String>) -> Result<Value, 
         "added_tokens": vocab.added(),
         "normalizer": if nfc { json!({ "type": "NFC" }) } else { Value::Null },
         "pre_tokenizer": pre_tokenizer,
-        "post_processor": vocab.around(false)?,
+        "post_processor": vocab.around(false, faults)?,
         "decoder": byte_level(true),
         "model": {
             "type": "BPE", "vocab": vocab.vocab(), "merges": merges, "ignore_merges": ignore_merges,
@@ -241,15 +270,16 @@ fn byte_level(vocab: &Vocabulary<'_>, notes: &mut Vec<String>) -> Result<Value, 
 }
 
 /// SentencePiece's BPE: of two neighbours those are merged whose whole has the highest score.
-fn sentence_piece(vocab: &Vocabulary<'_>) -> Result<Value, PackError> {
+fn sentence_piece(vocab: &Vocabulary<'_>, faults: &mut Faults) -> Result<Value, PackError> {
     let metadata = vocab.metadata;
     let scores_key = "tokenizer.ggml.scores";
-    let scores =
-        metadata.floats(scores_key)?.ok_or_else(|| metadata.invalid(scores_key, "is missing".into()))?;
-    if scores.len() != vocab.tokens.len() {
-        let reason = format!("has {} elements for {} tokens", scores.len(), vocab.tokens.len());
-        return Err(metadata.invalid(scores_key, reason));
-    }
+    let scores = metadata.floats(scores_key).and_then(|scores| {
+        let scores = scores.ok_or_else(|| metadata.invalid(scores_key, "is missing".into()))?;
+        let reason = || format!("has {} elements for {} tokens", scores.len(), vocab.tokens.len());
+        let fits = scores.len() == vocab.tokens.len();
+        if fits { Ok(scores) } else { Err(metadata.invalid(scores_key, reason())) }
+    });
+    let scores = faults.or(scores, &[])?;
     let mut merges = Vec::new();
     for ((id, text), score) in (0..).zip(vocab.tokens).zip(scores) {
         if vocab.kind(id) != kind::NORMAL {
@@ -257,7 +287,8 @@ fn sentence_piece(vocab: &Vocabulary<'_>) -> Result<Value, PackError> {
         }
         if text.len() > LONGEST {
             let reason = format!("has a token of {} bytes, at most {LONGEST} are possible: {id}", text.len());
-            return Err(metadata.invalid("tokenizer.ggml.tokens", reason));
+            faults.meet(metadata.invalid("tokenizer.ggml.tokens", reason))?;
+            continue;
         }
         for (at, _) in text.char_indices().skip(1) {
             let (left, right) = text.split_at(at);
@@ -276,7 +307,7 @@ fn sentence_piece(vocab: &Vocabulary<'_>) -> Result<Value, PackError> {
         json!({ "type": "ByteFallback" }),
         json!({ "type": "Fuse" }),
     ];
-    if metadata.boolean("tokenizer.ggml.add_space_prefix")?.unwrap_or(true) {
+    if faults.or(metadata.boolean("tokenizer.ggml.add_space_prefix"), None)?.unwrap_or(true) {
         normalizers.insert(0, json!({ "type": "Prepend", "prepend": "▁" }));
         decoders.push(json!({ "type": "Strip", "content": " ", "start": 1, "stop": 0 }));
     }
@@ -287,7 +318,7 @@ fn sentence_piece(vocab: &Vocabulary<'_>) -> Result<Value, PackError> {
         "added_tokens": vocab.added(),
         "normalizer": { "type": "Sequence", "normalizers": normalizers },
         "pre_tokenizer": null,
-        "post_processor": vocab.around(true)?,
+        "post_processor": vocab.around(true, faults)?,
         "decoder": { "type": "Sequence", "decoders": decoders },
         "model": {
             "type": "BPE", "unk_token": unknown, "fuse_unk": true, "byte_fallback": true,

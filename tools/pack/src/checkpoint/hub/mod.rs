@@ -52,9 +52,9 @@ const LISTED: usize = 12;
 pub struct Source {
     name: Name,
     commit: String,
-    place: Box<dyn Place>,
+    pub(crate) place: Box<dyn Place>,
     /// The file of weights, if one is named.
-    file: Option<String>,
+    pub(crate) file: Option<String>,
     settings: Settings,
 }
 
@@ -72,6 +72,12 @@ struct Sibling {
 }
 
 impl Source {
+    /// The model that an argument names, with the user's settings; `None` if it names none of the Hub.
+    pub(crate) fn named(argument: &Path) -> Result<Option<Self>, PackError> {
+        let Some(name) = Name::text(argument) else { return Ok(None) };
+        Self::find(&Name::parse(name)?, Settings::from_env()?).map(Some)
+    }
+
     /// Asks the Hub what a model's revision is. If the settings say that there is no network, or all is there, the files are those
     /// in the cache.
     ///
@@ -150,25 +156,21 @@ impl Source {
     /// As [`Checkpoint::open`].
     pub fn open(self) -> Result<Checkpoint, PackError> {
         let mut checkpoint = Checkpoint::open_in(self.place, self.file.as_deref())?;
-        if checkpoint.is_original() && checkpoint.tokenizer_json()?.is_none() {
-            match Self::find(&Name::parse(ORIGINAL_TOKENIZER)?, self.settings) {
-                Ok(source) => checkpoint.use_tokenizer_in(source.place, ORIGINAL_TOKENIZER.as_ref())?,
-                // Without a network there is none, which a note says.
-                Err(PackError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
-            }
-        }
+        add_tokenizer(&mut checkpoint, self.settings)?;
         Ok(checkpoint)
     }
+}
 
-    /// The model's files.
-    pub(super) fn into_place(self) -> Box<dyn Place> {
-        self.place
+/// Gives an original Mamba model that has no tokenizer the one that all of them share.
+pub(crate) fn add_tokenizer(checkpoint: &mut Checkpoint, settings: Settings) -> Result<(), PackError> {
+    if !checkpoint.is_original() || checkpoint.tokenizer_json()?.is_some() {
+        return Ok(());
     }
-
-    /// Where its files are read, and the one that the name says.
-    pub(crate) fn into_parts(self) -> (Box<dyn Place>, Option<String>) {
-        (self.place, self.file)
+    match Source::find(&Name::parse(ORIGINAL_TOKENIZER)?, settings) {
+        Ok(source) => checkpoint.use_tokenizer_in(source.place, ORIGINAL_TOKENIZER.as_ref()),
+        // Without a network there is none, which a note says.
+        Err(PackError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
     }
 }
 
