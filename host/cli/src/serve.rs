@@ -140,6 +140,6 @@ pub(super) fn run(args: Args) -> Result<(), Error> {
     serve(options, load, ready).map_err(|error| match error {
         ServeError::Load(error) => error,
         error @ ServeError::Tls { .. } => Error::Usage(error.to_string()),
-        error => Error::Serve(error.to_string()),
+        error => Error::Failed(error.to_string()),
     })
 }

@@ -7,12 +7,11 @@ use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
 use elapid::core::tokenizer::Tokenizer;
-use elapid::{ChatTemplate, Error, Model, SessionOptions};
+use elapid::{ChatTemplate, Constraint, Error, Grammar, Grammars, Model, SessionOptions};
 use subtle::ConstantTimeEq;
 
 use crate::engine::Engine;
 use crate::error::ApiError;
-use crate::grammar::{Constraint, Grammars, Shape};
 
 /// Bytes for cached prefixes, if there is room.
 const CACHE: usize = 64 << 20;
@@ -110,12 +109,11 @@ impl Served {
     }
 
     /// Compiles what a text must match.
-    pub(crate) fn constraint(&self, shape: &Shape) -> Result<Constraint, ApiError> {
-        let grammars = self.grammars.get_or_init(|| Grammars::new(&self.model));
+    pub(crate) fn constraint(&self, grammar: &Grammar) -> Result<Constraint, ApiError> {
+        let grammars =
+            self.grammars.get_or_init(|| Grammars::new(&self.model).map_err(|error| error.to_string()));
         let grammars = grammars.as_ref().map_err(|error| ApiError::failed(error.clone()))?;
-        grammars.constraint(shape).map_err(|error| {
-            ApiError::bad(format!("the schema or grammar can't be used: {error}")).code("invalid_schema")
-        })
+        grammars.constraint(grammar).map_err(|error| ApiError::bad(error.to_string()).code("invalid_schema"))
     }
 }
 

@@ -209,7 +209,7 @@ pub const STEPS: &[Step] = &[
     Step {
         name: "clients",
         group: "host",
-        shows: "the program with its server; clients that people have use it: the Python packages openai and ollama",
+        shows: "the program with its server and grammars; clients that people have use it: the Python packages openai and ollama",
         required: false,
         full: false,
         work: Work::PythonTests {
@@ -222,6 +222,8 @@ pub const STEPS: &[Step] = &[
                 "elapid-cli/serve",
                 "--test",
                 "serve",
+                "--test",
+                "grammar",
                 "--test",
                 "clients",
             ],

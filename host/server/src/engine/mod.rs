@@ -12,10 +12,9 @@ use std::time::{Duration, Instant};
 
 use elapid::core::generate::End;
 use elapid::core::sample::Settings;
-use elapid::{Error, Model, PrefixCache, SessionOptions};
+use elapid::{Constraint, Error, Model, PrefixCache, SessionOptions};
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::grammar::Constraint;
 pub(crate) use likelihood::Chosen;
 use scheduler::Scheduler;
 

@@ -11,12 +11,11 @@ use std::thread::{Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 use elapid::core::generate::End;
-use elapid::{Batch, Error, Model, Prefix, PrefixCache};
+use elapid::{Batch, Constraint, Error, Model, Prefix, PrefixCache};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::text::{Failure, Text, tell};
 use super::{Counters, Event, Request, Waiting};
-use crate::grammar::Constraint;
 
 /// The fewest tokens of a prompt that are read between two steps.
 const LEAST_SLICE: usize = 8;
@@ -312,9 +311,6 @@ impl Scheduler {
     /// The first token after a prompt, by the logits that the batch has.
     fn first(&mut self, text: &mut Text<'_>) -> Result<(), Failure> {
         if text.has_read() {
-            if let Some(constraint) = &mut text.request.constraint {
-                constraint.prepare();
-            }
             text.choose(self.batch.logits()?)?;
             self.counters.tokens.fetch_add(1, Ordering::Relaxed);
         }
