@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use axum::http::StatusCode;
 use elapid::core::tokenizer::Tokenizer;
 use elapid::{ChatTemplate, Constraint, Error, Grammar, Grammars, Model, SessionOptions};
+use ring::digest::{SHA256, digest};
 use subtle::ConstantTimeEq;
 
 use crate::engine::Engine;
@@ -36,6 +37,11 @@ pub struct ServeOptions {
     pub queue: usize,
     /// Bytes for cached prefixes, for each model. Default: 64 MiB, or an eighth of a memory cap if that is less.
     pub cache: Option<usize>,
+    /// Folder and bytes for the states that are in the cache when the server ends, for the next one: see
+    /// [`PrefixCache::on_disk`](elapid::PrefixCache::on_disk). Default: none.
+    pub prompt_cache: Option<(PathBuf, u64)>,
+    /// Called with what is wrong with files of that folder; the server works without them. Default: does nothing.
+    pub on_warning: fn(&Error),
     /// The longest prompt in tokens. Default: 131,072.
     pub max_prompt: usize,
     /// The limit of tokens of a text if its request has none. Default: 1024.
@@ -61,6 +67,8 @@ impl Default for ServeOptions {
             slots: 8,
             queue: 256,
             cache: None,
+            prompt_cache: None,
+            on_warning: |_| {},
             max_prompt: 128 << 10,
             max_tokens: 1024,
             max_body: 8 << 20,
@@ -91,7 +99,7 @@ impl Served {
         let session = options.session.rows(true);
         let eighth = model.cap().map_or(usize::MAX, |cap| usize::try_from(cap / 8).unwrap_or(usize::MAX));
         let cache = options.cache.unwrap_or(CACHE.min(eighth));
-        let engine = Engine::start(&model, options.slots, options.queue, cache, &session)?;
+        let engine = Engine::start(&model, options, cache, &session)?;
         Ok(Self {
             name,
             model,
@@ -117,16 +125,29 @@ impl Served {
     }
 }
 
+/// The number of an API key, not 0. Nobody finds the key by it.
+fn owner_of(key: &str) -> u64 {
+    let hash = digest(&SHA256, key.as_bytes());
+    hash.as_ref().first_chunk().map_or(1, |bytes| u64::from_le_bytes(*bytes).max(1))
+}
+
 /// What all handlers share.
 #[derive(Debug)]
 pub(crate) struct App {
     pub options: ServeOptions,
+    /// A number for each API key, which is the same in every process.
+    owners: Vec<u64>,
     /// The models, once they are open.
     pub models: OnceLock<Vec<Arc<Served>>>,
     pub started: Instant,
 }
 
 impl App {
+    pub(crate) fn new(options: ServeOptions) -> Self {
+        let owners = options.api_keys.iter().map(|key| owner_of(key)).collect();
+        Self { options, owners, models: OnceLock::new(), started: Instant::now() }
+    }
+
     /// The models, or an error while they are opened.
     pub(crate) fn models(&self) -> Result<&[Arc<Served>], ApiError> {
         self.models.get().map(Vec::as_slice).ok_or_else(|| {
@@ -162,9 +183,9 @@ impl App {
         let given = key.unwrap_or_default().as_bytes();
         let mut owner = 0;
         // All keys are compared, whichever it is.
-        for (i, key) in (1..).zip(&self.options.api_keys) {
+        for (key, number) in self.options.api_keys.iter().zip(&self.owners) {
             if bool::from(key.as_bytes().ct_eq(given)) {
-                owner = i;
+                owner = *number;
             }
         }
         if owner > 0 {

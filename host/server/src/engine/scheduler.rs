@@ -46,6 +46,8 @@ pub(super) struct Scheduler {
     /// Seconds of a prompt's token, on average.
     token_time: f64,
     turn: u64,
+    /// Told of files of the cache that can't be used.
+    on_warning: fn(&Error),
 }
 
 fn average(old: f64, new: f64) -> f64 {
@@ -59,29 +61,42 @@ impl Scheduler {
         receiver: Receiver<Waiting>,
         counters: Arc<Counters>,
         stop: Arc<AtomicBool>,
+        on_warning: fn(&Error),
     ) -> Self {
         let (queues, step_time, token_time, turn) = Default::default();
-        Self { batch, cache, receiver, counters, stop, queues, step_time, token_time, turn }
+        Self { batch, cache, receiver, counters, stop, queues, step_time, token_time, turn, on_warning }
     }
 
-    /// Serves until it is told to stop, or until nobody can send requests any more.
+    /// Serves until it is told to stop, or until nobody can send requests any more. Then it saves what is cached.
     pub(super) fn run(mut self, model: &Model) {
         let mut running: Vec<Option<Running<'_>>> = (0..self.batch.sequences()).map(|_| None).collect();
         loop {
             let idle = running.iter().all(Option::is_none) && self.queues.is_empty();
             if !self.receive(idle) && idle {
-                return;
-            }
-            if self.stop.load(Ordering::Relaxed) {
-                return self.end_all(&mut running);
+                break;
             }
             self.leave(&mut running);
             self.admit(&mut running, model);
             self.step(&mut running);
+            // Copies of states are kept with the logits that the step gave.
+            self.leave(&mut running);
+            if self.stop.load(Ordering::Relaxed) {
+                self.end_all(&mut running);
+                break;
+            }
             self.read(&mut running);
             let busy = running.iter().flatten().count();
             self.counters.running.store(busy, Ordering::Relaxed);
         }
+        if let Err(error) = self.cache.save(&mut self.batch) {
+            (self.on_warning)(&error);
+        }
+        self.warn();
+    }
+
+    /// Tells what was wrong with files of the cache.
+    fn warn(&self) {
+        self.cache.take_warnings().iter().for_each(self.on_warning);
     }
 
     /// Takes new requests, and waits for one if there is nothing to do. False if there will be no more.
@@ -157,6 +172,7 @@ impl Scheduler {
         } else {
             Some(self.cache.begin(&mut self.batch, slot, request.owner, &request.tokens)?)
         };
+        self.warn();
         let cached = prefix.map_or(0, |prefix| prefix.cached);
         self.counters.prompt_tokens.fetch_add(request.tokens.len() as u64, Ordering::Relaxed);
         self.counters.cached_tokens.fetch_add(cached as u64, Ordering::Relaxed);
@@ -317,12 +333,17 @@ impl Scheduler {
         Ok(())
     }
 
-    /// Ends everything: what was generated until now is complete.
+    /// Ends everything: what was generated until now is complete, and its states are cached.
     fn end_all(&mut self, running: &mut [Option<Running<'_>>]) {
         while let Some(Waiting { request, .. }) = self.next() {
             tell(&request.events, Event::Failed("the server is stopping: ask again later".into()));
         }
-        for Running { text, .. } in running.iter_mut().flatten() {
+        for (slot, place) in running.iter_mut().enumerate() {
+            let Some(Running { text, .. }) = place else { continue };
+            if text.unread() == 0 {
+                // That there is no memory for a copy is no failure.
+                let _ = self.cache.keep_in(&mut self.batch, slot, text.request.owner, &text.fed);
+            }
             text.interrupt();
             text.finish(End::Interrupted);
         }
