@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use elapid::{Grammar, SAMPLING};
 use elapid::core::sample::{SampleError, Sampler, Settings};
+use elapid::{Grammar, SAMPLING};
 use futures_util::{Stream, StreamExt, stream};
 use serde_json::{Map, Value};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -264,7 +264,7 @@ async fn follow(
     let first = forward(index, receiver, &sender, true).await;
     let mut tasks = Vec::new();
     for (index, (request, receiver)) in others {
-        match engine.submit(request) {
+        match engine.submit_another(request) {
             Ok(()) => {
                 let sender = sender.clone();
                 tasks.push(tokio::spawn(async move { forward(index, receiver, &sender, false).await }));

@@ -229,6 +229,37 @@ fn texts_of_one_prompt_differ_by_their_seeds_and_share_it() {
 }
 
 #[test]
+fn there_may_be_more_texts_than_places() {
+    let model = model().unwrap();
+    let prompt = "My fellow citizens of the Senate and of the House of Representatives";
+    let body = json!({ "prompt": prompt, "n": 6, "seed": 5, "temperature": 1, "top_p": 1, "max_tokens": 12 });
+    let expected: Vec<_> = (5..11).map(|seed| alone(&model, prompt, 12, Settings::MODEL, seed)).collect();
+    for slots in [1, 4] {
+        // The others wait even where the queue has no room for all.
+        let server = Server::start(|options| (options.slots, options.queue) = (slots, 1));
+        let answer = server.post("/v1/completions", &body);
+        let texts: Vec<_> = answer["choices"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|choice| choice["text"].as_str().unwrap())
+            .collect();
+        assert_eq!(texts, expected, "{slots}");
+        let read = server.metric("prompt_tokens_total") - server.metric("cached_tokens_total");
+        assert_eq!(read, answer["usage"]["prompt_tokens"].as_u64().unwrap(), "the prompt is read once");
+        let mut stream = body.clone();
+        stream["stream"] = json!(true);
+        let (events, done) = sent(&server.post_with("/v1/completions", "", &stream.to_string()).2);
+        let mut texts = vec![String::new(); 6];
+        for choice in events.iter().flat_map(|event| event["choices"].as_array().unwrap()) {
+            texts[choice["index"].as_u64().unwrap() as usize] += choice["text"].as_str().unwrap();
+        }
+        assert!(done && texts == expected, "{texts:?}");
+        server.wait_until_idle();
+    }
+}
+
+#[test]
 fn streams_say_the_same_as_whole_answers() {
     let server = Server::start(|_| {});
     let body = json!({ "messages": [{ "role": "user", "content": "My fellow citizens" }], "seed": 2, "max_tokens": 30 });

@@ -137,19 +137,30 @@ impl Engine {
         Ok(Self { requests, counters, stop, thread, queue: options.queue, cache })
     }
 
-    /// Hands a request to the thread.
+    /// Hands a request to the thread, unless too many wait.
     pub(crate) fn submit(&self, request: Request) -> Result<(), Refused> {
         let waiting = &self.counters.waiting;
         if waiting.fetch_add(1, Ordering::Relaxed) >= self.queue {
             waiting.fetch_sub(1, Ordering::Relaxed);
             return Err(Refused::Full);
         }
+        self.send(request)
+    }
+
+    /// Hands another text after a prompt that was accepted to the thread.
+    pub(crate) fn submit_another(&self, request: Request) -> Result<(), Refused> {
+        self.counters.waiting.fetch_add(1, Ordering::Relaxed);
+        self.send(request)
+    }
+
+    /// Hands a request that counts as waiting to the thread.
+    fn send(&self, request: Request) -> Result<(), Refused> {
         let sender = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
         let sent = sender
             .as_ref()
             .map(|sender| sender.send(Waiting { request: Box::new(request), since: Instant::now() }));
         if !matches!(sent, Some(Ok(()))) {
-            waiting.fetch_sub(1, Ordering::Relaxed);
+            self.counters.waiting.fetch_sub(1, Ordering::Relaxed);
             return Err(Refused::Stopping);
         }
         Ok(())
