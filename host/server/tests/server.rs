@@ -324,6 +324,62 @@ fn probabilities_are_those_of_the_logits() {
         .unwrap();
 }
 
+/// The requests of `lm_eval --model local-completions` for a multiple-choice task: tokens as prompts, echoed with how likely they are.
+#[test]
+fn harnesses_get_the_likelihoods_of_the_library() {
+    let server = Server::start(|_| {});
+    let model = model().unwrap();
+    let tokenizer = model.tokenizer().unwrap();
+    let info: Value = serde_json::from_str(&server.get("/tokenizer_info").1).unwrap();
+    assert!(info.as_object().unwrap().contains_key("eos_token"), "{info}");
+    let encode = |text: &str| {
+        let answer = server.post("/tokenize", &json!({ "prompt": text, "add_special_tokens": false }));
+        let tokens: Vec<u32> = serde_json::from_value(answer["tokens"].clone()).unwrap();
+        let spelled = server.post("/detokenize", &json!({ "tokens": tokens }));
+        assert_eq!(spelled["prompt"], text);
+        tokens
+    };
+    for (context, choices) in [
+        ("My fellow citizens of the Senate and of the House of", [" Representatives", " the sea", " x"]),
+        ("The Constitution of the", [" United States", " whale", " 9"]),
+    ] {
+        let start = encode(context).len();
+        let prompts: Vec<_> = choices.iter().map(|choice| encode(&format!("{context}{choice}"))).collect();
+        let body = json!({
+            "model": "small", "prompt": prompts, "temperature": 0, "max_tokens": 1, "logprobs": 1, "seed": 1234, "echo": true,
+        });
+        let answer = server.post("/v1/completions", &body);
+        for (at, prompt) in prompts.iter().enumerate() {
+            let choice = &answer["choices"][at];
+            assert_eq!(choice["index"], at);
+            let (given, top) = (&choice["logprobs"]["token_logprobs"], &choice["logprobs"]["top_logprobs"]);
+            assert_eq!(given.as_array().unwrap().len(), prompt.len() + 1);
+            let mut session = model.session(&SessionOptions::default().rows(true)).unwrap();
+            let (mut sum, mut expected) = (0.0, 0.0);
+            let watch = &mut |_| std::ops::ControlFlow::Continue(());
+            session
+                .feed_each(prompt, watch, |place, logits| {
+                    let mut logits = logits.to_vec();
+                    tokenizer.mask(&mut logits);
+                    let Some(next) = prompt.get(place + 1).filter(|_| place + 1 >= start) else {
+                        return Ok(());
+                    };
+                    let total: f64 = logits.iter().map(|logit| f64::from(*logit).exp()).sum();
+                    expected += f64::from(logits[*next as usize]) - total.ln();
+                    sum += given[place + 1].as_f64().unwrap();
+                    let most = logits.iter().copied().fold(f32::MIN, f32::max);
+                    let named =
+                        top[place + 1].as_object().unwrap().values().map(|value| value.as_f64().unwrap());
+                    let greedy = Some(given[place + 1].as_f64().unwrap()) == named.reduce(f64::max);
+                    assert_eq!(greedy, logits[*next as usize] == most, "{context}: {place}");
+                    Ok::<(), Error>(())
+                })
+                .unwrap();
+            assert!((sum - expected).abs() < 1e-3, "{context}: {sum} {expected}");
+        }
+    }
+}
+
 #[test]
 fn a_client_that_leaves_gives_its_place_back() {
     let server = Server::start(|options| options.slots = 2);

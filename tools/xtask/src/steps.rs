@@ -230,6 +230,19 @@ pub const STEPS: &[Step] = &[
         },
     },
     Step {
+        name: "evaluation",
+        group: "host",
+        shows: "lm_eval finds the likelihoods of the library by way of the server",
+        required: false,
+        full: true,
+        work: Work::PythonTests {
+            name: "evaluation",
+            packages: &["lm_eval[api]==0.4.13"],
+            needs: &[],
+            arguments: &["--workspace", "--features", "elapid-cli/serve", "--test", "evaluation"],
+        },
+    },
+    Step {
         name: "page",
         group: "host",
         shows: "the server's page in headless Chromium: chat, branches, a reload, hostile answers, a phone's width",
