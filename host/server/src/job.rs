@@ -182,7 +182,8 @@ impl Wish {
                 frequency_penalty,
                 presence_penalty,
                 logprobs: self.logprobs,
-                prompt_logprobs: self.prompt_logprobs,
+                // The others take what the first one finds.
+                prompt_logprobs: self.prompt_logprobs && choice == 0,
                 constraint: constraint.clone(),
                 events,
             };

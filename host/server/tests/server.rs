@@ -255,6 +255,21 @@ fn there_may_be_more_texts_than_places() {
             texts[choice["index"].as_u64().unwrap() as usize] += choice["text"].as_str().unwrap();
         }
         assert!(done && texts == expected, "{texts:?}");
+        // How likely the prompt is must be computed; once is enough.
+        let read = || server.metric("prompt_tokens_total") - server.metric("cached_tokens_total");
+        let before = read();
+        let mut echo = body.clone();
+        (echo["echo"], echo["logprobs"]) = (json!(true), json!(1));
+        let answer = server.post("/v1/completions", &echo);
+        assert_eq!(read() - before, answer["usage"]["prompt_tokens"].as_u64().unwrap());
+        for (choice, text) in answer["choices"].as_array().unwrap().iter().zip(&expected) {
+            assert_eq!(choice["text"], format!("{prompt}{text}"));
+            let of_prompt = |choice: &Value| {
+                choice["logprobs"]["token_logprobs"].as_array().unwrap()[..before as usize].to_vec()
+            };
+            assert!(of_prompt(choice).iter().skip(1).all(Value::is_f64));
+            assert_eq!(of_prompt(choice), of_prompt(&answer["choices"][0]));
+        }
         server.wait_until_idle();
     }
 }

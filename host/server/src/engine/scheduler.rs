@@ -296,11 +296,9 @@ impl Scheduler {
         let start = Instant::now();
         self.feed(slot, text, end)?;
         self.token_time = average(self.token_time, start.elapsed().as_secs_f64() / (end - at) as f64);
-        if let Some(prefix) = prefix
-            && (end == *next_copy || text.unread() == 0)
-        {
+        if end == *next_copy || text.unread() == 0 {
             self.cache.keep_in(&mut self.batch, slot, text.request.owner, &text.fed)?;
-            *next_copy = prefix.next_copy(end);
+            *next_copy = prefix.map_or(usize::MAX, |prefix| prefix.next_copy(end));
         }
         if text.unread() == 0 { self.first(text) } else { Ok(()) }
     }
