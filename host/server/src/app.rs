@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
 use elapid::core::tokenizer::Tokenizer;
-use elapid::{ChatTemplate, Constraint, Error, Grammar, Grammars, Model, SessionOptions};
+use elapid::{ChatTemplate, Constraint, Error, Grammar, Grammars, Model, PrefixCache, SessionOptions};
 use ring::digest::{SHA256, digest};
 use subtle::ConstantTimeEq;
 
@@ -98,8 +98,12 @@ impl Served {
         let (template, names) = (model.chat_template()?, model.special_names()?);
         let session = options.session.rows(true);
         let eighth = model.cap().map_or(usize::MAX, |cap| usize::try_from(cap / 8).unwrap_or(usize::MAX));
-        let cache = options.cache.unwrap_or(CACHE.min(eighth));
-        let engine = Engine::start(&model, options, cache, &session)?;
+        let mut cache = PrefixCache::new(options.cache.unwrap_or(CACHE.min(eighth)));
+        if let Some((folder, bytes)) = &options.prompt_cache {
+            cache = cache.on_disk(folder, *bytes)?;
+        }
+        let (slots, queue) = (options.slots, options.queue);
+        let engine = Engine::start(&model, slots, queue, cache, &session, options.on_warning)?;
         Ok(Self {
             name,
             model,

@@ -15,7 +15,6 @@ use elapid::core::sample::Settings;
 use elapid::{Constraint, Error, Model, PrefixCache, SessionOptions};
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::app::ServeOptions;
 pub(crate) use likelihood::Chosen;
 use scheduler::Scheduler;
 
@@ -109,32 +108,30 @@ pub(crate) enum Refused {
 }
 
 impl Engine {
-    /// Allocates all memory of the sequences and the cache, and starts the thread.
+    /// Allocates all memory of `slots` sequences, beside the cache, and starts the thread.
     pub(crate) fn start(
         model: &Model,
-        options: &ServeOptions,
-        cache_bytes: usize,
-        session: &SessionOptions,
+        slots: usize,
+        queue: usize,
+        cache: PrefixCache,
+        options: &SessionOptions,
+        on_warning: fn(&Error),
     ) -> Result<Self, Error> {
-        let mut cache = PrefixCache::new(cache_bytes);
-        if let Some((folder, bytes)) = &options.prompt_cache {
-            cache = cache.on_disk(folder, *bytes)?;
-        }
         let cache = Arc::new(cache);
         // The cache counts under a cap as what the batch's owner holds.
-        let batch = model.batch(options.slots, &session.held(session.held.saturating_add(cache.budget())))?;
+        let batch = model.batch(slots, &options.held(options.held.saturating_add(cache.budget())))?;
         // Checks the tokenizer and the defaults now.
         model.text_rules(None, Vec::new())?;
         let (sender, receiver) = channel();
         let (counters, stop) = (Arc::<Counters>::default(), Arc::<AtomicBool>::default());
         let (kept, counted, stopping) = (Arc::clone(&cache), Arc::clone(&counters), Arc::clone(&stop));
-        let scheduler = Scheduler::new(batch, kept, receiver, counted, stopping, options.on_warning);
+        let scheduler = Scheduler::new(batch, kept, receiver, counted, stopping, on_warning);
         let model = model.clone();
         let thread = std::thread::Builder::new().name("elapid-engine".into());
         let thread = thread.spawn(move || scheduler.run(&model));
         let thread = thread.map_err(|cause| Error::StartThread { thread: 1, threads: 1, cause })?;
         let (requests, thread) = (Mutex::new(Some(sender)), Mutex::new(Some(thread)));
-        Ok(Self { requests, counters, stop, thread, queue: options.queue, cache })
+        Ok(Self { requests, counters, stop, thread, queue, cache })
     }
 
     /// Hands a request to the thread, unless too many wait.
