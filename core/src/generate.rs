@@ -70,7 +70,7 @@ pub enum End {
     Length,
     /// The model ended the text.
     Eos,
-    /// A stop text was found.
+    /// A stop text was found, or [`Generation::complete`] was called.
     Stop,
     /// [`Generation::interrupt`] was called.
     Interrupted,
@@ -259,6 +259,14 @@ where
         if self.end.is_none() {
             self.finish(End::Interrupted, rules, sink);
         }
+    }
+
+    /// Ends the text here because nothing can follow, also where the limit has just ended it. Gives `sink` the text that was held back.
+    pub fn complete<R: Rules>(&mut self, rules: &R, sink: &mut dyn FnMut(&str)) {
+        if self.end.is_none() {
+            self.finish(End::Stop, rules, sink);
+        }
+        self.end = Some(End::Stop);
     }
 
     /// The number of chosen tokens, without the one that ended the text. If a limit or a stop text ended it, the last token has not

@@ -1,10 +1,12 @@
 //! Sequences that step together, so that the weights are read only once.
 
 use std::ops::ControlFlow;
+use std::path::Path;
 
 use elapid_core::model::{MAX_SLOTS, StepError};
 
 use crate::Error;
+use crate::history;
 use crate::model::{Lease, Model};
 use crate::numbers::Numbers;
 use crate::options::SessionOptions;
@@ -34,6 +36,8 @@ pub struct Batch {
     pub(crate) numbers: Numbers,
     /// The sequence whose logits [`Batch::logits`] gives.
     last: Option<usize>,
+    /// The sequences of the last step, if nothing was computed since.
+    stepped: Vec<usize>,
     // Dropped last, so that the share is given back after the memory is freed.
     pub(crate) lease: Lease,
 }
@@ -50,7 +54,7 @@ impl Model {
         let options = SessionOptions { sequences, ..*options };
         let (lease, streamer, chunk) = self.lease(&options)?;
         let sequence = Sequence::new(self, &options, streamer, chunk)?;
-        Ok(Batch { sequence, numbers: options.numbers, last: None, lease })
+        Ok(Batch { sequence, numbers: options.numbers, last: None, stepped: Vec::new(), lease })
     }
 }
 
@@ -73,8 +77,8 @@ impl Batch {
     /// # Errors
     /// [`Error::Step`] if there is no such sequence.
     pub fn clear(&mut self, sequence: usize) -> Result<(), Error> {
+        self.forget_logits();
         let model = self.lease.model();
-        self.last = None;
         self.sequence.stand_at(None);
         let (mut steps, _) = self.sequence.memory.take_up(model)?;
         steps.clear_sequence(sequence).map_err(|cause| model.step_error(cause))
@@ -86,7 +90,7 @@ impl Batch {
     /// [`Error::Step`]: no such sequence, a token that the model does not know, or as
     /// [`Session::feed`](crate::Session::feed).
     pub fn feed(&mut self, sequence: usize, tokens: &[u32]) -> Result<(), Error> {
-        self.last = None;
+        self.forget_logits();
         self.sequence.feed(self.lease.model(), sequence, tokens, &mut |_| ControlFlow::Continue(()))?;
         self.last = Some(sequence);
         Ok(())
@@ -103,7 +107,7 @@ impl Batch {
         tokens: &[u32],
         each: impl FnMut(usize, &[f32]) -> Result<(), E>,
     ) -> Result<(), E> {
-        self.last = None;
+        self.forget_logits();
         let mut watch = |_| ControlFlow::Continue(());
         self.sequence.feed_each(self.lease.model(), sequence, tokens, &mut watch, each)?;
         self.last = Some(sequence);
@@ -116,20 +120,40 @@ impl Batch {
         self.sequence.chunk
     }
 
-    /// A copy of a sequence's state, with the logits after its last token if they are those of [`Batch::logits`].
+    fn forget_logits(&mut self) {
+        self.last = None;
+        self.stepped.clear();
+    }
+
+    /// A copy of a sequence's state, with the logits after its last token if they are those of [`Batch::logits`] or of the last step.
     pub(crate) fn snapshot(&mut self, sequence: usize) -> Result<Snapshot, Error> {
         let slots = self.sequences();
         if sequence >= slots {
             return Err(self.model().step_error(StepError::Slot { slot: sequence, slots }));
         }
-        let logits = (self.last == Some(sequence)).then(|| self.sequence.own_logits(self.lease.model()));
-        Ok(Snapshot::new(self.sequence.memory.keep(sequence)?, logits.transpose()?))
+        let model = self.lease.model();
+        let logits = if self.last == Some(sequence) {
+            Some(self.sequence.own_logits(model)?)
+        } else {
+            let place = self.stepped.iter().position(|stepped| *stepped == sequence);
+            place.map(|t| self.sequence.own_row(model, self.stepped.len(), t))
+        };
+        Ok(Snapshot::new(self.sequence.memory.keep(sequence)?, logits))
     }
 
     /// Gives a sequence a state that was kept.
     pub(crate) fn restore(&mut self, sequence: usize, snapshot: &Snapshot) -> Result<(), Error> {
+        self.forget_logits();
         self.sequence.restore(self.lease.model(), sequence, snapshot)?;
         self.last = snapshot.logits().map(|_| sequence);
+        Ok(())
+    }
+
+    /// Gives a sequence the state of a file that has it after exactly these tokens.
+    pub(crate) fn load_prefix(&mut self, sequence: usize, path: &Path, tokens: &[u32]) -> Result<(), Error> {
+        self.forget_logits();
+        history::load_prefix(self.lease.model(), &mut self.sequence, sequence, path, tokens)?;
+        self.last = Some(sequence);
         Ok(())
     }
 
@@ -153,8 +177,10 @@ impl Batch {
         tokens: &[(usize, u32)],
         each: impl FnMut(usize, &mut [f32]) -> Result<(), E>,
     ) -> Result<(), E> {
-        self.last = None;
+        self.forget_logits();
         self.sequence.stand_at(None);
-        self.sequence.step(self.lease.model(), tokens, each)
+        self.sequence.step(self.lease.model(), tokens, each)?;
+        self.stepped.extend(tokens.iter().map(|(sequence, _)| *sequence));
+        Ok(())
     }
 }

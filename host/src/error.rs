@@ -147,6 +147,13 @@ pub enum Error {
         #[source]
         cause: SampleError,
     },
+    /// A grammar that can't be used.
+    #[cfg(feature = "grammar")]
+    #[error("the schema or grammar can't be used: {cause}")]
+    Grammar {
+        /// Why.
+        cause: String,
+    },
     /// The model has no tokenizer.
     #[error("{model}: the file has no tokenizer: pack a folder that has tokenizer.json")]
     NoTokenizer {
@@ -280,6 +287,8 @@ impl Error {
             | Self::Kernels { .. }
             | Self::NoBundled => ExitClass::Usage,
             Self::Sample { cause: SampleError::Setting { .. } } => ExitClass::Usage,
+            #[cfg(feature = "grammar")]
+            Self::Grammar { .. } => ExitClass::Usage,
             Self::SessionFile {
                 cause: SessionFault::State(SnapshotError::Numbers { .. } | SnapshotError::OtherModel),
                 ..

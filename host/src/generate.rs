@@ -11,6 +11,8 @@ use elapid_core::sample::{Sampler, Settings};
 use elapid_core::tokenizer::Tokenizer;
 
 use crate::Error;
+#[cfg(feature = "grammar")]
+use crate::grammar::Constraint;
 use crate::history::{self, SaveOptions};
 use crate::model::Model;
 use crate::past::Past;
@@ -43,6 +45,10 @@ pub struct GenerateOptions {
     pub fresh: bool,
     /// Save the session while the text is generated. Default: no.
     pub autosave: Option<Autosave>,
+    /// What the text must match. It ends where it is complete and nothing can follow, as by a stop text. Where something else ends it,
+    /// [`Generated::matches`] says whether it matches. Default: anything.
+    #[cfg(feature = "grammar")]
+    pub constraint: Option<Constraint>,
 }
 
 /// How a session is saved while it generates: after a token, at intervals.
@@ -68,6 +74,8 @@ impl Default for GenerateOptions {
             go_on: false,
             fresh: false,
             autosave: None,
+            #[cfg(feature = "grammar")]
+            constraint: None,
         }
     }
 }
@@ -108,6 +116,12 @@ impl GenerateOptions {
     pub fn autosave(self, path: impl Into<PathBuf>, every: Duration, options: SaveOptions) -> Self {
         Self { autosave: Some(Autosave { path: path.into(), every, options }), ..self }
     }
+    /// Sets [`GenerateOptions::constraint`].
+    #[cfg(feature = "grammar")]
+    #[must_use]
+    pub fn constraint(self, constraint: Constraint) -> Self {
+        Self { constraint: Some(constraint), ..self }
+    }
     /// Adds a text to [`GenerateOptions::stop`].
     #[must_use]
     pub fn stop(mut self, text: impl Into<String>) -> Self {
@@ -131,6 +145,8 @@ pub struct Generated {
     pub time: Duration,
     /// Why it ended; [`None`] if it has not.
     pub end: Option<End>,
+    /// Whether the text that has ended is all that it had to be: false if it was cut off before it matched its constraint.
+    pub matches: bool,
 }
 
 /// A piece of a text as it is generated.
@@ -219,6 +235,10 @@ pub struct Generation<'s> {
     prompt_time: Duration,
     /// When it ended, or failed, after the prompt.
     time: Option<Duration>,
+    #[cfg(feature = "grammar")]
+    constraint: Option<Constraint>,
+    /// See [`Generated::matches`].
+    matches: bool,
 }
 
 impl std::fmt::Debug for Generation<'_> {
@@ -237,7 +257,7 @@ impl Session {
     pub fn generate(&mut self, prompt: &[u32], options: &GenerateOptions) -> Result<Generation<'_>, Error> {
         let Self { sequence, past, lease, .. } = self;
         let model = lease.model();
-        let GenerateOptions { max_tokens, settings, seed, eos, stop, go_on, fresh, autosave } = options;
+        let GenerateOptions { max_tokens, settings, seed, eos, stop, go_on, fresh, autosave, .. } = options;
         let held = vec![0; held_bytes(stop.iter().map(String::as_str))];
         let before = past.sampler.clone().filter(|_| *go_on && !*fresh);
         let (sampler, seed) = match before {
@@ -266,6 +286,9 @@ impl Session {
             start: Instant::now(),
             prompt_time: Duration::ZERO,
             time: None,
+            #[cfg(feature = "grammar")]
+            constraint: options.constraint.clone(),
+            matches: true,
         })
     }
 }
@@ -282,6 +305,7 @@ impl Generation<'_> {
             prompt_time: self.prompt_time,
             time: self.time.unwrap_or(so_far),
             end: end.filter(|_| self.time.is_some()),
+            matches: self.matches,
         }
     }
 
@@ -356,12 +380,31 @@ impl Generation<'_> {
         }
         if let Next::End(_) = self.text.next(&self.prompt) {
             self.time = Some(self.start.elapsed());
+            #[cfg(feature = "grammar")]
+            if let Some(constraint) = &mut self.constraint {
+                self.matches = constraint.is_complete();
+            }
         }
         Ok(())
     }
 
     /// Finishes a step that was interrupted, then feeds the prompt, or the token that was chosen last.
     fn feed(&mut self, each: &mut Listen<'_>) -> Result<(), Error> {
+        #[cfg(feature = "grammar")]
+        if let Some(mut constraint) = self.constraint.take() {
+            // The mask is computed while the model's step runs.
+            let fed = std::thread::scope(|scope| {
+                scope.spawn(|| constraint.prepare());
+                self.feed_alone(each)
+            });
+            self.constraint = Some(constraint);
+            return fed;
+        }
+        self.feed_alone(each)
+    }
+
+    /// As [`Generation::feed`], with nothing else at the same time.
+    fn feed_alone(&mut self, each: &mut Listen<'_>) -> Result<(), Error> {
         let Self { model, sequence, past, text, prompt, reading, .. } = self;
         let mut watch =
             |progress| each(if *reading { Event::Prompt(progress) } else { Event::Layer(progress) });
@@ -380,8 +423,19 @@ impl Generation<'_> {
     fn choose(&mut self, piece: &mut String) -> Result<Option<u32>, Error> {
         if let Next::Choose = self.text.next(&self.prompt) {
             let logits = self.sequence.logits(self.model)?;
+            #[cfg(feature = "grammar")]
+            if let Some(constraint) = &mut self.constraint {
+                constraint.mask(logits)?;
+            }
             let token = self.text.choose(&self.rules, logits, &mut |text| piece.push_str(text));
-            return token.map_err(|cause| Error::Sample { cause });
+            let token = token.map_err(|cause| Error::Sample { cause })?;
+            #[cfg(feature = "grammar")]
+            if let (Some(constraint), Some(token)) = (&mut self.constraint, token)
+                && constraint.advance(token)?
+            {
+                self.text.complete(&self.rules, &mut |text| piece.push_str(text));
+            }
+            return Ok(token);
         }
         Ok(None)
     }

@@ -5,7 +5,7 @@ use std::io;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use elapid_core::model::snapshot::{About, SnapshotError};
+use elapid_core::model::snapshot::{About, Saved, SnapshotError};
 use elapid_files::{Output, open_regular};
 
 use crate::Error;
@@ -246,22 +246,6 @@ impl Session {
         save(lease.model(), sequence, past, path, options).map(|_| ())
     }
 
-    /// Bytes of the file that [`Session::save_prefix`] writes.
-    pub(crate) fn prefix_bytes(&mut self) -> Result<u64, Error> {
-        let Self { sequence, past, lease, .. } = self;
-        let about = about(lease.model(), &past.tokens, false);
-        let snapshot = sequence.memory.take_up(lease.model())?.0.saved_bytes(&about);
-        Ok(session_file::bytes_of(about.tokens, snapshot))
-    }
-
-    /// Saves the tokens, the state and these logits of it. The file may be damaged after a power failure, which loading finds.
-    pub(crate) fn save_prefix(&mut self, logits: Option<&Logits>, path: &Path) -> Result<(), Error> {
-        let Self { sequence, past, lease, .. } = self;
-        let contents = Contents { tokens: past.tokens.clone(), ..Contents::default() };
-        let output = write(lease.model(), sequence, &contents, logits, path, false)?;
-        output.finish_unsynced().map_err(Error::file(path, "write"))
-    }
-
     /// Continues from a file that [`Session::save`] wrote on any machine, with this model and these numbers. The whole file is checked
     /// before the session is changed.
     ///
@@ -272,17 +256,15 @@ impl Session {
         self.load_if(path, |_, _| true)
     }
 
-    /// Continues from a file that [`Session::save_prefix`] wrote, of exactly these tokens and with all bits of the state.
+    /// Continues from a file that [`save_prefix`] wrote, of exactly these tokens.
     ///
     /// # Errors
     /// As [`Session::load`].
     pub(crate) fn load_prefix(&mut self, path: &Path, tokens: &[u32]) -> Result<(), Error> {
         let sampler = self.past.sampler.clone();
-        self.load_if(path, |contents, half| {
-            let Contents { tokens: found, pending, sampler, messages } = contents;
-            found == tokens && pending.is_empty() && sampler.is_none() && messages.is_empty() && !half
-        })
-        .map(|_| self.past.sampler = sampler)
+        self.load_if(path, |contents, half| is_prefix(contents, half, tokens))?;
+        self.past.sampler = sampler;
+        Ok(())
     }
 
     /// Loads a file if `wanted` says so of what it holds beside the state, and of whether the state lost bits.
@@ -292,11 +274,7 @@ impl Session {
         wanted: impl FnOnce(&Contents, bool) -> bool,
     ) -> Result<Loaded, Error> {
         let file = open_regular(path).map_err(Error::file(path, "read"))?;
-        self.load_file(file, wanted).map_err(|cause| match cause {
-            Fault::Session(SessionFault::Io(cause)) => Error::file(path, "read")(cause),
-            Fault::Session(cause) => Error::SessionFile { path: path.into(), cause },
-            Fault::Other(error) => error,
-        })
+        self.load_file(file, wanted).map_err(|fault| fault.at(path))
     }
 
     fn load_file(
@@ -305,29 +283,9 @@ impl Session {
         wanted: impl FnOnce(&Contents, bool) -> bool,
     ) -> Result<Loaded, Fault> {
         let opened = Opened::new(file)?;
-        let model = self.lease.model();
-        let (config, fingerprint) = (model.config(), model.header().fingerprint());
-        let (contents, mut reader) = opened.contents(config.vocab)?;
-        let (mut steps, _) = self.sequence.memory.take_up(model)?;
-        let saved = steps.check_saved(&fingerprint, &mut reader)?;
-        // All bytes are used, and the state is of these tokens.
-        if saved.about.tokens != contents.tokens.len() as u64 || !reader.is_at_end() {
-            return Err(SessionFault::Contents("its state is of other tokens than it has").into());
-        }
-        if !wanted(&contents, saved.about.half) {
-            return Err(SessionFault::Contents("it is not what its name says").into());
-        }
-        drop(reader);
-        let mut reader = opened.snapshot()?;
-        let loaded = steps.load(&fingerprint, config, &mut reader);
-        let (saved, logits) = match loaded {
-            Ok(loaded) => loaded,
-            Err(error) => {
-                self.clear();
-                return Err(error.into());
-            }
-        };
-        self.sequence.stand_at(saved.logits.then_some(logits));
+        let contents = check_state(self.lease.model(), &mut self.sequence, &opened, wanted)?;
+        let read = read_state(self.lease.model(), &mut self.sequence, 0, &opened);
+        let saved = read.inspect_err(|_| self.clear())?;
         let Contents { tokens, pending, sampler, messages } = contents;
         self.past.clear();
         (self.past.tokens, self.past.pending, self.past.sampler) = (tokens, pending, sampler);
@@ -340,6 +298,16 @@ impl Session {
 enum Fault {
     Session(SessionFault),
     Other(Error),
+}
+
+impl Fault {
+    fn at(self, path: &Path) -> Error {
+        match self {
+            Self::Session(SessionFault::Io(cause)) => Error::file(path, "read")(cause),
+            Self::Session(cause) => Error::SessionFile { path: path.into(), cause },
+            Self::Other(error) => error,
+        }
+    }
 }
 
 impl From<SessionFault> for Fault {
@@ -361,6 +329,80 @@ impl From<SnapshotError<SessionFault>> for Fault {
             other => SessionFault::State(other.without_stream()),
         })
     }
+}
+
+/// Checks the whole of a file, and whether `wanted` says so of what it holds beside the state and of whether the state lost bits.
+fn check_state(
+    model: &Model,
+    sequence: &mut Sequence,
+    opened: &Opened,
+    wanted: impl FnOnce(&Contents, bool) -> bool,
+) -> Result<Contents, Fault> {
+    let (contents, mut reader) = opened.contents(model.config().vocab)?;
+    let (mut steps, _) = sequence.memory.take_up(model)?;
+    let saved = steps.check_saved(&model.header().fingerprint(), &mut reader)?;
+    // All bytes are used, and the state is of these tokens.
+    if saved.about.tokens != contents.tokens.len() as u64 || !reader.is_at_end() {
+        return Err(SessionFault::Contents("its state is of other tokens than it has").into());
+    }
+    if !wanted(&contents, saved.about.half) {
+        return Err(SessionFault::Contents("it is not what its name says").into());
+    }
+    Ok(contents)
+}
+
+/// Reads the state of a file that was checked into one of the sequences.
+fn read_state(model: &Model, sequence: &mut Sequence, slot: usize, opened: &Opened) -> Result<Saved, Fault> {
+    let mut reader = opened.snapshot()?;
+    let (mut steps, _) = sequence.memory.take_up(model)?;
+    let (saved, logits) = steps.load(slot, &model.header().fingerprint(), model.config(), &mut reader)?;
+    sequence.stand_at(saved.logits.then_some(logits));
+    Ok(saved)
+}
+
+/// Whether a file is one that [`save_prefix`] wrote of these tokens, with all bits of the state.
+fn is_prefix(contents: &Contents, half: bool, tokens: &[u32]) -> bool {
+    let Contents { tokens: found, pending, sampler, messages } = contents;
+    found == tokens && pending.is_empty() && sampler.is_none() && messages.is_empty() && !half
+}
+
+/// Reads a file that [`save_prefix`] wrote of exactly these tokens into one of several sequences. After an error the sequence is as it was, or
+/// cleared.
+pub(crate) fn load_prefix(
+    model: &Model,
+    sequence: &mut Sequence,
+    slot: usize,
+    path: &Path,
+    tokens: &[u32],
+) -> Result<(), Error> {
+    let file = open_regular(path).map_err(Error::file(path, "read"))?;
+    let load = || {
+        let opened = Opened::new(file)?;
+        check_state(model, sequence, &opened, |contents, half| is_prefix(contents, half, tokens))?;
+        read_state(model, sequence, slot, &opened)
+    };
+    load().map(drop).map_err(|fault: Fault| fault.at(path))
+}
+
+/// Bytes of the file that [`save_prefix`] writes.
+pub(crate) fn prefix_bytes(model: &Model, sequence: &mut Sequence, tokens: &[u32]) -> Result<u64, Error> {
+    let about = about(model, tokens, false);
+    let snapshot = sequence.memory.take_up(model)?.0.saved_bytes(&about);
+    Ok(session_file::bytes_of(about.tokens, snapshot))
+}
+
+/// Saves the tokens that the first sequence was fed, its state and these logits of it. The file may be damaged after a power failure, which
+/// loading finds.
+pub(crate) fn save_prefix(
+    model: &Model,
+    sequence: &mut Sequence,
+    tokens: &[u32],
+    logits: Option<&Logits>,
+    path: &Path,
+) -> Result<(), Error> {
+    let contents = Contents { tokens: tokens.to_vec(), ..Contents::default() };
+    let output = write(model, sequence, &contents, logits, path, false)?;
+    output.finish_unsynced().map_err(Error::file(path, "write"))
 }
 
 /// The logits after the last token; `None` before the first.

@@ -30,6 +30,8 @@ mod chat;
 mod error;
 mod fit;
 mod generate;
+#[cfg(feature = "grammar")]
+mod grammar;
 mod heap;
 mod history;
 mod machine;
@@ -59,6 +61,8 @@ pub use fit::Fit;
 pub use generate::{
     Autosave, End, Event, GenerateOptions, Generated, Generation, PENALTY_WINDOW, Piece, SAMPLING, TextRules,
 };
+#[cfg(feature = "grammar")]
+pub use grammar::{Constraint, Grammar, Grammars};
 pub use heap::one_heap;
 pub use history::{Loaded, Reused, SaveOptions};
 pub use machine::{Drive, Machine, Profile, available as available_memory};

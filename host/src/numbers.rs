@@ -201,6 +201,11 @@ impl Buffers {
         }
     }
 
+    /// The fixed path's logits as the last call computed them.
+    pub(crate) fn fixed_logits(&self) -> Option<&[i32]> {
+        if let Self::Fixed { logits, .. } = self { Some(logits) } else { None }
+    }
+
     /// The steps of `sequences` sequences over these buffers, from `position` on.
     pub(crate) fn steps<'a>(
         &'a mut self,
@@ -361,9 +366,10 @@ impl Steps<'_> {
         }
     }
 
-    /// Reads what [`Steps::save`] wrote, with its logits.
+    /// Reads what [`Steps::save`] wrote into one of the sequences, with its logits.
     pub(crate) fn load<S: Source>(
         &mut self,
+        slot: usize,
         fingerprint: &Fingerprint,
         config: &Config,
         source: &mut S,
@@ -372,13 +378,13 @@ impl Steps<'_> {
         match &mut self.running {
             Running::Float { session, .. } => {
                 let mut logits = vec![0.0; vocab];
-                let saved = session.load(0, fingerprint, source, &mut logits)?;
+                let saved = session.load(slot, fingerprint, source, &mut logits)?;
                 *self.position = session.position();
                 Ok((saved, Logits::Float(logits)))
             }
             Running::Fixed { session, .. } => {
                 let mut logits = vec![0; vocab];
-                let saved = session.load(0, fingerprint, source, &mut logits)?;
+                let saved = session.load(slot, fingerprint, source, &mut logits)?;
                 *self.position = session.position();
                 Ok((saved, Logits::Fixed(logits)))
             }

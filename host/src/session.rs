@@ -464,6 +464,19 @@ impl Sequence {
         Ok(())
     }
 
+    /// The logits of token `t` of the `tokens` tokens of the last [`Sequence::step`], as they were computed.
+    pub(crate) fn own_row(&self, model: &Model, tokens: usize, t: usize) -> Logits {
+        let padded = model.config().padded_vocab() as usize;
+        if let Some(all) = self.memory.buffers.fixed_logits() {
+            let mut row = vec![0; padded];
+            row_of(all[..padded * tokens].as_chunks().0, tokens, t, &mut row);
+            return Logits::Fixed(row);
+        }
+        let mut row = vec![0.0; padded];
+        row_of(self.logits[..padded * tokens].as_chunks().0, tokens, t, &mut row);
+        Logits::Float(row)
+    }
+
     /// Tokens of the last call that were fed, with those of a step that is suspended: [`Session::resume`] feeds them.
     pub(crate) fn taken(&self) -> usize {
         self.fed + self.memory.position.suspended().map_or(0, |(_, tokens)| tokens)
@@ -505,7 +518,7 @@ pub(crate) fn check_tokens(model: &Model, tokens: &[u32]) -> Result<(), Error> {
 }
 
 /// Row `t` of logits `[vocab/16][T][16]`.
-pub(crate) fn row_of(panels: &[[f32; LANES]], tokens: usize, t: usize, row: &mut [f32]) {
+pub(crate) fn row_of<T: Copy>(panels: &[[T; LANES]], tokens: usize, t: usize, row: &mut [T]) {
     for (to, panel) in row.as_chunks_mut::<LANES>().0.iter_mut().zip(panels.chunks_exact(tokens)) {
         *to = panel[t];
     }

@@ -252,6 +252,18 @@ fn an_interruption_gives_out_what_was_held() {
 }
 
 #[test]
+fn a_complete_text_ends_as_by_a_stop_text_even_at_the_limit() {
+    for limit in [1, 9] {
+        let rules = Scripted::with_stops(&["abc"]);
+        let (mut generation, mut model) = (greedy(&rules, 0, limit), Model::new(&[0]));
+        let mut text = String::new();
+        generation.choose(&rules, &mut model.logits(), &mut |some| text += some).unwrap();
+        generation.complete(&rules, &mut |some| text += some);
+        assert_eq!((text.as_str(), generation.next(&[])), ("a", Next::End(End::Stop)), "{limit}");
+    }
+}
+
+#[test]
 fn damaged_logits_and_settings_are_refused() {
     assert!(Generation::new(Settings { temperature: -1.0, ..Settings::MODEL }, 1, 1).is_err());
     let rules = Scripted::with_stops(&[]);

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use elapid::{Model, PrefixCache};
+use elapid::{Error as LibraryError, Model, PrefixCache};
 use elapid_args::bytes;
 
 use crate::error::Error;
@@ -24,19 +24,27 @@ pub(super) struct CacheArgs {
 }
 
 impl CacheArgs {
+    /// The folder, if one is given, and the size of its files.
+    pub(super) fn folder(&self) -> Option<(PathBuf, u64)> {
+        Some((self.prompt_cache.clone()?, self.prompt_cache_size.unwrap_or(BYTES)))
+    }
+
     /// The cache, if there is to be one, counted under the model's cap.
     pub(super) fn open(&self, model: &Model) -> Result<Option<PrefixCache>, Error> {
-        let Some(folder) = &self.prompt_cache else { return Ok(None) };
+        let Some((folder, bytes)) = self.folder() else { return Ok(None) };
         // This program feeds one prompt at a time: copies in memory would serve nothing that files don't.
-        let cache = PrefixCache::new(0).on_disk(folder, self.prompt_cache_size.unwrap_or(BYTES))?;
+        let cache = PrefixCache::new(0).on_disk(&folder, bytes)?;
         Ok(Some(cache.count_in(model)))
     }
 }
 
 /// Prints on standard error what was wrong with files of the cache.
 pub(super) fn report_files(cache: &PrefixCache) {
-    for warning in cache.take_warnings() {
-        // Nobody may be there to read it.
-        let _ = writeln!(io::stderr(), "warning: the prompt cache works without this file: {warning}");
-    }
+    cache.take_warnings().iter().for_each(warn);
+}
+
+/// Prints what is wrong with a file of the cache.
+pub(super) fn warn(error: &LibraryError) {
+    // Nobody may be there to read it.
+    let _ = writeln!(io::stderr(), "warning: the prompt cache works without this file: {error}");
 }

@@ -21,9 +21,8 @@ pub(crate) enum Error {
         /// How many more there are.
         others: usize,
     },
-    /// The server could not start.
-    #[cfg(feature = "serve")]
-    Serve(String),
+    /// The task failed.
+    Failed(String),
     /// A model could not be packed.
     #[cfg(feature = "hub")]
     Pack(Box<elapid_pack::PackError>),
@@ -66,8 +65,7 @@ impl Error {
             Self::Library(error) => error.class() as u8,
             Self::Usage(_) => ExitClass::Usage as u8,
             Self::Damaged { .. } => ExitClass::BadModel as u8,
-            #[cfg(feature = "serve")]
-            Self::Serve(_) => ExitClass::Failure as u8,
+            Self::Failed(_) => ExitClass::Failure as u8,
             #[cfg(feature = "hub")]
             Self::Pack(error) => error.exit_code(),
             Self::ClosedOutput => 0,
@@ -82,9 +80,7 @@ impl std::fmt::Display for Error {
                 "this elapid was built without its bundled model: name a model file, such as `elapid run model.elp`",
             ),
             Self::Library(error) => write!(f, "{error}{}", advice(error)),
-            Self::Usage(text) => f.write_str(text),
-            #[cfg(feature = "serve")]
-            Self::Serve(text) => f.write_str(text),
+            Self::Usage(text) | Self::Failed(text) => f.write_str(text),
             Self::Damaged { model, first, others } => {
                 let more = match others {
                     0 => String::new(),

@@ -9,6 +9,7 @@ mod cache;
 mod chat;
 mod cpu;
 mod error;
+mod grammar;
 mod info;
 #[cfg(feature = "hub")]
 mod list;

@@ -13,6 +13,7 @@ use elapid_files::interrupt;
 use super::bar::{Bar, Status};
 use super::cache::{CacheArgs, report_files};
 use super::error::Failure;
+use super::grammar::GrammarArgs;
 use super::model::{ComputeArgs, ModelAndText, STDIN, StateArgs, read_text, report_incidents, text};
 use super::output;
 use super::sampling::SamplingArgs;
@@ -43,6 +44,8 @@ pub(super) struct Args {
     /// Stop before this text; may be given several times. Default: none
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     stop: Vec<String>,
+    #[command(flatten)]
+    grammar: GrammarArgs,
     /// Print seed and speed even if stderr is not a terminal
     #[arg(short, long)]
     verbose: bool,
@@ -99,6 +102,7 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     let options = GenerateOptions::default().max_tokens(args.n as usize).settings(settings).seed(seed);
     let options = args.stop.into_iter().fold(options, GenerateOptions::stop);
     // A seed that is given begins a sampler of its own.
+    let options = args.grammar.constrain(&model, options)?;
     let options = args.files.autosave(options.go_on(true).fresh(args.sampling.seeded()));
     let held = prompt.len() + 4 * tokens.capacity();
     let cache = args.cache.open(&model)?;
@@ -154,14 +158,23 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
         // The text is out: that it can't be reported on is no failure.
         let _ = writeln!(io::stderr(), "{}", summary(&generated, whole - before, before, seed));
     }
-    Ok(())
+    match generated.end {
+        Some(End::Interrupted) | None => Ok(()),
+        _ if generated.matches => Ok(()),
+        Some(End::Length) => Err(Error::Failed(format!(
+            "the text was cut off after {} tokens, before it was complete: allow more with -n",
+            generated.tokens
+        ))
+        .into()),
+        Some(_) => Err(Error::Failed("a stop text ended the text before it was complete".into()).into()),
+    }
 }
 
 fn summary(generated: &Generated, computed: usize, known: usize, seed: u64) -> String {
     let rate = |tokens: usize, time: Duration| tokens as f64 / time.as_secs_f64().max(1e-9);
     let end = match generated.end {
         Some(End::Eos) => ", the model ended the text",
-        Some(End::Stop) => ", ended by a stop text",
+        Some(End::Stop) => ", ended by a stop text or its grammar",
         Some(End::Interrupted) => ", interrupted",
         _ => "",
     };

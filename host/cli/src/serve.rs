@@ -10,6 +10,7 @@ use elapid_args::{bytes, whole};
 use elapid_files::interrupt;
 use elapid_server::{ServeError, ServeOptions, serve};
 
+use super::cache::{self, CacheArgs};
 use super::error::Error;
 use super::model::{ComputeArgs, StateArgs};
 
@@ -19,7 +20,8 @@ use super::model::{ComputeArgs, StateArgs};
 /// for chats. `docs/server.md` lists all paths.
 ///
 /// The texts of all requests are generated together, so that the weights are read once for all. The part of a prompt that an earlier
-/// prompt began with is not computed again.
+/// prompt began with is not computed again, also after a restart with the same --prompt-cache: its files are written when the server
+/// ends.
 #[derive(clap::Args)]
 pub(super) struct Args {
     /// Packed models, hf:ORG/NAME, or checkpoints to pack; the first one serves requests that name none. Default: the bundled one
@@ -53,8 +55,10 @@ pub(super) struct Args {
     #[arg(long, default_value_t = 256, value_name = "N", value_parser = whole::<u32>(1..=1_000_000), allow_hyphen_values = true)]
     queue: u32,
     /// Memory for the states of earlier prompts, for each model. Default: 64M, or an eighth of --ram if that is less
-    #[arg(long, value_name = "SIZE", value_parser = cache, allow_hyphen_values = true)]
+    #[arg(long, value_name = "SIZE", value_parser = cache_bytes, allow_hyphen_values = true)]
     cache: Option<usize>,
+    #[command(flatten)]
+    prompts: CacheArgs,
     /// Longest prompt in tokens
     #[arg(long, default_value_t = 131_072, value_name = "N", value_parser = whole::<u32>(1..=u32::MAX.into()), allow_hyphen_values = true)]
     max_prompt: u32,
@@ -71,7 +75,7 @@ pub(super) struct Args {
     compute: ComputeArgs,
 }
 
-fn cache(text: &str) -> Result<usize, String> {
+fn cache_bytes(text: &str) -> Result<usize, String> {
     if text == "0" { Ok(0) } else { bytes("64M, or 0")(text) }
 }
 
@@ -110,6 +114,8 @@ pub(super) fn run(args: Args) -> Result<(), Error> {
     options.slots = args.slots.into();
     options.queue = args.queue as usize;
     options.cache = args.cache;
+    options.prompt_cache = args.prompts.folder();
+    options.on_warning = cache::warn;
     options.max_prompt = args.max_prompt as usize;
     options.max_tokens = args.max_tokens as usize;
     options.timeout = Duration::from_secs(args.timeout.into());
@@ -142,6 +148,6 @@ pub(super) fn run(args: Args) -> Result<(), Error> {
     serve(options, load, ready).map_err(|error| match error {
         ServeError::Load(error) => error,
         error @ ServeError::Tls { .. } => Error::Usage(error.to_string()),
-        error => Error::Serve(error.to_string()),
+        error => Error::Failed(error.to_string()),
     })
 }

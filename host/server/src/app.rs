@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
 use elapid::core::tokenizer::Tokenizer;
-use elapid::{ChatTemplate, Error, Model, SessionOptions};
+use elapid::{ChatTemplate, Constraint, Error, Grammar, Grammars, Model, PrefixCache, SessionOptions};
+use ring::digest::{SHA256, digest};
 use subtle::ConstantTimeEq;
 
 use crate::engine::Engine;
 use crate::error::ApiError;
-use crate::grammar::{Constraint, Grammars, Shape};
 
 /// Bytes for cached prefixes, if there is room.
 const CACHE: usize = 64 << 20;
@@ -37,6 +37,11 @@ pub struct ServeOptions {
     pub queue: usize,
     /// Bytes for cached prefixes, for each model. Default: 64 MiB, or an eighth of a memory cap if that is less.
     pub cache: Option<usize>,
+    /// Folder and bytes for the states that are in the cache when the server ends, for the next one: see
+    /// [`PrefixCache::on_disk`](elapid::PrefixCache::on_disk). Default: none.
+    pub prompt_cache: Option<(PathBuf, u64)>,
+    /// Called with what is wrong with files of that folder; the server works without them. Default: does nothing.
+    pub on_warning: fn(&Error),
     /// The longest prompt in tokens. Default: 131,072.
     pub max_prompt: usize,
     /// The limit of tokens of a text if its request has none. Default: 1024.
@@ -62,6 +67,8 @@ impl Default for ServeOptions {
             slots: 8,
             queue: 256,
             cache: None,
+            prompt_cache: None,
+            on_warning: |_| {},
             max_prompt: 128 << 10,
             max_tokens: 1024,
             max_body: 8 << 20,
@@ -91,8 +98,12 @@ impl Served {
         let (template, names) = (model.chat_template()?, model.special_names()?);
         let session = options.session.rows(true);
         let eighth = model.cap().map_or(usize::MAX, |cap| usize::try_from(cap / 8).unwrap_or(usize::MAX));
-        let cache = options.cache.unwrap_or(CACHE.min(eighth));
-        let engine = Engine::start(&model, options.slots, options.queue, cache, &session)?;
+        let mut cache = PrefixCache::new(options.cache.unwrap_or(CACHE.min(eighth)));
+        if let Some((folder, bytes)) = &options.prompt_cache {
+            cache = cache.on_disk(folder, *bytes)?;
+        }
+        let (slots, queue) = (options.slots, options.queue);
+        let engine = Engine::start(&model, slots, queue, cache, &session, options.on_warning)?;
         Ok(Self {
             name,
             model,
@@ -110,25 +121,37 @@ impl Served {
     }
 
     /// Compiles what a text must match.
-    pub(crate) fn constraint(&self, shape: &Shape) -> Result<Constraint, ApiError> {
-        let grammars = self.grammars.get_or_init(|| Grammars::new(&self.model));
+    pub(crate) fn constraint(&self, grammar: &Grammar) -> Result<Constraint, ApiError> {
+        let grammars =
+            self.grammars.get_or_init(|| Grammars::new(&self.model).map_err(|error| error.to_string()));
         let grammars = grammars.as_ref().map_err(|error| ApiError::failed(error.clone()))?;
-        grammars.constraint(shape).map_err(|error| {
-            ApiError::bad(format!("the schema or grammar can't be used: {error}")).code("invalid_schema")
-        })
+        grammars.constraint(grammar).map_err(|error| ApiError::bad(error.to_string()).code("invalid_schema"))
     }
+}
+
+/// The number of an API key, not 0. Nobody finds the key by it.
+fn owner_of(key: &str) -> u64 {
+    let hash = digest(&SHA256, key.as_bytes());
+    hash.as_ref().first_chunk().map_or(1, |bytes| u64::from_le_bytes(*bytes).max(1))
 }
 
 /// What all handlers share.
 #[derive(Debug)]
 pub(crate) struct App {
     pub options: ServeOptions,
+    /// A number for each API key, which is the same in every process.
+    owners: Vec<u64>,
     /// The models, once they are open.
     pub models: OnceLock<Vec<Arc<Served>>>,
     pub started: Instant,
 }
 
 impl App {
+    pub(crate) fn new(options: ServeOptions) -> Self {
+        let owners = options.api_keys.iter().map(|key| owner_of(key)).collect();
+        Self { options, owners, models: OnceLock::new(), started: Instant::now() }
+    }
+
     /// The models, or an error while they are opened.
     pub(crate) fn models(&self) -> Result<&[Arc<Served>], ApiError> {
         self.models.get().map(Vec::as_slice).ok_or_else(|| {
@@ -164,9 +187,9 @@ impl App {
         let given = key.unwrap_or_default().as_bytes();
         let mut owner = 0;
         // All keys are compared, whichever it is.
-        for (i, key) in (1..).zip(&self.options.api_keys) {
+        for (key, number) in self.options.api_keys.iter().zip(&self.owners) {
             if bool::from(key.as_bytes().ct_eq(given)) {
-                owner = i;
+                owner = *number;
             }
         }
         if owner > 0 {

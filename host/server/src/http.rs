@@ -3,8 +3,8 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -38,7 +38,9 @@ const HEAD_TIME: Duration = Duration::from_secs(30);
 const HEAD_BYTES: usize = 64 << 10;
 /// Open files that are no connections.
 const OTHER_FILES: usize = 64;
-/// The time that connections have to end when the server stops.
+/// The time for the last tokens, and for saving what is cached, when the server stops.
+const SAVE_TIME: Duration = Duration::from_secs(60);
+/// The time that connections have to end after that.
 const STOP_TIME: Duration = Duration::from_secs(5);
 
 /// Why a server did not start, or ended.
@@ -82,7 +84,7 @@ fn listen_hint(cause: &io::Error) -> &'static str {
 /// Serves models until SIGTERM or SIGINT, on a runtime of its own. It listens first and then calls `load` for the models and their names:
 /// until they are loaded, clients get status 503. Then it calls `ready` with the address.
 ///
-/// On a signal it takes no more requests, ends all texts where they are, and returns.
+/// On a signal it takes no more requests, ends all texts where they are, saves what is cached if there is a folder for it, and returns.
 ///
 /// # Errors
 /// [`ServeError`].
@@ -133,7 +135,7 @@ async fn run<E: From<elapid::Error> + Send + 'static>(
             () = stop => {}
         }
     });
-    let app = Arc::new(App { options, models: OnceLock::new(), started: Instant::now() });
+    let app = Arc::new(App::new(options));
     let (closing, closed) = watch::channel(false);
     let accepting = tokio::spawn(accept(listener, tls, Arc::clone(&app), closed));
     let loading = {
@@ -166,11 +168,8 @@ async fn run<E: From<elapid::Error> + Send + 'static>(
     let _ = closing.send(true);
     let models = app.models.get().cloned().unwrap_or_default();
     let stopped = tokio::task::spawn_blocking(move || models.iter().for_each(|served| served.engine.stop()));
-    let _ = tokio::time::timeout(STOP_TIME, async {
-        let _ = stopped.await;
-        let _ = accepting.await;
-    })
-    .await;
+    let _ = tokio::time::timeout(SAVE_TIME, stopped).await;
+    let _ = tokio::time::timeout(STOP_TIME, accepting).await;
     Ok(())
 }
 

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use elapid::SAMPLING;
 use elapid::core::sample::{SampleError, Sampler, Settings};
+use elapid::{Grammar, SAMPLING};
 use futures_util::{Stream, StreamExt, stream};
 use serde_json::{Map, Value};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -11,7 +11,6 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use crate::app::{App, Served};
 use crate::engine::{Engine, Event, Request};
 use crate::error::ApiError;
-use crate::grammar::Shape;
 
 /// The most texts that one request may ask for.
 const MOST_CHOICES: usize = 16;
@@ -38,7 +37,7 @@ pub(crate) struct Wish {
     pub choices: usize,
     pub logprobs: Option<usize>,
     pub prompt_logprobs: bool,
-    pub shape: Option<Shape>,
+    pub grammar: Option<Grammar>,
     pub ignore_eos: bool,
 }
 
@@ -168,7 +167,7 @@ impl Wish {
         }
         let max_tokens = self.max_tokens.unwrap_or(app.options.max_tokens);
         let seed = self.seed.unwrap_or_else(seed_from_clock);
-        let constraint = self.shape.as_ref().map(|shape| served.constraint(shape)).transpose()?;
+        let constraint = self.grammar.as_ref().map(|grammar| served.constraint(grammar)).transpose()?;
         let request = |tokens: &[u32], choice: usize| {
             let (events, receiver) = unbounded_channel();
             let request = Request {
@@ -183,7 +182,8 @@ impl Wish {
                 frequency_penalty,
                 presence_penalty,
                 logprobs: self.logprobs,
-                prompt_logprobs: self.prompt_logprobs,
+                // The others take what the first one finds.
+                prompt_logprobs: self.prompt_logprobs && choice == 0,
                 constraint: constraint.clone(),
                 events,
             };
@@ -265,7 +265,7 @@ async fn follow(
     let first = forward(index, receiver, &sender, true).await;
     let mut tasks = Vec::new();
     for (index, (request, receiver)) in others {
-        match engine.submit(request) {
+        match engine.submit_another(request) {
             Ok(()) => {
                 let sender = sender.clone();
                 tasks.push(tokio::spawn(async move { forward(index, receiver, &sender, false).await }));

@@ -13,6 +13,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json as Answer, Router};
 use chrono::{DateTime, SecondsFormat, Utc};
+use elapid::Grammar;
 use futures_util::{StreamExt, stream};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -23,7 +24,7 @@ use crate::clock::now;
 use crate::conversation::{normalize, prompt, tokens_of};
 use crate::engine::{Event, Finished};
 use crate::error::ApiError;
-use crate::grammar::{LIMIT, Shape};
+use crate::grammar::json_schema;
 use crate::job::Wish;
 use crate::request::{Json, OneOrMany, Owner};
 use crate::tools::{Reader, Tools};
@@ -177,16 +178,12 @@ struct GenerateRequest {
 
 fn wish(options: Option<Options>, format: Option<Value>) -> Result<Wish, ApiError> {
     let options = options.unwrap_or_default();
-    let shape = match format {
+    let grammar = match format {
         None | Some(Value::Null) => None,
         Some(Value::String(format)) if format.is_empty() => None,
-        Some(Value::String(format)) if format == "json" => Some(Shape::Object),
-        Some(schema) if schema.is_object() && schema.to_string().len() <= LIMIT => {
-            Some(Shape::Schema(schema))
-        }
-        Some(_) => {
-            return Err(ApiError::field("format", "give \"json\" or a JSON schema of at most 256 KiB"));
-        }
+        Some(Value::String(format)) if format == "json" => Some(Grammar::JsonObject),
+        Some(schema) if schema.is_object() => Some(json_schema(&schema)),
+        Some(_) => return Err(ApiError::field("format", "give \"json\" or a JSON schema")),
     };
     Ok(Wish {
         max_tokens: options.num_predict.and_then(|most| usize::try_from(most).ok()),
@@ -200,7 +197,7 @@ fn wish(options: Option<Options>, format: Option<Value>) -> Result<Wish, ApiErro
         seed: options.seed.map(i64::cast_unsigned),
         stop: OneOrMany::list(options.stop),
         choices: 1,
-        shape,
+        grammar,
         ..Wish::default()
     })
 }

@@ -18,6 +18,7 @@ pub(crate) fn routes() -> Router<Arc<App>> {
     Router::new()
         .route("/tokenize", post(tokenize))
         .route("/detokenize", post(detokenize))
+        .route("/tokenizer_info", get(tokenizer_info))
         .route("/apply-template", post(apply_template))
         .route("/props", get(props))
 }
@@ -31,9 +32,10 @@ pub(crate) async fn health(State(app): State<Arc<App>>) -> Result<Answer<Value>,
 #[derive(Debug, Deserialize)]
 struct Tokenize {
     model: Option<String>,
+    #[serde(alias = "prompt")]
     content: String,
     /// Whether to add what the tokenizer adds to a text.
-    #[serde(default)]
+    #[serde(default, alias = "add_special_tokens")]
     add_special: bool,
     #[serde(default)]
     with_pieces: bool,
@@ -77,7 +79,20 @@ async fn detokenize(
         ));
     }
     let tokenizer = served.tokenizer()?;
-    Ok(Answer(json!({ "content": spell(&tokenizer, &request.tokens) })))
+    let text = spell(&tokenizer, &request.tokens);
+    Ok(Answer(json!({ "content": text, "prompt": text })))
+}
+
+/// The special tokens that templates use, by their names.
+async fn tokenizer_info(
+    State(app): State<Arc<App>>,
+    Query(which): Query<Which>,
+) -> Result<Answer<Value>, ApiError> {
+    let served = app.model(which.model.as_deref())?;
+    let name = |name: &str| json!(served.names.get(name));
+    Ok(Answer(json!({
+        "bos_token": name("bos_token"), "eos_token": name("eos_token"), "pad_token": name("pad_token"),
+    })))
 }
 
 #[derive(Debug, Deserialize)]

@@ -16,7 +16,7 @@ use crate::app::{App, Served};
 use crate::conversation::{normalize, prompt};
 use crate::engine::{Event, Finished};
 use crate::error::ApiError;
-use crate::grammar::shape_of;
+use crate::grammar::grammar_of;
 use crate::job::{Usage, Wish};
 use crate::request::{Json, Owner};
 
@@ -117,7 +117,7 @@ async fn responses(
         temperature: request.temperature,
         top_p: request.top_p,
         choices: 1,
-        shape: shape_of(format)?,
+        grammar: grammar_of(format)?,
         ..Wish::default()
     };
     let messages = messages_of(request.input, request.instructions)?;

@@ -1,9 +1,10 @@
 //! Tools: what a model is told of them, and the calls in its answer.
 
+use elapid::Grammar;
 use serde_json::{Value, json};
 
 use crate::error::ApiError;
-use crate::grammar::Shape;
+use crate::grammar::json_schema;
 
 /// Where calls begin and end in answers of the models that have a template with tools.
 const MARKERS: [(&str, &str); 3] =
@@ -54,7 +55,7 @@ impl Tools {
     }
 
     /// What an answer must match if a call is required.
-    pub(crate) fn shape(&self) -> Option<Shape> {
+    pub(crate) fn grammar(&self) -> Option<Grammar> {
         let calls: Vec<_> = self
             .required
             .iter()
@@ -72,7 +73,7 @@ impl Tools {
                 })
             })
             .collect();
-        (!calls.is_empty()).then(|| Shape::Schema(json!({ "anyOf": calls })))
+        (!calls.is_empty()).then(|| json_schema(&json!({ "anyOf": calls })))
     }
 }
 
@@ -236,15 +237,16 @@ mod tests {
     #[test]
     fn a_required_call_has_a_schema() {
         let tools = json!([{ "function": { "name": "add", "parameters": { "type": "object" } } }, { "function": { "name": "b" } }]);
-        let shape = |choice: Value| Tools::new(Some(&tools), Some(&choice)).map(|tools| tools.shape());
-        assert!(shape(json!("auto")).unwrap().is_none() && shape(json!("none")).unwrap().is_none());
-        let Some(Shape::Schema(schema)) = shape(json!("required")).unwrap() else { panic!() };
-        assert_eq!(schema["anyOf"].as_array().unwrap().len(), 2);
-        let named = shape(json!({ "type": "function", "function": { "name": "b" } })).unwrap();
-        assert!(
-            matches!(named, Some(Shape::Schema(schema)) if schema["anyOf"][0]["properties"]["name"]["const"] == "b")
-        );
-        assert!(shape(json!({ "type": "function", "function": { "name": "c" } })).is_err());
+        let grammar = |choice: Value| Tools::new(Some(&tools), Some(&choice)).map(|tools| tools.grammar());
+        assert!(grammar(json!("auto")).unwrap().is_none() && grammar(json!("none")).unwrap().is_none());
+        let schema = |choice: Value| match grammar(choice).unwrap() {
+            Some(Grammar::JsonSchema(text)) => serde_json::from_str::<Value>(&text).unwrap(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(schema(json!("required"))["anyOf"].as_array().unwrap().len(), 2);
+        let named = schema(json!({ "type": "function", "function": { "name": "b" } }));
+        assert_eq!(named["anyOf"][0]["properties"]["name"]["const"], "b");
+        assert!(grammar(json!({ "type": "function", "function": { "name": "c" } })).is_err());
         assert!(
             Tools::new(Some(&json!([{}])), None).is_err() && Tools::new(Some(&json!("x")), None).is_err()
         );

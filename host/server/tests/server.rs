@@ -229,6 +229,52 @@ fn texts_of_one_prompt_differ_by_their_seeds_and_share_it() {
 }
 
 #[test]
+fn there_may_be_more_texts_than_places() {
+    let model = model().unwrap();
+    let prompt = "My fellow citizens of the Senate and of the House of Representatives";
+    let body = json!({ "prompt": prompt, "n": 6, "seed": 5, "temperature": 1, "top_p": 1, "max_tokens": 12 });
+    let expected: Vec<_> = (5..11).map(|seed| alone(&model, prompt, 12, Settings::MODEL, seed)).collect();
+    for slots in [1, 4] {
+        // The others wait even where the queue has no room for all.
+        let server = Server::start(|options| (options.slots, options.queue) = (slots, 1));
+        let answer = server.post("/v1/completions", &body);
+        let texts: Vec<_> = answer["choices"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|choice| choice["text"].as_str().unwrap())
+            .collect();
+        assert_eq!(texts, expected, "{slots}");
+        let read = server.metric("prompt_tokens_total") - server.metric("cached_tokens_total");
+        assert_eq!(read, answer["usage"]["prompt_tokens"].as_u64().unwrap(), "the prompt is read once");
+        let mut stream = body.clone();
+        stream["stream"] = json!(true);
+        let (events, done) = sent(&server.post_with("/v1/completions", "", &stream.to_string()).2);
+        let mut texts = vec![String::new(); 6];
+        for choice in events.iter().flat_map(|event| event["choices"].as_array().unwrap()) {
+            texts[choice["index"].as_u64().unwrap() as usize] += choice["text"].as_str().unwrap();
+        }
+        assert!(done && texts == expected, "{texts:?}");
+        // How likely the prompt is must be computed; once is enough.
+        let read = || server.metric("prompt_tokens_total") - server.metric("cached_tokens_total");
+        let before = read();
+        let mut echo = body.clone();
+        (echo["echo"], echo["logprobs"]) = (json!(true), json!(1));
+        let answer = server.post("/v1/completions", &echo);
+        assert_eq!(read() - before, answer["usage"]["prompt_tokens"].as_u64().unwrap());
+        for (choice, text) in answer["choices"].as_array().unwrap().iter().zip(&expected) {
+            assert_eq!(choice["text"], format!("{prompt}{text}"));
+            let of_prompt = |choice: &Value| {
+                choice["logprobs"]["token_logprobs"].as_array().unwrap()[..before as usize].to_vec()
+            };
+            assert!(of_prompt(choice).iter().skip(1).all(Value::is_f64));
+            assert_eq!(of_prompt(choice), of_prompt(&answer["choices"][0]));
+        }
+        server.wait_until_idle();
+    }
+}
+
+#[test]
 fn streams_say_the_same_as_whole_answers() {
     let server = Server::start(|_| {});
     let body = json!({ "messages": [{ "role": "user", "content": "My fellow citizens" }], "seed": 2, "max_tokens": 30 });
@@ -291,6 +337,62 @@ fn probabilities_are_those_of_the_logits() {
             Ok::<(), Error>(())
         })
         .unwrap();
+}
+
+/// The requests of `lm_eval --model local-completions` for a multiple-choice task: tokens as prompts, echoed with how likely they are.
+#[test]
+fn harnesses_get_the_likelihoods_of_the_library() {
+    let server = Server::start(|_| {});
+    let model = model().unwrap();
+    let tokenizer = model.tokenizer().unwrap();
+    let info: Value = serde_json::from_str(&server.get("/tokenizer_info").1).unwrap();
+    assert!(info.as_object().unwrap().contains_key("eos_token"), "{info}");
+    let encode = |text: &str| {
+        let answer = server.post("/tokenize", &json!({ "prompt": text, "add_special_tokens": false }));
+        let tokens: Vec<u32> = serde_json::from_value(answer["tokens"].clone()).unwrap();
+        let spelled = server.post("/detokenize", &json!({ "tokens": tokens }));
+        assert_eq!(spelled["prompt"], text);
+        tokens
+    };
+    for (context, choices) in [
+        ("My fellow citizens of the Senate and of the House of", [" Representatives", " the sea", " x"]),
+        ("The Constitution of the", [" United States", " whale", " 9"]),
+    ] {
+        let start = encode(context).len();
+        let prompts: Vec<_> = choices.iter().map(|choice| encode(&format!("{context}{choice}"))).collect();
+        let body = json!({
+            "model": "small", "prompt": prompts, "temperature": 0, "max_tokens": 1, "logprobs": 1, "seed": 1234, "echo": true,
+        });
+        let answer = server.post("/v1/completions", &body);
+        for (at, prompt) in prompts.iter().enumerate() {
+            let choice = &answer["choices"][at];
+            assert_eq!(choice["index"], at);
+            let (given, top) = (&choice["logprobs"]["token_logprobs"], &choice["logprobs"]["top_logprobs"]);
+            assert_eq!(given.as_array().unwrap().len(), prompt.len() + 1);
+            let mut session = model.session(&SessionOptions::default().rows(true)).unwrap();
+            let (mut sum, mut expected) = (0.0, 0.0);
+            let watch = &mut |_| std::ops::ControlFlow::Continue(());
+            session
+                .feed_each(prompt, watch, |place, logits| {
+                    let mut logits = logits.to_vec();
+                    tokenizer.mask(&mut logits);
+                    let Some(next) = prompt.get(place + 1).filter(|_| place + 1 >= start) else {
+                        return Ok(());
+                    };
+                    let total: f64 = logits.iter().map(|logit| f64::from(*logit).exp()).sum();
+                    expected += f64::from(logits[*next as usize]) - total.ln();
+                    sum += given[place + 1].as_f64().unwrap();
+                    let most = logits.iter().copied().fold(f32::MIN, f32::max);
+                    let named =
+                        top[place + 1].as_object().unwrap().values().map(|value| value.as_f64().unwrap());
+                    let greedy = Some(given[place + 1].as_f64().unwrap()) == named.reduce(f64::max);
+                    assert_eq!(greedy, logits[*next as usize] == most, "{context}: {place}");
+                    Ok::<(), Error>(())
+                })
+                .unwrap();
+            assert!((sum - expected).abs() < 1e-3, "{context}: {sum} {expected}");
+        }
+    }
 }
 
 #[test]

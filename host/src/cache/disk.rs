@@ -1,4 +1,4 @@
-//! Copies of states in a folder: session files, named by the model, the numbers and the tokens that they are of.
+//! Copies of states in a folder: session files, named by the model, the numbers, the tokens that they are of, and their owner.
 //!
 //! Any number of processes may use a folder. What is in it is untrusted: a file serves only if it is whole and of exactly the
 //! tokens that are wanted.
@@ -18,8 +18,7 @@ use super::Key;
 use super::tree::{Eviction, Found, Tree};
 use crate::error::SessionFault;
 use crate::session_file::Opened;
-use crate::state::Logits;
-use crate::{Error, Numbers, Session};
+use crate::{Error, Numbers};
 
 /// How the names of files end.
 const SUFFIX: &str = ".prefix";
@@ -61,7 +60,13 @@ struct Inner {
 
 /// The name of the file for these tokens.
 fn name_of(key: &Key, tokens: &[u32]) -> String {
-    format!("{}-{}-{:016x}{SUFFIX}", key.fingerprint, key.numbers.state_name(), hash(tokens))
+    file_name(key, hash(tokens))
+}
+
+fn file_name(key: &Key, hash: u64) -> String {
+    let Key { fingerprint, numbers, owner } = key;
+    let owner = if *owner == 0 { String::new() } else { format!("-{owner:016x}") };
+    format!("{fingerprint}-{}-{hash:016x}{owner}{SUFFIX}", numbers.state_name())
 }
 
 /// What a file's name says: its key, and the hash of its tokens.
@@ -73,11 +78,11 @@ fn parse_name(name: &str) -> Option<(Key, u64)> {
         *byte = u8::from_str_radix(fingerprint.get(2 * at..2 * at + 2)?, 16).ok()?;
     }
     let numbers = Numbers::ALL.into_iter().find(|numbers| numbers.state_name() == state)?;
-    let (key, hash) =
-        (Key { fingerprint: Fingerprint(bytes), numbers, owner: 0 }, u64::from_str_radix(hash, 16).ok()?);
+    let hash = u64::from_str_radix(hash, 16).ok()?;
+    let owner = parts.next().map_or(Ok(0), |owner| u64::from_str_radix(owner, 16)).ok()?;
+    let key = Key { fingerprint: Fingerprint(bytes), numbers, owner };
     // Only one spelling of a name.
-    let written = format!("{fingerprint}-{state}-{hash:016x}{SUFFIX}");
-    (written == name && fingerprint.len() == 32).then_some((key, hash))
+    (file_name(&key, hash) == name).then_some((key, hash))
 }
 
 /// FNV-1a of the tokens' bytes. It need not be safe against collisions: tokens are compared.
@@ -132,10 +137,16 @@ impl Disk {
         inner.tree.find(key, tokens)
     }
 
-    /// Lets the session continue from a file. False if it can't: then the file is forgotten, and removed if it is damaged.
-    pub(super) fn load(&self, session: &mut Session, tokens: &[u32], name: &str) -> Result<bool, Error> {
+    /// Lets `load` read a file. False if it can't: then the file is forgotten, and removed if it is damaged.
+    pub(super) fn load(
+        &self,
+        key: &Key,
+        tokens: &[u32],
+        name: &str,
+        load: impl FnOnce(&Path) -> Result<(), Error>,
+    ) -> Result<bool, Error> {
         let path = self.folder.join(name);
-        let fault = match session.load_prefix(&path, tokens) {
+        let fault = match load(&path) {
             Ok(()) => {
                 // It is the file's last use by which other processes know what is worth keeping.
                 let times = FileTimes::new().set_modified(SystemTime::now());
@@ -146,7 +157,7 @@ impl Disk {
             Err(error) => return Err(error),
         };
         let mut inner = self.inner();
-        inner.tree.take_out(&Key::of(session), tokens);
+        inner.tree.take_out(key, tokens);
         self.refuse(&mut inner, &path, fault);
         Ok(false)
     }
@@ -234,24 +245,23 @@ impl Disk {
         }
     }
 
-    /// Writes a copy of the session's state, if it is not there and worth it; `logits` are those after its last token, if they are
-    /// known. That it can't be written is a warning.
+    /// Lets `save` write a copy of the state after these tokens, a file of `bytes` bytes, if it is not there and worth it. That it can't be
+    /// written is a warning.
     pub(super) fn keep(
         &self,
-        session: &mut Session,
         key: &Key,
-        logits: Option<&Logits>,
+        tokens: &[u32],
+        bytes: u64,
+        save: impl FnOnce(&Path) -> Result<(), Error>,
     ) -> Result<(), Error> {
         {
             let mut inner = self.inner();
             let paused = inner.failed.is_some_and(|failed| failed.elapsed() < PAUSE);
-            let tokens = &session.past.tokens;
             if paused || !(1..=MOST_TOKENS).contains(&tokens.len()) || inner.tree.has(key, tokens) {
                 return Ok(());
             }
             inner.failed = None;
         }
-        let bytes = session.prefix_bytes()?;
         // Until the file's name is known: an entry without a name takes no file along when it goes.
         let Some(_locked) = lock(&self.folder) else { return Ok(()) };
         let mut gone = Vec::new();
@@ -260,25 +270,20 @@ impl Disk {
             // The others' files count, too.
             inner.seen = None;
             self.look(&mut inner);
-            inner.tree.admit(*key, &session.past.tokens, self.charge(bytes), &mut gone)
+            inner.tree.admit(*key, tokens, self.charge(bytes), &mut gone)
         };
         self.remove(gone);
         if !admitted {
             return Ok(());
         }
-        let computed = match logits {
-            Some(_) => Ok(None),
-            None => session.last_logits(),
-        };
-        let name = name_of(key, &session.past.tokens);
-        let saved = computed
-            .and_then(|computed| session.save_prefix(logits.or(computed.as_ref()), &self.folder.join(&name)));
+        let name = name_of(key, tokens);
+        let saved = save(&self.folder.join(&name));
         let mut inner = self.inner();
         let Err(error) = saved else {
-            inner.tree.fill(key, &session.past.tokens, name.into());
+            inner.tree.fill(key, tokens, name.into());
             return Ok(());
         };
-        inner.tree.take_out(key, &session.past.tokens);
+        inner.tree.take_out(key, tokens);
         match error {
             Error::File { .. } => {
                 inner.failed = Some(Instant::now());

@@ -8,6 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use elapid_core::format::Fingerprint;
 
+use crate::history;
 use crate::model::Lease;
 use crate::past::{SPACING, Snapshot};
 use crate::session::InParts;
@@ -246,7 +247,7 @@ impl PrefixCache {
             let found = disk.find(&key, tokens);
             shared = shared.max(found.shared);
             let Some((at, name)) = found.best.filter(|(at, _)| *at > known) else { break };
-            if disk.load(session, &tokens[..at], &name)? {
+            if disk.load(&key, &tokens[..at], &name, |path| session.load_prefix(path, &tokens[..at]))? {
                 self.keep(session)?;
                 return Ok((at, shared));
             }
@@ -276,7 +277,13 @@ impl PrefixCache {
         let (key, tokens) = (Key::of(session), session.past.tokens.clone());
         let kept = self.admit(key, &tokens, copy_bytes(&model, session.options), || session.snapshot())?;
         if let Some(disk) = &self.disk {
-            disk.keep(session, &key, kept.as_ref().and_then(Snapshot::logits))?;
+            let bytes = history::prefix_bytes(&model, &mut session.sequence, &tokens)?;
+            disk.keep(&key, &tokens, bytes, |path| {
+                let known = kept.as_ref().and_then(Snapshot::logits);
+                let computed = if known.is_none() { session.last_logits()? } else { None };
+                let logits = known.or(computed.as_ref());
+                history::save_prefix(&model, &mut session.sequence, &tokens, logits, path)
+            })?;
         }
         Ok(())
     }
@@ -297,12 +304,23 @@ impl PrefixCache {
         crate::session::check_tokens(batch.model(), tokens)?;
         batch.clear(sequence)?;
         let key = Key::new(batch.model(), batch.numbers, owner);
-        let Found { mut best, shared } = self.inner().tree.find(&key, tokens);
+        let Found { mut best, mut shared } = self.inner().tree.find(&key, tokens);
         if best.as_ref().is_some_and(|(at, snapshot)| *at == tokens.len() && snapshot.logits().is_none()) {
             // Good only for what goes on from it.
             best = self.inner().tree.find(&key, &tokens[..tokens.len() - 1]).best;
         }
-        let cached = best.as_ref().map_or(0, |(at, _)| *at);
+        let mut cached = best.as_ref().map_or(0, |(at, _)| *at);
+        while let Some(disk) = &self.disk {
+            let found = disk.find(&key, tokens);
+            shared = shared.max(found.shared);
+            let Some((at, name)) = found.best.filter(|(at, _)| *at > cached) else { break };
+            if disk
+                .load(&key, &tokens[..at], &name, |path| batch.load_prefix(sequence, path, &tokens[..at]))?
+            {
+                self.keep_in(batch, sequence, owner, &tokens[..at])?;
+                (cached, best) = (at, None);
+            }
+        }
         if let Some((_, snapshot)) = best {
             batch.restore(sequence, &snapshot)?;
         }
@@ -326,6 +344,33 @@ impl PrefixCache {
         let bytes = copy_bytes(&model, SessionOptions::default().numbers(batch.numbers));
         self.admit(Key::new(&model, batch.numbers, owner), tokens, bytes, || batch.snapshot(sequence))
             .map(drop)
+    }
+
+    /// Writes the copies in memory that are of the batch's model and numbers to the folder of [`PrefixCache::on_disk`], with those of all
+    /// owners, such as when a server ends: [`PrefixCache::keep_in`] writes nothing. The batch's first sequence is lost.
+    ///
+    /// # Errors
+    /// As [`Batch::clear`].
+    pub fn save(&self, batch: &mut Batch) -> Result<(), Error> {
+        let Some(disk) = &self.disk else { return Ok(()) };
+        let model = batch.model().clone();
+        let own = Key::new(&model, batch.numbers, 0);
+        let places = self.inner().tree.places();
+        for place in places {
+            let found = self.inner().tree.at(place).map(|(key, tokens, snapshot)| (*key, tokens, snapshot));
+            let Some((key, tokens, snapshot)) = found.filter(|(key, ..)| Key { owner: 0, ..*key } == own)
+            else {
+                continue;
+            };
+            // A file has them always.
+            let Some(logits) = snapshot.logits() else { continue };
+            batch.restore(0, &snapshot)?;
+            let bytes = history::prefix_bytes(&model, &mut batch.sequence, &tokens)?;
+            disk.keep(&key, &tokens, bytes, |path| {
+                history::save_prefix(&model, &mut batch.sequence, &tokens, Some(logits), path)
+            })?;
+        }
+        batch.clear(0)
     }
 
     /// Counts a prompt.

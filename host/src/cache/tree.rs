@@ -221,6 +221,28 @@ impl<K: PartialEq, T: Clone> Tree<K, T> {
         self.nodes.iter().filter_map(|node| node.entry.as_ref()?.value.as_ref())
     }
 
+    /// The places of all values, until the tree is changed.
+    pub(crate) fn places(&self) -> Vec<usize> {
+        (0..self.nodes.len()).filter(|at| self.value_at(*at).is_some()).collect()
+    }
+
+    fn value_at(&self, place: usize) -> Option<&T> {
+        self.nodes.get(place)?.entry.as_ref()?.value.as_ref()
+    }
+
+    /// The key, the tokens and the value at a place.
+    pub(crate) fn at(&self, place: usize) -> Option<(&K, Vec<u32>, T)> {
+        let value = self.value_at(place)?.clone();
+        let (mut node, mut runs) = (place, Vec::new());
+        while self.nodes[node].parent != usize::MAX {
+            runs.push(&*self.nodes[node].run);
+            node = self.nodes[node].parent;
+        }
+        runs.reverse();
+        let (key, _) = self.roots.iter().find(|(_, root)| *root == node)?;
+        Some((key, runs.concat(), value))
+    }
+
     /// Removes the values that are not to be kept.
     pub(crate) fn retain(&mut self, keep: impl Fn(&T) -> bool) {
         let entry = |node: &Node<T>| node.entry.as_ref()?.value.as_ref().map(|value| !keep(value));

@@ -209,7 +209,7 @@ pub const STEPS: &[Step] = &[
     Step {
         name: "clients",
         group: "host",
-        shows: "the program with its server; clients that people have use it: the Python packages openai and ollama",
+        shows: "the program with its server and grammars; clients that people have use it: the Python packages openai and ollama",
         required: false,
         full: false,
         work: Work::PythonTests {
@@ -223,8 +223,23 @@ pub const STEPS: &[Step] = &[
                 "--test",
                 "serve",
                 "--test",
+                "grammar",
+                "--test",
                 "clients",
             ],
+        },
+    },
+    Step {
+        name: "evaluation",
+        group: "host",
+        shows: "lm_eval finds the likelihoods of the library by way of the server",
+        required: false,
+        full: true,
+        work: Work::PythonTests {
+            name: "evaluation",
+            packages: &["lm_eval[api]==0.4.13"],
+            needs: &[],
+            arguments: &["--workspace", "--features", "elapid-cli/serve", "--test", "evaluation"],
         },
     },
     Step {

@@ -47,6 +47,20 @@ fn a_state_of_the_other_path_is_refused() {
     bad(run(&["--state", "i32"]), 2, "--state i32 is not of the float path: choose f32 or f16");
 }
 
+#[cfg(not(feature = "grammar"))]
+#[test]
+fn grammars_need_a_build_that_has_them() {
+    for option in ["--json-schema", "--grammar"] {
+        bad(
+            elapid(&["run", &small(), "My fellow", option, "file"]).output().unwrap(),
+            2,
+            &format!(
+                "{option}: this elapid was built without grammars: build it with `--features grammar`, or use the Debian package"
+            ),
+        );
+    }
+}
+
 #[test]
 fn a_stop_text_ends_it() {
     let whole = good(&["run", &small(), "My fellow", "-n", "60", "--seed", "3"]);

@@ -11,6 +11,7 @@ pub struct Serving {
     /// Such as `http://127.0.0.1:1234`.
     pub address: String,
     /// What it says after its address.
+    #[allow(dead_code, reason = "not every test reads it")]
     pub says: BufReader<ChildStderr>,
 }
 

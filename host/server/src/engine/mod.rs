@@ -12,10 +12,9 @@ use std::time::{Duration, Instant};
 
 use elapid::core::generate::End;
 use elapid::core::sample::Settings;
-use elapid::{Error, Model, PrefixCache, SessionOptions};
+use elapid::{Constraint, Error, Model, PrefixCache, SessionOptions};
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::grammar::Constraint;
 pub(crate) use likelihood::Chosen;
 use scheduler::Scheduler;
 
@@ -109,23 +108,24 @@ pub(crate) enum Refused {
 }
 
 impl Engine {
-    /// Allocates all memory of `slots` sequences and the cache, and starts the thread.
+    /// Allocates all memory of `slots` sequences, beside the cache, and starts the thread.
     pub(crate) fn start(
         model: &Model,
         slots: usize,
         queue: usize,
-        cache_bytes: usize,
+        cache: PrefixCache,
         options: &SessionOptions,
+        on_warning: fn(&Error),
     ) -> Result<Self, Error> {
+        let cache = Arc::new(cache);
         // The cache counts under a cap as what the batch's owner holds.
-        let cache = Arc::new(PrefixCache::new(cache_bytes));
-        let batch = model.batch(slots, &options.held(options.held.saturating_add(cache_bytes)))?;
+        let batch = model.batch(slots, &options.held(options.held.saturating_add(cache.budget())))?;
         // Checks the tokenizer and the defaults now.
         model.text_rules(None, Vec::new())?;
         let (sender, receiver) = channel();
         let (counters, stop) = (Arc::<Counters>::default(), Arc::<AtomicBool>::default());
-        let scheduler =
-            Scheduler::new(batch, Arc::clone(&cache), receiver, Arc::clone(&counters), Arc::clone(&stop));
+        let (kept, counted, stopping) = (Arc::clone(&cache), Arc::clone(&counters), Arc::clone(&stop));
+        let scheduler = Scheduler::new(batch, kept, receiver, counted, stopping, on_warning);
         let model = model.clone();
         let thread = std::thread::Builder::new().name("elapid-engine".into());
         let thread = thread.spawn(move || scheduler.run(&model));
@@ -134,25 +134,36 @@ impl Engine {
         Ok(Self { requests, counters, stop, thread, queue, cache })
     }
 
-    /// Hands a request to the thread.
+    /// Hands a request to the thread, unless too many wait.
     pub(crate) fn submit(&self, request: Request) -> Result<(), Refused> {
         let waiting = &self.counters.waiting;
         if waiting.fetch_add(1, Ordering::Relaxed) >= self.queue {
             waiting.fetch_sub(1, Ordering::Relaxed);
             return Err(Refused::Full);
         }
+        self.send(request)
+    }
+
+    /// Hands another text after a prompt that was accepted to the thread.
+    pub(crate) fn submit_another(&self, request: Request) -> Result<(), Refused> {
+        self.counters.waiting.fetch_add(1, Ordering::Relaxed);
+        self.send(request)
+    }
+
+    /// Hands a request that counts as waiting to the thread.
+    fn send(&self, request: Request) -> Result<(), Refused> {
         let sender = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
         let sent = sender
             .as_ref()
             .map(|sender| sender.send(Waiting { request: Box::new(request), since: Instant::now() }));
         if !matches!(sent, Some(Ok(()))) {
-            waiting.fetch_sub(1, Ordering::Relaxed);
+            self.counters.waiting.fetch_sub(1, Ordering::Relaxed);
             return Err(Refused::Stopping);
         }
         Ok(())
     }
 
-    /// Ends all texts at the next token, and waits for the thread.
+    /// Ends all texts at the next token, and waits for the thread, which saves what is cached.
     pub(crate) fn stop(&self) {
         self.stop.store(true, Ordering::Relaxed);
         drop(self.requests.lock().unwrap_or_else(PoisonError::into_inner).take());

@@ -11,12 +11,11 @@ use std::thread::{Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 use elapid::core::generate::End;
-use elapid::{Batch, Error, Model, Prefix, PrefixCache};
+use elapid::{Batch, Constraint, Error, Model, Prefix, PrefixCache};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::text::{Failure, Text, tell};
 use super::{Counters, Event, Request, Waiting};
-use crate::grammar::Constraint;
 
 /// The fewest tokens of a prompt that are read between two steps.
 const LEAST_SLICE: usize = 8;
@@ -47,6 +46,8 @@ pub(super) struct Scheduler {
     /// Seconds of a prompt's token, on average.
     token_time: f64,
     turn: u64,
+    /// Told of files of the cache that can't be used.
+    on_warning: fn(&Error),
 }
 
 fn average(old: f64, new: f64) -> f64 {
@@ -60,29 +61,42 @@ impl Scheduler {
         receiver: Receiver<Waiting>,
         counters: Arc<Counters>,
         stop: Arc<AtomicBool>,
+        on_warning: fn(&Error),
     ) -> Self {
         let (queues, step_time, token_time, turn) = Default::default();
-        Self { batch, cache, receiver, counters, stop, queues, step_time, token_time, turn }
+        Self { batch, cache, receiver, counters, stop, queues, step_time, token_time, turn, on_warning }
     }
 
-    /// Serves until it is told to stop, or until nobody can send requests any more.
+    /// Serves until it is told to stop, or until nobody can send requests any more. Then it saves what is cached.
     pub(super) fn run(mut self, model: &Model) {
         let mut running: Vec<Option<Running<'_>>> = (0..self.batch.sequences()).map(|_| None).collect();
         loop {
             let idle = running.iter().all(Option::is_none) && self.queues.is_empty();
             if !self.receive(idle) && idle {
-                return;
-            }
-            if self.stop.load(Ordering::Relaxed) {
-                return self.end_all(&mut running);
+                break;
             }
             self.leave(&mut running);
             self.admit(&mut running, model);
             self.step(&mut running);
+            // Copies of states are kept with the logits that the step gave.
+            self.leave(&mut running);
+            if self.stop.load(Ordering::Relaxed) {
+                self.end_all(&mut running);
+                break;
+            }
             self.read(&mut running);
             let busy = running.iter().flatten().count();
             self.counters.running.store(busy, Ordering::Relaxed);
         }
+        if let Err(error) = self.cache.save(&mut self.batch) {
+            (self.on_warning)(&error);
+        }
+        self.warn();
+    }
+
+    /// Tells what was wrong with files of the cache.
+    fn warn(&self) {
+        self.cache.take_warnings().iter().for_each(self.on_warning);
     }
 
     /// Takes new requests, and waits for one if there is nothing to do. False if there will be no more.
@@ -158,6 +172,7 @@ impl Scheduler {
         } else {
             Some(self.cache.begin(&mut self.batch, slot, request.owner, &request.tokens)?)
         };
+        self.warn();
         let cached = prefix.map_or(0, |prefix| prefix.cached);
         self.counters.prompt_tokens.fetch_add(request.tokens.len() as u64, Ordering::Relaxed);
         self.counters.cached_tokens.fetch_add(cached as u64, Ordering::Relaxed);
@@ -281,11 +296,9 @@ impl Scheduler {
         let start = Instant::now();
         self.feed(slot, text, end)?;
         self.token_time = average(self.token_time, start.elapsed().as_secs_f64() / (end - at) as f64);
-        if let Some(prefix) = prefix
-            && (end == *next_copy || text.unread() == 0)
-        {
+        if end == *next_copy || text.unread() == 0 {
             self.cache.keep_in(&mut self.batch, slot, text.request.owner, &text.fed)?;
-            *next_copy = prefix.next_copy(end);
+            *next_copy = prefix.map_or(usize::MAX, |prefix| prefix.next_copy(end));
         }
         if text.unread() == 0 { self.first(text) } else { Ok(()) }
     }
@@ -312,21 +325,23 @@ impl Scheduler {
     /// The first token after a prompt, by the logits that the batch has.
     fn first(&mut self, text: &mut Text<'_>) -> Result<(), Failure> {
         if text.has_read() {
-            if let Some(constraint) = &mut text.request.constraint {
-                constraint.prepare();
-            }
             text.choose(self.batch.logits()?)?;
             self.counters.tokens.fetch_add(1, Ordering::Relaxed);
         }
         Ok(())
     }
 
-    /// Ends everything: what was generated until now is complete.
+    /// Ends everything: what was generated until now is complete, and its states are cached.
     fn end_all(&mut self, running: &mut [Option<Running<'_>>]) {
         while let Some(Waiting { request, .. }) = self.next() {
             tell(&request.events, Event::Failed("the server is stopping: ask again later".into()));
         }
-        for Running { text, .. } in running.iter_mut().flatten() {
+        for (slot, place) in running.iter_mut().enumerate() {
+            let Some(Running { text, .. }) = place else { continue };
+            if text.unread() == 0 {
+                // That there is no memory for a copy is no failure.
+                let _ = self.cache.keep_in(&mut self.batch, slot, text.request.owner, &text.fed);
+            }
             text.interrupt();
             text.finish(End::Interrupted);
         }

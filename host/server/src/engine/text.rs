@@ -32,8 +32,6 @@ pub(super) struct Text<'m> {
     prompt: Vec<Chosen>,
     /// How often each token was generated, if a penalty asks for it.
     counts: HashMap<u32, u32>,
-    /// The text matches its constraint, and nothing can follow.
-    matched: bool,
     /// Time in the queue.
     waited: Duration,
     pub began: Instant,
@@ -59,8 +57,8 @@ impl<'m> Text<'m> {
         generation.fed(cached);
         let fed = request.tokens[..cached].to_vec();
         let (prompt, counts) = Default::default();
-        let (matched, waited, read) = (false, began - since, None);
-        Ok(Self { request, rules, generation, fed, cached, prompt, counts, matched, waited, began, read })
+        let (waited, read) = (began - since, None);
+        Ok(Self { request, rules, generation, fed, cached, prompt, counts, waited, began, read })
     }
 
     /// Tokens of the prompt that the state does not have.
@@ -109,7 +107,7 @@ impl<'m> Text<'m> {
 
     /// Chooses the next token by the logits after the last one, and tells the reader.
     pub(super) fn choose(&mut self, logits: &mut [f32]) -> Result<(), Failure> {
-        let Self { request, rules, generation, counts, matched, .. } = self;
+        let Self { request, rules, generation, counts, .. } = self;
         rules.tokenizer().mask(logits);
         let unchanged = request.logprobs.map(|top| (top, logits.to_vec()));
         for (token, bias) in &request.bias {
@@ -122,8 +120,8 @@ impl<'m> Text<'m> {
                 *logit -= *count as f32 * request.frequency_penalty + request.presence_penalty;
             }
         }
-        if let Some(constraint) = &request.constraint {
-            constraint.mask(logits).map_err(Failure)?;
+        if let Some(constraint) = &mut request.constraint {
+            constraint.mask(logits)?;
         }
         let mut text = String::new();
         let Some(id) = generation.choose(rules, logits, &mut |piece| text.push_str(piece))? else {
@@ -136,10 +134,9 @@ impl<'m> Text<'m> {
             *counts.entry(id).or_default() += 1;
         }
         if let Some(constraint) = &mut request.constraint
-            && constraint.advance(id).map_err(Failure)?
+            && constraint.advance(id)?
         {
-            *matched = true;
-            generation.interrupt(rules, &mut |piece| text.push_str(piece));
+            generation.complete(rules, &mut |piece| text.push_str(piece));
         }
         let chosen = unchanged.map(|(top, logits)| Chosen::new(&logits, id, top));
         tell(&request.events, Event::Text { text, chosen });
@@ -159,7 +156,7 @@ impl<'m> Text<'m> {
     pub(super) fn finish(&self, end: End) {
         let read = self.read.unwrap_or(self.began);
         let finished = Finished {
-            end: if self.matched { End::Stop } else { end },
+            end,
             tokens: self.generation.tokens(),
             waited: self.waited,
             prompt_time: read - self.began,

@@ -59,12 +59,12 @@ pub(super) async fn chat(
     let logprobs = request.logprobs.unwrap_or(false);
     wish.logprobs = logprobs.then_some(request.top_logprobs.unwrap_or(0));
     let tools = Tools::new(request.tools.as_ref(), request.tool_choice.as_ref())?;
-    if let Some(shape) = tools.shape() {
-        if wish.shape.is_some() {
+    if let Some(grammar) = tools.grammar() {
+        if wish.grammar.is_some() {
             let message = "a required call and a response_format exclude each other";
             return Err(ApiError::field("tool_choice", message));
         }
-        wish.shape = Some(shape);
+        wish.grammar = Some(grammar);
     }
     let messages = normalize(request.messages)?;
     let reader = Reader::new(&tools);

@@ -73,6 +73,7 @@ pub(super) async fn completions(
     let mut texts = Texts {
         lists: logprobs.then(|| vec![Lists::default(); accepted.texts()]),
         echoed: if echo { accepted.prompts.clone() } else { Vec::new() },
+        likelihoods: vec![Vec::new(); accepted.prompts.len()],
         choices: accepted.choices,
         served,
     };
@@ -114,6 +115,8 @@ struct Texts {
     served: Arc<Served>,
     /// Prompts that the texts begin with; none if they don't.
     echoed: Vec<Vec<u32>>,
+    /// How likely their tokens are: the first text after each prompt says so.
+    likelihoods: Vec<Vec<Chosen>>,
     /// Texts after each prompt.
     choices: usize,
     /// For each text, if log probabilities were asked for.
@@ -128,9 +131,13 @@ impl Texts {
         let mut lists = self.lists.as_mut().and_then(|lists| lists.get_mut(index));
         match event {
             Event::Read { prompt, .. } => {
-                let Some(tokens) = self.echoed.get(index / self.choices) else { return Default::default() };
+                let at = index / self.choices;
+                let Some(tokens) = self.echoed.get(at) else { return Default::default() };
+                if index.is_multiple_of(self.choices) {
+                    self.likelihoods[at] = prompt;
+                }
                 // Nothing says how likely the first token is.
-                let chosen = std::iter::once(None).chain(prompt.iter().map(Some));
+                let chosen = std::iter::once(None).chain(self.likelihoods[at].iter().map(Some));
                 for (id, chosen) in tokens.iter().zip(chosen) {
                     lists.iter_mut().for_each(|lists| lists.add(&tokenizer, *id, chosen));
                 }

@@ -9,13 +9,14 @@ use axum::extract::{Path, State};
 use axum::response::sse::Event as Sent;
 use axum::routing::{get, post};
 use axum::{Json as Answer, Router};
+use elapid::Grammar;
 use futures_util::{Stream, StreamExt, stream};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::app::{App, Served};
 use crate::error::ApiError;
-use crate::grammar::{LIMIT, Shape, shape_of};
+use crate::grammar::grammar_of;
 use crate::job::{Usage, Wish};
 use crate::request::OneOrMany;
 use chat::chat;
@@ -84,15 +85,12 @@ struct Common {
 
 impl Common {
     fn wish(&mut self) -> Result<Wish, ApiError> {
-        let mut shape = shape_of(self.response_format.as_ref())?;
-        if let Some(grammar) = self.grammar.take().filter(|grammar| !grammar.is_empty()) {
-            if shape.is_some() {
+        let mut grammar = grammar_of(self.response_format.as_ref())?;
+        if let Some(lark) = self.grammar.take().filter(|lark| !lark.is_empty()) {
+            if grammar.is_some() {
                 return Err(ApiError::field("grammar", "give a grammar or a response_format, not both"));
             }
-            if grammar.len() > LIMIT {
-                return Err(ApiError::field("grammar", "it is longer than 256 KiB"));
-            }
-            shape = Some(Shape::Lark(grammar));
+            grammar = Some(Grammar::Lark(lark));
         }
         Ok(Wish {
             max_tokens: self.max_tokens,
@@ -112,7 +110,7 @@ impl Common {
             },
             logprobs: None,
             prompt_logprobs: false,
-            shape,
+            grammar,
             ignore_eos: self.ignore_eos.unwrap_or(false),
         })
     }

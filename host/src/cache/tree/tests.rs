@@ -42,6 +42,11 @@ fn check(tree: &Tree<u8, u64>) -> Vec<(u8, Vec<u32>, u64)> {
     assert_eq!(held, tree.held);
     assert_eq!(seen + tree.free.len(), tree.nodes.len());
     assert!(tree.bytes() <= tree.budget());
+    let places = tree.places().into_iter().map(|place| tree.at(place).unwrap());
+    let mut listed: Vec<_> = places.map(|(key, tokens, value)| (*key, tokens, value)).collect();
+    listed.sort();
+    all.sort();
+    assert_eq!(listed, all);
     all
 }
 
