@@ -81,16 +81,21 @@ def speed(streams):
     [thread.join() for thread in busy]
     alone = [first_token({"prompt": f"Another question {i}"}) for i in range(5)]
     print(f"first token of a short prompt: alone {statistics.median(alone) * 1000:.1f} ms, beside {streams - 1} texts {statistics.median(times) * 1000:.1f} ms")
-    # Second turns in turn: the same few tokens after 10 and after 10,000.
-    before = {length: [1 + i % 900 for i in range(length)] for length in (10, 10_000)}
-    seconds = {length: [] for length in before}
-    for tokens in before.values():
-        ask({"prompt": tokens, "max_tokens": 1})
-    for i in range(41):
-        for length, tokens in before.items():
-            seconds[length].append(first_token({"prompt": tokens + [5 + i, 6, 7, 8, 9]}))
-    short, long = (statistics.median(times) * 1000 for times in seconds.values())
-    print(f"first token of a second turn: after 10 tokens {short:.2f} ms, after 10,000 {long:.2f} ms: {long / short:.2f} times")
+    # Second turns in turn: a few tokens after about 10 and after about 10,000, as text and as tokens.
+    sentence = "The people of the United States are at peace. "
+    for kind, before in [
+        ("text", {length: sentence * (length // 10) for length in (10, 10_000)}),
+        ("tokens", {length: [1 + i % 900 for i in range(length)] for length in (10, 10_000)}),
+    ]:
+        seconds = {length: [] for length in before}
+        for prompt in before.values():
+            ask({"prompt": prompt, "max_tokens": 1})
+        for i in range(41):
+            for length, prompt in before.items():
+                more = f"And {i} then" if kind == "text" else [5 + i, 6, 7, 8, 9]
+                seconds[length].append(first_token({"prompt": prompt + more}))
+        short, long = (statistics.median(times) * 1000 for times in seconds.values())
+        print(f"first token of a second turn as {kind}: {short:.2f} ms, with a long past {long:.2f} ms: {long / short:.3f} times")
 
 
 def numbers():

@@ -525,7 +525,7 @@ fn bad_requests_are_refused_in_words_and_the_server_lives_on() {
         ("/v1/completions", "{", 400, "not the JSON"),
         ("/v1/completions", "{\"prompt\": \"x\"} x", 400, "after its JSON"),
         ("/v1/completions", "[]", 400, "not the JSON"),
-        ("/v1/completions", "{\"prompt\": 5}", 400, "must be a text"),
+        ("/v1/completions", "{\"prompt\": 5}", 400, "expected a text"),
         ("/v1/completions", "{\"prompt\": []}", 400, "empty"),
         ("/v1/completions", "{\"prompt\": \"\"}", 400, "empty"),
         ("/v1/completions", "{\"prompt\": [99999999]}", 400, "99999999"),

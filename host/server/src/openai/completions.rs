@@ -1,5 +1,6 @@
 //! `/v1/completions`.
 
+use std::fmt;
 use std::sync::Arc;
 
 use axum::Json as Answer;
@@ -7,7 +8,8 @@ use axum::extract::{Extension, State};
 use axum::response::{IntoResponse, Response};
 use elapid::core::tokenizer::Tokenizer;
 use futures_util::StreamExt;
-use serde::Deserialize;
+use serde::de::{SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 
 use super::{Closing, Common, Head, data, finite, usage_object};
@@ -19,13 +21,61 @@ use crate::error::ApiError;
 use crate::job::Told;
 use crate::request::{Body, Owner};
 
-#[derive(Debug, Deserialize)]
-#[serde(untagged, expecting = "must be a text, a list of texts, a list of tokens, or a list of such lists")]
+#[derive(Debug)]
 enum Prompt {
     Text(String),
     Tokens(Vec<u32>),
     Texts(Vec<String>),
     TokenLists(Vec<Vec<u32>>),
+}
+
+/// A prompt may have very many tokens: they are read one by one, where `untagged` would keep all of them as values first.
+impl<'de> Deserialize<'de> for Prompt {
+    fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
+        json.deserialize_any(PromptVisitor)
+    }
+}
+
+struct PromptVisitor;
+
+/// What a list begins with, and so consists of.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "must be a text, a list of texts, a list of tokens, or a list of such lists")]
+enum First {
+    Token(u32),
+    Text(String),
+    Tokens(Vec<u32>),
+}
+
+impl<'de> Visitor<'de> for PromptVisitor {
+    type Value = Prompt;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a text, a list of texts, a list of tokens, or a list of such lists")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Prompt, E> {
+        Ok(Prompt::Text(text.into()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Prompt, A::Error> {
+        fn all<'de, T: Deserialize<'de>, A: SeqAccess<'de>>(
+            first: T,
+            mut list: A,
+        ) -> Result<Vec<T>, A::Error> {
+            let mut all = vec![first];
+            while let Some(next) = list.next_element()? {
+                all.push(next);
+            }
+            Ok(all)
+        }
+        Ok(match list.next_element()? {
+            None => Prompt::Texts(Vec::new()),
+            Some(First::Token(token)) => Prompt::Tokens(all(token, list)?),
+            Some(First::Text(text)) => Prompt::Texts(all(text, list)?),
+            Some(First::Tokens(tokens)) => Prompt::TokenLists(all(tokens, list)?),
+        })
+    }
 }
 
 #[derive(Debug, Deserialize)]
