@@ -17,7 +17,7 @@ pub fn advice(cause: &io::Error) -> &'static str {
         io::ErrorKind::PermissionDenied => ": check its permissions",
         io::ErrorKind::ReadOnlyFilesystem => ": give a place that can be written to",
         io::ErrorKind::IsADirectory => ": give a file, not a folder",
-        io::ErrorKind::NotADirectory => ": check the path, a file is in it where a folder must be",
+        io::ErrorKind::NotADirectory => ": check the path: a part of it is a file, not a folder",
         io::ErrorKind::InvalidFilename => ": give a shorter path",
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ": free some space",
         io::ErrorKind::FileTooLarge => {

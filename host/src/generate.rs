@@ -145,7 +145,7 @@ pub struct Generated {
     pub time: Duration,
     /// Why it ended; [`None`] if it has not.
     pub end: Option<End>,
-    /// Whether the text that has ended is all that it had to be: false if it was cut off before it matched its constraint.
+    /// Whether the text matches its constraint; always true without one. False if something else ended the text before it was complete.
     pub matches: bool,
 }
 
@@ -394,7 +394,8 @@ impl Generation<'_> {
         if let Some(mut constraint) = self.constraint.take() {
             // The mask is computed while the model's step runs.
             let fed = std::thread::scope(|scope| {
-                scope.spawn(|| constraint.prepare());
+                // Without a thread, it is computed when it is needed.
+                let _ = std::thread::Builder::new().spawn_scoped(scope, || constraint.prepare());
                 self.feed_alone(each)
             });
             self.constraint = Some(constraint);

@@ -11,6 +11,9 @@ use crate::{Error, Model};
 
 /// What marks a special token's text, which no grammar can ask for.
 const SPECIAL: u8 = 0xff;
+/// The longest token in bytes that a grammar can choose, and bytes of all tokens: `toktrie` takes little more.
+const LONGEST: usize = 1000;
+const MOST_BYTES: usize = 1 << 22;
 /// The longest schema or grammar in bytes.
 const LIMIT: usize = 256 << 10;
 /// The longest reason in characters.
@@ -22,7 +25,8 @@ const REASON: usize = 300;
 pub enum Grammar {
     /// Any JSON object.
     JsonObject,
-    /// JSON of this schema. The text has no white space between the tokens of JSON: small models could go on with it for ever.
+    /// JSON of this schema. The text has no white space between the tokens of JSON, because small models could go on with it for ever;
+    /// a schema's own `x-guidance` can allow it.
     JsonSchema(String),
     /// A grammar in Lark's notation, as `llguidance` extends it.
     Lark(String),
@@ -57,7 +61,7 @@ impl std::fmt::Debug for Grammars {
 }
 
 impl Grammars {
-    /// Takes some tenths of a second for a vocabulary of 65,000 tokens.
+    /// Prepares the model's vocabulary for grammars, which takes some tenths of a second for 65,000 tokens.
     ///
     /// # Errors
     /// What [`Model::tokenizer`] and [`Model::generation`] return, and [`Error::Grammar`] for a vocabulary that can't be used.
@@ -66,13 +70,17 @@ impl Grammars {
         let vocab = model.config().vocab;
         let words: Vec<Vec<u8>> = (0..vocab)
             .map(|id| {
-                let bytes = tokenizer.token_bytes(id).unwrap_or_default();
+                let bytes = tokenizer.token_bytes(id).filter(|bytes| bytes.len() <= LONGEST);
+                let bytes = bytes.unwrap_or_default();
                 let special = tokenizer.is_special(id).then_some(SPECIAL);
                 special.into_iter().chain(bytes.iter().copied()).collect()
             })
             // Ends a text where the model has no token that does.
             .chain([vec![SPECIAL, b'e', b'n', b'd']])
             .collect();
+        if words.iter().map(Vec::len).sum::<usize>() >= MOST_BYTES {
+            return Err(unusable("the model's vocabulary is too large"));
+        }
         let mut ends: Vec<u32> =
             model.generation()?.map_or(Vec::new(), |defaults| defaults.eos.iter().collect());
         ends.push(vocab);
@@ -118,6 +126,9 @@ impl Grammars {
 
 /// Without free white space between the tokens of JSON.
 fn compact(mut schema: Value) -> Value {
+    if schema == true {
+        schema = json!({});
+    }
     if let Some(object) = schema.as_object_mut() {
         object.entry("x-guidance").or_insert_with(|| json!({ "whitespace_flexible": false }));
     }
@@ -134,7 +145,7 @@ fn unusable(cause: impl std::fmt::Display) -> Error {
     Error::Grammar { cause: line }
 }
 
-/// What may come next in one text. [`GenerateOptions::constraint`](crate::GenerateOptions::constraint) takes one that has begun no text;
+/// What may come next in one text. [`GenerateOptions::constraint`](crate::GenerateOptions::constraint) takes one that was not advanced;
 /// with a [`Batch`](crate::Batch), mask the logits of every token and advance by what is chosen.
 #[derive(Clone)]
 pub struct Constraint {
@@ -158,7 +169,7 @@ impl Constraint {
         }
     }
 
-    /// Makes all other tokens impossible: their logits become negative infinity.
+    /// Makes all other tokens impossible: their logits `[vocab]` become negative infinity.
     ///
     /// # Errors
     /// [`Error::Grammar`] if the grammar turns out to be too complex.
@@ -168,7 +179,7 @@ impl Constraint {
             none => none.insert(self.matcher.compute_mask_or_eos().map_err(unusable)?),
         };
         for (id, logit) in (0..).zip(logits) {
-            if !mask.is_allowed(id) {
+            if id as usize >= mask.len() || !mask.is_allowed(id) {
                 *logit = f32::NEG_INFINITY;
             }
         }

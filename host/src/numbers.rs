@@ -36,7 +36,7 @@ impl Default for Numbers {
 }
 
 impl Numbers {
-    /// All of them.
+    /// Every kind of numbers that a session can be computed with.
     pub const ALL: [Self; 4] = [
         Self::Float(StateKind::F32),
         Self::Float(StateKind::F16),

@@ -11,7 +11,7 @@ use crate::error::Error;
 /// Bytes of files unless --prompt-cache-size says otherwise.
 const BYTES: u64 = 1 << 30;
 
-/// Options of prompts that are remembered.
+/// Options of the prompt cache.
 #[derive(clap::Args)]
 pub(super) struct CacheArgs {
     /// Folder in which the states after prompts are kept: of a prompt that begins as an earlier one did, only the rest is computed.
@@ -43,8 +43,12 @@ pub(super) fn report_files(cache: &PrefixCache) {
     cache.take_warnings().iter().for_each(warn);
 }
 
-/// Prints what is wrong with a file of the cache.
+/// Prints what is wrong with the cache or one of its files.
 pub(super) fn warn(error: &LibraryError) {
+    let without = match error {
+        LibraryError::File { .. } | LibraryError::SessionFile { .. } => " works without this file",
+        _ => "",
+    };
     // Nobody may be there to read it.
-    let _ = writeln!(io::stderr(), "warning: the prompt cache works without this file: {error}");
+    let _ = writeln!(io::stderr(), "warning: the prompt cache{without}: {error}");
 }

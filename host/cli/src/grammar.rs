@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use elapid::{GenerateOptions, Model};
 
+use super::model::STDIN;
 use crate::error::Error;
 
 /// Options of texts that must match something.
@@ -24,6 +25,11 @@ enum Kind {
 }
 
 impl GrammarArgs {
+    /// Whether the schema or grammar is read from standard input.
+    pub(super) fn reads_stdin(&self) -> bool {
+        [&self.json_schema, &self.grammar].into_iter().flatten().any(|path| path.as_os_str() == STDIN)
+    }
+
     /// Sets what the text must match.
     pub(super) fn constrain(
         &self,
@@ -52,6 +58,7 @@ fn constrain(
     };
     match elapid::Grammars::new(model)?.constraint(&grammar) {
         Ok(constraint) => Ok(options.constraint(constraint)),
+        Err(error) if path.as_os_str() == STDIN => Err(Error::Usage(format!("standard input: {error}"))),
         Err(error) => Err(Error::Usage(format!("{}: {error}", path.display()))),
     }
 }

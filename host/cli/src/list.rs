@@ -1,14 +1,13 @@
 //! `elapid list` and `elapid rm`: what is in the store.
 
 use std::io::Write;
+use std::path::Path;
 
 use chrono::{DateTime, Local, SecondsFormat, Utc};
-use clap::builder::ValueParser;
 use serde::Serialize;
 
 use crate::error::Error;
 use crate::output;
-use crate::pull;
 use crate::source::Source;
 use crate::store::{Entry, Store};
 
@@ -70,8 +69,8 @@ pub(super) fn list(args: &ListArgs) -> Result<(), Error> {
 #[derive(clap::Args)]
 pub(super) struct RemoveArgs {
     /// Models, as `elapid list` names them; with @REVISION only those of that commit
-    #[arg(required = true, value_parser = ValueParser::new(pull::source))]
-    models: Vec<Source>,
+    #[arg(required = true)]
+    models: Vec<String>,
     /// Type of the weights. Default: all
     #[arg(long, value_parser = elapid_pack::pack::parse_quant, value_name = "f32|f16|q8|q5|q4|q3")]
     quant: Option<elapid::core::format::Quant>,
@@ -80,9 +79,17 @@ pub(super) struct RemoveArgs {
 pub(super) fn remove(args: &RemoveArgs) -> Result<(), Error> {
     let store = Store::of_user()?;
     let entries = store.entries()?;
-    for source in &args.models {
-        let revision = match source {
-            Source::Hub(name) if name.has_revision() => Some(store.revision(source)?.unwrap_or_default()),
+    for text in &args.models {
+        let mut source = Source::parse(text).map_err(|error| Error::Usage(error.to_string()))?;
+        // A relative path whose file is gone looks like a name of the Hub.
+        let is_there = |source: &Source| entries.iter().any(|entry| entry.name == source.plain());
+        if !is_there(&source)
+            && let Some(gone) = Source::gone(Path::new(text)).filter(is_there)
+        {
+            source = gone;
+        }
+        let revision = match &source {
+            Source::Hub(name) if name.has_revision() => Some(store.revision(&source)?.unwrap_or_default()),
             _ => None,
         };
         let is_meant = |entry: &&Entry| {

@@ -21,8 +21,8 @@ use super::pull::source_of;
 /// What stands for standard input where a text or a file with one is given.
 pub(super) const STDIN: &str = "-";
 
-/// What the server adds to the program, whatever is done with it: tables of addresses, mostly.
-const SERVER: usize = 2 << 20;
+/// What the server adds to the program beside grammars, whatever is done with it: tables of addresses, mostly.
+const SERVER: usize = 1 << 20;
 
 /// How a model is computed.
 #[derive(Clone, Copy, Debug, ValueEnum)]

@@ -30,9 +30,9 @@ const BESIDE: u64 = 32 << 20;
 /// `pull` asks for its newest state. The weights are packed as they come: nothing else is stored. If it is interrupted, the same command
 /// goes on where it stopped.
 ///
-/// A folder or a file that elapid-pack reads is called by its path. If it changes, it is packed again and replaces what was packed before.
+/// A folder or file that elapid-pack reads is named by its path. If it changes, it is packed again and replaces what was packed before.
 ///
-/// The store is the folder `models` in ELAPID_HOME. Default: that of elapid among the user's data. HF_TOKEN, HF_ENDPOINT, HF_HOME
+/// The store is the folder `models` in ELAPID_HOME, by default $XDG_DATA_HOME/elapid or ~/.local/share/elapid. HF_TOKEN, HF_ENDPOINT, HF_HOME
 /// and HF_HUB_OFFLINE mean what they mean to the Hub's own programs.
 #[derive(clap::Args)]
 pub(super) struct Args {
@@ -89,7 +89,8 @@ pub(super) fn file(source: &Source, quant: QuantArgs, ram: Option<Ram>) -> Resul
 /// The file of a model that is in the store; an error if it is not.
 pub(super) fn stored(source: &Source) -> Result<PathBuf, Error> {
     let found = in_store(source, QuantArgs { quant: None }, memory(None))?;
-    found.ok_or_else(|| Error::Usage(format!("{source} is not in the store: `elapid pull {source}` gets it")))
+    found
+        .ok_or_else(|| Error::Usage(format!("{source} is not in the store: `elapid pull {source}` packs it")))
 }
 
 /// The type that is wanted, or the finest that fits the memory; if none does, the smallest.

@@ -23,7 +23,8 @@ use super::stream::{Report, Stream, end_name};
 /// Generate text from a prompt
 ///
 /// `elapid run "My fellow citizens"` uses the bundled model, `elapid run model.elp "My fellow citizens"` a file. A single argument
-/// is the model if it ends in .elp or a file or folder of that name exists; otherwise it is the prompt.
+/// is the model if it ends in .elp, names a model of the Hub or in the store, or if a file or folder of that name exists; otherwise it
+/// is the prompt.
 ///
 /// Without a prompt, or if it is `-`, the prompt is read from standard input, without the newline at its end. A prompt that begins
 /// with a hyphen goes after `--`: `elapid run model.elp -- "- buy milk"`.
@@ -91,6 +92,12 @@ fn prompt(argument: Option<OsString>, goes_on: bool) -> Result<String, Error> {
 
 pub(super) fn run(args: Args) -> Result<(), Failure> {
     let inputs = ModelAndText::new(args.model, args.prompt, "prompt", "run");
+    if args.grammar.reads_stdin() && inputs.text.as_deref().is_none_or(|text| text == STDIN) {
+        return Err(Error::Usage(
+            "the prompt and the schema or grammar can't both come from standard input: give one of them otherwise".into(),
+        )
+        .into());
+    }
     let model = args.compute.open(inputs.model.as_deref()).map_err(|error| inputs.explain(error))?;
     let tokenizer = model.tokenizer()?;
     let goes_on = args.files.goes_on();
@@ -101,8 +108,8 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     let (settings, seed) = (args.sampling.settings(), args.sampling.seed());
     let options = GenerateOptions::default().max_tokens(args.n as usize).settings(settings).seed(seed);
     let options = args.stop.into_iter().fold(options, GenerateOptions::stop);
-    // A seed that is given begins a sampler of its own.
     let options = args.grammar.constrain(&model, options)?;
+    // A seed that is given begins a sampler of its own.
     let options = args.files.autosave(options.go_on(true).fresh(args.sampling.seeded()));
     let held = prompt.len() + 4 * tokens.capacity();
     let cache = args.cache.open(&model)?;
@@ -174,7 +181,7 @@ fn summary(generated: &Generated, computed: usize, known: usize, seed: u64) -> S
     let rate = |tokens: usize, time: Duration| tokens as f64 / time.as_secs_f64().max(1e-9);
     let end = match generated.end {
         Some(End::Eos) => ", the model ended the text",
-        Some(End::Stop) => ", ended by a stop text or its grammar",
+        Some(End::Stop) => ", ended by a stop text, schema or grammar",
         Some(End::Interrupted) => ", interrupted",
         _ => "",
     };

@@ -115,6 +115,11 @@ pub(super) fn run(args: Args) -> Result<(), Error> {
     options.queue = args.queue as usize;
     options.cache = args.cache;
     options.prompt_cache = args.prompts.folder();
+    if options.cache == Some(0) && options.prompt_cache.is_some() {
+        return Err(Error::Usage(
+            "--prompt-cache saves what --cache has in memory: give --cache more than 0".into(),
+        ));
+    }
     options.on_warning = cache::warn;
     options.max_prompt = args.max_prompt as usize;
     options.max_tokens = args.max_tokens as usize;
@@ -136,10 +141,16 @@ pub(super) fn run(args: Args) -> Result<(), Error> {
         return Err(Error::Usage("--ram caps one model: serve each model by a process of its own".into()));
     }
     let load = move || -> Result<Vec<(String, Model)>, Error> {
+        let open = |model: Option<&Path>| {
+            let opened = compute.open(model);
+            // Packing ends with signals that end the program at once.
+            interrupt::listen();
+            opened
+        };
         if models.is_empty() {
-            return Ok(vec![("address-4m".to_owned(), compute.open(None)?)]);
+            return Ok(vec![("address-4m".to_owned(), open(None)?)]);
         }
-        models.iter().map(|model| Ok((name_of(model), compute.open(Some(model))?))).collect()
+        models.iter().map(|model| Ok((name_of(model), open(Some(model))?))).collect()
     };
     interrupt::listen();
     let ready = |address| {

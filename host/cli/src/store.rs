@@ -104,7 +104,7 @@ impl Store {
         let own = path.strip_prefix(&self.0).unwrap_or(&path);
         if own.iter().any(|part| part.len() > LONGEST) {
             return Err(Error::Usage(format!(
-                "{source}: the name is too long for the store: pack it with elapid-pack"
+                "{source}: the name or path is too long for the store: pack it with elapid-pack"
             )));
         }
         Ok(path)
@@ -169,7 +169,7 @@ impl Store {
         } else {
             remove_partial(&entry.path)
         };
-        // Folders that hold nothing any more; the first that does ends it. References to commits that are gone mean nothing.
+        // Remove folders that are now empty, up to the first that is not. References to removed commits are useless.
         let folders: Vec<&Path> = entry.path.ancestors().skip(1).take(3).collect();
         if let [revision, model, org] = folders[..]
             && fs::remove_dir(revision).is_ok()

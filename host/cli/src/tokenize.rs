@@ -13,8 +13,8 @@ use super::output;
 
 /// Print the token ids of a text as JSON
 ///
-/// A single argument is the model if it ends in .elp or a file or folder of that name exists; otherwise it is the text. A text that
-/// begins with a hyphen goes after `--`: `elapid tokenize model.elp -- "- buy milk"`.
+/// A single argument is the model if it ends in .elp, names a model of the Hub or in the store, or if a file or folder of that name
+/// exists; otherwise it is the text. A text that begins with a hyphen goes after `--`: `elapid tokenize model.elp -- "- buy milk"`.
 #[derive(clap::Args)]
 pub(super) struct Args {
     /// Packed model, or hf:ORG/NAME or a checkpoint that is in the store. Default: the bundled one

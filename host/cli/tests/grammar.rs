@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Stdio;
 
 use elapid_test_support::process::{command, exit_code};
 use serde_json::{Value, json};
@@ -144,4 +145,13 @@ fn bad_schemas_are_told_in_a_line() {
     }
     let (code, _, errors) = run(&["--json-schema", missing, "--grammar", missing]);
     assert!(code == 2 && errors.contains("cannot be used with"), "{errors}");
+}
+
+#[test]
+fn prompt_and_schema_are_not_both_standard_input() {
+    let mut command = command(env!("CARGO_BIN_EXE_elapid"));
+    let output = command.args(["run", "--json-schema", "-"]).stdin(Stdio::null()).output().unwrap();
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(exit_code(output.status), 2);
+    assert!(errors.contains("can't both come from standard input"), "{errors}");
 }

@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::Output;
 
+use elapid_test_support::data;
 use elapid_test_support::process::{command, exit_code};
 use serde_json::{Value, json};
 
@@ -46,6 +47,7 @@ fn wrong_arguments_are_told_in_a_line() {
         (&["missing.elp", "--port", "0"], 1, "missing.elp"),
         (&["--prompt-cache", text, "--port", "0"], 1, "text.pem"),
         (&["--prompt-cache-size", "1G"], 2, "--prompt-cache"),
+        (&["--prompt-cache", "x", "--cache", "0"], 2, "give --cache more than 0"),
         (&["a/m.elp", "b/m.elp", "--port", "0"], 2, "two models are called"),
         (&["--ram", "1M", "--port", "0"], 4, "--ram"),
         (&["a.elp", "b.elp", "--ram", "1G", "--port", "0"], 2, "--ram caps one model"),
@@ -145,6 +147,21 @@ fn conversations_go_on_after_a_restart() {
         let said = end(server);
         assert!(said.contains("warning: the prompt cache works without this file: "), "{said}");
     }
+}
+
+/// Packing ends with signals that end a program at once: a server that packs its model listens again.
+#[test]
+fn a_server_that_packs_its_model_ends_well() {
+    let home = tempfile::tempdir().unwrap();
+    let prompts = home.path().join("prompts");
+    let mut command = command(env!("CARGO_BIN_EXE_elapid"));
+    command.args(["serve", "--port", "0"]).arg(data::path("models/address-300k"));
+    command.arg("--prompt-cache").arg(&prompts).env("ELAPID_HOME", home.path());
+    let server = Serving::of(command);
+    chat(&server, "", &json!([{ "role": "user", "content": "My fellow citizens" }]));
+    assert_eq!(end(server), "");
+    let saved = std::fs::read_dir(prompts).unwrap().flatten();
+    assert!(saved.filter(|entry| entry.path().extension().is_some_and(|end| end == "prefix")).count() > 0);
 }
 
 #[test]

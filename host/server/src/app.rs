@@ -98,7 +98,9 @@ impl Served {
         let (template, names) = (model.chat_template()?, model.special_names()?);
         let session = options.session.rows(true);
         let eighth = model.cap().map_or(usize::MAX, |cap| usize::try_from(cap / 8).unwrap_or(usize::MAX));
-        let mut cache = PrefixCache::new(options.cache.unwrap_or(CACHE.min(eighth)));
+        // What is remembered of files is no part of what was asked for.
+        let beside = if options.prompt_cache.is_some() { PrefixCache::BESIDE_FILES } else { 0 };
+        let mut cache = PrefixCache::new(options.cache.unwrap_or(CACHE.min(eighth)).saturating_add(beside));
         if let Some((folder, bytes)) = &options.prompt_cache {
             cache = cache.on_disk(folder, *bytes)?;
         }
@@ -129,7 +131,7 @@ impl Served {
     }
 }
 
-/// The number of an API key, not 0. Nobody finds the key by it.
+/// The number of an API key, not 0: 64 bits of its SHA-256. Whoever reads it can test guesses, so keys must be long and random.
 fn owner_of(key: &str) -> u64 {
     let hash = digest(&SHA256, key.as_bytes());
     hash.as_ref().first_chunk().map_or(1, |bytes| u64::from_le_bytes(*bytes).max(1))

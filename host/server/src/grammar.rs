@@ -11,7 +11,9 @@ pub(crate) fn grammar_of(format: Option<&Value>) -> Result<Option<Grammar>, ApiE
     let Some(format) = format.filter(|format| !format.is_null()) else { return Ok(None) };
     match format.get("type").and_then(Value::as_str) {
         Some("text") => Ok(None),
-        Some("json_object") => Ok(Some(format.get("schema").map_or(Grammar::JsonObject, json_schema))),
+        Some("json_object") => Ok(Some(
+            format.get("schema").filter(|schema| !schema.is_null()).map_or(Grammar::JsonObject, json_schema),
+        )),
         Some("json_schema") => {
             let schema = format.pointer("/json_schema/schema").or_else(|| format.get("schema"));
             match schema {

@@ -164,10 +164,11 @@ async fn run<E: From<elapid::Error> + Send + 'static>(
         }
     }
     notify("STOPPING=1");
-    // Nobody may listen any more.
+    // All receivers may be gone.
     let _ = closing.send(true);
     let models = app.models.get().cloned().unwrap_or_default();
-    let stopped = tokio::task::spawn_blocking(move || models.iter().for_each(|served| served.engine.stop()));
+    models.iter().for_each(|served| served.engine.stop());
+    let stopped = tokio::task::spawn_blocking(move || models.iter().for_each(|served| served.engine.join()));
     let _ = tokio::time::timeout(SAVE_TIME, stopped).await;
     let _ = tokio::time::timeout(STOP_TIME, accepting).await;
     Ok(())

@@ -41,7 +41,7 @@ pub(crate) struct Wish {
     pub ignore_eos: bool,
 }
 
-/// One of the texts that a request asked for.
+/// An event of one of the texts that a request asked for.
 #[derive(Debug)]
 pub(crate) struct Told {
     /// Which of them, from 0.
@@ -144,7 +144,16 @@ impl Wish {
         let vocab = served.model.config().vocab;
         let choices = self.choices.max(1);
         if choices.saturating_mul(prompts.len()) > MOST_CHOICES.max(prompts.len()) {
-            return Err(ApiError::field("n", format!("{MOST_CHOICES} texts can be asked for at once")));
+            let message = format!(
+                "{} prompts with n = {choices} ask for too many texts: {MOST_CHOICES} are allowed where n is not 1",
+                prompts.len()
+            );
+            return Err(ApiError::field("n", message));
+        }
+        let most = app.options.queue + app.options.slots;
+        if prompts.len() > most {
+            let message = format!("{} prompts are too many: send {most} at most", prompts.len());
+            return Err(ApiError::field("prompt", message));
         }
         prompts.iter().try_for_each(|tokens| check_prompt(tokens, vocab, app.options.max_prompt))?;
         let (settings, bias) = (self.settings()?, self.bias(vocab)?);
@@ -193,7 +202,12 @@ impl Wish {
         for (prompt, tokens) in prompts.iter().enumerate() {
             let index = prompt * choices;
             let (first, receiver) = request(tokens, 0);
-            served.engine.submit(first)?;
+            // A request is taken whole, or not at all.
+            if prompt == 0 {
+                served.engine.submit(first)?
+            } else {
+                served.engine.submit_another(first)?
+            }
             let others = (1..choices).map(|choice| (index + choice, request(tokens, choice))).collect();
             tokio::spawn(follow(index, receiver, others, Arc::clone(&served.engine), sender.clone()));
         }
@@ -265,6 +279,9 @@ async fn follow(
     let first = forward(index, receiver, &sender, true).await;
     let mut tasks = Vec::new();
     for (index, (request, receiver)) in others {
+        if sender.is_closed() {
+            return;
+        }
         match engine.submit_another(request) {
             Ok(()) => {
                 let sender = sender.clone();

@@ -511,6 +511,7 @@ fn answers_match_what_was_asked_for() {
 #[test]
 fn bad_requests_are_refused_in_words_and_the_server_lives_on() {
     let server = Server::start(|options| (options.max_prompt, options.max_body) = (100, 100_000));
+    let many = json!({ "prompt": vec!["I"; 300] }).to_string();
     let deep = format!("{{\"prompt\": {}1{}}}", "[".repeat(10_000), "]".repeat(10_000));
     let long = json!({ "prompt": "word ".repeat(2000) }).to_string();
     let huge = json!({ "prompt": "word ".repeat(200_000) }).to_string();
@@ -527,6 +528,7 @@ fn bad_requests_are_refused_in_words_and_the_server_lives_on() {
         ("/v1/completions", "[]", 400, "not the JSON"),
         ("/v1/completions", "{\"prompt\": 5}", 400, "expected a text"),
         ("/v1/completions", "{\"prompt\": []}", 400, "empty"),
+        ("/v1/completions", many.as_str(), 400, "300 prompts are too many: send "),
         ("/v1/completions", "{\"prompt\": \"\"}", 400, "empty"),
         ("/v1/completions", "{\"prompt\": [99999999]}", 400, "99999999"),
         ("/v1/completions", "{\"prompt\": \"x\", \"max_tokens\": -1}", 400, "max_tokens"),

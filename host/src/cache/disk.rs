@@ -262,7 +262,7 @@ impl Disk {
             }
             inner.failed = None;
         }
-        // Until the file's name is known: an entry without a name takes no file along when it goes.
+        // Held until the entry has its file's name: if it were evicted before, its file would stay.
         let Some(_locked) = lock(&self.folder) else { return Ok(()) };
         let mut gone = Vec::new();
         let admitted = {

@@ -147,9 +147,12 @@ impl PrefixCache {
         Self { inner: Mutex::new(inner), disk: None, budget: bytes, eviction, leases: Vec::new() }
     }
 
+    /// Bytes of a cache's memory for what is remembered of the files in a folder.
+    pub const BESIDE_FILES: usize = disk::MEMORY;
+
     /// Keeps copies in a folder, too, for later processes and for others at the same time. The folder is made where it is missing. Its
-    /// files take at most `bytes` bytes, also those of several processes; the least valuable goes first. 4 MiB of the cache's memory are for
-    /// what is remembered of them: a cache with a folder has at least these.
+    /// files take at most `bytes` bytes, also those of several processes; the least valuable goes first.
+    /// [`PrefixCache::BESIDE_FILES`] of the cache's memory are for what is remembered of them: a cache with a folder has at least these.
     ///
     /// A file that is damaged is removed and serves nothing. That and a file that can't be written are no errors:
     /// [`PrefixCache::take_warnings`] tells them.
@@ -232,6 +235,17 @@ impl PrefixCache {
         Ok(Reused::new(base, tokens.len() - base))
     }
 
+    /// The longest prefix that a copy in memory has, from which all of `tokens` can be reached.
+    fn find(&self, key: &Key, tokens: &[u32]) -> Found<Snapshot> {
+        let mut inner = self.inner();
+        let mut found = inner.tree.find(key, tokens);
+        if found.best.as_ref().is_some_and(|(at, copy)| *at == tokens.len() && copy.logits().is_none()) {
+            // Without logits it is good only for what goes on from it.
+            found.best = inner.tree.find(key, &tokens[..tokens.len() - 1]).best;
+        }
+        found
+    }
+
     /// Lets the session stand at the longest prefix that the cache or the session has. Returns its length, and how many tokens the cache
     /// knows.
     fn start(
@@ -241,7 +255,7 @@ impl PrefixCache {
         watch: &mut Watch<'_>,
     ) -> Result<(usize, usize), Error> {
         let key = Key::of(session);
-        let Found { best, mut shared } = self.inner().tree.find(&key, tokens);
+        let Found { best, mut shared } = self.find(&key, tokens);
         let known = best.as_ref().map_or(0, |(at, _)| *at).max(session.reaches(tokens));
         while let Some(disk) = &self.disk {
             let found = disk.find(&key, tokens);
@@ -304,11 +318,7 @@ impl PrefixCache {
         crate::session::check_tokens(batch.model(), tokens)?;
         batch.clear(sequence)?;
         let key = Key::new(batch.model(), batch.numbers, owner);
-        let Found { mut best, mut shared } = self.inner().tree.find(&key, tokens);
-        if best.as_ref().is_some_and(|(at, snapshot)| *at == tokens.len() && snapshot.logits().is_none()) {
-            // Good only for what goes on from it.
-            best = self.inner().tree.find(&key, &tokens[..tokens.len() - 1]).best;
-        }
+        let Found { mut best, mut shared } = self.find(&key, tokens);
         let mut cached = best.as_ref().map_or(0, |(at, _)| *at);
         while let Some(disk) = &self.disk {
             let found = disk.find(&key, tokens);
@@ -346,8 +356,8 @@ impl PrefixCache {
             .map(drop)
     }
 
-    /// Writes the copies in memory that are of the batch's model and numbers to the folder of [`PrefixCache::on_disk`], with those of all
-    /// owners, such as when a server ends: [`PrefixCache::keep_in`] writes nothing. The batch's first sequence is lost.
+    /// Writes all copies in memory of the batch's model and numbers, of every owner, to the folder of [`PrefixCache::on_disk`]: call it when
+    /// a server ends, because [`PrefixCache::keep_in`] writes no files. It clears the batch's first sequence.
     ///
     /// # Errors
     /// As [`Batch::clear`].

@@ -221,7 +221,7 @@ impl<K: PartialEq, T: Clone> Tree<K, T> {
         self.nodes.iter().filter_map(|node| node.entry.as_ref()?.value.as_ref())
     }
 
-    /// The places of all values, until the tree is changed.
+    /// The places of all values. If the tree is changed meanwhile, a value may be missed or found twice.
     pub(crate) fn places(&self) -> Vec<usize> {
         (0..self.nodes.len()).filter(|at| self.value_at(*at).is_some()).collect()
     }

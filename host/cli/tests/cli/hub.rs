@@ -53,7 +53,7 @@ fn a_model_is_pulled_listed_run_and_removed() {
     bad(
         world.elapid(&["info", MODEL]).output().unwrap(),
         2,
-        "hf:org/model is not in the store: `elapid pull hf:org/model` gets it",
+        "hf:org/model is not in the store: `elapid pull hf:org/model` packs it",
     );
 
     let (out, said) = world.good(&["pull", MODEL, "--quant", "q4"]);

@@ -161,7 +161,7 @@ fn run_packs_at_first_use_and_again_when_the_source_changes() {
     fs::remove_dir_all(&folder).unwrap();
     assert_eq!(run(&[]), (first, String::new()));
     world.good(&["info", text(&folder)]);
-    world.good(&["rm", "m"]);
+    world.good(&["rm", "./m"]);
     bad(world.run(&["run", "m", "x"]), 1, "m: cannot open");
     bad(world.run(&["pull", "m"]), 1, "/m: No such file or directory");
 }
@@ -221,7 +221,7 @@ fn no_name_leads_out_of_the_store() {
         fs::rename(&folder, world.root.join("target")).unwrap();
     }
     let long = world.copy("models/address-300k", &"ä".repeat(60));
-    bad(world.run(&["pull", text(&long), "--quant", "q4"]), 2, "the name is too long for the store");
+    bad(world.run(&["pull", text(&long), "--quant", "q4"]), 2, "the name or path is too long for the store");
     bad(world.run(&["pull", "/"]), 2, "give it another name");
     assert_eq!(world.listed().len(), 1);
 }
@@ -283,8 +283,13 @@ fn an_unfinished_model_goes_on_unless_its_source_changed() {
     assert!(!world.good(&["list"]).0.contains("unfinished"));
     world.good(&["rm", "m"]);
 
-    // It is removed like any other.
+    // It is removed like any other, also if it is gone and its path looks like a name of the Hub.
     stop();
+    fs::create_dir(world.root.join("org")).unwrap();
     world.good(&["rm", "m"]);
+    let folder = world.copy("models/address-300k", "org/m");
+    world.good(&["pull", "org/m", "--quant", "q4"]);
+    fs::remove_dir_all(folder).unwrap();
+    world.good(&["rm", "org/m"]);
     assert_eq!(fs::read_dir(world.home.path().join("models/local")).unwrap().count(), 0);
 }

@@ -118,7 +118,7 @@ impl Engine {
         on_warning: fn(&Error),
     ) -> Result<Self, Error> {
         let cache = Arc::new(cache);
-        // The cache counts under a cap as what the batch's owner holds.
+        // Under a memory cap, the cache's budget counts as memory that the batch's owner holds.
         let batch = model.batch(slots, &options.held(options.held.saturating_add(cache.budget())))?;
         // Checks the tokenizer and the defaults now.
         model.text_rules(None, Vec::new())?;
@@ -163,10 +163,14 @@ impl Engine {
         Ok(())
     }
 
-    /// Ends all texts at the next token, and waits for the thread, which saves what is cached.
+    /// Takes no more requests, and ends all texts at the next token.
     pub(crate) fn stop(&self) {
-        self.stop.store(true, Ordering::Relaxed);
         drop(self.requests.lock().unwrap_or_else(PoisonError::into_inner).take());
+        self.stop.store(true, Ordering::Release);
+    }
+
+    /// Waits for the thread, which saves what is cached before it ends.
+    pub(crate) fn join(&self) {
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         // If it panicked, its requests have ended.
         let _ = thread.map(JoinHandle::join);
@@ -176,6 +180,7 @@ impl Engine {
 impl Drop for Engine {
     fn drop(&mut self) {
         self.stop();
+        self.join();
     }
 }
 

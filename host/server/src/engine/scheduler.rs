@@ -4,10 +4,9 @@
 //! being generated, so that these wait for about one more step at most. When a reader leaves, its place is free at the next token.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, TryRecvError};
-use std::thread::{Scope, ScopedJoinHandle};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use elapid::core::generate::End;
@@ -80,7 +79,7 @@ impl Scheduler {
             self.step(&mut running);
             // Copies of states are kept with the logits that the step gave.
             self.leave(&mut running);
-            if self.stop.load(Ordering::Relaxed) {
+            if self.stop.load(Ordering::Acquire) {
                 self.end_all(&mut running);
                 break;
             }
@@ -185,13 +184,18 @@ impl Scheduler {
         Ok(begun)
     }
 
+    /// Keeps a copy of a text's state in the cache. That there is no memory for it is no failure.
+    fn keep(&mut self, slot: usize, text: &Text<'_>) {
+        let _ = self.cache.keep_in(&mut self.batch, slot, text.request.owner, &text.fed);
+    }
+
     /// Gives back the places of those whose readers have left, and of texts that are complete.
     fn leave(&mut self, running: &mut [Option<Running<'_>>]) {
         for (slot, place) in running.iter_mut().enumerate() {
             let Some(Running { text, .. }) = place else { continue };
             if let Some(end) = text.end() {
-                // The conversation may continue from here. That there is no memory for a copy is no failure.
-                let _ = self.cache.keep_in(&mut self.batch, slot, text.request.owner, &text.fed);
+                // The conversation may continue from here.
+                self.keep(slot, text);
                 text.finish(end);
             } else if text.request.events.is_closed() {
                 self.counters.cancelled.fetch_add(1, Ordering::Relaxed);
@@ -214,15 +218,19 @@ impl Scheduler {
         // Until the first logits, without the time of choosing.
         let mut time = Duration::ZERO;
         let (batch, counters) = (&mut self.batch, &self.counters);
+        let constraints = Mutex::new(take_constraints(running, &tokens));
+        let lock = || constraints.lock().unwrap_or_else(PoisonError::into_inner);
         let stepped = std::thread::scope(|scope| {
-            // The masks of constrained texts are computed while the weights are read.
-            let mut masks = spawn_masks(scope, running, &tokens);
+            if !lock().is_empty() {
+                // The masks are computed while the weights are read; without a thread, when they are needed.
+                let prepare = || lock().iter_mut().for_each(|(_, constraint)| constraint.prepare());
+                let _ = std::thread::Builder::new().spawn_scoped(scope, prepare);
+            }
             batch.step(&tokens, |slot, logits| {
                 if time.is_zero() {
                     time = start.elapsed();
                 }
-                for (slot, constraint) in masks.take().and_then(|masks| masks.join().ok()).unwrap_or_default()
-                {
+                for (slot, constraint) in std::mem::take(&mut *lock()) {
                     if let Some(Running { text, .. }) = &mut running[slot] {
                         text.request.constraint = Some(constraint);
                     }
@@ -297,7 +305,7 @@ impl Scheduler {
         self.feed(slot, text, end)?;
         self.token_time = average(self.token_time, start.elapsed().as_secs_f64() / (end - at) as f64);
         if end == *next_copy || text.unread() == 0 {
-            self.cache.keep_in(&mut self.batch, slot, text.request.owner, &text.fed)?;
+            self.keep(slot, text);
             *next_copy = prefix.map_or(usize::MAX, |prefix| prefix.next_copy(end));
         }
         if text.unread() == 0 { self.first(text) } else { Ok(()) }
@@ -333,14 +341,14 @@ impl Scheduler {
 
     /// Ends everything: what was generated until now is complete, and its states are cached.
     fn end_all(&mut self, running: &mut [Option<Running<'_>>]) {
+        self.receive(false);
         while let Some(Waiting { request, .. }) = self.next() {
             tell(&request.events, Event::Failed("the server is stopping: ask again later".into()));
         }
         for (slot, place) in running.iter_mut().enumerate() {
             let Some(Running { text, .. }) = place else { continue };
             if text.unread() == 0 {
-                // That there is no memory for a copy is no failure.
-                let _ = self.cache.keep_in(&mut self.batch, slot, text.request.owner, &text.fed);
+                self.keep(slot, text);
             }
             text.interrupt();
             text.finish(End::Interrupted);
@@ -348,24 +356,14 @@ impl Scheduler {
     }
 }
 
-/// The thread that computes masks, and returns the constraints.
-type Masks<'s> = ScopedJoinHandle<'s, Vec<(usize, Constraint)>>;
-
 /// Takes the constraints of the texts that step, so that another thread can compute their masks.
-fn spawn_masks<'s>(
-    scope: &'s Scope<'s, '_>,
+fn take_constraints(
     running: &mut [Option<Running<'_>>],
     tokens: &[(usize, u32)],
-) -> Option<Masks<'s>> {
+) -> Vec<(usize, Constraint)> {
     let take =
         |(slot, _): &(usize, u32)| Some((*slot, running[*slot].as_mut()?.text.request.constraint.take()?));
-    let mut constraints: Vec<_> = tokens.iter().filter_map(take).collect();
-    (!constraints.is_empty()).then(|| {
-        scope.spawn(move || {
-            constraints.iter_mut().for_each(|(_, constraint)| constraint.prepare());
-            constraints
-        })
-    })
+    tokens.iter().filter_map(take).collect()
 }
 
 fn fail(counters: &Counters, events: &UnboundedSender<Event>, Failure(reason): Failure) {

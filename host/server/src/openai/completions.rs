@@ -40,7 +40,7 @@ struct PromptVisitor;
 
 /// What a list begins with, and so consists of.
 #[derive(Deserialize)]
-#[serde(untagged, expecting = "must be a text, a list of texts, a list of tokens, or a list of such lists")]
+#[serde(untagged, expecting = "must be a token, a text or a list of tokens")]
 enum First {
     Token(u32),
     Text(String),
@@ -70,7 +70,7 @@ impl<'de> Visitor<'de> for PromptVisitor {
             Ok(all)
         }
         Ok(match list.next_element()? {
-            None => Prompt::Texts(Vec::new()),
+            None => Prompt::Tokens(Vec::new()),
             Some(First::Token(token)) => Prompt::Tokens(all(token, list)?),
             Some(First::Text(text)) => Prompt::Texts(all(text, list)?),
             Some(First::Tokens(tokens)) => Prompt::TokenLists(all(tokens, list)?),
@@ -96,9 +96,6 @@ impl Prompt {
             Self::Tokens(tokens) => vec![tokens],
             Self::TokenLists(lists) => lists,
         };
-        if prompts.is_empty() {
-            return Err(ApiError::field("prompt", "give one text at least"));
-        }
         Ok(prompts)
     }
 }
