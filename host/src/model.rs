@@ -148,7 +148,7 @@ impl Model {
         let mappable = path.is_some();
         let least = |layout: &Layout| {
             let threads = options.threads.unwrap_or_else(default_threads) as u64;
-            let session = SessionOptions::default().held(options.beside);
+            let session = SessionOptions::default().held(options.beside_all());
             let wish = Wish {
                 cap,
                 threads,
@@ -272,7 +272,7 @@ impl Model {
         let threads = self.0.pool.size() as u64;
         let plan = |options: &SessionOptions| {
             let sessions = self.0.options.sessions as u64;
-            let options = options.held(options.held.saturating_add(self.0.options.beside));
+            let options = options.held(options.held.saturating_add(self.0.options.beside_all()));
             let wish = Wish { cap, threads, reads, others: held.bytes, sessions, options };
             Plan::new(self.layout(), &wish, streamable)
         };

@@ -55,6 +55,12 @@ pub struct ModelOptions {
 }
 
 impl ModelOptions {
+    /// Bytes beyond what a plan counts for a program: the code for grammars, too.
+    pub(crate) fn beside_all(&self) -> usize {
+        let grammars = if cfg!(feature = "grammar") { 1 << 20 } else { 0 };
+        self.beside.saturating_add(grammars)
+    }
+
     /// Sets [`ModelOptions::threads`].
     #[must_use]
     pub fn threads(self, threads: usize) -> Self {

@@ -7,8 +7,8 @@ use super::schedule::{READ, Schedule, Segment, segments, slot_bytes};
 use crate::options::SessionOptions;
 
 /// The program itself: the pages of its code and data that are in memory, the allocator, the main thread. Measured, with room to
-/// spare, see docs/streaming.md. Grammars add their code.
-pub(super) const PROGRAM: u64 = if cfg!(feature = "grammar") { 15 << 19 } else { 13 << 19 };
+/// spare, see docs/streaming.md.
+pub(super) const PROGRAM: u64 = 13 << 19;
 /// A thread's stack, as far as it is used, and what the system keeps of it.
 const THREAD: u64 = 96 << 10;
 /// What is never planned: a page here and there where buffers end, tables of pages.
