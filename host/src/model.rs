@@ -148,14 +148,14 @@ impl Model {
         let mappable = path.is_some();
         let least = |layout: &Layout| {
             let threads = options.threads.unwrap_or_else(default_threads) as u64;
-            let session = SessionOptions::default().held(options.beside_all());
             let wish = Wish {
                 cap,
                 threads,
                 reads: 1,
                 others: 0,
+                beside: options.beside_all(),
                 sessions: options.sessions as u64,
-                options: session,
+                options: SessionOptions::default(),
             };
             Plan::new(layout, &wish, Some(mappable)).err().map_or(cap, |lacking| lacking.least)
         };
@@ -272,8 +272,8 @@ impl Model {
         let threads = self.0.pool.size() as u64;
         let plan = |options: &SessionOptions| {
             let sessions = self.0.options.sessions as u64;
-            let options = options.held(options.held.saturating_add(self.0.options.beside_all()));
-            let wish = Wish { cap, threads, reads, others: held.bytes, sessions, options };
+            let beside = self.0.options.beside_all();
+            let wish = Wish { cap, threads, reads, others: held.bytes, beside, sessions, options: *options };
             Plan::new(self.layout(), &wish, streamable)
         };
         plan(options).map(Some).map_err(|TooLittle { least, needs, left }| {

@@ -56,9 +56,9 @@ pub struct ModelOptions {
 
 impl ModelOptions {
     /// Bytes beyond what a plan counts for a program: the code for grammars, too.
-    pub(crate) fn beside_all(&self) -> usize {
+    pub(crate) fn beside_all(&self) -> u64 {
         let grammars = if cfg!(feature = "grammar") { 1 << 20 } else { 0 };
-        self.beside.saturating_add(grammars)
+        grammars + self.beside as u64
     }
 
     /// Sets [`ModelOptions::threads`].

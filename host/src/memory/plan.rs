@@ -34,6 +34,8 @@ pub(crate) struct Wish {
     pub reads: u64,
     /// Bytes that the sessions hold that are open.
     pub others: u64,
+    /// Bytes of the program beyond [`PROGRAM`].
+    pub beside: u64,
     /// Sessions that share the cap.
     pub sessions: u64,
     pub options: SessionOptions,
@@ -113,9 +115,9 @@ impl Plan {
         let most_chunk = (options.chunk_of(config) as u64).clamp(1, MOST_CHUNK);
         let one = options.state_bytes(config, 1) as u64;
         let all = options.state_bytes(config, config.n_layer as usize) as u64;
-        let shared = PROGRAM + THREAD * wish.threads;
+        let shared = PROGRAM.saturating_add(wish.beside).saturating_add(THREAD * wish.threads);
         let fixed = Fixed {
-            program: shared + THREAD * wish.reads,
+            program: shared.saturating_add(THREAD * wish.reads),
             state: one.saturating_add(all),
             held: (options.held as u64).saturating_add(wish.others),
             shared: shared.saturating_add(tables_bytes(layout, 0)),
@@ -197,7 +199,7 @@ impl Plan {
         reads: u64,
         options: &SessionOptions,
     ) -> Result<Self, u64> {
-        let wish = Wish { cap, threads, reads, others: 0, sessions: 1, options: *options };
+        let wish = Wish { cap, threads, reads, others: 0, beside: 0, sessions: 1, options: *options };
         Self::new(layout, &wish, Some(true)).map_err(|lacking| lacking.least)
     }
 
@@ -206,7 +208,7 @@ impl Plan {
     pub fn least_caps(layout: &Layout, threads: u64, reads: u64, options: &SessionOptions) -> [u64; 2] {
         let predict = |cap| Self::predict(layout, cap, threads, reads, options);
         let least = predict(1).map_or_else(|least| least, |plan| plan.cap_bytes);
-        let wish = Wish { cap: 1, threads, reads, others: 0, sessions: 1, options: *options };
+        let wish = Wish { cap: 1, threads, reads, others: 0, beside: 0, sessions: 1, options: *options };
         // No file in storage: the whole of it must be in memory.
         let whole =
             Self::new(layout, &wish, None).map_or_else(|lacking| lacking.least, |plan| plan.cap_bytes);
@@ -364,7 +366,7 @@ mod tests {
 
     fn wish(cap: u64, state: StateKind) -> Wish {
         let options = SessionOptions::default().numbers(Numbers::Float(state)).chunk(256);
-        Wish { cap, threads: 4, reads: 4, others: 0, sessions: 1, options }
+        Wish { cap, threads: 4, reads: 4, others: 0, beside: 0, sessions: 1, options }
     }
 
     #[test]
@@ -433,7 +435,8 @@ mod tests {
     fn sizes_that_cannot_be_had_do_not_overflow() {
         let layout = falcon();
         let most = SessionOptions::default().chunk(usize::MAX).rows(true);
-        let wish = |cap, options| Wish { cap, threads: 4, reads: 4, others: 0, sessions: 1, options };
+        let wish =
+            |cap, options| Wish { cap, threads: 4, reads: 4, others: 0, beside: 0, sessions: 1, options };
         for options in [most.held(usize::MAX), most] {
             assert!(Plan::new(&layout, &wish(1 << 20, options), Some(true)).is_err());
         }
