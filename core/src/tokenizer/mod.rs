@@ -27,8 +27,9 @@ pub mod split;
 mod stages;
 pub mod table;
 pub mod unicode;
+mod view;
 
 pub use decode::Decoder;
 pub use encode::{EncodeOptions, Encoder};
 pub use error::TokenizerError;
-pub use table::Tokenizer;
+pub use view::Tokenizer;
