@@ -1,4 +1,4 @@
-//! What answers have in common: why a text ended, and streams of events.
+//! What answers have in common: why a text ended, streams of events, and what is refused.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -8,6 +8,8 @@ use axum::response::sse::{Event as Sent, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use elapid::core::generate::End;
 use futures_util::{Stream, StreamExt};
+
+use crate::error::ApiError;
 
 /// The time between comments while nothing else is sent: clients and proxies close connections that are silent.
 const ALIVE: Duration = Duration::from_secs(5);
@@ -20,6 +22,11 @@ pub(crate) fn is_cut_off(end: End) -> bool {
 /// Why a text ended, as OpenAI and Ollama name it.
 pub(crate) fn reason(end: End) -> &'static str {
     if is_cut_off(end) { "length" } else { "stop" }
+}
+
+/// The answer where clients ask for embeddings.
+pub(crate) async fn no_embeddings() -> ApiError {
+    ApiError::bad("this server generates text: it has no embeddings").code("unsupported")
 }
 
 /// A response that streams server-sent events, with comments while there are none.

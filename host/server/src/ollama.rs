@@ -18,7 +18,7 @@ use futures_util::{StreamExt, stream};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::answer::reason;
+use crate::answer::{no_embeddings, reason};
 use crate::app::{App, Served};
 use crate::clock::now;
 use crate::conversation::{normalize, prompt, tokens_of};
@@ -43,10 +43,6 @@ pub(crate) fn routes() -> Router<Arc<App>> {
         .route("/api/embed", post(no_embeddings))
         .route("/api/embeddings", post(no_embeddings))
         .layer(map_response(plain_errors))
-}
-
-async fn no_embeddings() -> ApiError {
-    ApiError::bad("this server generates text: it has no embeddings")
 }
 
 /// An error of ours as this interface has it: only its text.

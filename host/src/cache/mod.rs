@@ -134,6 +134,9 @@ struct Inner {
 }
 
 impl PrefixCache {
+    /// Bytes of a cache's memory for what is remembered of the files in a folder.
+    pub const BESIDE_FILES: usize = disk::MEMORY;
+
     /// An empty cache that takes `bytes` bytes at most. One without room for a copy of a model's state keeps none of it.
     #[must_use]
     pub fn new(bytes: usize) -> Self {
@@ -146,9 +149,6 @@ impl PrefixCache {
         let inner = Inner { tree: Tree::new(bytes, eviction), stats: CacheStats::default() };
         Self { inner: Mutex::new(inner), disk: None, budget: bytes, eviction, leases: Vec::new() }
     }
-
-    /// Bytes of a cache's memory for what is remembered of the files in a folder.
-    pub const BESIDE_FILES: usize = disk::MEMORY;
 
     /// Keeps copies in a folder, too, for later processes and for others at the same time. The folder is made where it is missing. Its
     /// files take at most `bytes` bytes, also those of several processes; the least valuable goes first.

@@ -14,6 +14,7 @@ use futures_util::{Stream, StreamExt, stream};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use crate::answer::no_embeddings;
 use crate::app::{App, Served};
 use crate::error::ApiError;
 use crate::grammar::grammar_of;
@@ -30,10 +31,6 @@ pub(crate) fn routes() -> Router<Arc<App>> {
         .route("/v1/completions", post(completions))
         .route("/v1/embeddings", post(no_embeddings))
         .route("/v1/images/generations", post(no_images))
-}
-
-async fn no_embeddings() -> ApiError {
-    ApiError::bad("this server generates text: it has no embeddings").code("unsupported")
 }
 
 async fn no_images() -> ApiError {

@@ -58,6 +58,11 @@ pub trait Ranges: Debug + Send + Sync {
     }
 }
 
+/// When a file was changed last, in nanoseconds since 1970, if the system says so.
+pub(super) fn changed(about: &fs::Metadata) -> Option<u128> {
+    Some(about.modified().ok()?.duration_since(UNIX_EPOCH).ok()?.as_nanos())
+}
+
 impl Ranges for File {
     fn size(&self) -> io::Result<u64> {
         Ok(self.metadata()?.len())
@@ -76,8 +81,7 @@ impl Ranges for File {
 
     fn version(&self) -> Option<String> {
         let about = self.metadata().ok()?;
-        let time = about.modified().ok()?.duration_since(UNIX_EPOCH).ok()?;
-        Some(format!("{} {}", about.len(), time.as_nanos()))
+        Some(format!("{} {}", about.len(), changed(&about)?))
     }
 }
 

@@ -4,12 +4,11 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::fs;
 use std::path::Path;
-use std::time::UNIX_EPOCH;
 
 use elapid_core::format::checksum;
 
 use super::folder::{gguf_in, given, is_of, split_of};
-use super::place::Place;
+use super::place::{Place, changed};
 use super::shards::indexed;
 use crate::PackError;
 
@@ -38,8 +37,7 @@ pub fn version_of(path: &Path) -> Result<String, PackError> {
         let Some(about) = fs::metadata(folder.path(&name)).ok().filter(fs::Metadata::is_file) else {
             continue;
         };
-        let time = about.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-        let time = time.map_or(0, |time| time.as_nanos() as u64);
+        let time = changed(&about).map_or(0, |time| time as u64);
         let _ = writeln!(all, "{name:?} {} {time}", about.len());
         (bytes, newest) = (bytes.wrapping_add(about.len()), newest.max(time));
     }
