@@ -139,7 +139,7 @@ impl ComputeArgs {
         self.open_with(self.file(model)?.as_deref(), &self.options())
     }
 
-    /// The file of a model, which a source has when it has been packed.
+    /// The packed file of a model. A source that has none is packed.
     fn file(&self, model: Option<&Path>) -> Result<Option<PathBuf>, Error> {
         #[cfg(feature = "hub")]
         if let Some(source) = model.map(source_of).transpose()?.flatten() {

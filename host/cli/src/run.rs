@@ -94,7 +94,7 @@ pub(super) fn run(args: Args) -> Result<(), Failure> {
     let inputs = ModelAndText::new(args.model, args.prompt, "prompt", "run");
     if args.grammar.reads_stdin() && inputs.text.as_deref().is_none_or(|text| text == STDIN) {
         return Err(Error::Usage(
-            "the prompt and the schema or grammar can't both come from standard input: give one of them otherwise".into(),
+            "the prompt and the schema or grammar can't both come from standard input: give one of them as an argument or a file".into(),
         )
         .into());
     }

@@ -145,7 +145,7 @@ impl Wish {
         let choices = self.choices.max(1);
         if choices.saturating_mul(prompts.len()) > MOST_CHOICES.max(prompts.len()) {
             let message = format!(
-                "{} prompts with n = {choices} ask for too many texts: {MOST_CHOICES} are allowed where n is not 1",
+                "{} prompts with n = {choices} ask for too many texts: with n above 1, ask for {MOST_CHOICES} at most",
                 prompts.len()
             );
             return Err(ApiError::field("n", message));
