@@ -2,7 +2,9 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::error::{Context, Error, Result};
 
@@ -17,6 +19,38 @@ pub struct Finished {
 pub fn run(command: &mut Command) -> Result<Finished> {
     let status = command.status().context(|| format!("cannot start `{}`", shown(command)))?;
     Ok(Finished { success: status.success(), stdout: String::new() })
+}
+
+/// Runs `command`; an error if it takes longer than `limit`, after which it and what it started are ended.
+pub fn within(limit: Duration, command: &mut Command) -> Result<ExitStatus> {
+    let what = shown(command);
+    let mut child = command.spawn().context(|| format!("cannot start `{what}`"))?;
+    let start = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().context(|| format!("cannot wait for `{what}`"))? {
+            return Ok(status);
+        }
+        if start.elapsed() > limit {
+            let family = family(child.id());
+            succeeds(Command::new("kill").arg("-KILL").args(family.iter().map(u32::to_string)));
+            child.wait().context(|| format!("cannot wait for `{what}`"))?;
+            return Err(Error::new(format!("it was ended after {} s", limit.as_secs())));
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// The process `first`, what it started, and what that started.
+fn family(first: u32) -> Vec<u32> {
+    let listed = capture(Command::new("ps").args(["-A", "-o", "pid=", "-o", "ppid="])).unwrap_or_default();
+    let numbers = listed.split_whitespace().flat_map(str::parse).collect::<Vec<u32>>();
+    let mut family = vec![first];
+    let mut seen = 0;
+    while let Some(&parent) = family.get(seen) {
+        family.extend(numbers.chunks_exact(2).filter(|pair| pair[1] == parent).map(|pair| pair[0]));
+        seen += 1;
+    }
+    family
 }
 
 /// Runs `command`, passing each line of its standard output on and keeping it as well.
@@ -112,6 +146,20 @@ mod tests {
         assert!(!succeeds(&mut Command::new("false")));
         assert!(must(&mut Command::new("no-such-program-anywhere")).is_err());
         assert!(!succeeds(&mut Command::new("no-such-program-anywhere")));
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn what_takes_too_long_is_ended_with_what_it_started() {
+        assert!(within(Duration::from_secs(60), &mut Command::new("true")).unwrap().success());
+        // The inner shell holds the pipe's writing end: reading ends when it has ended too.
+        let mut command = Command::new("sh");
+        let (mut end, pipe) = std::io::pipe().unwrap();
+        command.args(["-c", "sh -c 'sleep 600; true'; true"]).stdout(pipe);
+        let error = within(Duration::from_millis(500), &mut command).unwrap_err();
+        assert_eq!(error.to_string(), "it was ended after 0 s");
+        drop(command);
+        assert_eq!(std::io::Read::read(&mut end, &mut [0]).unwrap(), 0);
     }
 
     #[test]

@@ -2,16 +2,20 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::error::{Context, Error, Result};
+use crate::exec;
 use crate::libtest::Tally;
 use crate::steps::Step;
 use crate::table::{Outcome, Row};
 use crate::toolchain::Toolchain;
+
+/// How long a step may take, several times what the slowest does: one that hangs must end in a table that says so.
+const LIMIT: Duration = Duration::from_secs(35 * 60);
 
 /// Which steps wait and which run. Places are those in the list of steps.
 struct Queue<'s> {
@@ -106,12 +110,8 @@ fn process(step: &Step, full: bool, install: bool, log: &Path, row: &PathBuf) ->
     let mut command = Command::new(program);
     command.args(["test", "--only", step.name, "--row"]).arg(row);
     command.args(full.then_some("--full")).args((!install).then_some("--no-install"));
-    let status = command
-        .stdin(std::process::Stdio::null())
-        .stdout(output)
-        .stderr(errors)
-        .status()
-        .context(|| format!("cannot start the step {}", step.name))?;
+    command.stdin(Stdio::null()).stdout(output).stderr(errors);
+    let status = exec::within(LIMIT, &mut command)?;
     let text =
         fs::read(row).map_err(|_| Error::new(format!("its process ended without a result ({status})")))?;
     serde_json::from_slice(&text).context(|| format!("cannot read {}", row.display()))
