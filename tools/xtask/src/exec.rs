@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -23,18 +23,22 @@ pub fn run(command: &mut Command) -> Result<Finished> {
 
 /// Runs `command`; an error if it takes longer than `limit`, after which it and what it started are ended.
 pub fn within(limit: Duration, command: &mut Command) -> Result<ExitStatus> {
-    let what = shown(command);
-    let mut child = command.spawn().context(|| format!("cannot start `{what}`"))?;
+    let mut child = command.spawn().context(|| format!("cannot start `{}`", shown(command)))?;
+    wait_within(limit, &mut child)
+}
+
+/// As [`within`], for a program that was started.
+pub fn wait_within(limit: Duration, child: &mut Child) -> Result<ExitStatus> {
     let start = Instant::now();
     loop {
-        if let Some(status) = child.try_wait().context(|| format!("cannot wait for `{what}`"))? {
+        if let Some(status) = child.try_wait().context(|| "cannot wait for a program".into())? {
             return Ok(status);
         }
         if start.elapsed() > limit {
             let family = family(child.id());
             succeeds(Command::new("kill").arg("-KILL").args(family.iter().map(u32::to_string)));
-            child.wait().context(|| format!("cannot wait for `{what}`"))?;
-            return Err(Error::new(format!("it was ended after {} s", limit.as_secs())));
+            child.wait().context(|| "cannot wait for a program".into())?;
+            return Err(Error::new(format!("it hung and was ended after {} s", limit.as_secs())));
         }
         thread::sleep(Duration::from_millis(50));
     }
@@ -157,7 +161,7 @@ mod tests {
         let (mut end, pipe) = std::io::pipe().unwrap();
         command.args(["-c", "sh -c 'sleep 600; true'; true"]).stdout(pipe);
         let error = within(Duration::from_millis(500), &mut command).unwrap_err();
-        assert_eq!(error.to_string(), "it was ended after 0 s");
+        assert_eq!(error.to_string(), "it hung and was ended after 0 s");
         drop(command);
         assert_eq!(std::io::Read::read(&mut end, &mut [0]).unwrap(), 0);
     }

@@ -4,12 +4,12 @@
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::available_parallelism;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::ValueEnum;
 
 use crate::error::{Context, Error, Result};
-use crate::exec::{must, on_path, shown, succeeds, tee};
+use crate::exec::{must, on_path, shown, succeeds, tee, wait_within, within};
 use crate::libtest::Tally;
 use crate::toolchain::{Toolchain, root};
 
@@ -121,7 +121,8 @@ impl Engine {
                 })
                 .collect::<Result<_>>()?;
             for (target, mut child) in started {
-                if child.wait().context(|| format!("cannot wait for {}", target.name()))?.success() {
+                let ended = wait_within(limit(time), &mut child);
+                if ended.context(|| format!("fuzzing {} did not end", target.name()))?.success() {
                     tests.passed += 1;
                 } else {
                     found.push(target.name());
@@ -156,7 +157,7 @@ impl Engine {
         command.arg(&corpus).args(["--", "-print_final_stats=1"]).args(limits(PLANTED));
         command.arg(format!("-artifact_prefix={}/", folder.display())).env(FAULT, name);
         // It reports a fault, as it must; what it says of that would only mislead.
-        let _ = command.stdout(Stdio::null()).stderr(Stdio::null()).status();
+        let _ = within(limit(PLANTED), command.stdout(Stdio::null()).stderr(Stdio::null()));
         let crash = |entry: std::io::Result<std::fs::DirEntry>| {
             entry.is_ok_and(|entry| entry.file_name().to_string_lossy().starts_with("crash-"))
         };
@@ -189,6 +190,11 @@ impl Engine {
 fn limits(seconds: u64) -> [String; 5] {
     let time = format!("-max_total_time={seconds}");
     ["-timeout=60", "-rss_limit_mb=1024", "-max_len=4096", "-len_control=0", &time].map(str::to_owned)
+}
+
+/// How long libFuzzer may take that has `seconds`: it has been seen to hang where it reports what it found.
+fn limit(seconds: u64) -> Duration {
+    Duration::from_secs(2 * seconds + 180)
 }
 
 /// cargo-fuzz on the path or in `.xtask`, where it is installed if it may be.
